@@ -1,0 +1,65 @@
+# slr-bench. `make bench` and `make test` do all their own set-up; `make help` lists the rest.
+# ARGS reaches the command behind a target: make bench ARGS="--set data.dir=DIR"
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DATA := data/synthetic
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup data bench bench-gpu test test-slow test-gpu check report clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Make .venv with everything the project needs
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"make: slr-bench needs Python 3.11 or newer, {sys.executable} is {v[0]}.{v[1]}; name another with PYTHON=python3.12")'
+	@if $(PYTHON) -c 'import torch, torchvision' 2>/dev/null; then \
+		echo "set-up: making $(VENV) over this machine's own torch"; \
+		$(PYTHON) -m venv --system-site-packages $(VENV) && $(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,memory-profiler]'; \
+	elif command -v uv >/dev/null; then \
+		echo "set-up: making $(VENV) with uv; torch is a large download (about 3 GB)"; \
+		uv venv -q --allow-existing -p $(PYTHON) $(VENV) && uv pip install -q -p $(BIN)/python --compile-bytecode -c constraints.txt -e '.[dev,memory-profiler]'; \
+	else \
+		echo "set-up: making $(VENV) with pip; torch is a large download (about 3 GB), allow some minutes"; \
+		$(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install -q --progress-bar on -c constraints.txt -e '.[dev,memory-profiler]'; \
+	fi
+	@echo "set-up: compiling bytecode, so that every later start is quick"
+	@$(BIN)/python -m compileall -q slr_bench models benchmarks || true
+	@touch $@
+	@echo "set-up: done"
+
+data: $(READY) ## Render the synthetic signs that the benchmark trains on
+	@$(BIN)/python -m models.data.synthetic --out $(DATA)
+
+bench: data ## Measure baseline against optimized on this CPU (about 5 minutes), report in reports/latest
+	$(BIN)/slr-bench run configs/ablation.yml --device cpu $(ARGS)
+
+bench-gpu: $(READY) ## The reference shape on a GPU: precision x recomputation x batch
+	$(BIN)/slr-bench run configs/ablation_gpu.yml $(ARGS)
+
+test: $(READY) ## Run the fast tests
+	$(BIN)/pytest $(ARGS)
+
+test-slow: $(READY) ## Run the tests that take minutes
+	$(BIN)/pytest -m slow $(ARGS)
+
+test-gpu: $(READY) ## Run the tests that need a CUDA device
+	$(BIN)/pytest -m gpu $(ARGS)
+
+check: $(READY) ## Lint, format check, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+report: $(READY) ## Make the report of reports/latest again
+	$(BIN)/slr-bench report $(ARGS)
+
+clean: ## Remove what was built, rendered and measured (curated reports stay)
+	rm -rf $(VENV) data build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks reports/latest reports/latest-*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

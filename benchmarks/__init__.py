@@ -1,0 +1,1 @@
+"""The one place where the recogniser and the bench meet: registered workloads."""

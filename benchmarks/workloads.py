@@ -1,0 +1,81 @@
+"""The registered workloads of this project, the parent's half: names, settings, checks. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from models.config import Settings
+from slr_bench.errors import ConfigError
+from slr_bench.grid.workload import BuildContext, WorkloadSpec
+
+# torch imports torch._dynamo (a second) with the first optimizer or checkpoint: once in the server, not in every cell.
+_PRELOAD = ("torch._dynamo", "torchvision.transforms.v2", "av", "benchmarks.works")
+
+
+def _check_data(settings: Settings) -> Mapping[str, str]:
+    """The data directory holds what the setting needs; its fingerprint.
+
+    Raises:
+        ConfigError: no ``data.dir``.
+        DataError: not a data directory, no videos, or another class count.
+    """
+    from models.data.wlasl import load_manifest
+
+    if settings.data.dir is None:
+        raise ConfigError(
+            "data.dir is not set; render signs with `python -m models.data.synthetic --out data/synthetic` and add "
+            "--set data.dir=data/synthetic, or trace without data: --fake"
+        )
+    manifest = load_manifest(settings.data.dir, settings.model.num_classes)
+    return {"data_fingerprint": manifest.fingerprint}
+
+
+def _train_step(settings: Settings, context: BuildContext) -> Any:
+    from benchmarks.works import TrainStep
+
+    return TrainStep(settings, context)
+
+
+def _inference(settings: Settings, context: BuildContext) -> Any:
+    from benchmarks.works import Inference
+
+    return Inference(settings, context)
+
+
+def _train_epochs(settings: Settings, context: BuildContext) -> Any:
+    from benchmarks.works import TrainEpochs
+
+    return TrainEpochs(settings, context)
+
+
+train_step = WorkloadSpec(
+    name="train_step",
+    settings=Settings,
+    build=_train_step,
+    preload=_PRELOAD,
+    packages=("models", "benchmarks"),
+    prepare=_check_data,
+)
+"""One optimizer step of the trainer on decoded clips: every micro-batch forward and backward, then the update."""
+
+inference = WorkloadSpec(
+    name="inference",
+    settings=Settings,
+    build=_inference,
+    preload=_PRELOAD,
+    packages=("models", "benchmarks"),
+    prepare=_check_data,
+)
+"""Forward passes without gradients over one effective batch, micro-batch by micro-batch."""
+
+train_epochs = WorkloadSpec(
+    name="train_epochs",
+    settings=Settings,
+    build=_train_epochs,
+    kind="whole",
+    preload=_PRELOAD,
+    packages=("models", "benchmarks"),
+    prepare=_check_data,
+)
+"""A whole training from scratch for ``training.epochs``, then accuracy on the validation split."""

@@ -1,0 +1,165 @@
+"""The registered workloads, the child's half: the recogniser's own trainer, on clips that were really decoded.
+
+B clip, T frame, C channel, H height, W width, K sign class
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.config import Settings
+from models.data.clips import build_loaders
+from models.networks.efficient import build_recogniser
+from models.training.efficient_trainer import EfficientTrainer
+from slr_bench.grid.workload import BuildContext
+from slr_bench.record import Metric
+
+
+class MicroBatch(NamedTuple):
+    """What a step takes."""
+
+    clips_BTCHW: Tensor
+    labels_B: Tensor
+
+
+class _Steps:
+    """One effective batch, held by the loader's side and handed to each step anew."""
+
+    def __init__(self, settings: Settings, context: BuildContext) -> None:
+        torch.manual_seed(settings.training.seed)
+        self._settings, self._context = settings, context
+        self._model = context.place(build_recogniser(settings.model, settings.training.recompute))
+        self._held: list[MicroBatch] = []
+        self.clips_per_step = settings.training.effective_batch
+
+    def load(self) -> None:
+        """Decode one effective batch; with fake tensors, make its shape up."""
+        self._held = list(self._shapes() if self._context.is_fake else self._decoded())
+
+    def metrics(self) -> Mapping[str, Metric]:
+        """``parameters``: a count, from the tensors themselves."""
+        count = sum(parameter.numel() for parameter in self._model.parameters())
+        return {"parameters": Metric(value=count, unit="1", source="numel", quality="exact")}
+
+    def _shapes(self) -> Iterator[MicroBatch]:
+        model, data, training = self._settings.model, self._settings.data, self._settings.training
+        shape_BTCHW = (training.batch_size, model.num_frames, 3, data.frame_size, data.frame_size)
+        for _ in range(training.gradient_accumulation_steps):
+            yield MicroBatch(torch.zeros(shape_BTCHW, dtype=torch.uint8), torch.zeros(shape_BTCHW[0], dtype=torch.int64))
+
+    def _decoded(self) -> Iterator[MicroBatch]:
+        """Training clips, the epoch begun again where it is shorter than the effective batch."""
+        size = self._settings.training.batch_size
+        with build_loaders(self._settings) as loaders:
+            batches = itertools.chain.from_iterable(loaders.train for _ in itertools.count())
+            clips_NTCHW, labels_N = torch.empty(0), torch.empty(0)
+            for batch in batches:
+                first = labels_N.numel() == 0
+                clips_NTCHW = batch.clips_BTCHW if first else torch.cat([clips_NTCHW, batch.clips_BTCHW])
+                labels_N = batch.labels_B if first else torch.cat([labels_N, batch.labels_B])
+                if len(labels_N) >= self.clips_per_step:
+                    break
+        for start in range(0, self.clips_per_step, size):
+            # Clones: a slice would keep the whole batch alive, and be shared memory of an ended loader process.
+            part = slice(start, start + size)
+            yield MicroBatch(clips_NTCHW[part].clone(), labels_N[part].clone())
+
+    def _handed_over(self) -> Iterator[MicroBatch]:
+        """A fresh copy at a time, as a loader gives: the step owns it, and drops it before it takes the next."""
+        for held in self._held:
+            yield MicroBatch(held.clips_BTCHW.clone(), held.labels_B.clone())
+
+    def _loader_tensors(self) -> list[Tensor]:
+        return list(itertools.chain.from_iterable(self._held))
+
+
+class TrainStep(_Steps):
+    """``train_step``: one optimizer step over the effective batch."""
+
+    def __init__(self, settings: Settings, context: BuildContext) -> None:
+        super().__init__(settings, context)
+        self._trainer = EfficientTrainer(
+            self._model, settings.training, context.device, total_steps=1000, phase=context.phase
+        )
+
+    def step(self) -> None:
+        """Every micro-batch forward and backward, then the update."""
+        self._trainer.step(self._handed_over(), self.clips_per_step)
+
+    def tensors(self) -> Mapping[str, Iterable[Tensor]]:
+        """State between steps."""
+        state = self._trainer.optimizer.state.values()
+        return {
+            "parameter": list(self._model.parameters()),
+            "buffer": list(self._model.buffers()),
+            "optimizer state": [value for entry in state for value in entry.values() if isinstance(value, Tensor)],
+            "loader": self._loader_tensors(),
+        }
+
+
+class Inference(_Steps):
+    """``inference``: logits of the effective batch, micro-batch by micro-batch, without gradients."""
+
+    def __init__(self, settings: Settings, context: BuildContext) -> None:
+        super().__init__(settings, context)
+        self._model.eval()
+        precision = settings.training.precision
+        self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+
+    def step(self) -> None:
+        """Forward passes in the setting's precision."""
+        device = self._context.device
+        lowered = self._dtype is not torch.float32
+        with torch.no_grad(), torch.autocast(device.type, self._dtype if lowered else None, enabled=lowered):
+            for batch in self._handed_over():
+                with self._context.phase("forward"):
+                    self._model(batch.clips_BTCHW.to(device, non_blocking=True))
+                del batch
+
+    def tensors(self) -> Mapping[str, Iterable[Tensor]]:
+        """The model, and what the loader holds."""
+        return {
+            "parameter": list(self._model.parameters()),
+            "buffer": list(self._model.buffers()),
+            "loader": self._loader_tensors(),
+        }
+
+
+class TrainEpochs:
+    """``train_epochs``: a training from scratch, judged on the validation split after its last epoch."""
+
+    def __init__(self, settings: Settings, context: BuildContext) -> None:
+        torch.manual_seed(settings.training.seed)
+        self._settings, self._context = settings, context
+        self._model = context.place(build_recogniser(settings.model, settings.training.recompute))
+
+    def run(self) -> Mapping[str, Metric]:
+        """Train, then validate."""
+        training = self._settings.training
+        with build_loaders(self._settings) as loaders:
+            steps = training.epochs * -(-len(loaders.train) // training.gradient_accumulation_steps)
+            trainer = EfficientTrainer(
+                self._model, training, self._context.device, total_steps=steps, phase=self._context.phase
+            )
+            start_s = time.perf_counter()
+            history = trainer.fit(loaders.train, loaders.val)
+            training_s = time.perf_counter() - start_s
+        last = history[-1]
+        clock = "perf_counter around all epochs, decoding included"
+        split = f"val split, after epoch {training.epochs}"
+        return {
+            "training_time_s": Metric(value=training_s, unit="s", source=clock, quality="measured"),
+            "epoch_time_s": Metric(value=training_s / training.epochs, unit="s", source=clock, quality="measured"),
+            "accuracy_top1": Metric(value=last.val_top1, unit="ratio", source=split, quality="measured"),
+            "accuracy_top5": Metric(value=last.val_top5, unit="ratio", source=split, quality="measured"),
+            "train_loss": Metric(value=last.train_loss, unit="1", source="mean of the last epoch", quality="measured"),
+            "parameters": Metric(
+                value=sum(p.numel() for p in self._model.parameters()), unit="1", source="numel", quality="exact"
+            ),
+        }

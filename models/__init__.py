@@ -1,0 +1,1 @@
+"""The memory-efficient word-level sign recogniser and its trainer."""

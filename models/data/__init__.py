@@ -1,0 +1,1 @@
+"""Clips from disk: manifest, decoding, loading, and rendered signs."""

@@ -1,0 +1,1 @@
+"""Building blocks: temporal shift, attention, pyramid pooling, recomputation."""

@@ -1,0 +1,165 @@
+"""The commands: thin, and quick to say what they can do. Everything heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import statistics
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from slr_bench.errors import EXIT_CELL_CRASHED, EXIT_INTERRUPTED, EXIT_OK, ConfigError, SlrBenchError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from slr_bench.run.runner import Totals
+
+DEFAULT_RUN_DIRECTORY = Path("reports/latest")
+
+app = typer.Typer(
+    name="slr-bench",
+    help="Measure the memory, time and accuracy of training steps; compare arms; report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="Grid file, or a training file (a grid of one cell).")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help=f"Run directory [default: {DEFAULT_RUN_DIRECTORY}, one of another source is set aside]."),
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Set an existing run directory aside and start anew.")] = False,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, like training.batch_size=4. Repeatable."),
+    ] = None,
+    arm: Annotated[str | None, typer.Option(help="Run only this arm.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda, in place of the grid's.")] = None,
+    fake: Annotated[
+        bool, typer.Option("--fake", help="Trace bytes on fake tensors: no data, no GPU, no time.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a grid, each cell in processes of its own, resuming what is missing; then report."""
+    from rich.console import Console
+
+    from slr_bench.grid.cells import expand
+    from slr_bench.grid.config import load_grid, parse_override, with_device
+    from slr_bench.run.runner import BoundElsewhereError, Runner
+    from slr_bench.run.store import Store
+
+    console = Console(stderr=as_json)
+    grid = with_device(load_grid(config), device)
+    cells = expand(grid, dict(parse_override(text) for text in sets or []), arm)
+    directory = out or DEFAULT_RUN_DIRECTORY
+    runner = Runner(grid, cells, Store(directory), fake=fake, command=shlex.join(["slr-bench", *sys.argv[1:]]))
+    if fresh:
+        _set_aside(directory, console)
+    try:
+        totals = _run(runner, console)
+    except BoundElsewhereError:
+        if out is not None:
+            raise
+        _set_aside(directory, console)
+        totals = _run(runner, console)
+    _report(directory, console)
+    _finish(*_run_summary(directory, totals), as_json)
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="Run directory.")] = DEFAULT_RUN_DIRECTORY, as_json: JsonOption = False
+) -> None:
+    """Make report.html, report.md and the figures of a run directory again."""
+    from rich.console import Console
+
+    paths = _report(run_dir, Console(stderr=as_json))
+    _finish({"run_dir": str(run_dir), **paths}, EXIT_OK, as_json)
+
+
+@app.command()
+def schema(
+    workload: Annotated[str, typer.Argument(help="Registered workload whose settings to describe.")] = "train_step",
+) -> None:
+    """Write the JSON Schema of a workload's training file, with which editors complete the YAML."""
+    from slr_bench.grid.workload import find_workload
+
+    sys.stdout.write(json.dumps(find_workload(workload).settings.model_json_schema(), indent=1) + "\n")
+
+
+def _run(runner: Any, console: Console) -> Totals:
+    from slr_bench.report.live import LiveView
+
+    console.print("starting: importing torch once for all cells")
+    with LiveView(console) as view:
+        totals: Totals = runner.run(view)
+    return totals
+
+
+def _report(directory: Path, console: Console) -> dict[str, str]:
+    from slr_bench.report.build import write_reports
+    from slr_bench.report.terminal import print_summary
+
+    paths = write_reports(directory)
+    print_summary(directory, console)
+    console.print(f"report: {paths.html} and {paths.markdown}", soft_wrap=True)
+    return {"html": str(paths.html), "markdown": str(paths.markdown)}
+
+
+def _run_summary(directory: Path, totals: Totals) -> tuple[dict[str, Any], int]:
+    from slr_bench.run.runner import outcome_counts
+
+    counts = outcome_counts(totals.records)
+    harness_s = [value for record in totals.records if (value := record.value("harness_s")) is not None]
+    summary = {
+        "run_dir": str(directory),
+        "cells": len({record.cell_id for record in totals.records}),
+        "outcomes": counts,
+        "duration_s": totals.duration_s,
+        "harness_s_per_cell": statistics.median(harness_s) if harness_s else None,
+    }
+    return summary, EXIT_CELL_CRASHED if {"crash", "timeout"} & counts.keys() else EXIT_OK
+
+
+def _set_aside(directory: Path, console: Console) -> None:
+    """Rename a run directory to the next free ``NAME-<n>``: nothing finished is lost."""
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise ConfigError(f"{directory} is a file, not a run directory; choose another with --out")
+    number = 1
+    while (target := directory.with_name(f"{directory.name}-{number}")).exists():
+        number += 1
+    directory.rename(target)
+    console.print(f"the earlier runs in {directory} are now in {target}", soft_wrap=True)
+
+
+def _finish(result: dict[str, Any], exit_code: int, as_json: bool) -> NoReturn:
+    if as_json:
+        sys.stdout.write(json.dumps(result) + "\n")
+    raise typer.Exit(exit_code)
+
+
+def main() -> None:
+    """Entry point: the one place where an error becomes a line and an exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        app(standalone_mode=True)
+    except SlrBenchError as error:
+        sys.stderr.write("".join(f"slr-bench: {line}\n" for line in str(error).splitlines()))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("slr-bench: interrupted; finished runs are kept, the same command goes on from there\n")
+        sys.exit(EXIT_INTERRUPTED)

@@ -1,0 +1,104 @@
+"""One error tree. Each class knows its exit code; the command line catches the root once and prints one line.
+
+A message says what is wrong, what was found, and the cure.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+EXIT_OK = 0
+EXIT_REGRESSION = 1
+EXIT_USAGE = 2
+EXIT_NO_BASELINE = 3
+EXIT_NOT_COMPARABLE = 4
+EXIT_NOTHING_MEASURED = 5
+EXIT_DOES_NOT_FIT = 6
+EXIT_CELL_CRASHED = 7
+EXIT_INTERRUPTED = 130
+
+
+class SlrBenchError(Exception):
+    """Root of every error that is the user's or the machine's to mend."""
+
+    exit_code = EXIT_USAGE
+
+
+class ConfigError(SlrBenchError):
+    """A configuration, an option or an output place that cannot work."""
+
+
+class DataError(SlrBenchError):
+    """A data directory, manifest or video that cannot be used."""
+
+
+class NothingMeasuredError(SlrBenchError):
+    """Every cell ended without a measurement, or the run directory holds none."""
+
+    exit_code = EXIT_NOTHING_MEASURED
+
+
+class UnsupportedSettingError(SlrBenchError):
+    """The setting is meaningful but cannot run on this machine (fp16 without a device for it, CUDA without a GPU)."""
+
+
+class ProbeUnavailableError(SlrBenchError):
+    """A meter cannot read its quantity here; the metric becomes null with this reason."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'batch_size'?"``, or the list of known names when nothing is near."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def checked(model: type[ModelT], values: Any, where: str) -> ModelT:
+    """Validate ``values`` as a ``model``; ``where`` (a file or an option) begins the message.
+
+    Raises:
+        ConfigError: one line a mistake, the nearest known key offered for an unknown one.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: expected a mapping of keys, got {type(values).__name__}")
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        _raise_as_config_error(model, error, where)
+
+
+def _raise_as_config_error(model: type[BaseModel], error: ValidationError, where: str) -> NoReturn:
+    lines = [f"{where}: {_describe(model, item)}" for item in error.errors(include_url=False)]
+    raise ConfigError("\n".join(lines)) from error
+
+
+def _describe(model: type[BaseModel], item: Any) -> str:
+    path = [str(part) for part in item["loc"]]
+    key = ".".join(path)
+    if item["type"] == "extra_forbidden":
+        owner = _model_at(model, path[:-1])
+        return f"unknown key {key!r}{nearest(path[-1], owner.model_fields)}" if owner else f"unknown key {key!r}"
+    if item["type"] == "missing":
+        return f"key {key!r} is missing"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return f"{key}: {message}; got {_short(item['input'])}" if key else message
+
+
+def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
+    for name in path:
+        field = model.model_fields.get(name)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return None
+        model = field.annotation
+    return model
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,1 @@
+"""What to run: a grid file becomes cells. Imports no torch."""

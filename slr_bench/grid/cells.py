@@ -1,0 +1,165 @@
+"""Arms x axes - exclusions, and the identity of a cell.
+
+A cell's id is a hash of the canonical values that differ from the workload's versioned defaults: the same setting
+has the same id everywhere, and a new key with a default changes no old id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from slr_bench.errors import ConfigError, checked, nearest
+from slr_bench.grid.config import GridConfig, Overrides, Part, read_yaml
+from slr_bench.grid.workload import WorkloadSpec, find_workload
+
+ID_LENGTH = 12
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of the grid, ready to run."""
+
+    cell_id: str
+    arm: str
+    spec: WorkloadSpec
+    part: Part
+    settings: BaseModel
+    coordinates: Mapping[str, Any]
+    is_own: bool
+    """The arm's own setting, reached without or by the axes."""
+
+    @property
+    def public_setting(self) -> dict[str, Any]:
+        """The whole setting as JSON values, paths left out (a file's content hash stands for it)."""
+        return nest(_canonical(self.settings))
+
+
+def expand(grid: GridConfig, overrides: Overrides, arm: str | None = None) -> list[Cell]:
+    """All cells in order: parts, then arms, then axes. ``overrides`` (``--set``) win over arms and axes.
+
+    Raises:
+        ConfigError: unknown keys or values, an unknown arm, an empty grid, or two cells that differ only in a path.
+    """
+    if arm is not None and arm not in grid.arms:
+        raise ConfigError(f"--arm: the grid has no arm {arm!r}{nearest(arm, grid.arms)}")
+    arms = [arm] if arm else list(grid.arms)
+    bases = {name: _arm_base(grid, name) for name in arms}
+    cells = [cell for part in grid.parts for name in arms for cell in _part_cells(grid, part, name, bases, overrides)]
+    if not cells:
+        raise ConfigError("the grid is empty: its exclusions leave no cell; relax exclude")
+    _refuse_path_twins(cells)
+    return cells
+
+
+def _arm_base(grid: GridConfig, arm: str) -> Overrides:
+    path = grid.arms[arm].get("base", grid.base)
+    return flatten(read_yaml(Path(path))) if path else {}
+
+
+def _part_cells(
+    grid: GridConfig, part: Part, arm: str, bases: Mapping[str, Overrides], overrides: Overrides
+) -> Iterator[Cell]:
+    spec = find_workload(part.workload)
+    arm_values = {key: value for key, value in grid.arms[arm].items() if key != "base"}
+    own_values = bases[arm] | grid.set | part.set | arm_values | overrides
+    own = _settings(spec, own_values, f"arm {arm!r}")
+    axes = {key: values for key, values in part.axes.items() if key not in overrides}
+    own_flat = _canonical(own)
+    for key in part.axes:
+        if key not in own_flat:
+            raise ConfigError(f"axes: unknown key {key!r}{nearest(key, own_flat)}")
+    for combination in itertools.product(*axes.values()):
+        coordinates = dict(zip(axes, combination, strict=True))
+        settings = _settings(spec, own_values | coordinates, f"arm {arm!r}, {coordinates}") if axes else own
+        flat = _canonical(settings)
+        if any(_matches(flat, entry) for entry in part.exclude):
+            continue
+        yield Cell(
+            cell_id=cell_id(spec, settings),
+            arm=arm,
+            spec=spec,
+            part=part,
+            settings=settings,
+            coordinates={key: flat[key] for key in axes},
+            is_own=flat == own_flat,
+        )
+
+
+def _matches(flat: Overrides, entry: Overrides) -> bool:
+    for key in entry:
+        if key not in flat:
+            raise ConfigError(f"exclude: unknown key {key!r}{nearest(key, flat)}")
+    return all(flat[key] == value for key, value in entry.items())
+
+
+def _settings(spec: WorkloadSpec, values: Overrides, where: str) -> BaseModel:
+    return checked(spec.settings, nest(values), where)
+
+
+def cell_id(spec: WorkloadSpec, settings: BaseModel) -> str:
+    """12 hex digits over workload, defaults version and the canonical values that differ from the defaults."""
+    defaults = _canonical(spec.settings())
+    different = {key: value for key, value in _canonical(settings).items() if value != defaults[key]}
+    identity = {"workload": spec.name, "defaults": spec.defaults_version, "setting": different}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:ID_LENGTH]
+
+
+def _canonical(settings: BaseModel) -> Overrides:
+    """Dotted key -> JSON value. A path to a file becomes its content's hash; one to a directory is left out."""
+    values: Overrides = {}
+    for key, value in flatten(settings.model_dump()).items():
+        if not isinstance(value, Path):
+            values[key] = list(value) if isinstance(value, tuple) else value
+        elif value.is_file():
+            values[key] = "sha256:" + hashlib.sha256(value.read_bytes()).hexdigest()[:16]
+        else:
+            values[key] = None
+    return values
+
+
+def _refuse_path_twins(cells: list[Cell]) -> None:
+    seen: dict[str, Cell] = {}
+    for cell in cells:
+        twin = seen.setdefault(cell.cell_id, cell)
+        if twin.settings != cell.settings:
+            raise ConfigError(
+                f"arms {twin.arm!r} and {cell.arm!r} differ only in a directory, which is no part of a setting; "
+                "measure them into two run directories"
+            )
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Overrides:
+    """``{"a": {"b": 1}}`` -> ``{"a.b": 1}``."""
+    flat: Overrides = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def nest(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"a.b": 1}`` -> ``{"a": {"b": 1}}``.
+
+    Raises:
+        ConfigError: a key is both a value and a section.
+    """
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        *sections, name = str(key).split(".")
+        node = nested
+        for section in sections:
+            node = node.setdefault(section, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"{key!r}: {section!r} is a value, not a section of keys")
+        node[name] = value
+    return nested

@@ -1,0 +1,131 @@
+"""A grid file, read and checked. Every mistake in it is told before any process starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from slr_bench.errors import ConfigError, checked
+from slr_bench.units import parse_bytes
+
+Overrides = dict[str, Any]
+"""Dotted key -> value: ``{"training.batch_size": 4}``."""
+
+_GRID_KEYS = frozenset(("workload", "arms", "axes"))
+
+
+class Part(BaseModel):
+    """One workload measured over arms x axes - exclusions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    workload: str = "train_step"
+    """Registered name."""
+    set: Overrides = {}
+    """Laid over every arm's base."""
+    axes: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    """Dotted key -> values; the cells are their cross product with the arms."""
+    exclude: tuple[Overrides, ...] = ()
+    """Combinations left out: a cell that has all the values of an entry is dropped."""
+    repeats: Annotated[int, Field(strict=True, ge=1)] = 3
+    """Processes a cell, interleaved across cells."""
+    timeout_s: Annotated[float, Field(gt=0)] = 600
+    """Deadline of one process."""
+    warmup_steps: Annotated[int, Field(strict=True, ge=1)] = 1
+    """Steps before the first timed one: the optimizer state must exist."""
+    timed_steps: Annotated[int, Field(strict=True, ge=1)] = 3
+    """Steps timed in each process; its reading is their median."""
+    sampler_check_pairs: Annotated[int, Field(strict=True, ge=0)] = 0
+    """Pairs of blocks (sampler on, off) run in each process to measure what sampling costs."""
+
+
+class GridConfig(Part):
+    """A whole grid file."""
+
+    base: Path | None = None
+    """Training file the arms start from, relative to the grid file."""
+    arms: Annotated[dict[str, Overrides], Field(min_length=1)] = {"default": {}}
+    """Name -> dotted overrides. The key ``base`` starts this arm from another training file."""
+    isolation: Literal["fork", "spawn"] = "fork"
+    """``fork``: fast; ``spawn``: a fresh interpreter a cell, for absolute RAM figures."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto``: CUDA where there is one."""
+    sample_hz: Annotated[float, Field(gt=0, le=20)] = 20
+    """Readings of RSS and NVML a second."""
+    ram_limit: str | None = None
+    """Limit of a cell's data segment, like ``8GiB``; above it the cell ends as ``oom_host``."""
+    also: tuple[Part, ...] = ()
+    """Further workloads measured on the same arms into the same run directory."""
+
+    @model_validator(mode="after")
+    def _size_has_unit(self) -> GridConfig:
+        if self.ram_limit is not None:
+            parse_bytes(self.ram_limit)
+        return self
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The main part and the further ones, in order."""
+        return (self, *self.also)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping.
+
+    Raises:
+        ConfigError: unreadable, not YAML, or not a mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(f"cannot read configuration {path}: {reason}; check the path") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys, got {type(values).__name__}")
+    return values
+
+
+def load_grid(path: Path) -> GridConfig:
+    """Read a grid file; a plain training file is a grid of one cell of ``train_step``.
+
+    Raises:
+        ConfigError: unreadable, unknown key (nearest offered), wrong type, empty grid.
+    """
+    values = read_yaml(path)
+    if not _GRID_KEYS & values.keys():
+        return GridConfig(base=path.resolve(), repeats=1)
+    grid = checked(GridConfig, values, str(path))
+    if grid.base is not None:
+        grid = grid.model_copy(update={"base": path.parent / grid.base})
+    arms = {
+        name: overrides | ({"base": path.parent / str(overrides["base"])} if "base" in overrides else {})
+        for name, overrides in grid.arms.items()
+    }
+    return grid.model_copy(update={"arms": arms})
+
+
+def with_device(grid: GridConfig, device: str | None) -> GridConfig:
+    """The grid on another device; None leaves the grid's own."""
+    if device is None:
+        return grid
+    return checked(GridConfig, dict(grid) | {"device": device}, "--device")
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """``'training.batch_size=4'`` -> ``('training.batch_size', 4)``; the value is read as YAML.
+
+    Raises:
+        ConfigError: no ``=`` or no key.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text!r} is not KEY=VALUE; write it like --set training.batch_size=4")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text!r}: the value is not valid YAML") from error

@@ -1,0 +1,114 @@
+"""What can be measured: named workloads, registered as entry points of the group ``slr_bench.workloads``.
+
+A spec is the parent's half and imports no torch; what ``build`` returns is the child's half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from pydantic import BaseModel
+
+from slr_bench.errors import ConfigError, nearest
+from slr_bench.record import Metric
+
+if TYPE_CHECKING:
+    import torch
+
+GROUP = "slr_bench.workloads"
+
+Phase = Callable[[str], AbstractContextManager[None]]
+
+
+class BuildContext(Protocol):
+    """What the worker lends to a workload."""
+
+    device: torch.device
+    """Where the step computes."""
+
+    @property
+    def phase(self) -> Phase:
+        """``with phase("forward"): ...`` names a part of the step."""
+        ...
+
+    @property
+    def is_fake(self) -> bool:
+        """True: tensors have shapes and no contents; make inputs up, read no data."""
+        ...
+
+    def place(self, module: torch.nn.Module) -> torch.nn.Module:
+        """Move a module to the device, or swap its tensors for fake ones. Call it before making the optimizer."""
+        ...
+
+
+class StepWork(Protocol):
+    """A step that can be repeated: what memory and time are measured on."""
+
+    clips_per_step: int
+    """Samples a step, for the throughput."""
+
+    def load(self) -> None:
+        """Bring the inputs of a step into host memory."""
+        ...
+
+    def step(self) -> None:
+        """One whole step. Nothing of it may stay alive afterwards but the state."""
+        ...
+
+    def tensors(self) -> Mapping[str, Iterable[torch.Tensor]]:
+        """Tensors alive between steps by category; ``loader`` holds what the loader still owns (not counted)."""
+        ...
+
+    def metrics(self) -> Mapping[str, Metric]:
+        """Further readings after the steps."""
+        ...
+
+
+class WholeWork(Protocol):
+    """A piece of work done once: what accuracy is measured on."""
+
+    def run(self) -> Mapping[str, Metric]:
+        """Do it; the readings."""
+        ...
+
+
+@dataclass(frozen=True)
+class WorkloadSpec:
+    """A registered workload, the parent's half."""
+
+    name: str
+    settings: type[BaseModel]
+    """Frozen pydantic model of every knob, sections nested."""
+    build: Callable[[Any, BuildContext], Any]
+    """``build(settings, context)`` -> StepWork or WholeWork; imports torch inside, not at the top of its module."""
+    kind: Literal["step", "whole"] = "step"
+    defaults_version: int = 1
+    """Raised when a default of ``settings`` changes its value: the ids of all cells change with it."""
+    preload: tuple[str, ...] = ()
+    """Modules the fork server imports once for all cells."""
+    packages: tuple[str, ...] = ()
+    """Top-level packages whose source decides the result (bound to the run directory by their hash)."""
+    prepare: Callable[[Any], Mapping[str, str]] = field(default=lambda settings: {})
+    """Checked by the parent before any process starts; returns facts bound to the run (``data_fingerprint``)."""
+
+
+def find_workload(name: str) -> WorkloadSpec:
+    """The registered workload of this name.
+
+    Raises:
+        ConfigError: none is registered under it, or it does not load.
+    """
+    found = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in found:
+        raise ConfigError(f"workload: no workload {name!r} is registered{nearest(name, found)}")
+    try:
+        spec = found[name].load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"workload {name!r} does not load from {found[name].value}: {error}") from error
+    if not isinstance(spec, WorkloadSpec):
+        raise ConfigError(f"workload {name!r}: {found[name].value} is a {type(spec).__name__}, not a WorkloadSpec")
+    return spec

@@ -1,0 +1,53 @@
+"""Time in the named parts of a step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import NamedTuple
+
+
+class Span(NamedTuple):
+    """One stay in a phase, seconds since the clock was made."""
+
+    name: str
+    start_s: float
+    end_s: float
+
+
+class PhaseClock:
+    """``with clock("forward"): ...`` keeps the span, and passes the name on to a listener (the tracer).
+
+    On a GPU the end of a phase says little unless ``synchronize`` waits for the device; the clock is therefore off
+    while steps are timed, and on in a step of its own.
+    """
+
+    def __init__(self, synchronize: Callable[[], None] | None = None) -> None:
+        self._synchronize = synchronize or (lambda: None)
+        self._start_s = time.perf_counter()
+        self.enabled = True
+        self.listener: Callable[[str], AbstractContextManager[None]] | None = None
+        self.spans: list[Span] = []
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        with self.listener(name) if self.listener else nullcontext():
+            if not self.enabled:
+                yield
+                return
+            self._synchronize()
+            start_s = self.now_s()
+            try:
+                yield
+            finally:
+                self._synchronize()
+                self.spans.append(Span(name, start_s, self.now_s()))
+
+    def now_s(self) -> float:
+        """Seconds since the clock was made."""
+        return time.perf_counter() - self._start_s
+
+    def total_s(self, name: str) -> float:
+        """All stays in a phase together."""
+        return sum(span.end_s - span.start_s for span in self.spans if span.name == name)

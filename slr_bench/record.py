@@ -1,0 +1,108 @@
+"""What a run leaves: metrics that know where they come from, a typed outcome, one immutable record.
+
+Schema history: 1 - first.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+SCHEMA: Final = 1
+
+Quality = Literal["exact", "sampled", "measured", "estimated", "unavailable"]
+
+
+class Outcome(StrEnum):
+    """How a run ended. Running out of memory is a result, not an error."""
+
+    OK = "ok"
+    OOM_GPU = "oom_gpu"
+    OOM_HOST = "oom_host"
+    TIMEOUT = "timeout"
+    CRASH = "crash"
+    SKIPPED_DOMINATED = "skipped_dominated"
+    INVALID_ENV = "invalid_env"
+    UNSUPPORTED = "unsupported"
+
+
+class Metric(BaseModel):
+    """One reading. What could not be read is ``value: None`` with the reason, never 0."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: int | float | None
+    unit: Literal["bytes", "s", "1/s", "J", "1", "ratio"]
+    source: str
+    """The meter: ``/proc/self/status VmHWM``, ``torch.cuda``, ``cpu-real`` (traced), ..."""
+    quality: Quality
+    """``exact`` counted; ``measured`` read from a clock or counter; ``sampled`` a lower bound between samples."""
+    reason: str | None = None
+
+    @model_validator(mode="after")
+    def _null_has_a_reason(self) -> Metric:
+        if isinstance(self.value, float) and not math.isfinite(self.value):
+            raise ValueError(f"value {self.value} is not finite; use Metric.unavailable with the reason")
+        if (self.value is None) != (self.reason is not None) or (self.value is None) != (self.quality == "unavailable"):
+            raise ValueError(
+                "an unavailable metric has value null, quality 'unavailable' and a reason; others none of them"
+            )
+        return self
+
+    @classmethod
+    def unavailable(cls, unit: Any, source: str, reason: str) -> Metric:
+        """The null reading, with why."""
+        return cls(value=None, unit=unit, source=source, quality="unavailable", reason=reason)
+
+
+class Phase(BaseModel):
+    """Time in one named part of a run, summed over its occurrences."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    duration_s: float
+    count: int
+    peak_tensor_bytes: int | None = None
+    """Traced live bytes at most while in it; null where no step was traced."""
+
+
+class Record(BaseModel):
+    """The one thing a run leaves. Immutable; holds no user, host name or path."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    schema_number: Annotated[Literal[1], Field(alias="schema")] = SCHEMA
+    cell_id: str
+    side: Literal["a", "b"] = "a"
+    repeat: int
+    workload: str
+    setting: dict[str, JsonValue]
+    outcome: Outcome
+    reason: str | None
+    environment: dict[str, JsonValue]
+    metrics: dict[str, Metric]
+    phases: dict[str, Phase]
+    started_at: str
+    """ISO 8601, UTC."""
+    duration_s: float
+
+    @model_validator(mode="after")
+    def _failure_has_a_reason(self) -> Record:
+        if (self.outcome is Outcome.OK) != (self.reason is None):
+            raise ValueError(
+                f"outcome {self.outcome} with reason {self.reason!r}: exactly the outcomes but ok have one"
+            )
+        return self
+
+    @property
+    def name(self) -> str:
+        """File stem in the run directory."""
+        return f"{self.cell_id}-{self.side}-{self.repeat}"
+
+    def value(self, metric: str) -> int | float | None:
+        """The metric's value; None if unavailable or not taken."""
+        reading = self.metrics.get(metric)
+        return reading.value if reading else None

@@ -1,0 +1,1 @@
+"""Cells in isolation: one process each, one record each."""

@@ -1,0 +1,61 @@
+"""What a figure depends on besides the setting. Collected in the child; holds no user, host name or path."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+from pydantic import JsonValue
+
+TRACE_RULES = 1
+"""Version of the rules by which bytes are traced. 1 - storages at the dispatcher."""
+
+_ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "MALLOC_ARENA_MAX")
+
+
+def collect_environment(device: str, isolation: str) -> dict[str, JsonValue]:
+    """Versions, processor, GPU and thread settings of this process."""
+    import torch
+
+    environment: dict[str, JsonValue] = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": version("torchvision"),
+        "trace_rules": TRACE_RULES,
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "isolation": isolation,
+        "device": device,
+    }
+    environment |= {name: os.environ[name] for name in _ALLOCATOR_VARIABLES if name in os.environ}
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        environment |= {
+            "gpu": properties.name,
+            "gpu_memory_bytes": properties.total_memory,
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+            "driver": _driver_version(),
+        }
+    return environment
+
+
+def _cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
+
+
+def _driver_version(proc: Path = Path("/proc/driver/nvidia/version")) -> str | None:
+    try:
+        words = proc.read_text().splitlines()[0].split()
+    except (OSError, IndexError):
+        return None
+    return next((word for word in words if word[0].isdigit() and "." in word), None)

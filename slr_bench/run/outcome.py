@@ -1,0 +1,46 @@
+"""How a child's end becomes a typed outcome and a reason that names no path."""
+
+from __future__ import annotations
+
+import json
+import signal as signals
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from slr_bench.record import Outcome
+from slr_bench.run.executors.local import Ending
+
+
+def classify(
+    ending: Ending, timeout_s: float, kills_before: int | None, kills_after: int | None
+) -> tuple[Outcome, str | None]:
+    """The typed outcome of a child. SIGKILL is out-of-memory only if the kernel counted such a kill meanwhile."""
+    if ending.timed_out:
+        return (
+            Outcome.TIMEOUT,
+            f"still running after {timeout_s:g} s, and was killed; raise timeout_s if it needs longer",
+        )
+    if ending.result is not None:
+        return Outcome(ending.result["outcome"]), ending.result["reason"]
+    if ending.signal is None:
+        return Outcome.CRASH, f"the process ended with status {ending.code} and no result; its log says more"
+    name = signals.Signals(ending.signal).name
+    if ending.signal == signals.SIGKILL and None not in (kills_before, kills_after) and kills_after != kills_before:
+        return Outcome.OOM_HOST, "killed by the kernel for want of memory (SIGKILL, and its oom_kill count rose)"
+    return Outcome.CRASH, f"ended by {name}; its log says more"
+
+
+def without_paths(reason: str, settings_json: str) -> str:
+    """A record holds no path: the setting's own ones and the working directory are cut out of its reason."""
+    for path in sorted(_paths_in(json.loads(settings_json)), key=len, reverse=True):
+        reason = reason.replace(path, Path(path).name)
+    return reason.replace(f"{Path.cwd()}/", "").replace(f"{Path.home()}/", "~/")
+
+
+def _paths_in(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for item in value.values():
+            yield from _paths_in(item)
+    elif isinstance(value, str) and "/" in value:
+        yield value

@@ -1,0 +1,157 @@
+"""A run directory: ``grid.json``, one atomically renamed JSON a run, and their reading back.
+
+A directory is bound to one source, environment and configuration; records of another are never mixed in.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from slr_bench.errors import ConfigError
+from slr_bench.record import SCHEMA, Record
+
+
+class CellEntry(BaseModel):
+    """A cell as the directory lists it. Two arms with the same setting share a cell id and its records."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cell_id: str
+    arm: str
+    workload: str
+    setting: dict[str, JsonValue]
+    """Whole setting, nested, paths left out."""
+    coordinates: dict[str, JsonValue]
+    """Dotted key -> value of the axes that made this cell."""
+    is_own: bool
+    """The arm's own setting, before any axis: what the headline compares."""
+    repeats: int
+
+
+class Manifest(BaseModel):
+    """``grid.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    schema_number: Annotated[Literal[1], Field(alias="schema")] = SCHEMA
+    workload: str
+    source_hash: str
+    config_hash: str
+    environment: dict[str, JsonValue]
+    command: str
+    """The command that makes this directory again."""
+    cells: tuple[CellEntry, ...]
+
+
+class Store:
+    """Reads and writes one run directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.records_directory = directory / "records"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory for this process.
+
+        Raises:
+            ConfigError: not writable, a file, or another run holds it.
+        """
+        try:
+            for place in (self.records_directory, self.directory / "samples", self.directory / "logs"):
+                place.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot use {self.directory} as run directory: {error.strerror}; choose another with --out"
+            ) from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(handle)
+            raise ConfigError(
+                f"{self.directory} is in use by another run; wait for it or choose another with --out"
+            ) from error
+        try:
+            yield
+        finally:
+            os.close(handle)
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Write ``grid.json`` atomically."""
+        _write_atomically(self.directory / "grid.json", manifest.model_dump_json(by_alias=True, indent=1))
+
+    def read_manifest(self) -> Manifest | None:
+        """The manifest; None where the directory has none yet.
+
+        Raises:
+            ConfigError: it is there but not readable as one.
+        """
+        path = self.directory / "grid.json"
+        try:
+            return Manifest.model_validate_json(path.read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as error:
+            raise ConfigError(
+                f"{path} is not a readable manifest; {_first_line(error)}; start anew with --out"
+            ) from error
+
+    def write_record(self, record: Record, samples: dict[str, Any] | None = None) -> None:
+        """Make a finished run durable: samples first, then the record by an atomic rename."""
+        if samples is not None:
+            _write_atomically(self.directory / "samples" / f"{record.name}.json", json.dumps(samples))
+        _write_atomically(
+            self.records_directory / f"{record.name}.json", record.model_dump_json(by_alias=True, indent=1)
+        )
+
+    def has(self, cell_id: str, side: str, repeat: int) -> bool:
+        """Whether this run has left its record."""
+        return (self.records_directory / f"{cell_id}-{side}-{repeat}.json").is_file()
+
+    def read_records(self) -> tuple[list[Record], list[str]]:
+        """All valid records sorted by name, and a line for each file that is none (it is left where it is)."""
+        records, problems = [], []
+        for path in sorted(self.records_directory.glob("*.json")):
+            try:
+                records.append(Record.model_validate_json(path.read_bytes()))
+            except (OSError, ValidationError) as error:
+                problems.append(f"{path.name}: not a readable record: {_first_line(error)}")
+        return records, problems
+
+    def read_samples(self, name: str) -> dict[str, Any] | None:
+        """Time series of one run; None where it left none."""
+        try:
+            samples: dict[str, Any] = json.loads((self.directory / "samples" / f"{name}.json").read_text())
+        except (OSError, json.JSONDecodeError):
+            return None
+        return samples
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        item = error.errors(include_url=False)[0]
+        return f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
+    return str(error).splitlines()[0]
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # without it a power cut can undo the rename
+    finally:
+        os.close(directory)

@@ -1,0 +1,105 @@
+"""The child: one job -> workload -> probes -> one result line. Runs in a process that nothing else shares."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from slr_bench.errors import SlrBenchError, UnsupportedSettingError
+from slr_bench.record import Metric, Outcome
+
+Send = Callable[[dict[str, Any]], None]
+
+
+def main() -> None:
+    """``python -m slr_bench.run.worker RESULT_FD JOB_JSON``: how a spawned cell begins."""
+    run_job(json.loads(sys.argv[2]), int(sys.argv[1]))
+
+
+def run_job(job: dict[str, Any], result_descriptor: int) -> None:
+    """Carry out a job and write JSON lines to the runner; the last one holds ``result``."""
+
+    def send(message: dict[str, Any]) -> None:
+        data = json.dumps(message).encode() + b"\n"
+        while data:
+            data = data[os.write(result_descriptor, data) :]
+
+    if job["ram_limit_bytes"] is not None:
+        # Not RLIMIT_AS: CUDA reserves far more addresses than memory.
+        resource.setrlimit(resource.RLIMIT_DATA, (job["ram_limit_bytes"], job["ram_limit_bytes"]))
+    if job["op"] == "environment":
+        send({"result": describe_environment(job)})
+        return
+    work_start = time.perf_counter()
+    outcome, reason, measured = _measure_or_classify(job, send)
+    send(
+        {
+            "result": {
+                "outcome": outcome,
+                "reason": reason,
+                "environment": describe_environment(job),
+                "work_s": measured.pop("work_s", time.perf_counter() - work_start),
+                **measured,
+            }
+        }
+    )
+
+
+def describe_environment(job: dict[str, Any]) -> dict[str, Any]:
+    """The child's environment, or none where torch cannot even be asked."""
+    from slr_bench.run.environment import collect_environment
+
+    return collect_environment(resolve_device(job["device"]), job["isolation"])
+
+
+def resolve_device(wanted: str) -> str:
+    """``auto`` -> ``cuda`` where a device answers, else ``cpu``."""
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+
+
+def _measure_or_classify(job: dict[str, Any], send: Send) -> tuple[Outcome, str | None, dict[str, Any]]:
+    """Every way a cell can end in its own process becomes an outcome with one line of reason."""
+    import torch
+
+    from slr_bench.run.measure import measure
+
+    nothing: dict[str, Any] = {"metrics": {}, "phases": {}, "samples": None}
+    try:
+        return Outcome.OK, None, measure(job, send)
+    except torch.OutOfMemoryError as error:
+        return Outcome.OOM_GPU, _one_line(error), nothing
+    except MemoryError:
+        return Outcome.OOM_HOST, "Python could not allocate memory (MemoryError)", nothing
+    except UnsupportedSettingError as error:
+        return Outcome.UNSUPPORTED, _one_line(error), nothing
+    except SlrBenchError as error:
+        return Outcome.CRASH, _one_line(error), nothing
+    except RuntimeError as error:
+        traceback.print_exc()
+        is_host_oom = "can't allocate memory" in str(error) or "Cannot allocate memory" in str(error)
+        return Outcome.OOM_HOST if is_host_oom else Outcome.CRASH, _one_line(error), nothing
+    except Exception as error:  # noqa: BLE001 - a cell may fail in any way; the traceback goes to its log
+        traceback.print_exc()
+        return Outcome.CRASH, _one_line(error), nothing
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text}"[:500]
+
+
+def as_json(metrics: dict[str, Metric]) -> dict[str, Any]:
+    """Metrics for the result line."""
+    return {name: metric.model_dump() for name, metric in metrics.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Bytes and seconds as text, and text as bytes: the only place that says MiB.
+
+Sources write GB and mean GiB; here every unit is binary and says so.
+"""
+
+from __future__ import annotations
+
+import re
+
+KIB = 1024
+MIB = 1024**2
+GIB = 1024**3
+
+_SIZE = re.compile(r"^\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>B|[KMGT]i?B)\s*$", re.IGNORECASE)
+_FACTOR = {"b": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1024 * GIB}
+
+
+def format_bytes(count: float | None) -> str:
+    """``29360128`` -> ``'28.0 MiB'``; an unknown count is ``'–'``, never 0."""
+    if count is None:
+        return "–"
+    for unit, size in (("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
+        if abs(count) >= size:
+            scaled = count / size
+            return f"{scaled:.2f} {unit}" if unit == "GiB" else f"{scaled:.1f} {unit}"
+    return f"{count:.0f} B"
+
+
+def format_seconds(seconds: float | None) -> str:
+    """``0.0123`` -> ``'12.3 ms'``; ``75`` -> ``'1 min 15 s'``; an unknown time is ``'–'``."""
+    if seconds is None:
+        return "–"
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.1f} ms"
+    if seconds < 60:
+        return f"{seconds:.2f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def parse_bytes(text: str) -> int:
+    """``'6GiB'`` -> ``6442450944``. GB, MB and KB are read as GiB, MiB and KiB, as GPU makers mean them.
+
+    Raises:
+        ValueError: no unit, or no number.
+    """
+    match = _SIZE.match(text)
+    if match is None:
+        raise ValueError(f"size {text!r} has no unit or is not a number; write it like 6GiB or 512MiB")
+    return int(float(match["number"]) * _FACTOR[match["unit"][0].lower()])
