@@ -40,7 +40,7 @@ data: $(READY) ## Render the synthetic signs that the benchmark trains on
 bench: data ## Measure baseline against optimized on this CPU (about 5 minutes), report in reports/latest
 	$(BIN)/slr-bench run configs/ablation.yml --device cpu $(ARGS)
 
-bench-gpu: $(READY) ## The reference shape on a GPU: precision x recomputation x batch
+bench-gpu: data ## The reference shape on a GPU: precision x recomputation x batch
 	$(BIN)/slr-bench run configs/ablation_gpu.yml $(ARGS)
 
 test: $(READY) ## Run the fast tests

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from models.config import Settings
 from models.data.clips import build_loaders
 from models.networks.efficient import build_recogniser
 from models.training.efficient_trainer import EfficientTrainer
+from models.training.optimization import autocast, steps_per_epoch
 from slr_bench.grid.workload import BuildContext
 from slr_bench.record import Metric
 
@@ -51,12 +53,14 @@ class _Steps:
         model, data, training = self._settings.model, self._settings.data, self._settings.training
         shape_BTCHW = (training.batch_size, model.num_frames, 3, data.frame_size, data.frame_size)
         for _ in range(training.gradient_accumulation_steps):
-            yield MicroBatch(torch.zeros(shape_BTCHW, dtype=torch.uint8), torch.zeros(shape_BTCHW[0], dtype=torch.int64))
+            yield MicroBatch(
+                torch.zeros(shape_BTCHW, dtype=torch.uint8), torch.zeros(shape_BTCHW[0], dtype=torch.int64)
+            )
 
     def _decoded(self) -> Iterator[MicroBatch]:
         """Training clips, the epoch begun again where it is shorter than the effective batch."""
         size = self._settings.training.batch_size
-        with build_loaders(self._settings) as loaders:
+        with closing(build_loaders(self._settings)) as loaders:
             batches = itertools.chain.from_iterable(loaders.train for _ in itertools.count())
             clips_NTCHW, labels_N = torch.empty(0), torch.empty(0)
             for batch in batches:
@@ -109,14 +113,11 @@ class Inference(_Steps):
     def __init__(self, settings: Settings, context: BuildContext) -> None:
         super().__init__(settings, context)
         self._model.eval()
-        precision = settings.training.precision
-        self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
 
     def step(self) -> None:
         """Forward passes in the setting's precision."""
         device = self._context.device
-        lowered = self._dtype is not torch.float32
-        with torch.no_grad(), torch.autocast(device.type, self._dtype if lowered else None, enabled=lowered):
+        with torch.no_grad(), autocast(device, self._settings.training):
             for batch in self._handed_over():
                 with self._context.phase("forward"):
                     self._model(batch.clips_BTCHW.to(device, non_blocking=True))
@@ -142,13 +143,13 @@ class TrainEpochs:
     def run(self) -> Mapping[str, Metric]:
         """Train, then validate."""
         training = self._settings.training
-        with build_loaders(self._settings) as loaders:
-            steps = training.epochs * -(-len(loaders.train) // training.gradient_accumulation_steps)
+        with closing(build_loaders(self._settings)) as loaders:
+            steps = training.epochs * steps_per_epoch(len(loaders.train.indices), training)
             trainer = EfficientTrainer(
                 self._model, training, self._context.device, total_steps=steps, phase=self._context.phase
             )
             start_s = time.perf_counter()
-            history = trainer.fit(loaders.train, loaders.val)
+            history = trainer.fit(loaders.train, loaders.val, output_dir=None)
             training_s = time.perf_counter() - start_s
         last = history[-1]
         clock = "perf_counter around all epochs, decoding included"

@@ -148,6 +148,10 @@ class TrainingConfig(Frozen):
         return self
 
     @property
+    def compute_dtype(self) -> Literal["fp32", "bf16", "fp16"]:
+        return self.precision  # type: ignore[return-value]
+
+    @property
     def effective_batch(self) -> int:
         """Clips the optimizer sees a step."""
         return self.batch_size * self.gradient_accumulation_steps

@@ -1,0 +1,1 @@
+"""Is it different? Summaries over processes, and what they allow to say."""

@@ -1,0 +1,120 @@
+"""What the headline asks of each arm's own setting, and what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from slr_bench.compare.statistics import Ratio
+from slr_bench.compare.summary import CellSummary, Reading, own_cell, pair, why_not_comparable
+from slr_bench.record import Outcome
+from slr_bench.report.table import Tone
+from slr_bench.report.words import OUTCOME_WORDS, describe, format_factor, plain, spread
+
+
+@dataclass(frozen=True)
+class Question:
+    """A column of the headline: one metric of one workload."""
+
+    title: str
+    workload: str
+    metric: str
+    optional: bool = False
+    """Left out where no arm could read it (GPU memory on a machine without one)."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One arm's own value of a question, and its change against the reference arm."""
+
+    arm: str
+    reading: Reading | None
+    missing: str | None
+    """Why there is no value."""
+    change: str = ""
+    basis: str = ""
+    tone: Tone = ""
+
+
+def questions(cells: Sequence[CellSummary]) -> list[Question]:
+    """Memory, time and accuracy of every workload in the run; those without a word of their own come last."""
+    present = dict.fromkeys(cell.entry.workload for cell in cells if cell.entry.is_own)
+    asked: list[Question] = []
+    for workload in sorted(present, key=lambda name: (name != "train_step", name == "inference")):
+        if workload == "train_epochs":
+            asked.append(Question("Training time", workload, "training_time_s"))
+            asked.append(Question("Accuracy", workload, "accuracy_top1"))
+            continue
+        before = "" if workload == "train_step" else f"{plain(workload, 30).capitalize()} "
+        memory, gpu, step = "Memory", "GPU memory allocated", "Step time"
+        names = [f"{before}{name.lower() if before and name != gpu else name}" for name in (memory, gpu, step)]
+        asked.append(Question(names[0], workload, "peak_tensor_bytes"))
+        asked.append(Question(names[1], workload, "peak_allocated_bytes", optional=True))
+        asked.append(Question(names[2], workload, "step_time_s"))
+    return [question for question in asked if not question.optional or _any_value(cells, question)]
+
+
+def _any_value(cells: Sequence[CellSummary], question: Question) -> bool:
+    own = [cell for cell in cells if cell.entry.is_own and cell.entry.workload == question.workload]
+    return any(cell.value(question.metric) is not None for cell in own)
+
+
+def answers(cells: Sequence[CellSummary], arms: Sequence[str], question: Question) -> list[Answer]:
+    """One answer an arm; the first arm is the reference."""
+    found = [_answer(cells, arm, question) for arm in arms]
+    return [found[0], *(_against(found[0], head) for head in found[1:])]
+
+
+def _answer(cells: Sequence[CellSummary], arm: str, question: Question) -> Answer:
+    cell = own_cell(cells, arm, question.workload)
+    if cell is None:
+        return Answer(arm, None, plain(f"the grid has no {question.workload} cell of this arm"))
+    reading = cell.readings.get(question.metric)
+    if reading is not None:
+        missing = plain("; ".join(reading.reasons)) if reading.value is None else None
+        return Answer(arm, reading, missing)
+    if cell.reasons:
+        outcome = next(record.outcome for record in cell.records if record.outcome is not Outcome.OK)
+        return Answer(arm, None, plain(f"{OUTCOME_WORDS[outcome]}: {cell.reasons[0]}"))
+    return Answer(arm, None, "not measured by this workload" if cell.records else "no run has finished yet")
+
+
+def _against(base: Answer, head: Answer) -> Answer:
+    if base.reading is None or head.reading is None or base.reading.value is None or head.reading.value is None:
+        return head
+    problem = why_not_comparable(base.reading, head.reading)
+    if problem:
+        return Answer(head.arm, head.reading, None, "not comparable", plain(problem), "warn")
+    if head.reading.unit == "ratio":
+        points = 100 * (head.reading.value - base.reading.value)
+        # One training per arm has no spread: a difference of accuracy is shown, never judged.
+        trainings = min(len(base.reading.by_repeat), len(head.reading.by_repeat))
+        basis = "one training an arm: no verdict" if trainings == 1 else f"{trainings} trainings an arm: no verdict"
+        return Answer(head.arm, head.reading, None, f"{points:+.1f} points", basis)
+    ratio = pair(base.reading, head.reading)
+    if ratio is None:
+        return Answer(head.arm, head.reading, None, "", "no repeat that both arms finished")
+    if head.reading.unit == "bytes":
+        return _memory_change(base.reading, head)
+    return Answer(head.arm, head.reading, None, f"{ratio.ratio:.2f}× as long", describe(ratio), _tone(ratio))
+
+
+def _memory_change(base: Reading, head: Answer) -> Answer:
+    assert base.summary is not None
+    assert head.reading is not None
+    assert head.reading.summary is not None
+    exact = {base.summary.kind, head.reading.summary.kind} == {"exact"}
+    less = base.summary.median / head.reading.summary.median
+    change = f"{format_factor(less)} less" if less > 1 else f"{format_factor(1 / less)} more" if less < 1 else "equal"
+    n = min(base.summary.n, head.reading.summary.n)
+    basis = f"to the byte the same in all {n} processes" if n > 1 else "counted in one process"
+    if not exact:
+        basis = f"medians; {spread(base.summary, 'bytes')} against {spread(head.reading.summary, 'bytes')}"
+    tone: Tone = ("good" if less > 1 else "bad" if less < 1 else "") if exact else ""
+    return Answer(head.arm, head.reading, None, change, basis, tone)
+
+
+def _tone(ratio: Ratio) -> Tone:
+    if ratio.verdict == "faster":
+        return "good"
+    return "bad" if ratio.verdict == "slower" else ""

@@ -1,0 +1,55 @@
+"""From a run directory to its report files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from slr_bench.errors import ConfigError, NothingMeasuredError
+from slr_bench.report import html, markdown
+from slr_bench.report.content import read_content
+from slr_bench.report.drawing import Picture
+from slr_bench.report.figures import draw_pictures
+from slr_bench.run.store import Store
+
+
+@dataclass(frozen=True)
+class ReportPaths:
+    """The files of a report."""
+
+    html: Path
+    markdown: Path
+    figures: tuple[Path, ...]
+    """Each picture as SVG and as PNG."""
+
+
+def write_reports(run_dir: Path) -> ReportPaths:
+    """Write ``report.html``, ``report.md`` and ``figures/`` into ``run_dir`` from what lies there.
+
+    Raises:
+        ConfigError: no readable ``grid.json``, or the directory cannot be written.
+        NothingMeasuredError: no run ended ok or out of memory; the files are written all the same.
+    """
+    content = read_content(run_dir)
+    pictures = draw_pictures(content, Store(run_dir))
+    paths = ReportPaths(run_dir / "report.html", run_dir / "report.md", _figure_paths(run_dir / "figures", pictures))
+    try:
+        (run_dir / "figures").mkdir(exist_ok=True)
+        for picture, svg, png in zip(pictures, paths.figures[::2], paths.figures[1::2], strict=True):
+            svg.write_text(picture.svg, encoding="utf-8")
+            png.write_bytes(picture.png)
+        paths.markdown.write_text(markdown.render(content.report, pictures), encoding="utf-8")
+        paths.html.write_text(html.render(content.report, pictures), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write the report: {error.filename}: {error.strerror}; make {run_dir} writable or copy it"
+        ) from error
+    if not content.measured:
+        raise NothingMeasuredError(
+            f"nothing was measured: no run in {run_dir} ended ok or out of memory; {paths.markdown} lists why"
+        )
+    return paths
+
+
+def _figure_paths(directory: Path, pictures: list[Picture]) -> tuple[Path, ...]:
+    return tuple(directory / f"{picture.name}.{kind}" for picture in pictures for kind in ("svg", "png"))

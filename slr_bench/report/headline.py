@@ -1,0 +1,67 @@
+"""The first thing read: memory, time and accuracy of the arms' own settings, as a table, cards and a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from slr_bench.report.answers import Answer, Question
+from slr_bench.report.table import Card, CardLine, Cell, Column, Row, Table, unknown
+from slr_bench.report.words import format_value, plain
+
+
+def headline_table(asked: Sequence[Question], found: Sequence[Sequence[Answer]], arms: Sequence[str]) -> Table:
+    """One row an arm, one column a question."""
+    rows = []
+    for place, arm in enumerate(arms):
+        cells = [Cell(plain(arm, 60))]
+        cells += [_headline_cell(column[place]) for column in found]
+        rows.append(Row(tuple(cells), strong=True))
+    columns = (Column("Arm"), *(Column(question.title, numeric=True) for question in asked))
+    return Table("Each arm's own setting", columns, tuple(rows))
+
+
+def _headline_cell(answer: Answer) -> Cell:
+    if answer.reading is None or answer.reading.value is None:
+        return unknown(answer.missing or "not read")
+    text = format_value(answer.reading.value, answer.reading.unit)
+    change = f" ({answer.change})" if answer.change else ""
+    return Cell(text + change, answer.basis or None, answer.reading.value, answer.tone)
+
+
+def cards(asked: Sequence[Question], found: Sequence[Sequence[Answer]]) -> tuple[Card, ...]:
+    """One card a question that has any value; the change shown large is the second arm's."""
+    made = []
+    for question, column in zip(asked, found, strict=True):
+        values = [answer.reading.value if answer.reading else None for answer in column]
+        largest = max((value for value in values if value is not None), default=None)
+        if largest is None:
+            continue
+        lines = tuple(_card_line(answer, largest) for answer in column)
+        head = column[1] if len(column) > 1 else column[0]
+        change = head.change or lines[min(1, len(lines) - 1)].text
+        made.append(Card(question.title, change, head.tone, head.basis or (head.missing or ""), lines))
+    return tuple(made)
+
+
+def _card_line(answer: Answer, largest: float) -> CardLine:
+    value = answer.reading.value if answer.reading else None
+    unit = answer.reading.unit if answer.reading else "1"
+    share = value / largest if value is not None and largest > 0 else None
+    text = format_value(value, unit)
+    return CardLine(plain(answer.arm, 40), text, answer.change, answer.tone, share)
+
+
+def lead(asked: Sequence[Question], found: Sequence[Sequence[Answer]]) -> str:
+    """What the second arm saves and costs against the first, as the report's title names them."""
+    parts = []
+    for question, (base, *heads) in zip(asked, found, strict=True):
+        if not heads or not heads[0].change or heads[0].tone == "warn" or base.reading is None:
+            continue
+        assert heads[0].reading is not None
+        was = format_value(base.reading.value, base.reading.unit)
+        after = format_value(heads[0].reading.value, heads[0].reading.unit)
+        parts.append(f"{question.title.lower()} {heads[0].change} ({was} → {after})")
+    if not parts:
+        return "No comparison of the arms' own settings can be made from what was measured."
+    sentence = "; ".join(parts)
+    return f"{sentence[0].upper()}{sentence[1:]}."

@@ -1,0 +1,120 @@
+"""What each metric means and what it cannot know: the text of "How each figure was measured"."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class MetricText(NamedTuple):
+    """Words for one metric."""
+
+    label: str
+    meaning: str
+    blind_spot: str
+
+
+_CUDA_BLIND = "The CUDA context and other libraries' memory."
+_HOST_BLIND = "Which part is tensors, libraries or allocator slack; a forked child starts lower than a fresh process."
+
+METRICS: Final[dict[str, MetricText]] = {
+    "peak_tensor_bytes": MetricText(
+        "tensor memory",
+        "Most bytes of live tensors at once in one steady step: parameters, gradients, optimizer state, activations "
+        "and the micro-batch. Counted from every operator in a step of its own, which is not timed.",
+        "What an operator allocates inside itself, allocator rounding and fragmentation, the CUDA context.",
+    ),
+    "peak_allocated_bytes": MetricText(
+        "GPU memory allocated",
+        "Most bytes in blocks that torch's CUDA allocator had handed out.",
+        _CUDA_BLIND + " A block can be larger than its request.",
+    ),
+    "peak_requested_bytes": MetricText(
+        "GPU memory requested",
+        "Most bytes that were asked of torch's CUDA allocator.",
+        _CUDA_BLIND + " Rounding to blocks.",
+    ),
+    "peak_reserved_bytes": MetricText(
+        "GPU memory reserved",
+        "Most bytes that torch's CUDA allocator held from the driver.",
+        _CUDA_BLIND + " It depends on what was allocated before, so it is no basis for a comparison.",
+    ),
+    "nvml_process_peak_bytes": MetricText(
+        "GPU memory of the process",
+        "Most bytes that the driver booked for the process, context included; sampled.",
+        "Peaks between two samples.",
+    ),
+    "nvml_device_peak_bytes": MetricText(
+        "GPU memory of the device",
+        "Most bytes in use on the whole device, by whomever; sampled.",
+        "Peaks between two samples; which part is this run's.",
+    ),
+    "peak_rss_bytes": MetricText("RAM high-water mark", "Most resident RAM, as the kernel counts it.", _HOST_BLIND),
+    "rss_over_start_bytes": MetricText(
+        "RAM over start",
+        "High-water mark minus what the process held before the work: the part that the work added.",
+        _HOST_BLIND,
+    ),
+    "peak_pss_bytes": MetricText(
+        "RAM of the process tree",
+        "Proportional set size of the process and its children, shared pages counted once; sampled rarely.",
+        "Peaks between two samples: it is a lower bound.",
+    ),
+    "peak_cpu_allocator_bytes": MetricText(
+        "CPU allocator",
+        "Most bytes that torch's CPU allocator had handed out, from its own events.",
+        "Memory that libraries take from the system themselves.",
+    ),
+    "step_time_s": MetricText(
+        "step time",
+        "Median of one process's timed optimizer steps, warm-up left out.",
+        "Loading of data, validation, checkpoints; how another machine or a busy one would do.",
+    ),
+    "throughput_clips_per_s": MetricText("throughput", "Clips a second at the median step time.", "Loading of data."),
+    "energy_j": MetricText(
+        "energy", "Energy of the GPU for a step, or for a whole training.", "CPU, RAM and the power supply."
+    ),
+    "accuracy_top1": MetricText(
+        "accuracy",
+        "Share of validation clips whose highest score is the right sign.",
+        "How far another seed, more epochs or other signers would move it.",
+    ),
+    "accuracy_top5": MetricText(
+        "top-5 accuracy",
+        "Share of validation clips with the right sign among the five highest scores.",
+        "How far another seed, more epochs or other signers would move it.",
+    ),
+    "training_time_s": MetricText(
+        "training time",
+        "Wall time of the whole training, loading of data and validation included.",
+        "How long a training to convergence takes: the epochs are the setting's.",
+    ),
+    "epoch_time_s": MetricText("epoch time", "Training time over the number of epochs.", "How the epochs differ."),
+    "train_loss": MetricText("training loss", "Mean loss of the last epoch.", "What it says about unseen clips."),
+    "parameters": MetricText("parameters", "Trainable parameters of the network.", "Buffers."),
+    "flops_per_step": MetricText("work of a step", "Floating-point operations of a step.", "How fast they run."),
+    "floor_bytes": MetricText(
+        "operator floor",
+        "The least that the step can need unless operators are split.",
+        "Whether any schedule reaches it.",
+    ),
+    "harness_s": MetricText(
+        "harness", "What isolation, imports and the record add to a cell.", "Start of the fork server."
+    ),
+    "sampler_overhead_ratio": MetricText(
+        "sampler's cost in time",
+        "Step time with the sampler on over off, minus 1, from interleaved pairs in one process.",
+        "Effects that outlast a pair.",
+    ),
+    "sampler_cpu_ratio": MetricText(
+        "sampler's CPU share", "CPU time of the sampling thread over wall time.", "Waits that it causes in others."
+    ),
+    "parent_cpu_ratio": MetricText(
+        "parent's CPU share", "CPU time of the parent over wall time, PSS reads apart.", "Its share of caches."
+    ),
+}
+
+
+def label(metric: str) -> str:
+    """A metric's name for people, first letter large; its key where there are no words for it."""
+    text = METRICS.get(metric)
+    return text.label[0].upper() + text.label[1:] if text else metric

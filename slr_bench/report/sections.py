@@ -1,0 +1,187 @@
+"""The parts behind the headline that come cell by cell: the grid, the statistics, what is missing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+from slr_bench.compare.summary import CellSummary, Reading, pair, why_not_comparable
+from slr_bench.record import Outcome, Record
+from slr_bench.report.answers import Answer, Question
+from slr_bench.report.metrics import label
+from slr_bench.report.setting import value_text
+from slr_bench.report.table import Cell, Column, Row, Section, Table, unknown
+from slr_bench.report.words import OUTCOME_WORDS, describe, format_value, plain, spread
+
+GRID_METRICS: Final = (
+    "peak_tensor_bytes",
+    "peak_allocated_bytes",
+    "nvml_process_peak_bytes",
+    "rss_over_start_bytes",
+    "step_time_s",
+    "throughput_clips_per_s",
+    "energy_j",
+    "training_time_s",
+    "accuracy_top1",
+    "accuracy_top5",
+)
+"""Columns of the grid; one without any value is left out."""
+
+
+def coordinates_text(cell: CellSummary) -> str:
+    """``batch_size 4, precision bf16``; the arm's own setting says so."""
+    parts = [f"{key.rsplit('.', 1)[-1]} {value_text(value)}" for key, value in cell.entry.coordinates.items()]
+    if cell.entry.is_own:
+        parts.append("own setting")
+    if cell.side == "b":
+        parts.append("side b")
+    return plain(", ".join(parts) or "–", 160)
+
+
+def outcome_cell(cell: CellSummary) -> Cell:
+    """``ok``, ``2 ok, 1 timeout`` with the reasons as a note, or ``not run``."""
+    counts = cell.outcomes
+    if not counts:
+        return Cell("not run", note="no record of this cell", tone="warn")
+    whole = len(counts) == 1
+    words = [OUTCOME_WORDS[kind] if whole else f"{count} {OUTCOME_WORDS[kind]}" for kind, count in counts.items()]
+    note = plain("; ".join(cell.reasons)) or None
+    return Cell(", ".join(words), note=note, tone="" if set(counts) == {Outcome.OK} else "warn")
+
+
+def grid_section(cells: Sequence[CellSummary]) -> Section:
+    """Every cell one row, one table a workload."""
+    workloads = dict.fromkeys(cell.entry.workload for cell in cells)
+    tables = [_grid_table(name, [cell for cell in cells if cell.entry.workload == name]) for name in workloads]
+    text = (
+        "Every cell is one row. Values are medians over the processes that ended ok (n); running out of memory is a "
+        "result. Of times the brackets hold min–max, from 8 processes on a 95 % interval of the median."
+    )
+    return Section("grid", "The grid", (text,), tuple(tables))
+
+
+def _grid_table(workload: str, cells: Sequence[CellSummary]) -> Table:
+    names = [name for name in GRID_METRICS if any(cell.value(name) is not None for cell in cells)]
+    rows = []
+    for cell in cells:
+        lead = (Cell(plain(cell.entry.arm, 40)), Cell(coordinates_text(cell)), outcome_cell(cell))
+        values = tuple(_grid_cell(cell, name) for name in names)
+        count = Cell(f"{len(cell.finished)}/{cell.entry.repeats}", sort=len(cell.finished))
+        rows.append(Row((*lead, *values, count), strong=cell.entry.is_own))
+    columns = [Column("Arm"), Column("Setting"), Column("Outcome")]
+    columns += [Column(label(name), numeric=True) for name in names]
+    columns.append(Column("n", numeric=True))
+    return Table(plain(workload, 60), tuple(columns), tuple(rows))
+
+
+def _grid_cell(cell: CellSummary, name: str) -> Cell:
+    reading = cell.readings.get(name)
+    if reading is None:
+        return Cell("–")
+    if reading.summary is None:
+        return unknown("; ".join(reading.reasons))
+    text = format_value(reading.value, reading.unit)
+    if reading.summary.kind == "disagreement":
+        return Cell(text, spread(reading.summary, reading.unit), reading.value, "warn")
+    if reading.unit == "s" and reading.summary.n > 1:
+        low, high = (format_value(limit, "s") for limit in (reading.summary.low, reading.summary.high))
+        text += f" [{low} – {high}]"
+    return Cell(text, sort=reading.value)
+
+
+def statistics_section(asked: Sequence[Question], found: Sequence[Sequence[Answer]]) -> Section:
+    """The headline's figures with their spread, and what each comparison is worth."""
+    rows = []
+    for question, (base, *heads) in zip(asked, found, strict=True):
+        for head in heads or [base]:
+            rows.append(_statistics_row(question, base, head))
+    columns = (
+        Column("Figure"),
+        Column("Arms"),
+        Column("Reference", numeric=True),
+        Column("Other", numeric=True),
+        Column("Ratio", numeric=True),
+        Column("What it allows"),
+    )
+    text = (
+        "The process is the sampling unit. Traced bytes are counted, not estimated: all processes must agree. Of times "
+        "the median is given, with min–max below 8 processes and no verdict; from 8 on with a 95 % interval of the "
+        "paired ratio (sign-flip permutation test) and a verdict if it excludes 1 and the difference is 1 % or more."
+    )
+    return Section("statistics", "How sure this is", (text,), (Table("Own settings", columns, tuple(rows)),))
+
+
+def _statistics_row(question: Question, base: Answer, head: Answer) -> Row:
+    arms = plain(head.arm if head is base else f"{head.arm} against {base.arm}", 80)
+    start = (Cell(question.title), Cell(arms), _spread_cell(base.reading))
+    if head is base:
+        return Row((*start, Cell("–"), Cell("–"), Cell("one arm: nothing to compare with")))
+    ratio, worth = "–", head.missing or base.missing or head.basis
+    if base.reading and head.reading and why_not_comparable(base.reading, head.reading) is None:
+        pairs = pair(base.reading, head.reading)
+        if pairs is not None and head.reading.unit != "ratio":
+            ratio = f"{pairs.ratio:.3f}"
+            worth = head.basis if head.reading.unit == "bytes" else describe(pairs)
+    return Row((*start, _spread_cell(head.reading), Cell(ratio), Cell(plain(worth))))
+
+
+def _spread_cell(reading: Reading | None) -> Cell:
+    if reading is None or reading.summary is None:
+        return Cell("–")
+    text = f"{format_value(reading.value, reading.unit)}; {spread(reading.summary, reading.unit)}"
+    return Cell(text, tone="warn" if reading.summary.kind == "disagreement" else "")
+
+
+def disagreements(cells: Sequence[CellSummary]) -> list[str]:
+    """A warning for each cell whose deterministic metric differs between its processes."""
+    lines = []
+    for cell in cells:
+        for reading in cell.readings.values():
+            if reading.summary is not None and reading.summary.kind == "disagreement":
+                where = f"{plain(cell.entry.workload, 40)} {plain(cell.entry.arm, 40)} ({coordinates_text(cell)})"
+                lines.append(
+                    f"{label(reading.name)} of {where} must be the same in every process and is not: "
+                    f"{spread(reading.summary, reading.unit)}. Do not rely on it before the cause is found."
+                )
+    return lines
+
+
+def missing_section(cells: Sequence[CellSummary], records: Sequence[Record], problems: Sequence[str]) -> Section:
+    """Cells that did not end ok, runs not made, readings that could not be taken, files that are no records."""
+    tables = [table for table in (_failed_table(cells), _unread_table(records)) if table.rows]
+    known = {cell.entry.cell_id for cell in cells}
+    strays = sorted({record.cell_id for record in records} - known)
+    lines = [f"Unreadable and left out: {plain(problem)}" for problem in problems]
+    lines += [f"Records of cell {plain(name, 60)} are left out: the grid does not have it." for name in strays]
+    if not tables and not lines:
+        lines = ["Nothing: every cell ended ok and every meter could be read."]
+    return Section("missing", "What failed or is missing", tuple(lines), tuple(tables))
+
+
+def _failed_table(cells: Sequence[CellSummary]) -> Table:
+    rows = []
+    for cell in cells:
+        absent = cell.entry.repeats - len(cell.records)
+        if set(cell.outcomes) == {Outcome.OK} and absent <= 0:
+            continue
+        reasons = [*cell.reasons, *([f"{absent} of {cell.entry.repeats} runs not made"] if absent > 0 else [])]
+        outcome = outcome_cell(cell)
+        texts = (plain(cell.entry.workload, 40), plain(cell.entry.arm, 40), coordinates_text(cell), outcome.text)
+        rows.append(Row((*(Cell(text) for text in texts), Cell(plain("; ".join(reasons))))))
+    titles = ("Workload", "Arm", "Setting", "Outcome", "Reason")
+    return Table("Cells that did not end ok in every run", tuple(Column(title) for title in titles), tuple(rows))
+
+
+def _unread_table(records: Sequence[Record]) -> Table:
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for record in records:
+        for name, metric in record.metrics.items():
+            if metric.reason is not None:
+                counts[plain(record.workload, 40), name, metric.reason] += 1
+    rows = [
+        Row((Cell(workload), Cell(plain(label(name), 60)), Cell(plain(reason)), Cell(str(count), sort=count)))
+        for (workload, name, reason), count in counts.items()
+    ]
+    columns = (Column("Workload"), Column("Figure"), Column("Reason"), Column("Records", numeric=True))
+    return Table("Readings that could not be taken", columns, tuple(rows))

@@ -1,0 +1,108 @@
+"""Which setting was measured: the facts that a figure is meaningless without, and what the arms differ in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from slr_bench.compare.summary import CellSummary, own_cell
+from slr_bench.report.table import Cell, Column, Row, Table
+from slr_bench.report.words import plain
+
+
+def lookup(setting: Mapping[str, Any], dotted: str) -> Any:
+    """``setting['a']['b']`` of ``'a.b'``; None where it has no such key (another workload's setting)."""
+    node: Any = setting
+    for key in dotted.split("."):
+        if not isinstance(node, Mapping) or key not in node:
+            return None
+        node = node[key]
+    return node
+
+
+def flatten(setting: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mapping -> dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in setting.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def value_text(value: Any) -> str:
+    """A setting's value as YAML would have it: ``bf16``, ``true``, ``[1, 2, 4]``."""
+    return plain(value if isinstance(value, str) else json.dumps(value), 80)
+
+
+def effective_batch(setting: Mapping[str, Any]) -> int | None:
+    """Clips the optimizer sees a step; None for a setting without batches."""
+    micro = lookup(setting, "training.batch_size")
+    steps = lookup(setting, "training.gradient_accumulation_steps")
+    return micro * steps if isinstance(micro, int) and isinstance(steps, int) else None
+
+
+def main_workload(cells: Sequence[CellSummary], default: str) -> str:
+    """The workload whose memory and time the pictures show: ``train_step`` where it was run."""
+    present = {cell.entry.workload for cell in cells}
+    return "train_step" if "train_step" in present else default
+
+
+def measured_sentence(
+    cells: Sequence[CellSummary], arms: Sequence[str], workload: str, environment: Mapping[str, Any]
+) -> str:
+    """Device, clips and each arm's batch and precision, as far as the settings say."""
+    own = {arm: cell.entry.setting for arm in arms if (cell := own_cell(cells, arm, workload))}
+    device = str(environment.get("device") or "unknown device")
+    name = environment.get("gpu") if device.startswith("cuda") else environment.get("cpu")
+    cores = environment.get("cores")
+    about = [str(name)] if name else []
+    about += [f"{cores} cores"] if cores else []
+    place = plain(f"{device} ({', '.join(about)})" if about else device, 120)
+    parts = [f"Measured on {place}"]
+    clip = {_clip_text(setting) for setting in own.values()} - {""}
+    parts += [" or ".join(sorted(clip))] if clip else []
+    parts += [f"{plain(arm, 40)}: {text}" for arm, setting in own.items() if (text := _step_text(setting))]
+    return "; ".join(parts) + "."
+
+
+def _clip_text(setting: Mapping[str, Any]) -> str:
+    frames, size = lookup(setting, "model.num_frames"), lookup(setting, "data.frame_size")
+    if frames is None or size is None:
+        return ""
+    return f"clips of {value_text(frames)} frames of {value_text(size)}×{value_text(size)} pixels"
+
+
+def _step_text(setting: Mapping[str, Any]) -> str:
+    batch, precision = effective_batch(setting), lookup(setting, "training.precision")
+    if batch is None:
+        return ""
+    micro, steps = (lookup(setting, f"training.{key}") for key in ("batch_size", "gradient_accumulation_steps"))
+    text = f"effective batch {batch} = {micro} × {steps} micro-batches"
+    return text if precision is None else f"{text}, {value_text(precision)}"
+
+
+def batch_warning(cells: Sequence[CellSummary], arms: Sequence[str], workload: str) -> str | None:
+    """Said where the arms' own settings do not do the same work in a step."""
+    batches = {arm: effective_batch(cell.entry.setting) for arm in arms if (cell := own_cell(cells, arm, workload))}
+    if len(set(batches.values())) <= 1:
+        return None
+    listed = ", ".join(f"{plain(arm, 40)} {batch}" for arm, batch in batches.items())
+    return f"The arms differ in effective batch ({listed}): their step times and memory are not for the same work."
+
+
+def difference_table(cells: Sequence[CellSummary], arms: Sequence[str], workload: str) -> Table | None:
+    """Keys whose values differ between the arms' own settings; None for a single arm."""
+    own = {arm: flatten(cell.entry.setting) for arm in arms if (cell := own_cell(cells, arm, workload))}
+    if len(own) < 2:
+        return None
+    keys = sorted({key for flat in own.values() for key in flat})
+    rows = []
+    for key in keys:
+        texts = [value_text(flat[key]) if key in flat else "–" for flat in own.values()]
+        if len(set(texts)) > 1:
+            rows.append(Row((Cell(plain(key, 80)), *(Cell(text) for text in texts))))
+    columns = (Column("Key"), *(Column(plain(arm, 40)) for arm in own))
+    return Table("What the arms' own settings differ in", columns, tuple(rows))

@@ -1,0 +1,162 @@
+"""Hand-made run directories: real manifests and records with figures that a test can compute in its head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from slr_bench.record import Metric, Outcome, Record
+from slr_bench.run.store import CellEntry, Manifest, Store
+
+MIB = 1024**2
+NO_GPU = Metric.unavailable("bytes", "torch.cuda", "the cell ran on the CPU, which has no caching allocator")
+
+
+def setting(batch: int, steps: int, precision: str, recompute: str = "none") -> dict[str, Any]:
+    """A nested setting as the manifest keeps it."""
+    return {
+        "model": {"num_frames": 16, "base_channels": 16, "pyramid_levels": [1, 2, 4]},
+        "data": {"frame_size": 112},
+        "training": {
+            "batch_size": batch,
+            "gradient_accumulation_steps": steps,
+            "precision": precision,
+            "recompute": recompute,
+        },
+    }
+
+
+def step_metrics(memory_bytes: int, time_s: float, source: str = "cpu-real") -> dict[str, Metric]:
+    """Readings of one train_step process on the CPU."""
+    return {
+        "peak_tensor_bytes": Metric(value=memory_bytes, unit="bytes", source=source, quality="exact"),
+        "peak_allocated_bytes": NO_GPU,
+        "rss_over_start_bytes": Metric(value=memory_bytes + 50 * MIB, unit="bytes", source="VmHWM", quality="measured"),
+        "step_time_s": Metric(value=time_s, unit="s", source="perf_counter", quality="measured"),
+        "throughput_clips_per_s": Metric(value=16 / time_s, unit="1/s", source="perf_counter", quality="measured"),
+        "parameters": Metric(value=701234, unit="1", source="model", quality="exact"),
+        "harness_s": Metric(value=0.08, unit="s", source="parent", quality="measured"),
+        "parent_cpu_ratio": Metric(value=0.002, unit="ratio", source="times", quality="measured"),
+        "sampler_overhead_ratio": Metric(value=0.004, unit="ratio", source="pairs", quality="measured"),
+    }
+
+
+def epoch_metrics(accuracy: float, time_s: float) -> dict[str, Metric]:
+    """Readings of one train_epochs process."""
+    reason = "a whole training is not traced"
+    return {
+        "accuracy_top1": Metric(value=accuracy, unit="ratio", source="val split", quality="measured"),
+        "training_time_s": Metric(value=time_s, unit="s", source="perf_counter", quality="measured"),
+        "peak_tensor_bytes": Metric.unavailable("bytes", "cpu-real", reason),
+    }
+
+
+def samples(peak_bytes: int) -> dict[str, Any]:
+    """A step that climbs to its peak in forward, falls in backward; RAM over two seconds."""
+    live = [peak_bytes * place // 40 for place in range(41)] + [peak_bytes * place // 40 for place in range(40, 9, -1)]
+    phase = ["forward"] * 41 + ["backward"] * 25 + ["optimizer"] * 6
+    times_s = [place / 20 for place in range(40)]
+    return {
+        "columns": ["rss_bytes", "nvml_process_bytes"],
+        "times_s": times_s,
+        "rows": [[int(200 * MIB + peak_bytes * min(1, time_s)), None] for time_s in times_s],
+        "phases": [
+            {"name": "build", "start_s": 0.0, "end_s": 0.4},
+            {"name": "forward", "start_s": 0.5, "end_s": 1.2},
+            {"name": "backward", "start_s": 1.2, "end_s": 1.9},
+        ],
+        "traced": {"operators": 72, "live_bytes": live, "phase": phase},
+    }
+
+
+class FakeRun:
+    """Builds a run directory cell by cell; ``write`` makes it durable."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.store = Store(directory)
+        self.entries: list[CellEntry] = []
+        self.records: list[tuple[Record, dict[str, Any] | None]] = []
+        self.environment: dict[str, Any] = {"torch": "2.15.0", "cpu": "Fake CPU", "cores": 2}
+
+    def cell(self, arm: str, workload: str = "train_step", *, own: bool = True, repeats: int = 3, **more: Any) -> str:
+        """List a cell; gives its id. ``more``: setting, coordinates."""
+        cell_id = f"c{len(self.entries):03d}"
+        self.entries.append(
+            CellEntry(
+                cell_id=cell_id,
+                arm=arm,
+                workload=workload,
+                setting=more.get("setting", setting(16, 1, "fp32")),
+                coordinates=more.get("coordinates", {}),
+                is_own=own,
+                repeats=repeats,
+            )
+        )
+        return cell_id
+
+    def record(
+        self,
+        cell_id: str,
+        repeat: int,
+        metrics: dict[str, Metric] | None = None,
+        outcome: Outcome = Outcome.OK,
+        reason: str | None = None,
+        series: dict[str, Any] | None = None,
+    ) -> None:
+        """Leave one record of a listed cell."""
+        entry = next(entry for entry in self.entries if entry.cell_id == cell_id)
+        record = Record(
+            cell_id=cell_id,
+            repeat=repeat,
+            workload=entry.workload,
+            setting=entry.setting,
+            outcome=outcome,
+            reason=reason,
+            environment=self.environment | {"device": "cpu"},
+            metrics=metrics or {},
+            phases={},
+            started_at=f"2026-01-01T00:00:{len(self.records) % 60:02d}Z",
+            duration_s=1.0,
+        )
+        self.records.append((record, series))
+
+    def write(self, command: str = "slr-bench run configs/ablation.yml") -> Path:
+        """Manifest and records on disk; gives the directory."""
+        with self.store.locked():
+            self.store.write_manifest(
+                Manifest(
+                    workload="train_step",
+                    source_hash="abc123",
+                    config_hash="def456",
+                    environment=self.environment,
+                    command=command,
+                    cells=tuple(self.entries),
+                )
+            )
+            for record, series in self.records:
+                self.store.write_record(record, series)
+        return self.directory
+
+
+def fill_usual(run: FakeRun) -> FakeRun:
+    """Two arms and a grid: baseline 800 MiB, optimized 100 MiB (8x less), an OOM cell, accuracies 50 and 52 %."""
+    own = {"baseline": setting(16, 1, "fp32"), "optimized": setting(4, 4, "bf16", "block")}
+    figures = {"baseline": (800 * MIB, (1.0, 1.1, 1.2)), "optimized": (100 * MIB, (1.5, 1.65, 1.8))}
+    for arm, (memory, times) in figures.items():
+        cell = run.cell(arm, setting=own[arm])
+        for repeat, time_s in enumerate(times):
+            run.record(cell, repeat, step_metrics(memory, time_s), series=samples(memory))
+    for arm, batch, precision in (("baseline", 8, "fp32"), ("optimized", 8, "fp32"), ("optimized", 8, "bf16")):
+        axes = {"training.batch_size": batch, "training.precision": precision}
+        cell = run.cell(arm, own=False, setting=setting(batch, 2, precision), coordinates=axes)
+        memory = {"baseline": 420, "optimized": 260}[arm] - (90 if precision == "bf16" else 0)
+        for repeat in range(3):
+            run.record(cell, repeat, step_metrics(memory * MIB, 1.3 + repeat / 20))
+    cell = run.cell("baseline", own=False, coordinates={"training.batch_size": 64}, setting=setting(64, 1, "fp32"))
+    for repeat in range(3):
+        run.record(cell, repeat, outcome=Outcome.OOM_HOST, reason="the kernel killed it: oom_kill rose by 1")
+    for arm, accuracy, time_s in (("baseline", 0.5, 60.0), ("optimized", 0.52, 66.0)):
+        cell = run.cell(arm, "train_epochs", repeats=1, setting=own[arm])
+        run.record(cell, 0, epoch_metrics(accuracy, time_s))
+    return run

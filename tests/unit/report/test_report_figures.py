@@ -1,0 +1,51 @@
+"""Lines and fronts behind the pictures."""
+
+from __future__ import annotations
+
+from fake_runs import MIB, samples
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slr_bench.report.scatter import pareto_front
+from slr_bench.report.timeline import POINTS, parse_samples, rss_timeline, traced_timeline
+
+point = st.tuples(st.integers(0, 9), st.integers(0, 9))
+
+
+@given(st.lists(point, max_size=30))
+def test_front_is_what_nothing_dominates(points):
+    def dominated(one):
+        return any(other[0] <= one[0] and other[1] <= one[1] and other != one for other in points)
+
+    assert pareto_front(points) == sorted({one for one in points if not dominated(one)})
+
+
+def test_traced_line_keeps_peak_and_phases():
+    found = traced_timeline(parse_samples(samples(80 * MIB)))
+    assert max(found.y_bytes) == 80 * MIB
+    assert [name for name, _, _ in found.stretches] == ["forward", "backward", "optimizer"]
+    assert (found.x[0], found.x[-1]) == (0.0, 1.0)
+
+
+def test_a_long_line_is_thinned_but_its_peak_stays():
+    live = [1] * 10_000
+    live[7_777] = 99
+    found = traced_timeline(parse_samples({"traced": {"live_bytes": live, "phase": ["forward"] * 10_000}}))
+    assert len(found.x) <= POINTS
+    assert max(found.y_bytes) == 99
+
+
+def test_ram_line_has_the_phase_of_its_time_and_gaps_none():
+    found = rss_timeline(parse_samples(samples(80 * MIB)))
+    by_time = dict(zip(found.x, found.phase, strict=True))
+    assert (by_time[0.2], by_time[0.45], by_time[0.7], by_time[1.5]) == ("build", "outside", "forward", "backward")
+    assert found.y_bytes[0] == 200 * MIB
+
+
+def test_unreadable_samples_lose_the_picture_only():
+    assert parse_samples(None) is None
+    assert parse_samples({"times_s": "no"}) is None
+    assert parse_samples({"traced": {"live_bytes": [1, 2], "phase": ["a"]}}) is None
+    assert rss_timeline(parse_samples({"columns": ["other"], "times_s": [0.0], "rows": [[1]]})) is None
+    assert rss_timeline(parse_samples({"columns": ["rss_bytes"], "times_s": [0, 1], "rows": [[None], [5]]})) is None
+    assert traced_timeline(parse_samples({"traced": None})) is None
