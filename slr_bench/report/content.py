@@ -12,7 +12,7 @@ from slr_bench.record import Record
 from slr_bench.report.answers import answers, questions
 from slr_bench.report.headline import cards, headline_table, lead
 from slr_bench.report.provenance import cost_section, environment_section, methods_section
-from slr_bench.report.sections import disagreements, grid_section, missing_section, statistics_section
+from slr_bench.report.sections import disagreements, grid_section, missing_section, statistics_section, unread_section
 from slr_bench.report.setting import batch_warning, difference_table, main_workload, measured_sentence
 from slr_bench.report.table import Report, Section
 from slr_bench.report.words import plain
@@ -74,6 +74,7 @@ def _report(
         cost_section(records),
         environment_section(manifest, records),
         missing_section(cells, records, problems),
+        unread_section(records),
     ]
     return Report(
         title=_title(arms),

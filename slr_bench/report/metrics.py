@@ -69,7 +69,9 @@ METRICS: Final[dict[str, MetricText]] = {
         "Median of one process's timed optimizer steps, warm-up left out.",
         "Loading of data, validation, checkpoints; how another machine or a busy one would do.",
     ),
-    "throughput_clips_per_s": MetricText("throughput", "Clips a second at the median step time.", "Loading of data."),
+    "throughput_clips_per_s": MetricText(
+        "clips a second", "Clips a second at the median step time.", "Loading of data."
+    ),
     "energy_j": MetricText(
         "energy", "Energy of the GPU for a step, or for a whole training.", "CPU, RAM and the power supply."
     ),

@@ -148,14 +148,14 @@ def disagreements(cells: Sequence[CellSummary]) -> list[str]:
 
 
 def missing_section(cells: Sequence[CellSummary], records: Sequence[Record], problems: Sequence[str]) -> Section:
-    """Cells that did not end ok, runs not made, readings that could not be taken, files that are no records."""
-    tables = [table for table in (_failed_table(cells), _unread_table(records)) if table.rows]
+    """Cells that did not end ok, runs not made, files that are no records."""
+    tables = [table for table in (_failed_table(cells),) if table.rows]
     known = {cell.entry.cell_id for cell in cells}
     strays = sorted({record.cell_id for record in records} - known)
     lines = [f"Unreadable and left out: {plain(problem)}" for problem in problems]
     lines += [f"Records of cell {plain(name, 60)} are left out: the grid does not have it." for name in strays]
     if not tables and not lines:
-        lines = ["Nothing: every cell ended ok and every meter could be read."]
+        lines = ["Nothing: every cell ended ok."]
     return Section("missing", "What failed or is missing", tuple(lines), tuple(tables))
 
 
@@ -173,7 +173,8 @@ def _failed_table(cells: Sequence[CellSummary]) -> Table:
     return Table("Cells that did not end ok in every run", tuple(Column(title) for title in titles), tuple(rows))
 
 
-def _unread_table(records: Sequence[Record]) -> Table:
+def unread_section(records: Sequence[Record]) -> Section | None:
+    """Readings that could not be taken, with why; None where every meter could be read."""
     counts: Counter[tuple[str, str, str]] = Counter()
     for record in records:
         for name, metric in record.metrics.items():
@@ -183,5 +184,7 @@ def _unread_table(records: Sequence[Record]) -> Table:
         Row((Cell(workload), Cell(plain(label(name), 60)), Cell(plain(reason)), Cell(str(count), sort=count)))
         for (workload, name, reason), count in counts.items()
     ]
+    if not rows:
+        return None
     columns = (Column("Workload"), Column("Figure"), Column("Reason"), Column("Records", numeric=True))
-    return Table("Readings that could not be taken", columns, tuple(rows))
+    return Section("unread", "What could not be read here", (), (Table("Null readings", columns, tuple(rows)),))

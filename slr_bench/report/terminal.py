@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from rich import box
 from rich.console import Console
@@ -13,7 +14,9 @@ from slr_bench.report.content import read_content
 from slr_bench.report.table import Cell, Report, Table
 
 _STYLES = {"": "", "good": "green", "bad": "red", "warn": "yellow"}
-_SHOWN = ("grid", "missing")
+_TEXT_WIDTH = 13
+_GAP = 2  # padding and the line between columns
+_SHOWN = ("grid", "cost", "missing")
 
 
 def print_summary(source: Path | Report, console: Console) -> None:
@@ -38,15 +41,39 @@ def print_summary(source: Path | Report, console: Console) -> None:
 
 
 def _print_table(data: Table, console: Console) -> None:
-    drawn = RichTable(title=Text(data.caption), title_justify="left", box=box.SIMPLE_HEAD)
-    for column in data.columns:
-        drawn.add_column(Text(column.title), justify="right" if column.numeric else "left", overflow="fold")
+    drawn = RichTable(
+        title=Text(data.caption), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
     notes = data.notes
+    widths = _least_widths(data)
+    shown = _columns_that_fit(widths, console.width)
+    for index in shown:
+        column = data.columns[index]
+        justify: Literal["right", "left"] = "right" if column.numeric else "left"
+        drawn.add_column(Text(column.title), justify=justify, overflow="fold", min_width=widths[index])
     for row in data.rows:
-        drawn.add_row(*(_text(cell, notes) for cell in row.cells), style="bold" if row.strong else None)
+        drawn.add_row(*(_text(row.cells[index], notes) for index in shown), style="bold" if row.strong else None)
     console.print(drawn)
     for note, number in notes.items():
         console.print(Text(f"  {number}) {note}", style="dim"))
+
+
+def _least_widths(data: Table) -> list[int]:
+    """Numbers and the first column stay whole; headings and other texts wrap."""
+    widths = []
+    for index, column in enumerate(data.columns):
+        longest = max((len(row.cells[index].text) for row in data.rows), default=0)
+        longest = max(longest, *(len(word) for word in column.title.split()))
+        widths.append(longest if column.numeric or index == 0 else min(longest, _TEXT_WIDTH))
+    return widths
+
+
+def _columns_that_fit(widths: list[int], room: int) -> list[int]:
+    """In a narrow terminal the last columns but one go; the reports have them all."""
+    shown = list(range(len(widths)))
+    while len(shown) > 3 and sum(widths[index] + _GAP for index in shown) > room:
+        del shown[-2]
+    return shown
 
 
 def _text(cell: Cell, notes: dict[str, int]) -> Text:

@@ -31,7 +31,9 @@ def main() -> None:
     gc.freeze()  # what is imported is never garbage: children neither walk it nor copy its pages when they collect
     with contextlib.suppress(BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
         _Server(channel).serve()
-    os._exit(0)  # a regular exit would unload what was only imported for the children, and some libraries complain of it
+    os._exit(
+        0
+    )  # a regular exit would unload what was only imported for the children, and some libraries complain of it
 
 
 def die_with_parent() -> None:

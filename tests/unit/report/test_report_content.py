@@ -143,7 +143,7 @@ def test_an_unavailable_reading_is_a_dash_with_its_reason_never_zero(new_run):
     report = read_content(run.write()).report
     accuracy = report.headline.rows[0].cells[-1]
     assert (accuracy.text, accuracy.note) == ("–", "no val clips")
-    assert ["train_epochs", "Accuracy", "no val clips", "1"] in texts(section(report, "missing").tables[-1])
+    assert ["train_epochs", "Accuracy", "no val clips", "1"] in texts(section(report, "unread").tables[-1])
 
 
 def test_gpu_memory_has_a_column_only_where_it_was_read(new_run, usual_run):
