@@ -12,6 +12,7 @@ from contextlib import closing
 from typing import NamedTuple
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from models.config import Settings
@@ -149,17 +150,17 @@ class TrainEpochs:
                 self._model, training, self._context.device, total_steps=steps, phase=self._context.phase
             )
             start_s = time.perf_counter()
-            history = trainer.fit(loaders.train, loaders.val, output_dir=None)
+            history = trainer.fit(loaders.train, loaders.val, output_dir=None, console=Console(quiet=True))
             training_s = time.perf_counter() - start_s
         last = history[-1]
         clock = "perf_counter around all epochs, decoding included"
-        split = f"val split, after epoch {training.epochs}"
+        split = f"val split ({len(loaders.val.indices)} clips), after epoch {training.epochs}"
         return {
             "training_time_s": Metric(value=training_s, unit="s", source=clock, quality="measured"),
             "epoch_time_s": Metric(value=training_s / training.epochs, unit="s", source=clock, quality="measured"),
             "accuracy_top1": Metric(value=last.val_top1, unit="ratio", source=split, quality="measured"),
             "accuracy_top5": Metric(value=last.val_top5, unit="ratio", source=split, quality="measured"),
-            "train_loss": Metric(value=last.train_loss, unit="1", source="mean of the last epoch", quality="measured"),
+            "train_loss": Metric(value=last.loss, unit="1", source="mean of the last epoch", quality="measured"),
             "parameters": Metric(
                 value=sum(p.numel() for p in self._model.parameters()), unit="1", source="numel", quality="exact"
             ),

@@ -8,10 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from slr_bench.errors import ConfigError, checked
+from slr_bench.errors import ConfigError, checked, read_yaml
 
 Count = Annotated[int, Field(strict=True, ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -148,10 +147,6 @@ class TrainingConfig(Frozen):
         return self
 
     @property
-    def compute_dtype(self) -> Literal["fp32", "bf16", "fp16"]:
-        return self.precision  # type: ignore[return-value]
-
-    @property
     def effective_batch(self) -> int:
         """Clips the optimizer sees a step."""
         return self.batch_size * self.gradient_accumulation_steps
@@ -184,16 +179,13 @@ def load_settings(path: Path, overrides: dict[str, Any] | None = None) -> Settin
     Raises:
         ConfigError: unreadable file, unknown key, wrong type or impossible value.
     """
-    try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except OSError as error:
-        raise ConfigError(f"cannot read configuration {path}: {error.strerror}; check the path") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    values = read_yaml(path)
     for key, value in (overrides or {}).items():
         *sections, name = key.split(".")
-        node = values
+        node: Any = values
         for section in sections:
             node = node.setdefault(section, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"{key}: {section!r} is {node!r}, not a section of keys; remove it from {path}")
         node[name] = value
     return checked(Settings, values, str(path))

@@ -16,8 +16,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from slr_bench.errors import ConfigError, checked, nearest
-from slr_bench.grid.config import GridConfig, Overrides, Part, read_yaml
+from slr_bench.errors import ConfigError, checked, nearest, read_yaml
+from slr_bench.grid.config import GridConfig, Overrides, Part
 from slr_bench.grid.workload import WorkloadSpec, find_workload
 
 ID_LENGTH = 12

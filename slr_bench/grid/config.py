@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from slr_bench.errors import ConfigError, checked
+from slr_bench.errors import ConfigError, checked, read_yaml
 from slr_bench.units import parse_bytes
 
 Overrides = dict[str, Any]
@@ -70,24 +70,6 @@ class GridConfig(Part):
     def parts(self) -> tuple[Part, ...]:
         """The main part and the further ones, in order."""
         return (self, *self.also)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping.
-
-    Raises:
-        ConfigError: unreadable, not YAML, or not a mapping.
-    """
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise ConfigError(f"cannot read configuration {path}: {reason}; check the path") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a mapping of keys, got {type(values).__name__}")
-    return values
 
 
 def load_grid(path: Path) -> GridConfig:

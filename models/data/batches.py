@@ -1,0 +1,99 @@
+"""A whole batch of clips from one ticket, made in whatever process the ticket comes to.
+
+B clip, T frame, C channel, H height, W width.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, get_worker_info
+
+from models.config import Settings
+from models.data.clip_reader import ClipReader
+from models.data.feature_cache import ClipCache
+from models.data.frame_budget import FrameBudget
+from models.data.transforms import Augmentation
+from models.data.wlasl import ClipInfo
+from slr_bench.errors import DataError
+from slr_bench.units import MIB
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step takes."""
+
+    clips_BTCHW: torch.Tensor
+    """uint8 RGB."""
+    labels_B: torch.Tensor
+    """int64 class ids."""
+    video_ids: tuple[str, ...]
+    padded_frames: int
+    """Frames that only repeat the last one of a clip shorter than T."""
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """One batch to be made: its place in the epoch, and what its random draws depend on."""
+
+    number: int
+    epoch: int
+    clips: tuple[int, ...]
+    """Indices into all clips, training and validation."""
+    augment: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A ticket's batch, or why there is none."""
+
+    frames: int
+    """Permits held for it."""
+    content: Batch | DataError | None
+    """None: the epoch was given up before the batch was begun."""
+
+
+class BatchDataset(Dataset[Answer]):
+    """Makes a whole batch a ticket, so that permits for its frames can be taken at once."""
+
+    def __init__(self, clips: tuple[ClipInfo, ...], settings: Settings, budget: FrameBudget) -> None:
+        model, data = settings.model, settings.data
+        processes = max(1, data.num_workers)
+        limit_bytes = model.cache_size_limit_mb * MIB // processes
+        self._clips, self._settings, self._budget = clips, settings, budget
+        self._reader = ClipReader(
+            num_frames=model.num_frames,
+            frame_size=data.frame_size,
+            chunk_size=data.chunk_size,
+            threads=max(1, len(os.sched_getaffinity(0)) // processes),
+            cache=ClipCache(limit_bytes) if model.enable_feature_caching else None,
+        )
+
+    def __getitem__(self, ticket: Ticket) -> Answer:
+        """Decode the ticket's clips. A DataError is returned, not raised: raised, it would come with a traceback."""
+        frames = len(ticket.clips) * self._settings.model.num_frames
+        if not self._budget.acquire(ticket.number, frames):
+            return Answer(0, None)
+        try:
+            return Answer(frames, self._make(ticket))
+        except DataError as error:
+            return Answer(frames, error)
+
+    def _make(self, ticket: Ticket) -> Batch:
+        model, size = self._settings.model, self._settings.data.frame_size
+        clips = [self._clips[index] for index in ticket.clips]
+        clips_BTCHW = torch.empty((len(clips), model.num_frames, 3, size, size), dtype=torch.uint8)
+        if get_worker_info() is not None:
+            clips_BTCHW.share_memory_()  # filled where the other process will read it: no second copy of the batch
+        padded = 0
+        for place, index in enumerate(ticket.clips):
+            augmentation = None
+            if ticket.augment:
+                rng = np.random.default_rng((self._settings.training.seed, ticket.epoch, index))
+                augmentation = Augmentation.draw(rng, model.num_frames)
+            padded += self._reader.read_into(clips_BTCHW[place], clips[place], augmentation)
+        labels_B = torch.tensor([clip.label for clip in clips])
+        return Batch(clips_BTCHW, labels_B, tuple(clip.video_id for clip in clips), padded)

@@ -1,0 +1,92 @@
+"""Batches of decoded clips, split by split: what the trainer iterates over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from models.config import Settings
+from models.data.batches import Batch, Ticket
+from models.data.loader_pool import ClipLoader
+from models.data.wlasl import SPLITS, Manifest, load_manifest
+from slr_bench.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class SplitLoader:
+    """One split of a ``ClipLoader``, iterable like a DataLoader of ``Batch``; the last batch may be smaller.
+
+    Order and augmentation depend on (seed, epoch, clip) only: not on processes, cache or what was loaded before.
+    """
+
+    loader: ClipLoader
+    indices: tuple[int, ...]
+    """The split's clips among all clips of the loader."""
+    batch_size: int
+    seed: int
+    shuffle: bool
+    augment: bool
+    _epoch: list[int] = field(default_factory=lambda: [0])
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch of the next iteration: another order and other random draws."""
+        self._epoch[0] = epoch
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.loader.epoch(self.tickets())
+
+    def tickets(self) -> list[Ticket]:
+        """The epoch's batches, before anything is read."""
+        order = np.array(self.indices, dtype=np.int64)
+        if self.shuffle:
+            np.random.default_rng((self.seed, self._epoch[0])).shuffle(order)
+        parts = (order[first : first + self.batch_size].tolist() for first in range(0, len(order), self.batch_size))
+        return [Ticket(number, self._epoch[0], tuple(part), self.augment) for number, part in enumerate(parts)]
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """The splits of a data directory. They share their processes: finish one epoch before the next."""
+
+    manifest: Manifest
+    train: SplitLoader
+    """Shuffled, augmented if ``data.augment``."""
+    val: SplitLoader
+    test: SplitLoader
+    """For the last evaluation only; empty in many directories."""
+
+    def close(self) -> None:
+        """End the loader processes; they start again when they are needed."""
+        self.train.loader.close()
+
+
+def build_loaders(settings: Settings) -> Loaders:
+    """Loaders for ``settings.data.dir``. Reads the manifest; opens no video and starts no process yet.
+
+    Raises:
+        ConfigError: no directory is set.
+        DataError: the directory cannot be used.
+    """
+    if settings.data.dir is None:
+        raise ConfigError("data.dir is not set; name a directory in WLASL layout (--data-dir)")
+    manifest = load_manifest(settings.data.dir, settings.model.num_classes)
+    clips = tuple(clip for split in SPLITS for clip in manifest.clips[split])
+    loader = ClipLoader(clips, settings)
+    splits = {
+        split: SplitLoader(
+            loader=loader,
+            indices=tuple(index for index, clip in enumerate(clips) if clip.split == split),
+            batch_size=settings.training.batch_size,
+            seed=settings.training.seed,
+            shuffle=split == "train",
+            augment=split == "train" and settings.data.augment,
+        )
+        for split in SPLITS
+    }
+    return Loaders(manifest=manifest, **splits)

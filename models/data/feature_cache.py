@@ -1,0 +1,54 @@
+"""A least-recently-used store of decoded clips that counts the bytes it really holds."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+
+import torch
+
+
+class ClipCache:
+    """Tensors by key, never more than ``limit_bytes`` of storage together. One process's own: not shared, not locked.
+
+    A stored tensor is handed out as it is: read it, do not write to it.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.stored_bytes = 0
+        self._clips: OrderedDict[Hashable, torch.Tensor] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def accepts(self, clip_bytes: int) -> bool:
+        """Whether a clip of this size could be stored, at the cost of all others if need be."""
+        return clip_bytes <= self.limit_bytes
+
+    def get(self, key: Hashable) -> torch.Tensor | None:
+        """The clip of ``key``, which is then the most recently used; None if it is not here."""
+        clip = self._clips.get(key)
+        if clip is not None:
+            self._clips.move_to_end(key)
+        return clip
+
+    def put(self, key: Hashable, clip: torch.Tensor) -> bool:
+        """Store ``clip``, dropping the longest unused until it fits; False, and nothing changed, if it never can.
+
+        A view is cloned: it would keep the whole storage behind it alive.
+        """
+        if not self.accepts(clip.nbytes):
+            return False
+        if clip.untyped_storage().nbytes() != clip.nbytes:
+            clip = clip.clone(memory_format=torch.contiguous_format)
+        if key in self._clips:
+            self._drop(key)
+        while self.stored_bytes + clip.nbytes > self.limit_bytes:
+            self._drop(next(iter(self._clips)))
+        self._clips[key] = clip
+        self.stored_bytes += clip.untyped_storage().nbytes()
+        return True
+
+    def _drop(self, key: Hashable) -> None:
+        self.stored_bytes -= self._clips.pop(key).untyped_storage().nbytes()

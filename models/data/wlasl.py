@@ -1,0 +1,140 @@
+"""The manifest of a WLASL-style data directory: which clips there are, their classes and their splits. No torch.
+
+Layout: an annotation list (any ``*.json`` that is a list of glosses with instances), split files ``nslt_<N>.json``,
+optionally a class list (``*class_list*.txt``), and ``videos/<video_id>.mp4``. Source: Li et al., WACV 2020.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from models.data.wlasl_files import (
+    Instance,
+    Split,
+    SplitEntry,
+    choose_split_file,
+    list_directory,
+    load_annotations,
+    load_class_list,
+    load_split,
+)
+from slr_bench.errors import DataError
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+@dataclass(frozen=True)
+class ClipInfo:
+    """One sign in one video file. Frame numbers count at ``fps``, which may differ from the file's own rate."""
+
+    video_id: str
+    label: int
+    gloss: str
+    signer_id: int
+    split: Split
+    frame_start: int
+    """0-based first frame."""
+    frame_end: int | None
+    """One past the last frame; None: to the end of the file."""
+    bbox: tuple[float, float, float, float]
+    """Left, top, right, bottom in pixels of the original video; resized copies no longer match it."""
+    fps: float
+    path: Path
+    file_bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The usable clips of a data directory."""
+
+    glosses: tuple[str, ...]
+    """Gloss of each class, by class id."""
+    clips: dict[Split, tuple[ClipInfo, ...]]
+    """All three splits, each sorted by video id; a split may be empty, train is not."""
+    missing: tuple[str, ...]
+    """Ids that the split file lists and ``videos/`` has not; a caller says so once."""
+    fingerprint: str
+    """SHA-256 over (id, class, split, frame range, file size) of the clips: equal data, wherever it lies."""
+
+
+def load_manifest(data_dir: Path, num_classes: int | None) -> Manifest:
+    """Read the manifest of ``data_dir``; ``num_classes`` chooses ``nslt_<N>.json``, None takes the only one.
+
+    Class ids are those of the split file; other tools' ids (sorted glosses) are not interchangeable.
+
+    Raises:
+        DataError: unreadable directory, broken or contradictory files, another class count, no training video.
+    """
+    names = list_directory(data_dir)
+    count, split_path = choose_split_file(data_dir, names, num_classes)
+    entries = load_split(split_path)
+    instances = {i.video_id: (g.gloss, i) for g in load_annotations(data_dir, names) for i in g.instances}
+    glosses = load_class_list(data_dir, names)
+    clips: dict[Split, list[ClipInfo]] = {split: [] for split in SPLITS}
+    missing = []
+    for video_id, entry in sorted(entries.items()):
+        label = entry.action[0]
+        if label >= count:
+            raise DataError(f"{split_path}: video {video_id} has class {label}, not 0 to {count - 1}; fix the file")
+        if video_id not in instances:
+            raise DataError(f"{split_path}: the annotation list has no video {video_id}; use files of one release")
+        gloss, instance = instances[video_id]
+        if glosses.setdefault(label, gloss) != gloss:
+            raise DataError(
+                f"{split_path}: class {label} is {glosses[label]!r} elsewhere, but {gloss!r} for video {video_id}; "
+                "use a class list and a split file of one release"
+            )
+        clip = _clip(data_dir, entry, gloss, instance)
+        if clip is None:
+            missing.append(video_id)
+        else:
+            clips[clip.split].append(clip)
+    if not clips["train"]:
+        raise DataError(
+            f"no training video of {split_path.name} is in {data_dir / 'videos'} ({len(missing)} of {len(entries)} "
+            "files are missing); fetch or render the videos, or change data.dir"
+        )
+    return Manifest(
+        glosses=tuple(glosses.get(label, "") for label in range(count)),
+        clips={split: tuple(found) for split, found in clips.items()},
+        missing=tuple(missing),
+        fingerprint=_fingerprint(clip for split in SPLITS for clip in clips[split]),
+    )
+
+
+def _clip(data_dir: Path, entry: SplitEntry, gloss: str, instance: Instance) -> ClipInfo | None:
+    path = data_dir / "videos" / f"{instance.video_id}.mp4"
+    try:
+        file_bytes = path.stat().st_size
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}; check the permissions") from error
+    if file_bytes == 0:
+        raise DataError(f"{path} is empty (0 bytes); fetch it again, or delete it to leave it out")
+    end = None if instance.frame_end == -1 else instance.frame_end
+    if end is not None and end < instance.frame_start:
+        raise DataError(f"video {instance.video_id}: frames {instance.frame_start} to {end} are none; fix the list")
+    return ClipInfo(
+        video_id=instance.video_id,
+        label=entry.action[0],
+        gloss=gloss,
+        signer_id=instance.signer_id,
+        split=entry.subset,
+        frame_start=instance.frame_start - 1,
+        frame_end=end,
+        bbox=instance.bbox,
+        fps=instance.fps,
+        path=path,
+        file_bytes=file_bytes,
+    )
+
+
+def _fingerprint(clips: Iterable[ClipInfo]) -> str:
+    rows = [[c.video_id, c.label, c.split, c.frame_start, c.frame_end, c.file_bytes] for c in clips]
+    return hashlib.sha256(json.dumps(sorted(rows, key=str)).encode()).hexdigest()

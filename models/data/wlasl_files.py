@@ -1,0 +1,133 @@
+"""The files of a WLASL-style data directory, read and checked one by one. No torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from slr_bench.errors import DataError
+
+Split = Literal["train", "val", "test"]
+_SPLIT_FILE = re.compile(r"nslt_(\d+)\.json")
+# An id becomes a file name: no separators, so that an annotation cannot point outside the directory.
+VideoId = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+ParsedT = TypeVar("ParsedT")
+
+
+class Instance(BaseModel):
+    """One sign in the annotation list; frames count from 1 and ``frame_end`` is included, -1: to the end."""
+
+    video_id: VideoId
+    bbox: tuple[float, float, float, float]
+    fps: Annotated[float, Field(gt=0)] = 25.0
+    frame_start: Annotated[int, Field(ge=1)] = 1
+    frame_end: int = -1
+    signer_id: int = -1
+
+
+class Gloss(BaseModel):
+    """An element of the annotation list."""
+
+    gloss: str
+    instances: list[Instance]
+
+
+class SplitEntry(BaseModel):
+    """A value of the split file."""
+
+    subset: Split
+    action: tuple[Annotated[int, Field(ge=0)], int, int]
+    """Class, start, end. The range is that of the authors' cut copies; ours is the annotation list's."""
+
+
+_ANNOTATIONS = TypeAdapter(list[Gloss])
+_SPLIT_ENTRIES = TypeAdapter(dict[VideoId, SplitEntry])
+
+
+def choose_split_file(data_dir: Path, names: list[str], num_classes: int | None) -> tuple[int, Path]:
+    """N and path of the ``nslt_<N>.json`` to use; raises DataError if there is none or not the wanted one."""
+    found = {int(match[1]): name for name in names if (match := _SPLIT_FILE.fullmatch(name))}
+    if not found:
+        raise DataError(f"{data_dir} has no split file nslt_<N>.json; point data.dir at a WLASL-style directory")
+    if num_classes is None:
+        if len(found) > 1:
+            raise DataError(f"{data_dir} has {_listed(found.values())}; choose one by model.num_classes")
+        num_classes = next(iter(found))
+    if num_classes not in found:
+        raise DataError(
+            f"model.num_classes={num_classes}, but {data_dir} has {_listed(found.values())}; "
+            f"use model.num_classes: {' or '.join(map(str, sorted(found)))}"
+        )
+    return num_classes, data_dir / found[num_classes]
+
+
+def load_split(path: Path) -> dict[str, SplitEntry]:
+    """Video id -> split and class; raises DataError."""
+    return _validated(_SPLIT_ENTRIES, _load_json(path), path)
+
+
+def load_annotations(data_dir: Path, names: list[str]) -> list[Gloss]:
+    """The one annotation list of the directory, whatever its name; raises DataError."""
+    candidates = [data_dir / name for name in names if name.endswith(".json") and not _SPLIT_FILE.fullmatch(name)]
+    # Other JSON files may lie beside it (a marker, a download log): only the list of glosses is ours.
+    lists = {path: values for path in candidates if isinstance(values := _load_json(path), list)}
+    if len(lists) != 1:
+        what = f"several annotation lists ({_listed(p.name for p in lists)})" if lists else "no annotation list"
+        raise DataError(f"{data_dir} has {what}; keep exactly one, like WLASL_v0.3.json")
+    path, values = lists.popitem()
+    return _validated(_ANNOTATIONS, values, path)
+
+
+def load_class_list(data_dir: Path, names: list[str]) -> dict[int, str]:
+    """Class id -> gloss; empty without a class list; raises DataError."""
+    path = next((data_dir / name for name in names if "class_list" in name and name.endswith(".txt")), None)
+    if path is None:
+        return {}
+    rows = [line.split("\t") for line in _read_text(path).splitlines() if line.strip()]
+    if not all(len(row) == 2 and row[0].isdecimal() for row in rows):
+        raise DataError(f"{path}: expected lines of <class><tab><gloss>; fix or delete the file")
+    return {int(label): gloss.strip() for label, gloss in rows}
+
+
+def list_directory(data_dir: Path) -> list[str]:
+    """File names, sorted; raises DataError."""
+    try:
+        return sorted(entry.name for entry in data_dir.iterdir())
+    except OSError as error:
+        raise DataError(f"cannot read data directory {data_dir}: {error.strerror}; check data.dir") from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}; check the file") from error
+
+
+def _load_json(path: Path) -> Any:
+    try:
+        return json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is not valid JSON (line {error.lineno}: {error.msg}); fetch it again") from error
+
+
+def _validated(adapter: TypeAdapter[ParsedT], values: Any, path: Path) -> ParsedT:
+    try:
+        return adapter.validate_python(values)
+    except ValidationError as error:
+        _raise_first_mistake(error, path)
+
+
+def _raise_first_mistake(error: ValidationError, path: Path) -> NoReturn:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"])) or "the file"
+    raise DataError(f"{path}: {where}: {first['msg']}, got {first['input']!r:.60}; use the WLASL schema") from error
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))

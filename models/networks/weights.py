@@ -1,0 +1,70 @@
+"""Files of tensors: read without running code from them, compared with what a module expects."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slr_bench.errors import ConfigError, nearest
+
+# What torch.load raises on bytes that are no file of tensors, found by feeding it truncated and random ones.
+_NOT_TENSORS = (
+    OSError, EOFError, RuntimeError, ValueError, LookupError, AttributeError, TypeError, AssertionError,
+    pickle.UnpicklingError, struct.error,
+)  # fmt: skip
+
+
+def read_tensor_file(path: Path, what: str) -> dict[str, Any]:
+    """The dictionary that ``torch.save`` wrote to ``path``, on the CPU. ``what`` begins every message.
+
+    Raises:
+        ConfigError: missing, unreadable, truncated or foreign file.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise ConfigError(f"{what}: cannot read {path}: {error.strerror}; check the path") from error
+    with file:
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except _NOT_TENSORS as error:
+            raise ConfigError(
+                f"{what}: {path} is truncated or not a file of tensors; use one that torch.save wrote whole"
+            ) from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{what}: {path} holds a {type(content).__name__}; expected a dictionary of tensors")
+    return content
+
+
+def state_difference(expected: dict[str, Tensor], found: dict[str, Any]) -> str:
+    """The first difference between two state dicts in words; empty when names and shapes agree."""
+    unknown = [str(name) for name in found if name not in expected]
+    for name, value in expected.items():
+        if name not in found:
+            return f"{name} is missing{nearest(name, unknown) if unknown else ''}"
+        shape = tuple(found[name].shape) if isinstance(found[name], Tensor) else type(found[name]).__name__
+        if shape != tuple(value.shape):
+            return f"{name} is {shape}, expected {tuple(value.shape)}"
+    return f"{unknown[0]} is unknown" if unknown else ""
+
+
+def load_weights(backbone: nn.Module, path: Path) -> None:
+    """Load a torchvision ResNet state dict into a backbone; its classifier (``fc.*``) is left aside.
+
+    Raises:
+        ConfigError: unreadable file, or names or shapes that are not this backbone's.
+    """
+    state = read_tensor_file(path, "model.weights")
+    state = {name: value for name, value in state.items() if not str(name).startswith("fc.")}
+    difference = state_difference(backbone.state_dict(), state)
+    if difference:
+        raise ConfigError(
+            f"model.weights: {path} does not fit: {difference}; "
+            "use weights of this model.backbone, with model.base_channels as they were made (torchvision: 64)"
+        )
+    backbone.load_state_dict(state)

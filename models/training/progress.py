@@ -1,0 +1,130 @@
+"""What a person sees while training: one live line in a terminal, one line an epoch anywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from models.training.evaluation import Evaluation
+from slr_bench.errors import ProbeUnavailableError
+from slr_bench.probes.host import high_water_bytes
+from slr_bench.units import format_bytes
+
+
+@dataclass
+class Tally:
+    """The epoch so far, over its training clips as the optimizer saw them."""
+
+    steps: int = 0
+    clips: int = 0
+    correct: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, clips: int, loss: float, correct: int, seconds: float) -> None:
+        """One optimizer step over ``clips`` clips with mean loss ``loss``."""
+        self.steps += 1
+        self.clips += clips
+        self.correct += correct
+        self.loss_sum += loss * clips
+        self.seconds += seconds
+
+    @property
+    def loss(self) -> float:
+        """Mean over the clips seen."""
+        return self.loss_sum / max(1, self.clips)
+
+    @property
+    def clips_per_s(self) -> float:
+        """Training speed, loading included, validation not."""
+        return self.clips / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One entry of ``metrics.json``. Accuracies are fractions; peaks are those of the process since its start."""
+
+    epoch: int
+    """From 1."""
+    loss: float
+    train_top1: float
+    """Of the training clips as they were seen: augmented, with dropout, while the weights moved."""
+    val_top1: float
+    val_top5: float
+    val_per_class_top1: float
+    val_loss: float
+    clips_per_s: float
+    train_s: float
+    peak_rss_bytes: int | None
+    """Kernel high-water mark of the training process; null where the kernel does not report it."""
+    peak_gpu_allocated_bytes: int | None
+    """Torch's allocator; null on the CPU."""
+
+    @classmethod
+    def of(cls, epoch: int, tally: Tally, evaluation: Evaluation, device: torch.device) -> EpochResult:
+        """The finished epoch number ``epoch`` (from 0)."""
+        try:
+            peak_rss_bytes = high_water_bytes()
+        except ProbeUnavailableError:
+            peak_rss_bytes = None
+        return cls(
+            epoch=epoch + 1,
+            loss=tally.loss,
+            train_top1=tally.correct / tally.clips,
+            val_top1=evaluation.top1,
+            val_top5=evaluation.top5,
+            val_per_class_top1=evaluation.per_class_top1,
+            val_loss=evaluation.loss,
+            clips_per_s=tally.clips_per_s,
+            train_s=tally.seconds,
+            peak_rss_bytes=peak_rss_bytes,
+            peak_gpu_allocated_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+        )
+
+
+class TrainingDisplay:
+    """One rich Progress over all optimizer steps; draws nothing where there is no terminal."""
+
+    def __init__(self, console: Console, total_steps: int, steps_done: int) -> None:
+        self._console = console
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(
+            *columns, TextColumn("{task.fields[now]}"), console=console, disable=not console.is_terminal
+        )
+        self._task = self._progress.add_task("training", total=total_steps, completed=steps_done, now="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def step(self, loss: float, learning_rate: float, clips_per_s: float, memory: dict[str, Any] | None) -> None:
+        """An optimizer step is done."""
+        now = f"loss {loss:.3f}  lr {learning_rate:.1e}  {clips_per_s:.1f} clips/s"
+        if memory:
+            now += f"  RAM {memory['ram_used']:.1f}/{memory['ram_total']:.1f} GiB"
+        if memory and memory["gpu_available"]:
+            now += f"  GPU {memory['gpu_peak_allocated']:.2f}/{memory['gpu_total']:.1f} GiB peak"
+        self._progress.update(self._task, advance=1, now=now)
+
+    def epoch(self, result: EpochResult, epochs: int) -> None:
+        """An epoch is done: a line that stays."""
+        peak = result.peak_gpu_allocated_bytes or result.peak_rss_bytes
+        self.note(
+            f"epoch {result.epoch}/{epochs}  loss {result.loss:.3f}  train top-1 {result.train_top1:.1%}  "
+            f"val top-1 {result.val_top1:.1%}  {result.clips_per_s:.1f} clips/s  "
+            f"peak {'GPU' if result.peak_gpu_allocated_bytes else 'RAM'} {format_bytes(peak)}"
+        )
+
+    def note(self, line: str) -> None:
+        """A line that stays, above the live one."""
+        self._console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,200 @@
+"""The documented command, in real processes on real, tiny videos: trains, resumes, tells every mistake in one line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from models.config import Settings, load_settings
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "model.base_channels=8", "model.num_frames=4", "data.frame_size=32", "data.num_workers=0",
+    "training.batch_size=2", "training.gradient_accumulation_steps=2", "training.precision=fp32",
+]  # fmt: skip
+
+
+def write_video(path, shade):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 48
+        for number in range(6):
+            frame = np.full((48, 48, 3), shade, np.uint8)
+            frame[:, 8 * number : 8 * number + 8] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        container.mux(stream.encode())
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two classes; six training clips, two for validation."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "videos").mkdir()
+    glosses, split = [], {}
+    for label, gloss in enumerate(("dark", "light")):
+        ids = [f"{label}{index}" for index in range(4)]
+        for index, video_id in enumerate(ids):
+            write_video(root / "videos" / f"{video_id}.mp4", 40 + 120 * label)
+            split[video_id] = {"subset": "train" if index else "val", "action": [label, 1, 6]}
+        instances = [
+            {"bbox": [0, 0, 48, 48], "fps": 25, "frame_start": 1, "frame_end": -1, "instance_id": index, "signer_id": 0,
+             "source": "test", "split": split[name]["subset"], "url": "", "variation_id": 0, "video_id": name}
+            for index, name in enumerate(ids)
+        ]  # fmt: skip
+        glosses.append({"gloss": gloss, "instances": instances})
+    (root / "WLASL_v0.3.json").write_text(json.dumps(glosses))
+    (root / "nslt_2.json").write_text(json.dumps(split))
+    return root
+
+
+def command(*arguments, settings=()):
+    pairs = [part for setting in settings for part in ("--set", setting)]
+    return [sys.executable, "train_efficient_model.py", *map(str, arguments), *pairs]
+
+
+def run(*arguments, settings=()):
+    return subprocess.run(
+        command(*arguments, settings=settings), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    output = tmp_path_factory.mktemp("trained")
+    config = ROOT / "configs" / "efficient_training.yml"
+    result = run(
+        "--data-dir", data, "--output-dir", output, "--config", config, "--num-classes", 2,
+        settings=[*TINY, "training.epochs=3"],
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return output, result
+
+
+def weights(directory):
+    return torch.load(directory / "checkpoint.pt", weights_only=True)["parts"]["model"]
+
+
+def test_what_a_training_leaves(data, trained):
+    output, result = trained
+    assert sorted(path.name for path in output.iterdir()) == ["checkpoint.pt", "config.yml", "metrics.json"]
+    lines = [line for line in result.stderr.splitlines() if line.startswith("epoch ")]
+    assert len(lines) == 3
+    epochs = json.loads((output / "metrics.json").read_text())["epochs"]
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3]
+    settings = load_settings(output / "config.yml")
+    assert (settings.model.num_classes, settings.data.dir, settings.training.epochs) == (2, data, 3)
+
+
+def test_a_terminated_training_resumes_to_the_same_weights(data, trained, tmp_path):
+    arguments = ("--data-dir", data, "--output-dir", tmp_path, "--num-classes", 2)
+    settings = [*TINY, "training.epochs=3"]
+    with subprocess.Popen(
+        command(*arguments, settings=settings), cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    ) as child:  # fmt: skip
+        first_line = child.stderr.readline()
+        child.send_signal(signal.SIGTERM)
+        rest = child.stderr.read()
+    assert first_line.startswith("epoch 1/3")
+    assert child.returncode == 143, rest
+    assert rest.splitlines()[-1].startswith("error: interrupted in epoch ")
+    assert "Traceback" not in rest
+    resumed = run(*arguments, "--resume", settings=settings)
+    assert resumed.returncode == 0, resumed.stderr
+    expected, found = weights(trained[0]), weights(tmp_path)
+    assert all(torch.equal(expected[name], value) for name, value in found.items())
+
+
+def test_an_earlier_training_is_not_overwritten(data, trained):
+    before = (trained[0] / "checkpoint.pt").read_bytes()
+    told(run("--data-dir", data, "--output-dir", trained[0]), "checkpoint.pt of an earlier training; add --resume")
+    assert (trained[0] / "checkpoint.pt").read_bytes() == before
+
+
+def told(result, *words):
+    """Exit code 2 and one line on stderr that has the words."""
+    assert result.returncode == 2, result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert all(word in result.stderr for word in ("error: ", *words)), result.stderr
+
+
+def mistake(capsys, *arguments):
+    """The command in this process: starting one costs seconds."""
+    import train_efficient_model
+
+    code = train_efficient_model.main([str(argument) for argument in arguments])
+    return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "no data directory: give --data-dir"),
+        (["--data-dir", "/nowhere"], "/nowhere does not exist"),
+        (["--config", "nowhere.yml"], "cannot read configuration nowhere.yml"),
+        (["--set", "training.bach_size=3"], "did you mean 'batch_size'"),
+        (["--set", "training.batch_size=0"], "batch_size"),
+        (["--set", "training.batch_size"], "expected A.B=C"),
+        (["--set", "training.batch_size=[1"], "not valid YAML"),
+        (["--num-classes", "0"], "num_classes"),
+    ],
+)
+def test_mistakes_in_the_configuration(tmp_path, capsys, monkeypatch, arguments, words):
+    monkeypatch.syspath_prepend(ROOT)
+    told(mistake(capsys, "--output-dir", tmp_path / "o", *arguments), words)
+    assert not (tmp_path / "o").exists()
+
+
+def test_output_directory_that_is_a_file(tmp_path, capsys, monkeypatch, data):
+    monkeypatch.syspath_prepend(ROOT)
+    (tmp_path / "file").write_text("")
+    told(mistake(capsys, "--data-dir", data, "--output-dir", tmp_path / "file"), "cannot be used: File exists")
+    below = tmp_path / "file" / "below"
+    told(mistake(capsys, "--data-dir", data, "--output-dir", below), "cannot be used: Not a directory")
+
+
+def test_configuration_mistakes_are_told_without_torch():
+    code = "import sys, train_efficient_model as t; t.main(['--set', 'a.b=1']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False).returncode == 0
+
+
+def test_memory_profiler_runs_the_script():
+    pytest.importorskip("memory_profiler")
+    result = subprocess.run(
+        [sys.executable, "-m", "memory_profiler", "train_efficient_model.py"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    told(result, "no data directory")
+
+
+def test_the_reference_configuration_names_every_key_with_its_default():
+    values = yaml.safe_load((ROOT / "configs" / "efficient_training.yml").read_text())
+    defaults = Settings().model_dump(mode="json")
+    assert {name: list(section) for name, section in values.items()} == {n: list(s) for n, s in defaults.items()}
+    assert load_settings(ROOT / "configs" / "efficient_training.yml") == Settings()
+
+
+def test_the_baseline_has_the_same_effective_batch_and_differs_only_in_what_costs_memory():
+    reference = load_settings(ROOT / "configs" / "efficient_training.yml")
+    baseline = load_settings(ROOT / "configs" / "baseline.yml")
+    assert baseline.training.effective_batch == reference.training.effective_batch == 32
+    differs = {
+        f"{section}.{key}": value
+        for section, values in baseline.model_dump().items()
+        for key, value in values.items()
+        if value != getattr(getattr(reference, section), key)
+    }
+    assert differs == {
+        "model.temporal_shift": "plain", "model.attention": "dense", "model.enable_feature_caching": False,
+        "data.max_frames_in_memory": None, "training.batch_size": 32, "training.gradient_accumulation_steps": 1,
+        "training.mixed_precision": False, "training.precision": "fp32", "training.recompute": "none",
+    }  # fmt: skip

@@ -1,0 +1,135 @@
+"""Both attentions against torch's scaled_dot_product_attention in fp64, masks and fully masked rows included."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+
+from models.layers.attention import TemporalAttention, chunked_attention, dense_attention
+
+
+def inputs(queries, keys, dtype=torch.float64):
+    shapes = [(2, 3, queries, 4), (2, 3, keys, 4), (2, 3, keys, 4)]
+    return [torch.randn(shape, dtype=dtype).mul(3).requires_grad_() for shape in shapes]
+
+
+def with_gradients(attention, tensors):
+    tensors = [tensor.detach().clone().requires_grad_() for tensor in tensors]
+    out = attention(*tensors)
+    (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
+    return [out.detach(), *(tensor.grad for tensor in tensors)]
+
+
+def assert_same_function(attention, reference, tensors):
+    for got, expected in zip(with_gradients(attention, tensors), with_gradients(reference, tensors), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-10)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 11))
+def test_unmasked_equals_torch(queries, keys, chunk_size):
+    tensors = inputs(queries, keys)
+    assert_same_function(dense_attention, F.scaled_dot_product_attention, tensors)
+    assert_same_function(lambda *t: chunked_attention(*t, chunk_size), F.scaled_dot_product_attention, tensors)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 8), st.integers(1, 9), st.integers(0, 2**32), st.sampled_from([(2, 1, 1), (1, 3, 0)]))
+def test_masked_equals_torch(frames, chunk_size, seed, mask_shape):
+    """Key masks (one row a clip) and full T x T masks; every row keeps at least one key."""
+    tensors = inputs(frames, frames)
+    clips, heads, rows = mask_shape
+    keep = torch.rand(clips, heads, rows or frames, frames, generator=torch.Generator().manual_seed(seed)) < 0.5
+    keep[..., -1] = True
+
+    def reference(*t):
+        return F.scaled_dot_product_attention(*t, attn_mask=keep)
+
+    assert_same_function(lambda *t: dense_attention(*t, keep), reference, tensors)
+    assert_same_function(lambda *t: chunked_attention(*t, chunk_size, keep), reference, tensors)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, 5, 8])
+def test_fully_masked_rows_are_zero_and_disturb_no_gradient(chunk_size):
+    tensors = inputs(5, 5)
+    keep = torch.ones(2, 1, 5, 5, dtype=torch.bool)
+    keep[0, :, 2] = False
+    keep[1, :, :, :3] = False  # the first chunks of the second clip hold nothing
+    chunked = with_gradients(lambda *t: chunked_attention(*t, chunk_size, keep), tensors)
+    dense = with_gradients(lambda *t: dense_attention(*t, keep), tensors)
+    assert torch.equal(chunked[0][0, :, 2], torch.zeros(3, 4, dtype=torch.float64))
+    assert torch.equal(chunked[1][0, :, 2], torch.zeros(3, 4, dtype=torch.float64))
+    for got, expected in zip(chunked, dense, strict=True):
+        assert expected.isfinite().all()
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-10)
+
+
+def test_large_scores_do_not_overflow():
+    q, k, v = inputs(6, 6)
+    tensors = [q * 100, k * 100, v]
+    assert_same_function(lambda *t: chunked_attention(*t, 4), F.scaled_dot_product_attention, tensors)
+
+
+def saved_bytes(attention, frames):
+    q, k, v = (torch.randn(1, 1, frames, 4, requires_grad=True) for _ in range(3))
+    storages = {}
+
+    def pack(tensor):
+        storages[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = attention(q, k, v)
+    assert out.requires_grad
+    return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
+
+
+def test_what_is_kept_grows_linearly_when_chunked_and_quadratically_when_dense():
+    def chunked(*t):
+        return chunked_attention(*t, 8)
+
+    assert saved_bytes(chunked, 64) == 64 * (4 * 4 + 1) * 4  # q, k, v, output and one number a row, fp32
+    assert saved_bytes(chunked, 128) == 2 * saved_bytes(chunked, 64)
+    assert saved_bytes(dense_attention, 128) > 3 * saved_bytes(dense_attention, 64)
+
+
+def block(kind):
+    torch.manual_seed(0)
+    attention = TemporalAttention(16, 4, kind, chunk_size=3)
+    torch.nn.init.normal_(attention.project.weight, std=0.3)
+    return attention
+
+
+def test_block_starts_as_the_identity():
+    x_BTE = torch.randn(2, 5, 16)
+    assert torch.equal(TemporalAttention(16, 4, "chunked", 2)(x_BTE), x_BTE)
+
+
+def test_block_kinds_agree_and_masked_frames_reach_nobody():
+    x_BTE = torch.randn(2, 7, 16, dtype=torch.float64)
+    keep_BT = torch.arange(7) < torch.tensor([[7], [4]])
+    dense, chunked = (block(kind).double()(x_BTE, keep_BT) for kind in ("dense", "chunked"))
+    torch.testing.assert_close(dense, chunked)
+    alone = block("dense").double()(x_BTE[1:, :4])
+    torch.testing.assert_close(chunked[1:, :4], alone)
+
+
+def test_autocast_computes_narrow_and_stays_near():
+    x_BTE = torch.randn(2, 7, 16)
+    exact = block("dense")(x_BTE)
+    for kind in ("dense", "chunked"):
+        attention = block(kind)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = attention(x_BTE)
+        out.sum().backward()
+        assert attention.to_qkv.weight.grad.dtype == torch.float32
+        torch.testing.assert_close(out, exact, rtol=0.02, atol=0.05)
+
+
+def test_chunked_works_on_fake_tensors():
+    with FakeTensorMode():
+        q, k, v = (torch.randn(2, 3, 6, 4, requires_grad=True) for _ in range(3))
+        chunked_attention(q, k, v, 4).sum().backward()
+        assert q.grad.shape == q.shape

@@ -1,0 +1,49 @@
+"""Pyramid pooling against torch's adaptive pooling, and padding against no padding."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from models.layers.temporal_pyramid import TemporalPyramid
+
+level_lists = st.lists(st.integers(1, 6), min_size=1, max_size=3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 12), level_lists)
+def test_equals_adaptive_average_pooling(frames, levels):
+    x_BTD = torch.randn(2, frames, 5, dtype=torch.float64)
+    expected = [F.adaptive_avg_pool1d(x_BTD.transpose(1, 2), level).transpose(1, 2) for level in levels]
+    torch.testing.assert_close(TemporalPyramid(levels)(x_BTD), torch.cat(expected, 1))
+
+
+def test_level_one_is_the_mean():
+    x_BTD = torch.randn(3, 7, 4, dtype=torch.float64)
+    torch.testing.assert_close(TemporalPyramid([1])(x_BTD)[:, 0], x_BTD.mean(1))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.booleans(), min_size=1, max_size=10).filter(any), level_lists)
+def test_padding_changes_nothing_wherever_it_stands(kept, levels):
+    keep_BT = torch.tensor([kept])
+    x_BTD = torch.randn(1, len(kept), 3, dtype=torch.float64)
+    pool = TemporalPyramid(levels)
+    torch.testing.assert_close(pool(x_BTD, keep_BT), pool(x_BTD[:, keep_BT[0]]))
+
+
+def test_padding_gets_no_gradient_and_an_empty_clip_is_zero():
+    keep_BT = torch.tensor([[True, True, False], [False, False, False]])
+    x_BTD = torch.randn(2, 3, 4, requires_grad=True)
+    out = TemporalPyramid([1, 2])(x_BTD, keep_BT)
+    assert torch.equal(out[1], torch.zeros(3, 4))
+    out.sum().backward()
+    assert torch.equal(x_BTD.grad[~keep_BT], torch.zeros(4, 4))
+    assert torch.equal(x_BTD.grad[0, :2], torch.full((2, 4), 1.5))  # half of the mean, and a span alone
+
+
+def test_autocast_does_not_round_the_weights():
+    x_BTD = torch.ones(1, 3, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = TemporalPyramid([1])(x_BTD)
+    torch.testing.assert_close(out, torch.ones(1, 1, 2), rtol=1e-6, atol=0)

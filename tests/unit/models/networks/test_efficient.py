@@ -1,0 +1,94 @@
+"""The whole recogniser: arms agree, order is seen, bad input is told, it learns."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from models.config import ModelConfig
+from models.networks.backbone import FrameBackbone
+from models.networks.efficient import build_recogniser
+from slr_bench.errors import ConfigError
+
+SMALL = ModelConfig(num_classes=5, base_channels=8, num_frames=4, attention_chunk_size=3, dropout=0.5)
+
+
+def build(recompute="none", **changes):
+    torch.manual_seed(0)
+    model = build_recogniser(SMALL.model_copy(update=changes), recompute)
+    if model.attention is not None:
+        torch.nn.init.normal_(model.attention.project.weight, std=0.1)  # zero at birth: it would hide the attention
+    return model
+
+
+def step(model):
+    torch.manual_seed(1)
+    clips_BTCHW = torch.randint(0, 256, (3, 4, 3, 32, 32), dtype=torch.uint8)
+    logits_BK = model(clips_BTCHW)
+    F.cross_entropy(logits_BK, torch.tensor([0, 1, 4])).backward()
+    return [logits_BK, *(parameter.grad for parameter in model.parameters()), *model.buffers()]
+
+
+def test_optimized_arm_computes_what_the_baseline_computes():
+    baseline = step(build(temporal_shift="plain", attention="dense").double())
+    optimized = step(build("block", temporal_shift="memory_efficient", attention="chunked").double())
+    for got, expected in zip(optimized, baseline, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_logits_shape_and_same_parameters_in_every_arm():
+    names = [name for name, _ in build().named_parameters()]
+    for changes in ({"temporal_shift": "none"}, {"temporal_shift": "plain"}, {"attention": "dense"}):
+        model = build(**changes)
+        assert [name for name, _ in model.named_parameters()] == names
+        assert model(torch.rand(2, 4, 3, 32, 32)).shape == (2, 5)
+    assert not any("attention" in name for name, _ in build(attention="none").named_parameters())
+
+
+@pytest.mark.parametrize("changes", [{"temporal_shift": "none", "pyramid_levels": (1,)}, {}])
+def test_order_is_seen(changes):
+    """By the positions alone too: without shift, with attention and one mean over the clip."""
+    model = build(**changes).eval()
+    torch.nn.init.normal_(model.position_TD, std=1.0)
+    clips_BTCHW = torch.rand(1, 4, 3, 32, 32)
+    with torch.no_grad():
+        assert not torch.allclose(model(clips_BTCHW), model(clips_BTCHW.flip(1)), atol=1e-4)
+
+
+def test_wrong_number_of_frames_is_told():
+    with pytest.raises(ConfigError, match=r"6 frames but the network was built for 4; set model\.num_frames"):
+        build()(torch.rand(1, 6, 3, 32, 32))
+
+
+def test_weights_of_the_configuration_reach_the_backbone(tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.manual_seed(9)
+    other = FrameBackbone("resnet18", 8, 4)
+    torch.save(other.state_dict(), path)
+    assert torch.equal(build(weights=path).backbone.conv1.weight, other.conv1.weight)
+
+
+def test_learns_the_direction_of_a_movement():
+    """A square that moves left or right: no single frame tells the two apart."""
+    torch.manual_seed(0)
+    model = build_recogniser(SMALL.model_copy(update={"num_classes": 2, "dropout": 0.0}))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+
+    def moving_squares(count):
+        clips_BTCHW = torch.zeros(count, 4, 3, 32, 32, dtype=torch.uint8)
+        labels_B = torch.arange(count) % 2
+        for index, label in enumerate(labels_B.tolist()):
+            top = int(torch.randint(0, 24, ()))
+            for frame in range(4):
+                left = 8 * (frame if label else 3 - frame)
+                clips_BTCHW[index, frame, :, top : top + 8, left : left + 8] = 255
+        return clips_BTCHW, labels_B
+
+    for _ in range(25):
+        clips_BTCHW, labels_B = moving_squares(16)
+        optimizer.zero_grad()
+        F.cross_entropy(model(clips_BTCHW), labels_B).backward()
+        optimizer.step()
+    clips_BTCHW, labels_B = moving_squares(32)
+    model.eval()
+    with torch.no_grad():
+        assert (model(clips_BTCHW).argmax(1) == labels_B).float().mean() >= 0.9

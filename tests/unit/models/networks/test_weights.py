@@ -1,0 +1,69 @@
+"""Weights from a file: they arrive, and every wrong file is told in one line."""
+
+import random
+
+import pytest
+import torch
+import torchvision
+
+from models.networks.backbone import FrameBackbone
+from models.networks.weights import load_weights, read_tensor_file
+from slr_bench.errors import ConfigError
+
+
+@pytest.fixture
+def small():
+    torch.manual_seed(0)
+    return FrameBackbone("resnet18", 8, 4)
+
+
+def fails_with(backbone, path, *words):
+    with pytest.raises(ConfigError) as error:
+        load_weights(backbone, path)
+    assert all(word in str(error.value) for word in (str(path), *words)), str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_torchvision_weights_load(tmp_path):
+    path = tmp_path / "resnet18.pt"
+    reference = torchvision.models.resnet18()
+    torch.save(reference.state_dict(), path)
+    backbone = FrameBackbone("resnet18", 64, 2)
+    load_weights(backbone, path)
+    assert torch.equal(backbone.get_submodule("layer3")[1].conv2.weight, reference.layer3[1].conv2.weight)
+
+
+def test_files_that_hold_no_weights(small, tmp_path):
+    path = tmp_path / "weights.pt"
+    fails_with(small, path, "No such file")
+    fails_with(small, tmp_path, "Is a directory")
+    for content in (b"", b"not a checkpoint"):
+        path.write_bytes(content)
+        fails_with(small, path, "truncated or not a file of tensors")
+    torch.save([1, 2], path)
+    fails_with(small, path, "list")
+
+
+def test_every_truncation_and_any_bytes_are_told(small, tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save({"a": torch.zeros(300), "b": {"c": [1.0, "x"]}}, path)
+    whole = path.read_bytes()
+    dice = random.Random(0)
+    for length in range(0, len(whole) - 1, 97):
+        for content in (whole[:length], dice.randbytes(length), b"\x80\x02" + dice.randbytes(length)):
+            path.write_bytes(content)
+            with pytest.raises(ConfigError):
+                read_tensor_file(path, "test")
+
+
+def test_weights_of_another_network(small, tmp_path):
+    path = tmp_path / "weights.pt"
+    state = small.state_dict()
+    torch.save(FrameBackbone("resnet18", 16, 4).state_dict(), path)
+    fails_with(small, path, "conv1.weight is (16, 3, 7, 7), expected (8, 3, 7, 7)")
+    torch.save({name.replace("layer1.0.conv2", "layer1.0.convb"): value for name, value in state.items()}, path)
+    fails_with(small, path, "layer1.0.conv2.weight is missing; did you mean 'layer1.0.convb.weight'")
+    torch.save(state | {"head.weight": torch.zeros(1)}, path)
+    fails_with(small, path, "head.weight is unknown")
+    torch.save(state | {"conv1.weight": "text"}, path)
+    fails_with(small, path, "conv1.weight is str")

@@ -1,0 +1,231 @@
+"""Whole trainings on a tiny network: exact resume, interruption, divergence, what is written and shown."""
+
+import io
+import json
+import os
+import signal
+import weakref
+from types import SimpleNamespace
+
+import pytest
+import torch
+from rich.console import Console
+from tiny import TinyLoader, TinyNet, tiny_config
+
+from models.training.efficient_trainer import CHECKPOINT_NAME, EfficientTrainer, TrainingDiverged
+from models.training.interruption import TrainingInterrupted
+from models.training.optimization import steps_per_epoch
+from slr_bench.errors import ConfigError, DataError
+
+CLIPS = 18  # micro-batches of 4: windows of 8, 8 and 2
+
+
+def trainer(seed=0, clips=CLIPS, **changes):
+    torch.manual_seed(seed)
+    config = tiny_config(**changes)
+    return EfficientTrainer(TinyNet(), config, "cpu", config.epochs * steps_per_epoch(clips, config))
+
+
+def quiet():
+    return Console(file=io.StringIO())
+
+
+def fit(subject, output_dir=None, resume=False, train=None, console=None):
+    train = train or TinyLoader(CLIPS, 4)
+    return subject.fit(train, TinyLoader(6, 4, shuffle=False), output_dir, resume, console or quiet())
+
+
+def same_weights(a, b):
+    return all(torch.equal(x, b.model.state_dict()[name]) for name, x in a.model.state_dict().items())
+
+
+def interrupt_after(subject, steps, signal_number=signal.SIGTERM):
+    """Send this process the signal during optimizer step number ``steps``."""
+    plain, taken = subject.step, []
+
+    def step(micro_batches, clips_in_step):
+        taken.append(1)
+        if len(taken) == steps:
+            os.kill(os.getpid(), signal_number)
+        return plain(micro_batches, clips_in_step)
+
+    subject.step = step
+    return subject
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    subject = trainer()
+    return subject, fit(subject)
+
+
+def untimed(history):
+    return [(r.epoch, r.loss, r.train_top1, r.val_top1, r.val_loss) for r in history]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 9])
+def test_an_interrupted_training_ends_with_the_uninterrupted_weights(uninterrupted, tmp_path, steps):
+    """In the middle of an epoch (1, 2, 4), after its last step (3), after the very last one (9)."""
+    with pytest.raises(TrainingInterrupted):
+        fit(interrupt_after(trainer(), steps), tmp_path)
+    torch.rand(5)  # the second process's random numbers stand elsewhere
+    resumed = trainer(seed=99)
+    history = fit(resumed, tmp_path, resume=True)
+    assert same_weights(resumed, uninterrupted[0])
+    assert untimed(history) == untimed(uninterrupted[1])
+
+
+def test_resume_at_an_epoch_boundary_is_exact(uninterrupted, tmp_path):
+    first = trainer()
+    first.evaluate, plain = lambda loader: os.kill(os.getpid(), signal.SIGTERM) or plain(loader), first.evaluate
+    with pytest.raises(TrainingInterrupted, match="in epoch 2 of 3"):
+        fit(first, tmp_path)
+    resumed = trainer(seed=99)
+    fit(resumed, tmp_path, resume=True)
+    assert same_weights(resumed, uninterrupted[0])
+
+
+def test_resuming_a_finished_training_trains_nothing(uninterrupted, tmp_path):
+    finished = trainer()
+    history = fit(finished, tmp_path)
+    again = trainer(seed=99)
+    assert fit(again, tmp_path, resume=True) == history
+    assert same_weights(again, uninterrupted[0])
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_with_their_exit_code_and_the_old_handlers_come_back(tmp_path, number, code):
+    before = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
+    with pytest.raises(TrainingInterrupted, match="--resume") as error:
+        fit(interrupt_after(trainer(), 2, number), tmp_path)
+    assert error.value.exit_code == code
+    assert (tmp_path / CHECKPOINT_NAME).exists()
+    assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == before
+
+
+def test_without_an_output_directory_the_message_says_that_nothing_is_saved():
+    with pytest.raises(TrainingInterrupted, match="nothing was saved"):
+        fit(interrupt_after(trainer(), 1))
+
+
+def test_metrics_file(uninterrupted, tmp_path):
+    fit(trainer(), tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["schema"] == 1
+    assert [epoch["epoch"] for epoch in metrics["epochs"]] == [1, 2, 3]
+    last = metrics["epochs"][-1]
+    assert last["loss"] == uninterrupted[1][-1].loss
+    assert 0 <= last["train_top1"] <= 1
+    assert last["clips_per_s"] > 0
+    assert last["peak_rss_bytes"] > 2**20
+    assert sorted(path.name for path in tmp_path.iterdir()) == [CHECKPOINT_NAME, "metrics.json"]
+
+
+def test_it_learns(uninterrupted):
+    subject = trainer(epochs=12)
+    history = fit(subject)
+    assert history[-1].val_top1 == 1.0
+    assert history[-1].loss < history[0].loss
+
+
+def test_diverged_loss_names_the_clips_and_spares_the_checkpoint(tmp_path):
+    fit(trainer(), tmp_path)
+    before = (tmp_path / CHECKPOINT_NAME).read_bytes()
+    subject = trainer()
+    plain, calls = subject.model.forward, []
+
+    def poisoned(clips_BTCHW):
+        calls.append(1)
+        return plain(clips_BTCHW) * (float("nan") if len(calls) == 2 else 1.0)
+
+    subject.model.forward = poisoned
+    loader = TinyLoader(CLIPS, 4)
+    second = list(loader)[1].video_ids
+    with pytest.raises(TrainingDiverged, match=f"became nan on clips {', '.join(second)}; lower training") as error:
+        fit(subject, tmp_path, train=loader)
+    assert error.value.exit_code == 2
+    assert (tmp_path / CHECKPOINT_NAME).read_bytes() == before
+
+
+def test_one_micro_batch_is_alive_in_fit_too():
+    alive, seen = [], []
+
+    class Watched(TinyLoader):
+        def __iter__(self):
+            for batch in super().__iter__():
+                alive.append(sum(ref() is not None for ref in seen))
+                seen.append(weakref.ref(batch))
+                hand_over = [batch]
+                del batch
+                yield hand_over.pop()
+
+    fit(trainer(epochs=2), train=Watched(CLIPS, 4))
+    assert len(alive) == 10
+    assert alive == [0] * 10
+
+
+def test_no_terminal_gives_one_plain_line_an_epoch():
+    console = quiet()
+    fit(trainer(), console=console)
+    lines = console.file.getvalue().strip().splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("epoch 1/3  loss ")
+    assert all("\x1b" not in line and "val top-1" in line and "clips/s" in line for line in lines)
+
+
+def test_a_terminal_shows_loss_rate_speed_and_memory():
+    console = Console(file=io.StringIO(), force_terminal=True, width=200)
+    fit(trainer(enable_memory_tracking=True), console=console)
+    shown = console.file.getvalue()
+    for word in ("loss", "lr", "clips/s", "RAM", "GiB", "9/9"):
+        assert word in shown
+
+
+def test_memory_advice_is_printed_once():
+    subject = trainer(enable_memory_tracking=True)
+    stats = {"level": "warning", "ram_percent": 92.0, "gpu_percent": 0.0, "gpu_available": False,
+             "ram_used": 9.2, "ram_total": 10.0}  # fmt: skip
+    subject.tracker.check_memory = lambda: stats
+    console = quiet()
+    fit(subject, console=console)
+    assert console.file.getvalue().count("memory warning: RAM is 92 % full") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"learning_rate": 0.02}, "made with training.learning_rate=0.01, now it is 0.02"),
+        ({"batch_size": 2, "gradient_accumulation_steps": 4}, "training.batch_size=4, now it is 2"),
+        ({"clips": 30}, "made for 9 optimizer steps, now there are 12"),
+    ],
+)
+def test_resuming_under_other_settings_is_refused(tmp_path, changes, words):
+    fit(trainer(), tmp_path)
+    other = trainer(seed=5, **changes)
+    untouched = trainer(seed=5, **changes)
+    with pytest.raises(ConfigError, match=words):
+        fit(other, tmp_path, resume=True)
+    assert same_weights(other, untouched)
+
+
+def test_what_only_saves_memory_may_change_on_resume(tmp_path):
+    fit(trainer(), tmp_path)
+    assert len(fit(trainer(recompute="none", memory_warning_threshold=0.5), tmp_path, resume=True)) == 3
+
+
+def test_another_network_is_refused(tmp_path):
+    fit(trainer(), tmp_path)
+    other = trainer()
+    other.model.head = torch.nn.Linear(8, 5)
+    with pytest.raises(ConfigError, match=r"head\.weight is \(3, 8\), expected \(5, 8\)"):
+        fit(other, tmp_path, resume=True)
+
+
+def test_nothing_to_resume_from(tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot read .*checkpoint\.pt: No such file"):
+        fit(trainer(), tmp_path, resume=True)
+
+
+def test_an_empty_training_split_is_told():
+    with pytest.raises(DataError, match="training split has no clips"):
+        trainer().fit(SimpleNamespace(indices=()), TinyLoader(6, 4), None)

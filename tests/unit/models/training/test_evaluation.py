@@ -1,0 +1,71 @@
+"""Accuracies against counts by hand."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from tiny import TinyBatch
+from torch import nn
+from torch.nn import functional as F
+
+from models.training.evaluation import evaluate
+from slr_bench.errors import DataError
+
+
+class Echo(nn.Module):
+    """The first pixels of a clip are its logits."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.classes = classes
+        self.dropout = nn.Dropout(0.9)
+
+    def forward(self, clips_BTCHW):
+        return self.dropout(clips_BTCHW.flatten(1)[:, : self.classes])
+
+
+def batches(logits, labels, size):
+    logits_BK, labels_B = torch.tensor(logits, dtype=torch.float32), torch.tensor(labels)
+    clips_BTCHW = logits_BK[:, None, None, None, :]
+    parts = zip(clips_BTCHW.split(size), labels_B.split(size), strict=True)
+    return [TinyBatch(clips, labels, ()) for clips, labels in parts]
+
+
+def run(logits, labels, size=2):
+    model = Echo(len(logits[0]))
+    return evaluate(model, batches(logits, labels, size), torch.device("cpu"), nullcontext())
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_counts(size):
+    ramp = [7.0, 6.0, 5.0, 4.0, 3.0, 2.0]
+    labels = [0, 0, 0, 1, 4, 5]
+    result = run([ramp] * 6, labels, size)
+    assert result.clips == 6
+    assert result.top1 == pytest.approx(3 / 6)
+    assert result.top5 == pytest.approx(5 / 6)
+    assert result.per_class_top1 == pytest.approx(1 / 4)  # class 0 all, classes 1, 4 and 5 none; 2 and 3 do not occur
+    expected = F.cross_entropy(torch.tensor([ramp] * 6), torch.tensor(labels))
+    assert result.loss == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_ties_and_nan_are_no_recognition():
+    assert run([[1.0, 1.0, 0.0]], [0]).top1 == 0
+    assert run([[float("nan")] * 3], [0]).top1 == 0
+    assert run([[2.0, float("nan"), 0.0]], [0]).top1 == 0
+
+
+def test_mode_comes_back_and_no_gradient_is_kept():
+    for training in (True, False):
+        model = Echo(3).train(training)
+        evaluate(model, batches([[1.0, 2.0, 3.0]], [2], 1), torch.device("cpu"), nullcontext())
+        assert model.training is training
+    weights = torch.ones(3, requires_grad=True)
+    model.forward = lambda clips: clips.flatten(1) * weights
+    evaluate(model, batches([[1.0, 2.0, 3.0]], [2], 1), torch.device("cpu"), nullcontext())
+    assert weights.grad is None
+
+
+def test_an_empty_split_is_told():
+    with pytest.raises(DataError, match="no clips"):
+        evaluate(Echo(3), [], torch.device("cpu"), nullcontext())

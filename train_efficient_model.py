@@ -1,0 +1,126 @@
+"""Train the recogniser: ``python train_efficient_model.py --data-dir D --output-dir O --config C --num-classes N``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from models.config import Settings, load_settings
+from slr_bench.errors import EXIT_DOES_NOT_FIT, EXIT_INTERRUPTED, EXIT_OK, ConfigError, SlrBenchError
+
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "efficient_training.yml"
+CHECKPOINT = "checkpoint.pt"
+
+
+class DoesNotFit(SlrBenchError):
+    """The training needs more GPU memory than there is."""
+
+    exit_code = EXIT_DOES_NOT_FIT
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit code. A mistake of the user's ends in one line on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = _settings(options)
+        _prepare(options.output_dir, options.resume)
+        _train(settings, options.output_dir, options.resume)
+    except SlrBenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("error: interrupted before training began; nothing to save", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return EXIT_OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Train the memory-efficient sign language recogniser.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data-dir", type=Path, metavar="D", help="data in WLASL layout; sets data.dir")
+    add("--output-dir", type=Path, metavar="O", default=Path("outputs"), help="for checkpoint, metrics, configuration")
+    add("--config", type=Path, metavar="C", default=DEFAULT_CONFIG, help="configuration file")
+    add("--num-classes", type=int, metavar="N", help="sign classes; sets model.num_classes")
+    add("--set", action="append", default=[], metavar="A.B=C", help="change one key of the configuration; repeatable")
+    add("--resume", action="store_true", help="go on from the checkpoint in the output directory")
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    overrides: dict[str, Any] = {}
+    for assignment in options.set:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {assignment}: expected A.B=C, e.g. --set training.epochs=10")
+        try:
+            overrides[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {assignment}: the value is not valid YAML; quote it") from error
+    if options.data_dir is not None:
+        overrides["data.dir"] = str(options.data_dir)
+    if options.num_classes is not None:
+        overrides["model.num_classes"] = options.num_classes
+    settings = load_settings(options.config, overrides)
+    if settings.data.dir is None:
+        raise ConfigError(
+            "no data directory: give --data-dir DIR, or make one with "
+            "python -m models.data.synthetic --out DIR --num-classes 20"
+        )
+    if not settings.data.dir.is_dir():
+        raise ConfigError(f"data directory {settings.data.dir} does not exist or is a file; check --data-dir")
+    return settings
+
+
+def _prepare(output_dir: Path, resume: bool) -> None:
+    """Find out before the work, not after the first epoch, that results can be kept."""
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output_dir):
+            pass
+    except OSError as error:
+        raise ConfigError(f"output directory {output_dir} cannot be used: {error.strerror}; choose another") from error
+    if (output_dir / CHECKPOINT).exists() and not resume:
+        raise ConfigError(
+            f"{output_dir} holds the {CHECKPOINT} of an earlier training; add --resume or choose another directory"
+        )
+
+
+def _train(settings: Settings, output_dir: Path, resume: bool) -> None:
+    # Imported here: a mistake in the configuration is told at once, not after seconds of importing torch.
+    import torch
+
+    from models.data.clips import build_loaders
+    from models.networks.efficient import build_recogniser
+    from models.training.checkpoint import write_whole
+    from models.training.efficient_trainer import EfficientTrainer
+    from models.training.optimization import steps_per_epoch
+
+    loaders = build_loaders(settings)
+    resolved = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+    write_whole(output_dir / "config.yml", lambda file: file.write(resolved.encode()))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(settings.training.seed)
+    total_steps = settings.training.epochs * steps_per_epoch(len(loaders.train.indices), settings.training)
+    try:
+        model = build_recogniser(settings.model, settings.training.recompute)
+        trainer = EfficientTrainer(model.to(device), settings.training, device, total_steps)
+        trainer.fit(loaders.train, loaders.val, output_dir, resume)
+    except torch.OutOfMemoryError as error:
+        raise DoesNotFit(
+            f"out of GPU memory at training.batch_size={settings.training.batch_size}; use a smaller one with more "
+            "training.gradient_accumulation_steps, training.recompute: block or training.mixed_precision: true"
+        ) from error
+    finally:
+        loaders.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
