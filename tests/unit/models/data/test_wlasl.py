@@ -1,0 +1,167 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from clip_files import shared_data, write_directory
+
+from models.data.wlasl import SPLITS, load_manifest
+from slr_bench.errors import DataError
+
+GLOSSES = ["walk", "book", "drink"]  # the split file's order is not the alphabet's
+CLIPS = {
+    "00003": ("train", "walk"),
+    "00001": ("train", "book"),
+    "00002": ("train", "drink"),
+    "00007": ("val", "book"),
+    "00009": ("test", "drink"),
+}
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return make_directory(tmp_path / "data")
+
+
+def make_directory(root: Path, **instance: object) -> Path:
+    write_directory(root, CLIPS, GLOSSES, **instance)
+    (root / "videos").mkdir()
+    for size, video_id in enumerate(CLIPS, start=10):
+        (root / "videos" / f"{video_id}.mp4").write_bytes(b"x" * size)
+    return root
+
+
+def edit(path: Path, change) -> None:
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def test_reads_clips_by_split_with_the_split_files_class_ids(directory):
+    manifest = load_manifest(directory, 3)
+    found = {split: [(c.video_id, c.label, c.gloss) for c in manifest.clips[split]] for split in SPLITS}
+    assert found == {
+        "train": [("00001", 1, "book"), ("00002", 2, "drink"), ("00003", 0, "walk")],
+        "val": [("00007", 1, "book")],
+        "test": [("00009", 2, "drink")],
+    }
+    assert manifest.glosses == tuple(GLOSSES)
+    assert manifest.missing == ()
+    clip = manifest.clips["val"][0]
+    assert (clip.frame_start, clip.frame_end, clip.fps, clip.signer_id, clip.file_bytes) == (0, None, 25.0, 3, 13)
+    assert clip.path == directory / "videos" / "00007.mp4"
+
+
+def test_frames_become_0_based_and_exclusive(tmp_path):
+    clip = load_manifest(make_directory(tmp_path / "d", frame_start=11, frame_end=30), 3).clips["train"][0]
+    assert (clip.frame_start, clip.frame_end) == (10, 30)  # 20 frames: 11 to 30 of those that count from 1
+
+
+def test_missing_videos_are_listed(directory):
+    for video_id in ("00003", "00009"):
+        (directory / "videos" / f"{video_id}.mp4").unlink()
+    manifest = load_manifest(directory, 3)
+    assert manifest.missing == ("00003", "00009")
+    assert [len(manifest.clips[split]) for split in SPLITS] == [2, 1, 0]
+    assert manifest.glosses == tuple(GLOSSES)
+
+
+@pytest.mark.parametrize("whole_folder", [True, False])
+def test_no_training_video_is_refused(directory, whole_folder):
+    if whole_folder:
+        shutil.rmtree(directory / "videos")
+    else:
+        for video_id in ("00001", "00002", "00003"):
+            (directory / "videos" / f"{video_id}.mp4").unlink()
+    with pytest.raises(DataError, match=rf"no training video .*\({5 if whole_folder else 3} of 5 files are missing\)"):
+        load_manifest(directory, 3)
+
+
+def test_class_count_chooses_among_split_files(directory):
+    split = json.loads((directory / "nslt_3.json").read_text())
+    two = {video_id: entry for video_id, entry in split.items() if entry["action"][0] < 2}
+    (directory / "nslt_2.json").write_text(json.dumps(two))
+    assert load_manifest(directory, 2).glosses == ("walk", "book")
+    assert load_manifest(directory, 3).glosses == tuple(GLOSSES)
+    with pytest.raises(DataError, match=r"has nslt_2\.json, nslt_3\.json; choose one by model\.num_classes"):
+        load_manifest(directory, None)
+
+
+def test_the_only_split_file_needs_no_class_count(directory):
+    assert load_manifest(directory, None) == load_manifest(directory, 3)
+
+
+def test_another_class_count_is_refused_with_the_cure(directory):
+    with pytest.raises(DataError, match=r"model\.num_classes=100, but .* nslt_3\.json; use model\.num_classes: 3$"):
+        load_manifest(directory, 100)
+
+
+def test_other_json_files_are_left_alone(directory):
+    before = load_manifest(directory, 3)
+    (directory / "synthetic.json").write_text('{"seed": 0}')
+    assert load_manifest(directory, 3) == before
+
+
+def test_fingerprint_is_of_the_data_not_of_the_place(directory, tmp_path):
+    first = load_manifest(directory, 3).fingerprint
+    assert load_manifest(make_directory(tmp_path / "elsewhere"), 3).fingerprint == first
+    assert load_manifest(make_directory(tmp_path / "range", frame_start=2), 3).fingerprint != first
+    (directory / "videos" / "00001.mp4").write_bytes(b"other size")
+    second = load_manifest(directory, 3).fingerprint
+    edit(directory / "nslt_3.json", lambda split: split["00003"].update(subset="val"))
+    assert len({first, second, load_manifest(directory, 3).fingerprint}) == 3
+
+
+MISTAKES = {
+    "annotations not JSON": (lambda d: (d / "signs_v1.json").write_text("[{"), "signs_v1.json is not valid JSON"),
+    "annotations not text": (lambda d: (d / "signs_v1.json").write_bytes(b"\xff\xfe\x00"), "cannot read"),
+    "split not JSON": (lambda d: (d / "nslt_3.json").write_text("{"), "nslt_3.json is not valid JSON"),
+    "split is a list": (lambda d: (d / "nslt_3.json").write_text("[]"), "nslt_3.json: the file"),
+    "no split file": (lambda d: (d / "nslt_3.json").unlink(), "no split file nslt_<N>.json"),
+    "no annotations": (lambda d: (d / "signs_v1.json").unlink(), "no annotation list"),
+    "two annotation lists": (lambda d: (d / "old.json").write_text("[]"), "several annotation lists"),
+    "instances missing": (lambda d: edit(d / "signs_v1.json", lambda a: a[0].pop("instances")), "0.instances"),
+    "unknown subset": (lambda d: edit(d / "nslt_3.json", lambda s: s["00001"].update(subset="dev")), "subset"),
+    "class above N": (lambda d: edit(d / "nslt_3.json", lambda s: s["00001"].update(action=[3, 1, 9])), "class 3"),
+    "not annotated": (lambda d: edit(d / "signs_v1.json", lambda a: a[1]["instances"].pop(0)), "no video 00001"),
+    "ids of another tool": (lambda d: edit(d / "nslt_3.json", lambda s: s["00003"].update(action=[1, 1, 9])), "walk"),
+    "class list broken": (lambda d: (d / "wlasl_class_list.txt").write_text("walk\n"), "<class><tab><gloss>"),
+    "path as id": (
+        lambda d: edit(d / "signs_v1.json", lambda a: a[0]["instances"][0].update(video_id="../00003")),
+        "video_id",
+    ),
+    "range of no frames": (
+        lambda d: edit(d / "signs_v1.json", lambda a: a[0]["instances"][0].update(frame_start=9, frame_end=3)),
+        "video 00003: frames 9 to 3",
+    ),
+    "empty file": (lambda d: (d / "videos" / "00001.mp4").write_bytes(b""), "00001.mp4 is empty"),
+    "no directory": (shutil.rmtree, "cannot read data directory"),
+    "a file": (lambda d: (shutil.rmtree(d), d.write_text("")), "cannot read data directory"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_one_line(directory, name):
+    spoil, expected = MISTAKES[name]
+    load_manifest(directory, 3)
+    spoil(directory)
+    with pytest.raises(DataError) as caught:
+        load_manifest(directory, 3)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "classes", "counts"), [("signer", 20, (20, 20, 0)), ("dgs30", 30, (1221, 264, 0))])
+def test_real_data_loads_unchanged(name, classes, counts):
+    manifest = load_manifest(shared_data(name), classes)
+    assert tuple(len(manifest.clips[split]) for split in SPLITS) == counts
+    assert manifest.missing == ()
+    assert all(manifest.glosses)
+    assert {clip.label for clip in manifest.clips["train"]} == set(range(classes))
+
+
+def test_manifest_and_reader_need_no_torch():
+    code = "import sys, models.data.wlasl, models.data.video; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[4], check=False).returncode == 0
