@@ -135,14 +135,19 @@ def _run_summary(directory: Path, totals: Totals) -> tuple[dict[str, Any], int]:
 
 def _set_aside(directory: Path, console: Console) -> None:
     """Rename a run directory to the next free ``NAME-<n>``: nothing finished is lost."""
+    from slr_bench.run.store import Store
+
     if not directory.exists():
         return
     if not directory.is_dir():
         raise ConfigError(f"{directory} is a file, not a run directory; choose another with --out")
+    if not (directory / "grid.json").is_file() and any(directory.iterdir()):
+        raise ConfigError(f"{directory} holds something else than runs; choose another with --out")
     number = 1
     while (target := directory.with_name(f"{directory.name}-{number}")).exists():
         number += 1
-    directory.rename(target)
+    with Store(directory).locked():  # not from under a run that goes on in it
+        directory.rename(target)
     console.print(f"the earlier runs in {directory} are now in {target}", soft_wrap=True)
 
 
@@ -160,6 +165,8 @@ def main() -> None:
     except SlrBenchError as error:
         sys.stderr.write("".join(f"slr-bench: {line}\n" for line in str(error).splitlines()))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:  # typer makes an exit of a Ctrl-C
+        if isinstance(end, SystemExit) and end.code != EXIT_INTERRUPTED:
+            raise
         sys.stderr.write("slr-bench: interrupted; finished runs are kept, the same command goes on from there\n")
         sys.exit(EXIT_INTERRUPTED)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -114,10 +114,14 @@ def _describe(model: type[BaseModel], item: Any) -> str:
 
 def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
     for name in path:
+        if name.isdigit():  # a place in a list of the model found last
+            continue
         field = model.model_fields.get(name)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        inside = [field.annotation, *get_args(field.annotation)] if field else []
+        found = next((kind for kind in inside if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        if found is None:
             return None
-        model = field.annotation
+        model = found
     return model
 
 

@@ -6,6 +6,7 @@ has the same id everywhere, and a new key with a default changes no old id.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -69,7 +70,9 @@ def _part_cells(
 ) -> Iterator[Cell]:
     spec = find_workload(part.workload)
     arm_values = {key: value for key, value in grid.arms[arm].items() if key != "base"}
-    own_values = bases[arm] | grid.set | part.set | arm_values | overrides
+    overrides = flatten(overrides)
+    # All flat, so that a section written nested lays its keys over the base's and does not replace them.
+    own_values = flatten(bases[arm]) | flatten(grid.set) | flatten(part.set) | flatten(arm_values) | overrides
     own = _settings(spec, own_values, f"arm {arm!r}")
     axes = {key: values for key, values in part.axes.items() if key not in overrides}
     own_flat = _canonical(own)
@@ -97,7 +100,15 @@ def _matches(flat: Overrides, entry: Overrides) -> bool:
     for key in entry:
         if key not in flat:
             raise ConfigError(f"exclude: unknown key {key!r}{nearest(key, flat)}")
-    return all(flat[key] == value for key, value in entry.items())
+    return all(_is_same(flat[key], value) for key, value in entry.items())
+
+
+def _is_same(value: Any, written: Any) -> bool:
+    """Whether an exclusion's value is the setting's; YAML reads ``1e-3`` as text, the setting holds the number."""
+    if isinstance(value, float) and isinstance(written, str):
+        with contextlib.suppress(ValueError):
+            written = float(written)
+    return bool(value == written)
 
 
 def _settings(spec: WorkloadSpec, values: Overrides, where: str) -> BaseModel:
@@ -107,7 +118,8 @@ def _settings(spec: WorkloadSpec, values: Overrides, where: str) -> BaseModel:
 def cell_id(spec: WorkloadSpec, settings: BaseModel) -> str:
     """12 hex digits over workload, defaults version and the canonical values that differ from the defaults."""
     defaults = _canonical(spec.settings())
-    different = {key: value for key, value in _canonical(settings).items() if value != defaults[key]}
+    values = _canonical(settings)
+    different = {key: value for key, value in values.items() if key not in defaults or value != defaults[key]}
     identity = {"workload": spec.name, "defaults": spec.defaults_version, "setting": different}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:ID_LENGTH]
 

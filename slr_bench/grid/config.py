@@ -14,8 +14,6 @@ from slr_bench.units import parse_bytes
 Overrides = dict[str, Any]
 """Dotted key -> value: ``{"training.batch_size": 4}``."""
 
-_GRID_KEYS = frozenset(("workload", "arms", "axes"))
-
 
 class Part(BaseModel):
     """One workload measured over arms x axes - exclusions."""
@@ -79,7 +77,7 @@ def load_grid(path: Path) -> GridConfig:
         ConfigError: unreadable, unknown key (nearest offered), wrong type, empty grid.
     """
     values = read_yaml(path)
-    if not _GRID_KEYS & values.keys():
+    if not GridConfig.model_fields.keys() & values.keys():
         return GridConfig(base=path.resolve(), repeats=1)
     grid = checked(GridConfig, values, str(path))
     if grid.base is not None:

@@ -42,7 +42,7 @@ def read_host_memory(proc: Path = PROC, cgroup: Path = CGROUP) -> HostMemory:
         used = _read_int(directory / used_name)
         if limit is None or used is None or limit >= _NO_LIMIT_V1:
             continue
-        cache = _stat_value(directory / "memory.stat", ("inactive_file", "total_inactive_file"))
+        cache = _droppable_cache(directory / "memory.stat")
         found.append(HostMemory(max(0, used - cache), limit, source))
     return min(found, key=lambda memory: memory.limit_bytes)
 
@@ -76,12 +76,11 @@ def _read_int(path: Path) -> int | None:
     return int(text) if text.isdigit() else None  # "max": no limit here
 
 
-def _stat_value(path: Path, names: tuple[str, ...]) -> int:
+def _droppable_cache(path: Path) -> int:
+    """Of the whole subtree, like the use it goes from: v1 has a ``total_`` line for that, v2's line means that."""
     with contextlib.suppress(OSError):
-        for line in path.read_text().splitlines():
-            name, _, value = line.partition(" ")
-            if name in names:
-                return int(value)
+        values = dict(line.split(" ", 1) for line in path.read_text().splitlines())
+        return int(values.get("total_inactive_file", values.get("inactive_file", 0)))
     return 0
 
 
@@ -132,13 +131,11 @@ def tree_pids(root_pid: int, proc: Path = PROC) -> list[int]:
     while todo:
         pid = todo.pop()
         with contextlib.suppress(OSError):
-            children = [
-                int(child)
-                for task in (proc / str(pid) / "task").iterdir()
-                for child in (task / "children").read_text().split()
-            ]
+            tasks = list((proc / str(pid) / "task").iterdir())
             found.append(pid)
-            todo += children
+            for task in tasks:
+                with contextlib.suppress(OSError):  # a thread may have ended meanwhile
+                    todo += map(int, (task / "children").read_text().split())
     return found
 
 

@@ -28,8 +28,10 @@ def load_library() -> Any:
     Raises:
         ProbeUnavailableError: no library, no driver, or driver and library do not match.
     """
-    import pynvml
-
+    try:
+        import pynvml
+    except ImportError as error:
+        raise ProbeUnavailableError(f"NVML: {error}; pip install nvidia-ml-py") from error
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal as signals
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 
 from slr_bench.record import Outcome
 from slr_bench.run.executors.local import Ending
+
+_DIRECTORIES = re.compile(r"(?<![\w.~-])/(?:[^/\s'\":;,()]+/)+")
+"""The absolute directories before a file's name. ``clips/s`` and ``1/2`` are none."""
 
 
 def classify(
@@ -25,17 +29,26 @@ def classify(
         return Outcome(ending.result["outcome"]), ending.result["reason"]
     if ending.signal is None:
         return Outcome.CRASH, f"the process ended with status {ending.code} and no result; its log says more"
-    name = signals.Signals(ending.signal).name
+    name = _signal_name(ending.signal)
     if ending.signal == signals.SIGKILL and None not in (kills_before, kills_after) and kills_after != kills_before:
         return Outcome.OOM_HOST, "killed by the kernel for want of memory (SIGKILL, and its oom_kill count rose)"
     return Outcome.CRASH, f"ended by {name}; its log says more"
 
 
+def _signal_name(number: int) -> str:
+    try:
+        return signals.Signals(number).name
+    except ValueError:  # real-time signals have none
+        return f"signal {number}"
+
+
 def without_paths(reason: str, settings_json: str) -> str:
-    """A record holds no path: the setting's own ones and the working directory are cut out of its reason."""
+    """A record holds no path: of the setting's own ones the last part stays, below the working directory the rest,
+    of all others the file's name.
+    """
     for path in sorted(_paths_in(json.loads(settings_json)), key=len, reverse=True):
         reason = reason.replace(path, Path(path).name)
-    return reason.replace(f"{Path.cwd()}/", "").replace(f"{Path.home()}/", "~/")
+    return _DIRECTORIES.sub("", reason.replace(f"{Path.cwd()}/", ""))
 
 
 def _paths_in(value: Any) -> Iterator[str]:

@@ -67,7 +67,8 @@ def plan(cells: Sequence[Cell]) -> list[Run]:
 
     Every other repeat goes backwards, so that a machine that slows down slows all cells alike.
     """
-    unique = {cell.cell_id: cell for cell in cells}
+    # A cell of two parts belongs to the one that wants more repeats of it.
+    unique = {cell.cell_id: cell for cell in sorted(cells, key=lambda cell: cell.part.repeats)}
     runs = []
     for part in dict.fromkeys(id(cell.part) for cell in cells):
         members = [cell for cell in unique.values() if id(cell.part) == part]
@@ -145,10 +146,7 @@ class Runner:
             ),
         )
         earlier = self._store.read_manifest()
-        if earlier is None:
-            self._store.write_manifest(manifest)
-            return
-        for name in ("source_hash", "config_hash", "environment"):
+        for name in ("source_hash", "config_hash", "environment") if earlier else ():
             before, now = getattr(earlier, name), getattr(manifest, name)
             if before != now:
                 raise BoundElsewhereError(
@@ -156,6 +154,7 @@ class Runner:
                     f"({_difference(before, now)}); records are never mixed: choose another directory with --out, "
                     "or set the old one aside with --fresh"
                 )
+        self._store.write_manifest(manifest)  # anew each time: repeats may have grown
 
     def _config_hash(self) -> str:
         measured = self._grid.model_dump(mode="json", include={"device", "isolation", "sample_hz", "ram_limit"})

@@ -97,7 +97,7 @@ class Store:
         """
         path = self.directory / "grid.json"
         try:
-            return Manifest.model_validate_json(path.read_text())
+            return Manifest.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             return None
         except (OSError, ValidationError) as error:
@@ -114,8 +114,13 @@ class Store:
         )
 
     def has(self, cell_id: str, side: str, repeat: int) -> bool:
-        """Whether this run has left its record."""
-        return (self.records_directory / f"{cell_id}-{side}-{repeat}.json").is_file()
+        """Whether this run has left a readable record; an unreadable one is as good as none."""
+        path = self.records_directory / f"{cell_id}-{side}-{repeat}.json"
+        try:
+            Record.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError):
+            return False
+        return True
 
     def read_records(self) -> tuple[list[Record], list[str]]:
         """All valid records sorted by name, and a line for each file that is none (it is left where it is)."""
@@ -131,7 +136,7 @@ class Store:
         """Time series of one run; None where it left none."""
         try:
             samples: dict[str, Any] = json.loads((self.directory / "samples" / f"{name}.json").read_text())
-        except (OSError, json.JSONDecodeError):
+        except (OSError, ValueError):  # ValueError: not JSON, or not even text
             return None
         return samples
 
@@ -144,6 +149,15 @@ def _first_line(error: Exception) -> str:
 
 
 def _write_atomically(path: Path, text: str) -> None:
+    try:
+        _write_durably(path, text)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {path}: {error.strerror}; make room there or choose another directory with --out"
+        ) from error
+
+
+def _write_durably(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w") as file:
         file.write(text)

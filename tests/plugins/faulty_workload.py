@@ -11,14 +11,34 @@ from pydantic import BaseModel, ConfigDict
 
 from slr_bench.errors import UnsupportedSettingError
 from slr_bench.grid.workload import BuildContext, WorkloadSpec
+from slr_bench.record import Metric
+
+FIFO_VARIABLE = "FAULTY_WORKLOAD_FIFO"
+"""Names a FIFO: a ``held`` cell writes its process ids into it and waits to be ended. Without it, it just works."""
 
 
 class Fault(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    mode: Literal["ok", "sigkill", "sigsegv", "hang", "ram", "exit", "raise", "orphan", "unsupported", "import"] = "ok"
+    mode: Literal[
+        "ok",
+        "sigkill",
+        "sigsegv",
+        "signal40",
+        "hang",
+        "ram",
+        "ram_python",
+        "exit",
+        "sys_exit",
+        "raise",
+        "nan",
+        "orphan",
+        "fork",
+        "held",
+        "unsupported",
+        "import",
+    ] = "ok"
     size: int = 1024
-    tag: str = ""
 
 
 class FaultySettings(BaseModel):
@@ -42,33 +62,49 @@ class _Work:
         import torch
 
         kept = torch.zeros(self._fault.size)
-        commit(self._fault.mode, self._fault.tag)
+        commit(self._fault.mode)
         kept.add_(1)
 
     def tensors(self) -> dict[str, list[Any]]:
         return {}
 
     def metrics(self) -> dict[str, Any]:
+        if self._fault.mode == "nan":
+            return {"accuracy_top1": Metric(value=float("nan"), unit="ratio", source="faulty", quality="measured")}
         return {}
 
 
-def commit(mode: str, tag: str) -> None:
+def commit(mode: str) -> None:
     if mode == "sigkill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif mode == "sigsegv":
         os.kill(os.getpid(), signal.SIGSEGV)
+    elif mode == "signal40":
+        os.kill(os.getpid(), 40)  # a real-time signal: it has no name
     elif mode == "hang":
         signal.pause()
     elif mode == "exit":
         os._exit(3)
+    elif mode == "sys_exit":
+        raise SystemExit(0)
     elif mode == "raise":
         raise ValueError("broken on purpose")
     elif mode == "ram":
         import torch
 
         torch.zeros(1 << 36)
+    elif mode == "ram_python":
+        bytearray(1 << 38)
     elif mode == "orphan":
-        subprocess.Popen(["sleep", f"600.{tag}"])  # left running: the group's end must end it
+        subprocess.Popen(["sleep", "600"])  # left running: the group's end must end it
+    elif mode == "fork":
+        if os.fork() == 0:  # like a loader process: it holds the cell's result pipe open
+            signal.pause()
+    elif mode == "held" and FIFO_VARIABLE in os.environ:
+        left_running = subprocess.Popen(["sleep", "600"])
+        with open(os.environ[FIFO_VARIABLE], "w") as fifo:
+            fifo.write(f"{os.getppid()} {os.getpid()} {left_running.pid}\n")
+        signal.pause()
     elif mode == "unsupported":
         raise UnsupportedSettingError("this machine cannot do it")
     elif mode == "import":
@@ -80,3 +116,14 @@ def _build(settings: FaultySettings, context: BuildContext) -> Any:
 
 
 faulty = WorkloadSpec(name="faulty", settings=FaultySettings, build=_build)
+"""Cells that end as their ``fault.mode`` says."""
+
+
+def _need_more(settings: FaultySettings, context: BuildContext) -> Any:
+    import no_such_module
+
+    return no_such_module
+
+
+unloadable = WorkloadSpec(name="unloadable", settings=FaultySettings, build=_need_more, preload=("no_such_module",))
+"""Declares a module that is not installed."""

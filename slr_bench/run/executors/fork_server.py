@@ -25,20 +25,21 @@ OOM_SCORE = "900"  # if the machine runs out of memory, the cell goes before the
 def main() -> None:
     """``python -m slr_bench.run.executors.fork_server SOCKET_FD MODULE...``."""
     channel = socket.socket(fileno=int(sys.argv[1]))
-    die_with_parent()
+    set_parent_death_signal(signal.SIGKILL)  # while it imports it does not listen
     for name in sys.argv[2:]:
-        importlib.import_module(name)
+        with contextlib.suppress(ImportError):  # the cell that needs it will say so, and disturb no other
+            importlib.import_module(name)
     gc.freeze()  # what is imported is never garbage: children neither walk it nor copy its pages when they collect
+    set_parent_death_signal(0)  # now the channel's end tells: killed at once, it could not end the cell's group
     with contextlib.suppress(BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
         _Server(channel).serve()
-    os._exit(
-        0
-    )  # a regular exit would unload what was only imported for the children, and some libraries complain of it
+    # A regular exit would unload what was only imported for the children, and some libraries complain of it.
+    os._exit(0)
 
 
-def die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the parent ends."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def set_parent_death_signal(number: int) -> None:
+    """Ask the kernel for this signal when the parent ends; 0: for none."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)
 
 
 class _Server:
@@ -70,25 +71,29 @@ class _Server:
 
     def _run(self, job: dict[str, Any]) -> None:
         result_read, result_write = os.pipe()
+        server = os.getpid()
         pid = os.fork()
         if pid == 0:
             os.close(result_read)
             self._channel.close()
-            _become_cell(job, result_write)
+            _become_cell(job, result_write, server)
         os.close(result_write)
         child = os.pidfd_open(pid)
-        self._tell({"event": "started", "pid": pid})
         self._selector.register(child, selectors.EVENT_READ)
         self._selector.register(result_read, selectors.EVENT_READ)
         try:
+            self._tell({"event": "started", "pid": pid})
             self._watch(pid, child, result_read)
+        except OSError:  # the runner has gone
+            _kill_group(pid)
+            raise
         finally:
+            status = self._end_group_and_reap(pid)
             self._selector.unregister(child)
             with contextlib.suppress(KeyError):
                 self._selector.unregister(result_read)
             os.close(child)
             os.close(result_read)
-        status = self._end_group_and_reap(pid)
         self._tell(
             {
                 "event": "exit",
@@ -139,12 +144,14 @@ def _kill_group(pid: int) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def _become_cell(job: dict[str, Any], result_write: int) -> NoReturn:
+def _become_cell(job: dict[str, Any], result_write: int, server: int) -> NoReturn:
     """In the child: a session of its own, output into the log, then the worker. Never returns."""
     code = 1
     try:
         os.setsid()
-        die_with_parent()
+        set_parent_death_signal(signal.SIGKILL)
+        if os.getppid() != server:  # it ended before the kernel was asked
+            os._exit(code)
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write(OOM_SCORE)
         log = os.open(job["log_path"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)

@@ -72,7 +72,7 @@ def write_directory(root: Path, clips: dict[str, tuple[str, str]], glosses: list
 
 
 def shared_data(name: str) -> Path:
-    path = Path(__file__).resolve().parents[5] / "shared" / "data" / name
+    path = Path(__file__).resolve().parents[3] / "shared" / "data" / name
     if not path.is_dir():
         pytest.skip(f"no real data: {name} is not beside the checkout")
     return path

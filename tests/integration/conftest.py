@@ -1,0 +1,89 @@
+"""The fault workload registered for this process and its children, and ways to watch processes end."""
+
+import os
+import select
+import subprocess
+import sys
+from importlib import invalidate_caches
+from pathlib import Path
+
+import pytest
+import yaml
+
+PLUGINS = Path(__file__).resolve().parents[1] / "plugins"
+PATIENCE_S = 60  # only a failing test waits so long
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plugins():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(PLUGINS)
+        patch.setenv("PYTHONPATH", str(PLUGINS), prepend=os.pathsep)
+        invalidate_caches()
+        yield
+
+
+@pytest.fixture
+def write_grid(tmp_path):
+    """``write_grid({...})`` -> path of a grid file."""
+
+    def write(values: dict | str) -> Path:
+        path = tmp_path / "grid.yml"
+        path.write_text(values if isinstance(values, str) else yaml.safe_dump(values))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def slr_bench(tmp_path):
+    """``slr_bench("run", ...)`` runs the command to its end in an empty directory."""
+
+    def call(*arguments: object) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "slr_bench", *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S)
+
+    return call
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether a process ends within our patience; it need not be a child of ours."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], PATIENCE_S / 6)[0])
+    finally:
+        os.close(descriptor)
+
+
+@pytest.fixture(scope="session")
+def survivors():
+    """``survivors(pids)`` -> those that do not end by themselves; they are ended here, so that no test leaves any."""
+
+    def find(pids: list[int]) -> list[int]:
+        left = [pid for pid in pids if not _has_ended(pid)]
+        for pid in left:
+            os.kill(pid, 9)
+        return left
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def marked():
+    """``marked(text)`` -> processes that were started with this text in their environment."""
+
+    def find(text: str) -> list[int]:
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                content = path.read_bytes()
+            except OSError:  # it has ended, or is another user's
+                continue
+            if text.encode() in content:
+                found.append(int(path.parent.name))
+        return found
+
+    return find

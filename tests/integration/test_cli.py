@@ -1,0 +1,182 @@
+"""The commands as a user meets them: exit codes, one-line errors, nothing but JSON where JSON was asked for."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+SCRIPT = Path(sys.executable).with_name("slr-bench")
+FAULTY = {"workload": "faulty", "repeats": 1, "device": "cpu"}
+
+
+def imported_by(*arguments: object, cwd: Path) -> tuple[subprocess.CompletedProcess, set[str]]:
+    """Run the command; the top-level packages that it imported."""
+    command = [sys.executable, "-X", "importtime", "-m", "slr_bench", *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    return done, {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["report"], ["schema"]])
+def test_help_imports_nothing_heavy(command, tmp_path):
+    done, imported = imported_by(*command, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+    assert "typer" in imported
+    assert not imported & {"torch", "torchvision", "matplotlib", "pandas", "av", "numpy", "psutil", "pynvml"}
+
+
+def test_the_installed_script_is_the_module():
+    by_script = subprocess.run([SCRIPT, "--help"], capture_output=True, text=True, timeout=60, check=True)
+    by_module = subprocess.run(
+        [sys.executable, "-m", "slr_bench", "--help"], capture_output=True, text=True, timeout=60
+    )
+    assert by_script.stdout.split() == by_module.stdout.replace("python -m slr_bench", "slr-bench").split()
+
+
+def test_a_misspelt_model_key_is_told_without_torch_or_a_process(write_grid, tmp_path):
+    path = write_grid({"workload": "train_step", "set": {"model.num_clases": 20}})
+    done, imported = imported_by("run", path, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "unknown key 'model.num_clases'; did you mean 'num_classes'?" in done.stderr
+    assert "torch" not in imported
+
+
+STEP = {"workload": "train_step"}
+
+
+@pytest.mark.parametrize(
+    ("grid", "options", "words"),
+    [
+        (STEP | {"repeat": 3}, [], ["unknown key 'repeat'", "'repeats'?"]),
+        (STEP | {"axes": {"training.batchsize": [2]}}, [], ["axes", "'training.batchsize'", "'training.batch_size'?"]),
+        (STEP | {"arms": {"a": {"training.precison": "fp32"}}}, [], ["arm 'a'", "'precision'?"]),
+        (STEP, ["--set", "modle.num_classes=3"], ["'modle'", "'model'?"]),
+        (STEP, ["--set", "training.batch_size"], ["--set", "KEY=VALUE"]),
+        (STEP, ["--set", "training.batch_size=0"], ["training.batch_size", "greater than or equal to 1", "got 0"]),
+        (STEP, ["--arm", "optimised"], ["no arm 'optimised'"]),
+        (STEP, ["--device", "tpu"], ["--device", "'tpu'"]),
+        (STEP, ["--set", "data.dir=no/such/place"], ["no/such/place"]),
+        (STEP, [], ["data.dir is not set", "--set data.dir="]),
+        ({"workload": "train_stepp"}, [], ["no workload 'train_stepp' is registered", "'train_step'?"]),
+        (STEP | {"exclude": [{}]}, [], ["grid is empty", "exclude"]),
+        (STEP | {"axes": {"training.batch_size": []}}, [], ["axes.training.batch_size", "at least 1"]),
+        ("workload: [", [], ["grid.yml is not valid YAML"]),
+        ("", [], ["grid.yml: expected a mapping"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) and value else "",
+)
+def test_a_mistake_is_told_in_a_line_before_anything_is_made(write_grid, slr_bench, tmp_path, grid, options, words):
+    done = slr_bench("run", write_grid(grid), *options)
+    assert done.returncode == 2, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert all(line.startswith("slr-bench: ") for line in done.stderr.splitlines())
+    assert done.stdout == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["grid.yml"]
+
+
+def test_a_file_that_is_not_there_is_told(slr_bench):
+    done = slr_bench("run", "absent.yml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "slr-bench: cannot read configuration absent.yml: No such file or directory; check the path\n"
+
+
+def test_a_directory_without_videos_is_told(write_grid, slr_bench, tmp_path):
+    (tmp_path / "data").mkdir()
+    done = slr_bench("run", write_grid(STEP), "--set", "data.dir=data")
+    assert done.returncode == 2
+    assert done.stderr.startswith("slr-bench: ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_an_output_directory_that_is_a_file_is_refused(write_grid, slr_bench, tmp_path, out):
+    (tmp_path / "file").write_text("mine")
+    done = slr_bench("run", write_grid(FAULTY), "--out", out)
+    assert done.returncode == 2
+    assert "Not a directory; choose another with --out" in done.stderr
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere: a read-only directory stops nothing")
+def test_an_output_directory_that_is_not_writable_is_refused(write_grid, slr_bench, tmp_path):
+    path = write_grid(FAULTY)
+    tmp_path.chmod(0o500)
+    done = slr_bench("run", path, "--out", "run")
+    assert done.returncode == 2
+    assert "Permission denied; choose another with --out" in done.stderr
+
+
+def test_an_unknown_option_is_a_usage_error(slr_bench):
+    done = slr_bench("run", "grid.yml", "--repeat", "3")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("workload", ["train_step", "faulty"])
+def test_a_schema_is_one_json_document(slr_bench, workload):
+    done = slr_bench("schema", workload)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["type"] == "object"
+
+
+def test_a_schema_describes_every_key(slr_bench):
+    schema = json.loads(slr_bench("schema").stdout)
+    training = schema["$defs"]["TrainingConfig"]["properties"]
+    assert {"batch_size", "gradient_accumulation_steps", "mixed_precision"} <= training.keys()
+    assert all(text.get("description") for text in training.values())
+
+
+def test_a_schema_of_an_unknown_workload_is_refused(slr_bench):
+    done = slr_bench("schema", "train_stp")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "did you mean 'train_step'?" in done.stderr
+
+
+def test_a_run_with_a_crashed_cell_ends_as_7_with_one_json_object_and_a_report(write_grid, slr_bench, tmp_path):
+    grid = FAULTY | {"axes": {"fault.mode": ["ok", "unsupported", "sigkill"]}}
+    done = slr_bench("run", write_grid(grid), "--out", "run", "--json")
+    assert done.returncode == 7, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary.keys() == {"run_dir", "cells", "outcomes", "duration_s", "harness_s_per_cell"}
+    assert summary["outcomes"] == {"ok": 1, "unsupported": 1, "crash": 1}
+    assert (summary["run_dir"], summary["cells"]) == ("run", 3)
+    assert summary["harness_s_per_cell"] > 0
+    assert {"report.html", "report.md", "grid.json", "records"} <= {path.name for path in (tmp_path / "run").iterdir()}
+    again = slr_bench("report", "run", "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["run_dir"] == "run"
+
+
+def test_without_a_measurement_it_ends_as_5_and_says_why(write_grid, slr_bench):
+    done = slr_bench("run", write_grid(FAULTY | {"set": {"fault.mode": "unsupported"}}), "--json")
+    assert (done.returncode, done.stdout) == (5, "")
+    assert "nothing was measured" in done.stderr
+    assert "this machine cannot do it" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_of_another_source_in_the_default_place_is_set_aside(write_grid, slr_bench, tmp_path):
+    earlier = tmp_path / "reports" / "latest"
+    (earlier / "records").mkdir(parents=True)
+    (earlier / "records" / "of-another-time.json").write_text("{}")
+    manifest = {"schema": 1, "workload": "faulty", "source_hash": "of another time", "config_hash": "", "cells": []}
+    (earlier / "grid.json").write_text(json.dumps(manifest | {"environment": {}, "command": ""}))
+    done = slr_bench("run", write_grid(FAULTY))
+    assert done.returncode == 0, done.stderr
+    assert "are now in reports/latest-1" in done.stdout
+    assert [path.name for path in (tmp_path / "reports/latest-1/records").iterdir()] == ["of-another-time.json"]
+    assert len(list((earlier / "records").iterdir())) == 1
+    assert json.loads((earlier / "grid.json").read_text())["source_hash"] != "of another time"
+
+
+def test_a_plain_training_file_is_a_grid_of_one_cell(tmp_path, slr_bench):
+    """It gets as far as the data, which is not set."""
+    (tmp_path / "training.yml").write_text(yaml.safe_dump({"training": {"batch_size": 2}}))
+    done = slr_bench("run", "training.yml")
+    assert done.returncode == 2
+    assert "data.dir is not set" in done.stderr

@@ -1,0 +1,126 @@
+"""The house stands: imports go down, heavy libraries stay in the rooms that need them."""
+
+import ast
+import json
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FLOORS = ["units", "errors", "record", "grid", "trace", "probes", "run", "predict", "compare", "report", "cli"]
+"""From the ground up: a room may import from those before it."""
+
+
+def sources(*packages: str) -> list[Path]:
+    return sorted(path for package in packages for path in (ROOT / package).rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path: Path) -> set[str]:
+    """Dotted names of everything a module imports: at its top, in functions, and only for type checking."""
+    package = module_name(path).split(".")[: None if path.name == "__init__.py" else -1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def rooms_of(path: Path) -> set[str]:
+    """Rooms of ``slr_bench`` that a module imports from."""
+    return {parts[1] for name in imports_of(path) if (parts := name.split("."))[0] == "slr_bench" and len(parts) > 1}
+
+
+def loaded_after(code: str) -> set[str]:
+    """Modules in a fresh interpreter after ``code``."""
+    command = [sys.executable, "-c", f"{code}\nimport sys, json; print(json.dumps(sorted(sys.modules)))"]
+    return set(json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=60).stdout))
+
+
+def test_the_walk_sees_lazy_relative_and_type_checking_imports(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    path = tmp_path / "slr_bench" / "grid" / "cells.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        "import slr_bench.cli\nfrom typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    from slr_bench.run.store import Store\n"
+        "def f():\n    from ..report import html\n    from . import config\n    from slr_bench import predict\n"
+    )
+    assert rooms_of(path) == {"cli", "run", "report", "grid", "predict"}
+
+
+@pytest.mark.parametrize("path", sources("slr_bench"), ids=module_name)
+def test_imports_go_strictly_down(path):
+    parts = module_name(path).split(".")
+    if len(parts) == 1 or parts[1] == "__main__":
+        assert rooms_of(path) <= {"cli"}
+        return
+    own = FLOORS.index(parts[1])
+    above = {room for room in rooms_of(path) if room != parts[1] and FLOORS.index(room) >= own}
+    assert not above, f"{module_name(path)} imports from {above}, above {parts[1]}"
+
+
+def test_every_room_has_a_floor():
+    rooms = {module_name(path).split(".")[1] for path in sources("slr_bench") if path.parent != ROOT / "slr_bench"}
+    assert rooms <= {*FLOORS}
+
+
+@pytest.mark.parametrize("path", sources("slr_bench"), ids=module_name)
+def test_the_bench_knows_neither_models_nor_benchmarks(path):
+    assert not {name.partition(".")[0] for name in imports_of(path)} & {"models", "benchmarks", "tests"}
+
+
+@pytest.mark.parametrize("path", sources("models"), ids=module_name)
+def test_models_import_only_units_errors_and_probes(path):
+    assert rooms_of(path) <= {"units", "errors", "probes"}
+    assert "benchmarks" not in {name.partition(".")[0] for name in imports_of(path)}
+
+
+@pytest.mark.parametrize(
+    ("library", "home"), [("pynvml", "slr_bench.probes.nvml"), ("psutil", "slr_bench.probes.host")]
+)
+def test_one_module_knows_a_vendors_library(library, home):
+    users = {
+        module_name(path)
+        for path in sources("slr_bench", "models", "benchmarks")
+        if library in {name.partition(".")[0] for name in imports_of(path)}
+    }
+    assert users == {home}
+
+
+def test_the_runner_reaches_the_worker_only_as_a_process():
+    loaded = loaded_after("import slr_bench.run.runner, slr_bench.report.live")
+    assert "slr_bench.run.executors.local" in loaded
+    assert not loaded & {"slr_bench.run.worker", "slr_bench.run.measure", "torch", "pynvml"}
+    named = {name for path in sources("slr_bench/run") if path.stem in ("runner", "local") for name in imports_of(path)}
+    assert not [name for name in named if name.startswith(("slr_bench.run.worker", "slr_bench.run.measure", "torch"))]
+
+
+def test_no_package_and_no_workload_spec_imports_torch():
+    packages = [
+        module_name(path) for path in sources("slr_bench", "models", "benchmarks") if path.name == "__init__.py"
+    ]
+    specs = {point.value.partition(":")[0] for point in entry_points(group="slr_bench.workloads", name="train_step")}
+    assert specs == {"benchmarks.workloads"}
+    loaded = loaded_after("\n".join(f"import {name}" for name in [*packages, *specs, "models.config"]))
+    assert {*packages, *specs} <= loaded
+    assert "torch" not in loaded
+
+
+def test_no_pytest_plugin_imports_torch():
+    """What pytest loads before the first test."""
+    plugins = {point.value.partition(":")[0] for point in entry_points(group="pytest11")}
+    loaded = loaded_after("\n".join(f"import {name}" for name in sorted(plugins)))
+    assert plugins <= loaded
+    assert "torch" not in loaded

@@ -1,0 +1,118 @@
+"""Grid files: what is read, and every mistake told before a process starts."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slr_bench.errors import ConfigError, read_yaml
+from slr_bench.grid.config import GridConfig, load_grid, parse_override, with_device
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_file(text: str | bytes, name: str = "grid.yml") -> Path:
+        path = tmp_path / name
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return path
+
+    return write_file
+
+
+def test_a_grid_file_is_read_with_its_documented_keys(write, tmp_path):
+    grid = load_grid(
+        write(
+            "workload: train_step\nbase: base.yml\n"
+            "arms: {baseline: {base: other.yml, training.precision: fp32}, optimized: {}}\n"
+            "axes: {training.batch_size: [2, 4]}\n"
+            "exclude: [{training.batch_size: 4, training.precision: fp32}]\n"
+            "repeats: 5\ntimeout_s: 60\nram_limit: 8GiB\nisolation: spawn\n"
+            "also: [{workload: inference, repeats: 1}]\n"
+        )
+    )
+    assert grid.base == tmp_path / "base.yml"
+    assert grid.arms["baseline"] == {"base": tmp_path / "other.yml", "training.precision": "fp32"}
+    assert grid.axes == {"training.batch_size": [2, 4]}
+    assert (grid.repeats, grid.timeout_s, grid.ram_limit, grid.isolation) == (5, 60, "8GiB", "spawn")
+    assert [(part.workload, part.repeats) for part in grid.parts] == [("train_step", 5), ("inference", 1)]
+
+
+def test_a_plain_training_file_is_a_grid_of_one_cell(write):
+    path = write("training: {batch_size: 4}\n")
+    assert load_grid(path) == GridConfig(base=path.resolve(), repeats=1)
+
+
+@pytest.mark.parametrize("text", ["base: b.yml\nset: {training.epochs: 2}\n", "base: b.yml\nalso: [{repeats: 1}]\n"])
+def test_every_key_of_a_grid_makes_a_file_a_grid(write, text, tmp_path):
+    assert load_grid(write(text)).base == tmp_path / "b.yml"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("workload: w\nrepeat: 3\n", ["unknown key 'repeat'", "did you mean 'repeats'?"]),
+        ("workload: w\naxess: {}\n", ["unknown key 'axess'", "did you mean 'axes'?"]),
+        ("workload: w\nalso: [{timeout: 3}]\n", ["unknown key 'also.0.timeout'", "did you mean 'timeout_s'?"]),
+        ("workload: w\nrepeats: 0\n", ["repeats: ", "got 0"]),
+        ("workload: w\nrepeats: '3'\n", ["repeats: ", "got '3'"]),
+        ("workload: w\ntimeout_s: 0\n", ["timeout_s: ", "got 0"]),
+        ("workload: w\nwarmup_steps: 0\n", ["warmup_steps: ", "got 0"]),
+        ("workload: w\nsample_hz: 100\n", ["sample_hz: ", "got 100"]),
+        ("workload: w\nisolation: thread\n", ["isolation: ", "'fork' or 'spawn'", "got 'thread'"]),
+        ("workload: w\narms: {}\n", ["arms: ", "at least 1"]),
+        ("workload: w\naxes: {a.b: []}\n", ["axes.a.b: ", "at least 1"]),
+        ("workload: w\naxes: {a.b: 3}\n", ["axes.a.b: ", "list", "got 3"]),
+        ("workload: w\nram_limit: '8'\n", ["'8' has no unit", "6GiB"]),
+        ("- 1\n", ["expected a mapping", "got list"]),
+        ("", ["expected a mapping", "got NoneType"]),
+        ("workload: [\n", ["is not valid YAML"]),
+        (b"\xff\xfe\x00", ["it is not text"]),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_file(write, text, words):
+    path = write(text)
+    with pytest.raises(ConfigError) as caught:
+        load_grid(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in [str(path), *words])
+
+
+@pytest.mark.parametrize("name", ["absent.yml", "."])
+def test_an_unreadable_file_is_refused_with_the_cure(tmp_path, name):
+    with pytest.raises(ConfigError, match=r"cannot read configuration .*; check the path"):
+        read_yaml(tmp_path / name)
+
+
+def test_yaml_never_names_code(write, tmp_path):
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_grid(write(f"workload: !!python/object/apply:os.mkdir ['{tmp_path}/made']\n"))
+    assert not (tmp_path / "made").exists()
+
+
+def test_the_device_option_wins_and_is_checked():
+    grid = GridConfig(device="cuda", also=({"workload": "inference"},))
+    assert with_device(grid, None) is grid
+    assert with_device(grid, "cpu") == grid.model_copy(update={"device": "cpu"})
+    with pytest.raises(ConfigError, match=r"--device: .*got 'tpu'"):
+        with_device(grid, "tpu")
+
+
+@settings(deadline=None)
+@given(st.none() | st.booleans() | st.integers() | st.lists(st.integers(), max_size=3))
+def test_an_override_is_read_as_yaml(value):
+    import yaml
+
+    text = yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+    assert parse_override(f"a.b={text}") == ("a.b", value)
+
+
+def test_an_override_may_contain_an_equals_sign():
+    assert parse_override("data.dir=/x=y") == ("data.dir", "/x=y")
+
+
+@pytest.mark.parametrize("text", ["training.batch_size", "=4", "", "a.b=[1"])
+def test_a_malformed_override_is_refused(text):
+    with pytest.raises(ConfigError, match="--set"):
+        parse_override(text)

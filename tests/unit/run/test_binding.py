@@ -1,0 +1,231 @@
+"""The runner over an executor made by hand: what it binds, records, resumes and refuses. No process is started."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from pydantic import BaseModel, ConfigDict
+
+from slr_bench.errors import ConfigError, DataError, NothingMeasuredError
+from slr_bench.grid.cells import Cell, cell_id
+from slr_bench.grid.config import GridConfig
+from slr_bench.grid.workload import WorkloadSpec
+from slr_bench.run import runner as runner_module
+from slr_bench.run.executors.local import Ending
+from slr_bench.run.runner import BoundElsewhereError, Runner, outcome_counts
+from slr_bench.run.store import Store
+
+
+class Toy(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    size: int = 1
+
+
+TOY = WorkloadSpec(name="toy", settings=Toy, build=print)
+BYTES = {"value": 64, "unit": "bytes", "source": "cpu-real", "quality": "exact", "reason": None}
+MEASURED = {
+    "outcome": "ok",
+    "reason": None,
+    "environment": {"torch": "2.15"},
+    "metrics": {"peak_tensor_bytes": BYTES},
+    "phases": {},
+    "samples": {"rows": []},
+    "work_s": 0.0,
+}
+
+
+class FakeExecutor:
+    """Answers each job at once. ``endings`` maps a setting's size to how its process ends."""
+
+    def __init__(self, endings=None, environment=None):
+        self.endings = endings or {}
+        self.environment = {"torch": "2.15"} if environment is None else environment
+        self.measured = []
+
+    def __call__(self, preload, environment):
+        self.preload = preload
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def run(self, job, timeout_s, on_message, on_tick, tick_s):
+        if job["op"] == "environment":
+            return Ending(self.environment, None, 0, False, 0.1)
+        self.measured.append(job["setting"]["size"])
+        on_message({"phase": "build"})
+        on_tick(1)
+        return self.endings.get(job["setting"]["size"], Ending(MEASURED, None, 0, False, 0.1))
+
+
+class Silent:
+    def planned(self, runs, finished):
+        self.waiting = len(runs) - finished
+
+    def started(self, run):
+        pass
+
+    def progressed(self, run, phase):
+        pass
+
+    def finished(self, run, record):
+        pass
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    """``bench(sizes=..., endings=...)`` runs a toy grid into one directory."""
+    monkeypatch.setattr(runner_module.host, "tree_pss_bytes", lambda pid: 4096)
+
+    def run(sizes=(1, 2), spec=TOY, executor=None, fake=False, **grid_values):
+        executor = executor or FakeExecutor()
+        monkeypatch.setattr(runner_module, "LocalExecutor", executor)
+        grid = GridConfig(workload=spec.name, **({"repeats": 2} | grid_values))
+        cells = [
+            Cell(cell_id(spec, Toy(size=size)), "a", spec, grid, Toy(size=size), {"size": size}, is_own=True)
+            for size in sizes
+        ]
+        listener = Silent()
+        totals = Runner(grid, cells, Store(tmp_path), fake=fake, command="slr-bench run x").run(listener)
+        return SimpleNamespace(totals=totals, executor=executor, listener=listener, store=Store(tmp_path))
+
+    return run
+
+
+def test_every_run_leaves_one_record_with_the_runners_own_metrics(bench):
+    done = bench()
+    assert done.executor.measured == [1, 2, 2, 1]
+    assert done.totals.ran == len(done.totals.records) == 4
+    for record in done.totals.records:
+        assert record.value("peak_tensor_bytes") == 64
+        assert record.value("peak_pss_bytes") == 4096
+        assert record.value("harness_s") == pytest.approx(record.duration_s)
+        assert record.value("parent_cpu_ratio") >= 0
+    assert done.store.read_records() == (done.totals.records, [])
+    assert done.store.read_samples(done.totals.records[0].name) == {"rows": []}
+
+
+def test_a_second_run_runs_nothing_and_a_lost_record_alone_again(bench):
+    first = bench()
+    assert bench().totals.ran == 0
+    lost = first.store.records_directory / f"{first.totals.records[0].name}.json"
+    kept = {path: path.read_bytes() for path in first.store.records_directory.iterdir() if path != lost}
+    lost.unlink()
+    again = bench()
+    assert (again.totals.ran, again.listener.waiting, len(again.totals.records)) == (1, 1, 4)
+    assert {path: path.read_bytes() for path in kept} == kept
+
+
+def test_an_unreadable_record_runs_again(bench):
+    first = bench()
+    broken = first.store.records_directory / f"{first.totals.records[0].name}.json"
+    broken.write_bytes(broken.read_bytes()[:100])
+    again = bench()
+    assert again.totals.ran == 1
+    assert len(again.totals.records) == 4
+    assert again.store.read_records()[1] == []
+
+
+def test_more_repeats_or_time_run_only_what_is_missing_and_the_directory_says_so(bench):
+    bench()
+    more = bench(repeats=3, timeout_s=9)
+    assert more.totals.ran == 2
+    assert [cell.repeats for cell in more.store.read_manifest().cells] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"sizes": (1, 3)}, "another config"),
+        ({"timed_steps": 9}, "another config"),
+        ({"isolation": "spawn"}, "another config"),
+        ({"fake": True}, "another config"),
+        ({"executor": FakeExecutor(environment={"torch": "2.16"})}, r"another environment \(torch: 2.15, now 2.16\)"),
+        ({"executor": FakeExecutor(environment={"torch": "2.15", "gpu": "X"})}, r"environment \(gpu: None, now X\)"),
+        ({"spec": WorkloadSpec("toy", Toy, print, packages=("benchmarks",))}, "another source"),
+        ({"spec": WorkloadSpec("toy", Toy, print, prepare=lambda _: {"data_fingerprint": "x"})}, "another config"),
+    ],
+)
+def test_runs_of_another_kind_are_never_mixed_in(bench, changed, named):
+    before = bench()
+    with pytest.raises(BoundElsewhereError, match=f"{named}.*--out.*--fresh"):
+        bench(**changed)
+    assert before.store.read_records() == (before.totals.records, [])
+
+
+def test_facts_of_the_data_are_in_the_environment_of_a_record(bench):
+    spec = WorkloadSpec("toy", Toy, print, prepare=lambda settings: {"data_fingerprint": f"f{settings.size}"})
+    assert {record.environment["data_fingerprint"] for record in bench(spec=spec).totals.records} == {"f1", "f2"}
+
+
+def test_data_is_checked_before_any_process_and_not_at_all_for_fake_tensors(bench):
+    def refuse(_):
+        raise DataError("no videos")
+
+    spec = WorkloadSpec("toy", Toy, print, prepare=refuse)
+    executor = FakeExecutor()
+    with pytest.raises(DataError, match="no videos"):
+        bench(spec=spec, executor=executor)
+    assert executor.measured == []
+    assert bench(spec=spec, fake=True).totals.ran == 4
+
+
+def test_a_failed_cell_is_a_record_and_disturbs_no_other(bench):
+    dead = Ending(None, 9, None, False, 0.1)
+    done = bench(sizes=(1, 2, 3), executor=FakeExecutor({2: dead}))
+    assert outcome_counts(done.totals.records) == {"ok": 4, "crash": 2}
+    crashed = [record for record in done.totals.records if record.outcome == "crash"]
+    assert all(record.metrics == {} and "SIGKILL" in record.reason for record in crashed)
+
+
+def test_a_kill_while_the_kernel_counted_one_is_out_of_memory(bench, monkeypatch):
+    counts = iter(range(100))
+    monkeypatch.setattr(runner_module.host, "oom_kills", counts.__next__)
+    done = bench(executor=FakeExecutor({2: Ending(None, 9, None, False, 0.1)}))
+    assert outcome_counts(done.totals.records) == {"ok": 2, "oom_host": 2}
+
+
+def test_a_failed_cell_is_finished_too(bench):
+    executor = FakeExecutor({2: Ending(None, 11, None, False, 0.1)})
+    bench(executor=executor)
+    assert bench().totals.ran == 0
+
+
+def test_if_nothing_could_be_measured_the_reasons_are_told_and_kept(bench, tmp_path):
+    ends = {size: Ending(None, None, 3, False, 0.1) for size in (1, 2)}
+    with pytest.raises(NothingMeasuredError, match="crash: the process ended with status 3"):
+        bench(executor=FakeExecutor(ends))
+    assert len(Store(tmp_path).read_records()[0]) == 4
+
+
+def test_a_child_that_cannot_describe_its_environment_is_told_with_its_last_words(bench, tmp_path):
+    class Dumb(FakeExecutor):
+        def run(self, job, *_):
+            (tmp_path / "logs" / "environment.log").write_text("Traceback\nImportError: no torch\n")
+            return Ending(None, None, 1, False, 0.1)
+
+    with pytest.raises(NothingMeasuredError, match="ImportError: no torch"):
+        bench(executor=Dumb())
+
+
+def test_the_server_loads_what_the_workloads_declare(bench):
+    done = bench(spec=WorkloadSpec("toy", Toy, print, preload=("json.tool", "csv")))
+    assert done.executor.preload == ["csv", "json.tool", "slr_bench.run.measure"]
+
+
+def test_the_manifest_is_the_documented_one(bench):
+    done = bench()
+    found = json.loads((done.store.directory / "grid.json").read_text())
+    assert {"schema", "workload", "source_hash", "environment", "cells"} <= found.keys()
+    assert all({"cell_id", "arm", "setting"} <= cell.keys() for cell in found["cells"])
+
+
+def test_a_held_directory_is_refused_before_the_server_starts(bench, tmp_path):
+    executor = FakeExecutor()
+    with Store(tmp_path).locked(), pytest.raises(ConfigError, match="in use by another run"):
+        bench(executor=executor)
+    assert not hasattr(executor, "preload")

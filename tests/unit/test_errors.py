@@ -1,0 +1,100 @@
+"""What a mistake in a configuration reads like, and which exit code each error has."""
+
+import pytest
+from pydantic import BaseModel, ConfigDict
+
+from slr_bench import errors
+from slr_bench.errors import ConfigError, SlrBenchError, checked, nearest
+
+
+class Inner(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    batch_size: int = 1
+    learning_rate: float = 0.1
+
+
+class Outer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    training: Inner = Inner()
+    further: tuple[Inner, ...] = ()
+
+
+def message_of(values) -> str:
+    with pytest.raises(ConfigError) as caught:
+        checked(Outer, values, "grid.yml")
+    return str(caught.value)
+
+
+def test_valid_values_become_the_model():
+    assert checked(Outer, {"name": "a", "training": {"batch_size": 2}}, "x").training == Inner(batch_size=2)
+
+
+def test_an_unknown_key_names_the_file_and_the_nearest_key():
+    assert message_of({"name": "a", "trainig": {}}) == "grid.yml: unknown key 'trainig'; did you mean 'training'?"
+
+
+@pytest.mark.parametrize(
+    ("values", "path"),
+    [
+        ({"training": {"batchsize": 2}}, "training.batchsize"),
+        ({"further": [{}, {"batchsize": 2}]}, "further.1.batchsize"),
+    ],
+)
+def test_an_unknown_key_inside_a_section_is_compared_with_that_sections_keys(values, path):
+    assert message_of({"name": "a"} | values) == f"grid.yml: unknown key {path!r}; did you mean 'batch_size'?"
+
+
+def test_a_missing_key_is_named():
+    assert message_of({}) == "grid.yml: key 'name' is missing"
+
+
+def test_a_wrong_type_says_what_it_got():
+    text = message_of({"name": "a", "training": {"batch_size": "many"}})
+    assert text.startswith("grid.yml: training.batch_size: ")
+    assert text.endswith("; got 'many'")
+
+
+def test_every_mistake_has_a_line_of_its_own():
+    lines = message_of({"nme": "a", "training": {"batch_size": "x", "learning_rate": "y"}}).splitlines()
+    assert len(lines) == 4  # name is missing too
+    assert all(line.startswith("grid.yml: ") for line in lines)
+
+
+def test_a_long_value_is_cut():
+    line = message_of({"name": ["x" * 500]})
+    assert len(line) < 150
+
+
+@pytest.mark.parametrize("values", [None, [], "text", 3])
+def test_what_is_no_mapping_is_refused(values):
+    assert message_of(values) == f"grid.yml: expected a mapping of keys, got {type(values).__name__}"
+
+
+def test_without_a_near_name_all_are_listed_in_order():
+    assert nearest("zzz", ["beta", "alpha"]) == "; known: alpha, beta"
+
+
+def test_exit_codes_are_the_documented_ones():
+    codes = {name: value for name, value in vars(errors).items() if name.startswith("EXIT_")}
+    assert codes == {
+        "EXIT_OK": 0,
+        "EXIT_REGRESSION": 1,
+        "EXIT_USAGE": 2,
+        "EXIT_NO_BASELINE": 3,
+        "EXIT_NOT_COMPARABLE": 4,
+        "EXIT_NOTHING_MEASURED": 5,
+        "EXIT_DOES_NOT_FIT": 6,
+        "EXIT_CELL_CRASHED": 7,
+        "EXIT_INTERRUPTED": 130,
+    }
+
+
+def test_every_error_of_the_tree_has_one_of_them():
+    codes = {value for name, value in vars(errors).items() if name.startswith("EXIT_")} - {errors.EXIT_OK}
+    tree = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, SlrBenchError)]
+    assert {kind.exit_code for kind in tree} <= codes
+    assert errors.NothingMeasuredError.exit_code == 5
+    assert errors.ConfigError.exit_code == errors.DataError.exit_code == 2

@@ -1,0 +1,104 @@
+"""Metrics and records are valid at birth and cannot be changed."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from slr_bench.record import SCHEMA, Metric, Outcome, Phase, Record
+
+BYTES = Metric(value=4096, unit="bytes", source="cpu-real", quality="exact")
+
+
+def record(**changes) -> Record:
+    values = {
+        "cell_id": "0123456789ab",
+        "repeat": 2,
+        "workload": "train_step",
+        "setting": {"training": {"batch_size": 4}},
+        "outcome": "ok",
+        "reason": None,
+        "environment": {"torch": "2.15"},
+        "metrics": {"peak_tensor_bytes": BYTES},
+        "phases": {"load": {"duration_s": 0.5, "count": 1}},
+        "started_at": "2026-01-01T00:00:00+00:00",
+        "duration_s": 1.5,
+    }
+    return Record.model_validate(values | changes)
+
+
+@settings(deadline=None)
+@given(
+    st.none() | st.integers() | st.floats(),
+    st.none() | st.text(max_size=5),
+    st.sampled_from(["exact", "sampled", "measured", "estimated", "unavailable"]),
+)
+def test_a_metric_is_a_finite_value_or_a_null_with_a_reason(value, reason, quality):
+    is_reading = value is not None and abs(value) < float("inf") and reason is None and quality != "unavailable"
+    is_null = value is None and reason is not None and quality == "unavailable"
+    try:
+        Metric(value=value, unit="bytes", source="s", quality=quality, reason=reason)
+        accepted = True
+    except ValidationError:
+        accepted = False
+    assert accepted == (is_reading or is_null)
+
+
+def test_an_unavailable_metric_keeps_its_reason():
+    metric = Metric.unavailable("J", "NVML", "no GPU")
+    assert (metric.value, metric.unit, metric.quality, metric.reason) == (None, "J", "unavailable", "no GPU")
+
+
+def test_an_unknown_unit_is_refused():
+    with pytest.raises(ValidationError, match="unit"):
+        Metric(value=1, unit="MB", source="s", quality="exact")
+
+
+def test_an_integer_stays_one_through_json():
+    """A byte count of 2**53 + 1 has no exact float."""
+    metric = BYTES.model_copy(update={"value": 2**53 + 1})
+    assert Metric.model_validate_json(metric.model_dump_json()).value == 2**53 + 1
+
+
+@pytest.mark.parametrize("thing", [BYTES, Phase(duration_s=1.0, count=1), record()])
+def test_nothing_can_be_reassigned(thing):
+    field = next(iter(type(thing).model_fields))
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(thing, field, None)
+
+
+def test_outcomes_are_the_documented_ones():
+    documented = "ok oom_gpu oom_host timeout crash skipped_dominated invalid_env unsupported"
+    assert [str(outcome) for outcome in Outcome] == documented.split()
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+@pytest.mark.parametrize("reason", [None, "because"])
+def test_exactly_a_failure_has_a_reason(outcome, reason):
+    if (outcome is Outcome.OK) == (reason is None):
+        assert record(outcome=outcome, reason=reason).outcome is outcome
+    else:
+        with pytest.raises(ValidationError, match="reason"):
+            record(outcome=outcome, reason=reason)
+
+
+def test_a_record_survives_json_and_carries_the_documented_keys():
+    text = record().model_dump_json(by_alias=True)
+    assert Record.model_validate_json(text) == record()
+    documented = "schema cell_id side repeat setting outcome reason environment metrics phases started_at duration_s"
+    assert {*documented.split()} <= json.loads(text).keys()
+    assert json.loads(text)["schema"] == SCHEMA
+
+
+@pytest.mark.parametrize("change", [{"schema": 2}, {"side": "c"}, {"outcome": "fine"}, {"host": "x"}])
+def test_a_record_of_another_shape_is_refused(change):
+    with pytest.raises(ValidationError):
+        record(**change)
+
+
+def test_name_and_value():
+    assert record(side="b").name == "0123456789ab-b-2"
+    assert record().value("peak_tensor_bytes") == 4096
+    assert record().value("energy_j") is None

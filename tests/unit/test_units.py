@@ -1,0 +1,65 @@
+"""Text of bytes and seconds against closed forms; sizes read back."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slr_bench.units import GIB, KIB, MIB, format_bytes, format_seconds, parse_bytes
+
+_FACTOR = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB}
+_DECIMALS = {"B": 0, "KiB": 1, "MiB": 1, "GiB": 2}
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (29360128, "28.0 MiB"),
+        (6 * GIB, "6.00 GiB"),
+        (-3 * MIB, "-3.0 MiB"),
+        (None, "–"),
+    ],
+)
+def test_bytes_as_text(count, text):
+    assert format_bytes(count) == text
+
+
+@settings(deadline=None)
+@given(st.integers(0, 1 << 45))
+def test_text_of_bytes_reads_back_within_half_its_last_digit(count):
+    text = format_bytes(count)
+    unit = text.split()[1]
+    assert abs(parse_bytes(text) - count) <= 0.5 * 10 ** -_DECIMALS[unit] * _FACTOR[unit] + 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 µs"),
+        (0.0000123, "12 µs"),
+        (0.0123, "12.3 ms"),
+        (1.5, "1.50 s"),
+        (75, "1 min 15 s"),
+        (3599.6, "1 h 0 min"),
+        (7260, "2 h 1 min"),
+        (None, "–"),
+    ],
+)
+def test_seconds_as_text(seconds, text):
+    assert format_seconds(seconds) == text
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from(["K", "M", "G"]), st.sampled_from(["", " "]), st.booleans())
+def test_decimal_names_mean_binary_units(number, letter, space, lower):
+    factor = {"K": 1024, "M": 1024**2, "G": 1024**3}[letter]
+    for unit in (f"{letter}B", f"{letter}iB"):
+        assert parse_bytes(f"{number}{space}{unit.lower() if lower else unit}") == number * factor
+
+
+@pytest.mark.parametrize("text", ["", "6", "GiB", "six GiB", "-1GiB", "6 GiB more", "6G"])
+def test_a_size_without_number_and_unit_is_refused_with_the_cure(text):
+    with pytest.raises(ValueError, match="write it like 6GiB"):
+        parse_bytes(text)
