@@ -55,7 +55,7 @@ def cost_section(records: Sequence[Record]) -> Section:
         if readings:
             values = [float(value) for value, _ in readings]
             rows.append(_cost_row(name, values, readings[0][1]))
-    columns = (Column("Cost"), Column("Median", True), Column("Range or interval", True), Column("n", True))
+    columns = (Column("Cost"), Column("Median", True), Column("Range or interval"), Column("n", True))
     if not rows:
         return Section("cost", "What measuring cost", ("No run measured its own cost.",), ())
     text = "n counts runs. Overheads include noise and can be below 0."

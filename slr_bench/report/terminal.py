@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from slr_bench.report.content import read_content
-from slr_bench.report.table import Cell, Report, Table
+from slr_bench.report.table import Cell, Column, Report, Row, Table
 
 _STYLES = {"": "", "good": "green", "bad": "red", "warn": "yellow"}
 _TEXT_WIDTH = 13
@@ -31,7 +31,7 @@ def print_summary(source: Path | Report, console: Console) -> None:
     console.print(Text(report.measured, style="dim"))
     for warning in report.warnings:
         console.print(Text(f"Warning: {warning}", style="bold yellow"))
-    _print_table(report.headline, console)
+    _print_table(_transposed(report.headline), console)
     for section in report.sections:
         if section.key in _SHOWN:
             for line in section.paragraphs if section.key == "missing" else ():
@@ -58,12 +58,23 @@ def _print_table(data: Table, console: Console) -> None:
         console.print(Text(f"  {number}) {note}", style="dim"))
 
 
+def _transposed(data: Table) -> Table:
+    """One row a column: the headline has more figures than arms, and a terminal is narrow."""
+    names = tuple(Column(row.cells[0].text, numeric=True) for row in data.rows)
+    rows = (
+        Row((Cell(column.title), *(row.cells[index] for row in data.rows)), strong=True)
+        for index, column in enumerate(data.columns)
+        if index
+    )
+    return Table(data.caption, (Column(""), *names), tuple(rows))
+
+
 def _least_widths(data: Table) -> list[int]:
     """Numbers and the first column stay whole; headings and other texts wrap."""
     widths = []
     for index, column in enumerate(data.columns):
         longest = max((len(row.cells[index].text) for row in data.rows), default=0)
-        longest = max(longest, *(len(word) for word in column.title.split()))
+        longest = max([longest, *(len(word) for word in column.title.split())])
         widths.append(longest if column.numeric or index == 0 else min(longest, _TEXT_WIDTH))
     return widths
 

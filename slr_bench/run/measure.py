@@ -26,6 +26,7 @@ from slr_bench.trace.fake import swap_for_fake
 from slr_bench.trace.tracer import OUTSIDE, LiveBytes
 
 _TIMELINE_POINTS = 400
+_CHECK_BLOCK_S = 0.2  # short blocks: the machine's own drift is the same on both sides of a pair
 
 
 class Context:
@@ -130,6 +131,7 @@ class _Measurement:
     def __init__(self, job: dict[str, Any], context: Context, send: Send) -> None:
         self._job, self._context, self._send = job, context, send
         self._step_times_s: list[float] = []
+        self._rss = host.RssReader()
         try:
             library = nvml.load_library() if context.device.type == "cuda" else None
             uuid = f"GPU-{torch.cuda.get_device_properties(0).uuid}" if library else None
@@ -210,7 +212,7 @@ class _Measurement:
 
     def _read_samples(self) -> tuple[int | None, ...]:
         gpu = self._nvml.read() if self._nvml else None
-        return (host.rss_bytes(), gpu.process_bytes if gpu else None, gpu.device_bytes if gpu else None)
+        return (self._rss.read(), gpu.process_bytes if gpu else None, gpu.device_bytes if gpu else None)
 
     def _sampled(self, sampler: Sampler) -> dict[str, Metric]:
         metrics = {
@@ -239,13 +241,13 @@ class _Measurement:
         return {"energy_j": reading.model_copy(update={"value": reading.value / steps})}
 
     def _check_sampler(self, work: StepWork) -> dict[str, Metric]:
-        """Pairs of blocks with and without the sampler, in the order on-off, off-on, ...; the mean log-ratio."""
+        """Pairs of blocks with and without the sampler, in the order on-off, off-on, ...; the median ratio."""
         pairs = self._job["sampler_check_pairs"]
         if not pairs:
             return {}
         self._send({"phase": "sampler check"})
         self._context.phase.enabled = False
-        steps = max(1, round(0.5 / statistics.median(self._step_times_s)))
+        steps = max(1, round(_CHECK_BLOCK_S / statistics.median(self._step_times_s)))
 
         def block(with_sampler: bool) -> float:
             meter = (
@@ -259,8 +261,8 @@ class _Measurement:
             first_on = number % 2 == 0
             times_s = {on: block(on) for on in (first_on, not first_on)}
             ratios.append(times_s[True] / times_s[False])
-        value = statistics.geometric_mean(ratios) - 1
-        source = f"{pairs} pairs of {steps} steps, sampler on/off in turn"
+        value = statistics.median(ratios) - 1
+        source = f"median of {pairs} pairs of {steps} steps, sampler on/off in turn"
         return {"sampler_overhead_ratio": Metric(value=value, unit="ratio", source=source, quality="measured")}
 
 
