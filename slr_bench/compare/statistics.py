@@ -107,7 +107,8 @@ def _subset_mean(values: Sequence[float], mask: int) -> float:
 
 def paired_ratio(base: Sequence[float], head: Sequence[float], minimum_effect: float = MINIMUM_EFFECT) -> Ratio:
     """head / base of times measured in interleaved pairs. A verdict from 8 pairs on: the interval excludes 1 and the
-    mean differs from 1 by ``minimum_effect`` at least; below, low and high are the extremes of the pairs' ratios.
+    mean differs from 1 by ``minimum_effect`` at least; below, the ratio is that of the medians (always between the
+    extremes of the pairs' ratios), and low and high are those extremes.
 
     Raises:
         ValueError: no pair, unequal lengths, or a value that is not above 0.
@@ -119,7 +120,8 @@ def paired_ratio(base: Sequence[float], head: Sequence[float], minimum_effect: f
     logs = [math.log(after / before) for before, after in zip(base, head, strict=True)]
     center, n = statistics.fmean(logs), len(logs)
     if n < MIN_PROCESSES:
-        return Ratio(math.exp(center), math.exp(min(logs)), math.exp(max(logs)), n, "n too small")
+        ratio = statistics.median(head) / statistics.median(base)
+        return Ratio(ratio, math.exp(min(logs)), math.exp(max(logs)), n, "n too small")
     low, high = center_interval(logs)
     verdict: Verdict = "same"
     if abs(center) >= math.log1p(minimum_effect):

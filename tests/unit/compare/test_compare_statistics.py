@@ -97,7 +97,7 @@ def test_few_pairs_get_extremes_and_no_verdict():
     found = paired_ratio([1.0, 2.0, 4.0], [2.0, 5.0, 8.0])
     assert found.verdict == "n too small"
     assert (found.low, found.high, found.n) == (pytest.approx(2.0), pytest.approx(2.5), 3)
-    assert found.ratio == pytest.approx((2 * 2.5 * 2) ** (1 / 3))
+    assert found.ratio == pytest.approx(5.0 / 2.0)  # of the medians that stand beside it
     assert paired_ratio([1.0] * (MIN_PROCESSES - 1), [9.0] * (MIN_PROCESSES - 1)).verdict == "n too small"
 
 
