@@ -6,8 +6,8 @@ import contextlib
 import gc
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import torch
@@ -18,42 +18,16 @@ from slr_bench.errors import ProbeUnavailableError, UnsupportedSettingError
 from slr_bench.grid.workload import StepWork, find_workload
 from slr_bench.probes import host, nvml
 from slr_bench.probes.allocator import CudaAllocatorProbe
-from slr_bench.probes.phases import PhaseClock
 from slr_bench.probes.sampler import Sampler
 from slr_bench.record import Metric
-from slr_bench.run.worker import Send, as_json, resolve_device
-from slr_bench.trace.fake import swap_for_fake
-from slr_bench.trace.tracer import OUTSIDE, LiveBytes
+from slr_bench.run.context import Context, resolve_device
+from slr_bench.run.result import metrics_json, phases_json, samples_json
+from slr_bench.run.watch import TIMED_PREFIX, TRACE_PHASE
+from slr_bench.trace.tracer import LiveBytes
 
-_TIMELINE_POINTS = 400
+Send = Callable[[dict[str, Any]], None]
+
 _CHECK_BLOCK_S = 0.2  # short blocks: the machine's own drift is the same on both sides of a pair
-
-
-class Context:
-    """What the workload is lent: device, phases, and real or fake places for its modules."""
-
-    def __init__(self, device: torch.device, fake_mode: FakeTensorMode | None) -> None:
-        def synchronize() -> None:
-            if device.type == "cuda" and fake_mode is None:
-                torch.cuda.synchronize(device)
-
-        self.device = device
-        self.fake_mode = fake_mode
-        self.synchronize = synchronize
-        self.phase = PhaseClock(synchronize)
-
-    @property
-    def is_fake(self) -> bool:
-        """Whether tensors have no contents."""
-        return self.fake_mode is not None
-
-    def place(self, module: torch.nn.Module) -> torch.nn.Module:
-        """Move to the device, or swap for fake tensors."""
-        return swap_for_fake(module, self.fake_mode) if self.fake_mode else module.to(self.device)
-
-    def tensors(self) -> AbstractContextManager[Any]:
-        """The mode in which steps run."""
-        return self.fake_mode or contextlib.nullcontext()
 
 
 def measure(job: dict[str, Any], send: Send) -> dict[str, Any]:
@@ -91,7 +65,7 @@ def _trace_fake(job: dict[str, Any], context: Context, work: StepWork, kind: str
         tracer = traced_step(work, context)
     metrics = {"peak_tensor_bytes": peak_metric(tracer, context)} | dict(work.metrics())
     return {
-        "metrics": as_json(metrics),
+        "metrics": metrics_json(metrics),
         "phases": phases_json(context, tracer),
         "samples": samples_json(None, context, tracer),
     }
@@ -141,6 +115,11 @@ class _Measurement:
             self._nvml, self._no_nvml = None, str(error)
 
     def run(self, build: Any, settings: BaseModel, kind: str) -> dict[str, Any]:
+        """Metrics, phases and samples of the workload, as JSON values."""
+        with closing(self._rss):
+            return self._run(build, settings, kind)
+
+    def _run(self, build: Any, settings: BaseModel, kind: str) -> dict[str, Any]:
         host_probe, cuda_probe = host.HostProbe(), CudaAllocatorProbe(self._context.device)
         energy = nvml.EnergyProbe(self._nvml, self._no_nvml)
         sampler = Sampler(self._read_samples, 1 / self._job["sample_hz"], clock=self._context.phase.now_s)
@@ -163,13 +142,14 @@ class _Measurement:
         tracer = None
         if kind == "step":
             metrics |= self._check_sampler(work)
+            self._send({"phase": TRACE_PHASE})
             tracer = traced_step(work, self._context)
             metrics["peak_tensor_bytes"] = peak_metric(tracer, self._context)
         else:
             reason = "a whole training is not traced; the train_step cell of the same setting is"
             metrics["peak_tensor_bytes"] = Metric.unavailable("bytes", f"{self._context.device.type}-real", reason)
         samples = samples_json(sampler, self._context, tracer)
-        return {"metrics": as_json(metrics), "phases": phases_json(self._context, tracer), "samples": samples}
+        return {"metrics": metrics_json(metrics), "phases": phases_json(self._context, tracer), "samples": samples}
 
     def _warm_up(self, work: StepWork) -> None:
         phase = self._context.phase
@@ -186,7 +166,7 @@ class _Measurement:
     def _time_steps(self, work: StepWork) -> dict[str, Metric]:
         on_gpu = self._context.device.type == "cuda"
         for number in range(self._job["timed_steps"]):
-            self._send({"phase": f"step {number + 1}/{self._job['timed_steps']}"})
+            self._send({"phase": f"{TIMED_PREFIX}{number + 1}/{self._job['timed_steps']}"})
             self._context.phase.enabled = not on_gpu  # waiting at each phase would slow a GPU's step
             self._step_times_s.append(self._timed(work))
         self._context.phase.enabled = True
@@ -264,39 +244,3 @@ class _Measurement:
         value = statistics.median(ratios) - 1
         source = f"median of {pairs} pairs of {steps} steps, sampler on/off in turn"
         return {"sampler_overhead_ratio": Metric(value=value, unit="ratio", source=source, quality="measured")}
-
-
-def phases_json(context: Context, tracer: LiveBytes | None) -> dict[str, Any]:
-    """Time and traced peak by phase."""
-    spans = context.phase.spans
-    peaks = tracer.peak_by_phase if tracer else {}
-    names = dict.fromkeys([*(span.name for span in spans), *(name for name in peaks if name != OUTSIDE)])
-    return {
-        name: {
-            "duration_s": context.phase.total_s(name),
-            "count": sum(span.name == name for span in spans),
-            "peak_tensor_bytes": peaks.get(name),
-        }
-        for name in names
-    }
-
-
-def samples_json(sampler: Sampler | None, context: Context, tracer: LiveBytes | None) -> dict[str, Any]:
-    """Time series for the report: RAM and GPU memory over time, live bytes over the traced step."""
-    series: dict[str, Any] = {"columns": ["rss_bytes", "nvml_process_bytes", "nvml_device_bytes"]}
-    if sampler:
-        series |= {"times_s": [round(time_s, 4) for time_s in sampler.times_s], "rows": sampler.rows}
-    series["phases"] = [span._asdict() for span in context.phase.spans]
-    series["traced"] = _thin(tracer.timeline) if tracer else None
-    return series
-
-
-def _thin(timeline: list[tuple[int, str]]) -> dict[str, Any]:
-    """At most ``_TIMELINE_POINTS`` points; each is the largest of its stretch, so the peak stays."""
-    stride = max(1, -(-len(timeline) // _TIMELINE_POINTS))
-    points = [max(timeline[start : start + stride]) for start in range(0, len(timeline), stride)]
-    return {
-        "operators": len(timeline),
-        "live_bytes": [live for live, _ in points],
-        "phase": [name for _, name in points],
-    }

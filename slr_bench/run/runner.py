@@ -20,9 +20,8 @@ from slr_bench.record import Metric, Outcome, Phase, Record
 from slr_bench.run.executors.local import LocalExecutor
 from slr_bench.run.outcome import classify, without_paths
 from slr_bench.run.store import CellEntry, Manifest, Store
+from slr_bench.run.watch import PSS_PERIOD_S, Watch
 from slr_bench.units import parse_bytes
-
-PSS_PERIOD_S = 2.0  # one reading walks the page tables of the whole tree: 7-20 ms a torch process
 
 
 class BoundElsewhereError(ConfigError):
@@ -96,7 +95,6 @@ class Runner:
         self._grid, self._cells, self._store = grid, list(cells), store
         self._fake, self._command = fake, command
         self._facts = {cell.cell_id: dict(cell.spec.prepare(cell.settings)) if not fake else {} for cell in cells}
-        self._pss_peak_bytes: int | None = None
 
     def run(self, listener: Listener) -> Totals:
         """Run what is missing.
@@ -197,29 +195,14 @@ class Runner:
             "timed_steps": cell.part.timed_steps,
             "sampler_check_pairs": cell.part.sampler_check_pairs,
         }
-        self._pss_peak_bytes, pss_cpu_s = None, 0.0
-
-        def read_pss(pid: int) -> None:
-            nonlocal pss_cpu_s
-            before_s = time.process_time()
-            pss = host.tree_pss_bytes(pid)
-            self._pss_peak_bytes = max(filter(None, (self._pss_peak_bytes, pss)), default=None)
-            pss_cpu_s += time.process_time() - before_s
-
-        def on_message(message: dict[str, Any]) -> None:
-            if "phase" in message:
-                listener.progressed(run, message["phase"])
-
         started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        kills_before, cpu_before_s, start_s = host.oom_kills(), time.process_time(), time.monotonic()
-        ending = executor.run(job, cell.part.timeout_s, on_message, read_pss, PSS_PERIOD_S)
-        duration_s = time.monotonic() - start_s
-        parent_cpu_s = time.process_time() - cpu_before_s - pss_cpu_s
+        kills_before, watch = host.oom_kills(), Watch(lambda phase: listener.progressed(run, phase))
+        ending = executor.run(job, cell.part.timeout_s, watch.on_message, watch.on_tick, PSS_PERIOD_S)
         outcome, reason = classify(ending, cell.part.timeout_s, kills_before, host.oom_kills())
         result = ending.result or {}
         metrics = {name: Metric.model_validate(value) for name, value in result.get("metrics", {}).items()}
         if outcome is Outcome.OK:
-            metrics |= self._own_metrics(duration_s, result["work_s"], parent_cpu_s)
+            metrics |= watch.readings(result["work_s"])
         record = Record(
             cell_id=cell.cell_id,
             side=run.side,
@@ -232,31 +215,9 @@ class Runner:
             metrics=metrics,
             phases={name: Phase.model_validate(value) for name, value in result.get("phases", {}).items()},
             started_at=started_at,
-            duration_s=duration_s,
+            duration_s=ending.duration_s,
         )
         return record, result.get("samples")
-
-    def _own_metrics(self, duration_s: float, work_s: float, parent_cpu_s: float) -> dict[str, Metric]:
-        pss = self._pss_peak_bytes
-        reason = f"the cell ended before the first reading, {PSS_PERIOD_S:g} s after its start"
-        source = f"smaps_rollup of the process tree every {PSS_PERIOD_S:g} s"
-        return {
-            "peak_pss_bytes": Metric.unavailable("bytes", source, reason)
-            if pss is None
-            else Metric(value=pss, unit="bytes", source=source, quality="sampled"),
-            "harness_s": Metric(
-                value=max(0.0, duration_s - work_s),
-                unit="s",
-                source="runner's clock minus the work's",
-                quality="measured",
-            ),
-            "parent_cpu_ratio": Metric(
-                value=parent_cpu_s / duration_s,
-                unit="ratio",
-                source="process_time of the runner, PSS reads apart",
-                quality="measured",
-            ),
-        }
 
 
 def thread_environment() -> dict[str, str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from slr_bench.errors import SlrBenchError, UnsupportedSettingError
-from slr_bench.record import Metric, Outcome
+from slr_bench.record import Outcome
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -52,17 +52,11 @@ def run_job(job: dict[str, Any], result_descriptor: int) -> None:
 
 
 def describe_environment(job: dict[str, Any]) -> dict[str, Any]:
-    """The child's environment, or none where torch cannot even be asked."""
+    """The child's environment."""
+    from slr_bench.run.context import resolve_device
     from slr_bench.run.environment import collect_environment
 
     return collect_environment(resolve_device(job["device"]), job["isolation"])
-
-
-def resolve_device(wanted: str) -> str:
-    """``auto`` -> ``cuda`` where a device answers, else ``cpu``."""
-    import torch
-
-    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 
 def _measure_or_classify(job: dict[str, Any], send: Send) -> tuple[Outcome, str | None, dict[str, Any]]:
@@ -94,11 +88,6 @@ def _measure_or_classify(job: dict[str, Any], send: Send) -> tuple[Outcome, str 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or "no message"
     return f"{type(error).__name__}: {text}"[:500]
-
-
-def as_json(metrics: dict[str, Metric]) -> dict[str, Any]:
-    """Metrics for the result line."""
-    return {name: metric.model_dump() for name, metric in metrics.items()}
 
 
 if __name__ == "__main__":

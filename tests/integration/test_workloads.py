@@ -1,0 +1,118 @@
+"""The registered workloads on clips that were really rendered and decoded, measured in this process."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from models.data.synthetic import render_dataset
+from slr_bench.grid.cells import expand
+from slr_bench.grid.config import GridConfig
+from slr_bench.grid.workload import find_workload
+from slr_bench.run.measure import measure
+
+TINY = {
+    "model.num_classes": 2,
+    "model.base_channels": 8,
+    "model.num_frames": 4,
+    "data.frame_size": 32,
+    "data.num_workers": 0,
+    "training.batch_size": 2,
+    "training.gradient_accumulation_steps": 2,
+    "training.epochs": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    out = tmp_path_factory.mktemp("signs")
+    render_dataset(out, num_classes=2, clips_per_class=6, signers=3, size=32, workers=1)
+    return out
+
+
+@pytest.fixture
+def measured(data_dir):
+    """``measured("train_step", {"training.batch_size": 1})`` -> (metrics, phases)."""
+
+    def run(workload, changes=None, fake=False):
+        settings = TINY | {"data.dir": str(data_dir)} | (changes or {})
+        cell = expand(GridConfig(workload=workload, set=settings), {})[0]
+        job = {
+            "workload": workload,
+            "setting": cell.settings.model_dump(mode="json"),
+            "device": "cpu",
+            "fake": fake,
+            "sample_hz": 20,
+            "warmup_steps": 1,
+            "timed_steps": 1,
+            "sampler_check_pairs": 0,
+        }
+        torch.manual_seed(0)
+        result = measure(job, lambda message: None)
+        return result["metrics"], result["phases"]
+
+    return run
+
+
+ARMS = {
+    "careless": {
+        "model.temporal_shift": "plain",
+        "model.attention": "dense",
+        "training.recompute": "none",
+        "training.precision": "fp32",
+    },
+    "careful": {"training.recompute": "block", "training.precision": "bf16"},
+}
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("workload", ["train_step", "inference"])
+def test_fake_tensors_need_the_same_bytes_as_real_ones(measured, workload, arm):
+    real, _ = measured(workload, ARMS[arm])
+    fake, _ = measured(workload, ARMS[arm], fake=True)
+    assert real["peak_tensor_bytes"]["source"] == "cpu-real"
+    assert fake["peak_tensor_bytes"]["source"] == "cpu-fake"
+    assert fake["peak_tensor_bytes"]["value"] == real["peak_tensor_bytes"]["value"] > 0
+    assert "step_time_s" not in fake
+
+
+def test_frames_that_the_loader_holds_are_not_the_steps(measured):
+    """Four micro-batches held instead of two: the step's own bytes stay the same."""
+    peaks = [
+        measured("train_step", {"training.gradient_accumulation_steps": count})[0]["peak_tensor_bytes"]["value"]
+        for count in (2, 4)
+    ]
+    assert peaks[0] == pytest.approx(peaks[1], abs=64)  # two more scalar losses and hit counts until the step's end
+
+
+def test_state_and_micro_batch_are_within_the_peak(measured):
+    metrics, phases = measured("train_step", ARMS["careless"])
+    parameters = metrics["parameters"]["value"]
+    micro_batch = 2 * 4 * 3 * 32 * 32
+    state = 4 * parameters * 3  # fp32: weights and AdamW's two moments
+    assert metrics["peak_tensor_bytes"]["value"] > state + 4 * parameters + micro_batch
+    assert {"load", "forward", "backward", "optimizer"} <= phases.keys()
+    assert max(phase["peak_tensor_bytes"] or 0 for phase in phases.values()) == metrics["peak_tensor_bytes"]["value"]
+
+
+def test_inference_needs_less_than_training(measured):
+    inference, _ = measured("inference", ARMS["careless"])
+    training, _ = measured("train_step", ARMS["careless"])
+    assert inference["peak_tensor_bytes"]["value"] < training["peak_tensor_bytes"]["value"] / 2
+
+
+def test_a_training_gives_accuracy_on_the_val_split(measured):
+    metrics, _ = measured("train_epochs")
+    assert 0 <= metrics["accuracy_top1"]["value"] <= metrics["accuracy_top5"]["value"] <= 1
+    assert metrics["accuracy_top1"]["source"] == "val split (2 clips), after epoch 1"
+    assert metrics["training_time_s"]["value"] > 0
+    assert metrics["peak_tensor_bytes"]["value"] is None
+
+
+def test_settings_are_checked_against_the_data_before_anything_runs(data_dir):
+    spec = find_workload("train_step")
+    settings = expand(GridConfig(set=TINY | {"data.dir": str(data_dir)}), {})[0].settings
+    assert spec.prepare(settings).keys() == {"data_fingerprint"}
+    wrong = expand(GridConfig(set=TINY | {"data.dir": str(data_dir), "model.num_classes": 3}), {})[0].settings
+    with pytest.raises(Exception, match="num_classes"):
+        spec.prepare(wrong)
