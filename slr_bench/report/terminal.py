@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -15,7 +17,9 @@ from slr_bench.report.table import Cell, Column, Report, Row, Table
 
 _STYLES = {"": "", "good": "green", "bad": "red", "warn": "yellow"}
 _TEXT_WIDTH = 13
-_GAP = 2  # padding and the line between columns
+_FEWEST_COLUMNS = 3
+_EDGES = 2  # rich measures a table without them
+_UNBOUNDED = 10_000
 _SHOWN = ("grid", "cost", "missing")
 
 
@@ -41,21 +45,48 @@ def print_summary(source: Path | Report, console: Console) -> None:
 
 
 def _print_table(data: Table, console: Console) -> None:
+    """In a narrow terminal first the ranges go, then the last columns but one; the reports have them all."""
+    room = console.options.update(max_width=_UNBOUNDED)
+    shown, drawn = list(range(len(data.columns))), _draw(data, range(len(data.columns)))
+    if Measurement.get(console, room, drawn).minimum + _EDGES > console.width:
+        data = _without_ranges(data)
+        while (drawn := _draw(data, shown, _TEXT_WIDTH)) and len(shown) > _FEWEST_COLUMNS:
+            if Measurement.get(console, room, drawn).minimum + _EDGES <= console.width:
+                break
+            del shown[-2]
+    console.print(drawn)
+    for note, number in data.notes.items():
+        console.print(Text(f"  {number}) {note}", style="dim"))
+
+
+def _without_ranges(data: Table) -> Table:
+    rows = (
+        Row(tuple(replace(cell, text=cell.text.split(" [")[0]) for cell in row.cells), row.strong) for row in data.rows
+    )
+    return replace(data, rows=tuple(rows))
+
+
+def _draw(data: Table, shown: Sequence[int], widest_text: int | None = None) -> RichTable:
+    """Numbers and the first column stay whole; headings and other texts wrap."""
     drawn = RichTable(
         title=Text(data.caption), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
     )
     notes = data.notes
-    widths = _least_widths(data)
-    shown = _columns_that_fit(widths, console.width)
     for index in shown:
         column = data.columns[index]
-        justify: Literal["right", "left"] = "right" if column.numeric else "left"
-        drawn.add_column(Text(column.title), justify=justify, overflow="fold", min_width=widths[index])
+        longest = max((len(_text(row.cells[index], notes)) for row in data.rows), default=0)
+        longest = max([longest, *(len(word) for word in column.title.split())])
+        is_whole = column.numeric or index == 0
+        drawn.add_column(
+            Text(column.title),
+            justify="right" if column.numeric else "left",
+            overflow="fold",
+            min_width=longest if is_whole else min(longest, _TEXT_WIDTH),
+            max_width=None if is_whole else widest_text,
+        )
     for row in data.rows:
         drawn.add_row(*(_text(row.cells[index], notes) for index in shown), style="bold" if row.strong else None)
-    console.print(drawn)
-    for note, number in notes.items():
-        console.print(Text(f"  {number}) {note}", style="dim"))
+    return drawn
 
 
 def _transposed(data: Table) -> Table:
@@ -67,24 +98,6 @@ def _transposed(data: Table) -> Table:
         if index
     )
     return Table(data.caption, (Column(""), *names), tuple(rows))
-
-
-def _least_widths(data: Table) -> list[int]:
-    """Numbers and the first column stay whole; headings and other texts wrap."""
-    widths = []
-    for index, column in enumerate(data.columns):
-        longest = max((len(row.cells[index].text) for row in data.rows), default=0)
-        longest = max([longest, *(len(word) for word in column.title.split())])
-        widths.append(longest if column.numeric or index == 0 else min(longest, _TEXT_WIDTH))
-    return widths
-
-
-def _columns_that_fit(widths: list[int], room: int) -> list[int]:
-    """In a narrow terminal the last columns but one go; the reports have them all."""
-    shown = list(range(len(widths)))
-    while len(shown) > 3 and sum(widths[index] + _GAP for index in shown) > room:
-        del shown[-2]
-    return shown
 
 
 def _text(cell: Cell, notes: dict[str, int]) -> Text:
