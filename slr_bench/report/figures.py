@@ -13,6 +13,7 @@ from slr_bench.record import Outcome
 from slr_bench.report.content import RunContent
 from slr_bench.report.drawing import (
     INK,
+    MUTED,
     PHASE_COLOURS,
     RULE,
     WARN,
@@ -23,7 +24,7 @@ from slr_bench.report.drawing import (
     draw,
 )
 from slr_bench.report.scatter import memory_against_time
-from slr_bench.report.sections import coordinates_text
+from slr_bench.report.setting import value_text
 from slr_bench.report.timeline import Timeline, parse_samples, rss_timeline, traced_timeline
 from slr_bench.report.words import OUTCOME_WORDS, plain
 from slr_bench.run.store import Store
@@ -56,7 +57,12 @@ def memory_by_cell(content: RunContent) -> Picture | None:
         axes = figure.subplots()
         for place, cell in enumerate(cells):
             _paint_bar(axes, place, cell, values[id(cell)], content.arms.index(cell.entry.arm))
-        labels = [plain(f"{cell.entry.arm} · {coordinates_text(cell)}", LABEL) for cell in cells]
+        labels = [
+            plain(" · ".join((cell.entry.arm, *map(value_text, cell.entry.coordinates.values()))), LABEL)
+            for cell in cells
+        ]
+        keys = dict.fromkeys(key.rsplit(".", 1)[-1] for cell in cells for key in cell.entry.coordinates)
+        axes.set_title(plain(" · ".join(("arm", *keys))), loc="left", fontsize="small", color=MUTED)
         axes.set_yticks(range(len(cells)), labels)
         for text, cell in zip(axes.get_yticklabels(), cells, strict=True):
             text.set_color(INK)
@@ -71,7 +77,7 @@ def memory_by_cell(content: RunContent) -> Picture | None:
 
     parts = [f"{plain(cell.entry.arm, 40)} {format_bytes(values[id(cell)])}" for cell in cells if cell.entry.is_own]
     alt = plain(f"Bar chart of peak tensor memory by cell. Own settings: {'; '.join(parts)}.", 600)
-    return draw("memory", "Memory by cell", alt, (WIDTH_INCH, 0.9 + 0.29 * len(cells)), paint)
+    return draw("memory", "Memory by cell", alt, (WIDTH_INCH, 1.15 + 0.29 * len(cells)), paint)
 
 
 def _paint_bar(axes: Axes, place: int, cell: CellSummary, value: float | None, arm: int) -> None:
