@@ -120,7 +120,7 @@ def test_every_run_is_told_in_order(faults):
     assert names == [event[1] for event in others if event[0] == "finished"]
     well = record_of(faults, "ok").name
     told = [event[2] for event in others if event[:2] == ("progressed", well)]
-    assert told == ["build", "load", "warm-up", "step 1/3", "step 2/3", "step 3/3"]
+    assert told == ["build", "load", "warm-up", "step 1/3", "step 2/3", "step 3/3", "trace"]
 
 
 def test_a_tensor_of_known_size_is_counted_to_the_byte_in_every_repeat(faults):

@@ -86,20 +86,19 @@ class LocalExecutor:
             wake_s = next_tick_s if deadline_s is None else min(next_tick_s, deadline_s)
             message = self._receive(wake_s)
             now_s = time.monotonic()
-            if message is None:
-                if deadline_s is not None and now_s >= deadline_s:
-                    timed_out = True
-                    self._send({"op": "kill"})
-                if now_s >= next_tick_s:
-                    next_tick_s = now_s + tick_s
-                    on_tick(pid)
-            elif message["event"] == "started":
+            if message is not None and message["event"] == "exit":
+                return Ending(result, message["signal"], message["code"], timed_out, now_s - start_s)
+            if message is not None and message["event"] == "started":
                 pid = message["pid"]
-            elif message["event"] == "child":
+            elif message is not None:
                 result = message["data"].get("result", result)
                 on_message({**message["data"], "pid": pid})
-            elif message["event"] == "exit":
-                return Ending(result, message["signal"], message["code"], timed_out, now_s - start_s)
+            if deadline_s is not None and now_s >= deadline_s:
+                timed_out = True
+                self._send({"op": "kill"})
+            if now_s >= next_tick_s:
+                next_tick_s = now_s + tick_s
+                on_tick(pid)
 
     def _send(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(BrokenPipeError):  # told by the next _receive
