@@ -60,6 +60,6 @@ check: $(READY) ## Lint, format check, types
 report: $(READY) ## Make the report of reports/latest again
 	$(BIN)/slr-bench report $(ARGS)
 
-clean: ## Remove what was built, rendered and measured (curated reports stay)
-	rm -rf $(VENV) data build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks reports/latest reports/latest-*
+clean: ## Remove what was built, rendered (reports stay)
+	rm -rf $(VENV) data build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -28,7 +28,8 @@ def _check_data(settings: Settings) -> Mapping[str, str]:
             "--set data.dir=data/synthetic, or trace without data: --fake"
         )
     manifest = load_manifest(settings.data.dir, settings.model.num_classes)
-    return {"data_fingerprint": manifest.fingerprint}
+    missing = {"data_missing_videos": str(len(manifest.missing))} if manifest.missing else {}
+    return {"data_fingerprint": manifest.fingerprint} | missing
 
 
 def _train_step(settings: Settings, context: BuildContext) -> Any:

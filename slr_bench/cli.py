@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import signal
@@ -12,7 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from slr_bench.errors import EXIT_CELL_CRASHED, EXIT_INTERRUPTED, EXIT_OK, ConfigError, SlrBenchError
+from slr_bench.errors import (
+    EXIT_CELL_CRASHED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    ConfigError,
+    NothingMeasuredError,
+    SlrBenchError,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,6 +58,7 @@ def run(
     fake: Annotated[
         bool, typer.Option("--fake", help="Trace bytes on fake tensors: no data, no GPU, no time.")
     ] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Run crashed and timed-out runs again.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a grid, each cell in processes of its own, resuming what is missing; then report."""
@@ -64,7 +73,8 @@ def run(
     grid = with_device(load_grid(config), device)
     cells = expand(grid, dict(parse_override(text) for text in sets or []), arm)
     directory = out or DEFAULT_RUN_DIRECTORY
-    runner = Runner(grid, cells, Store(directory), fake=fake, command=shlex.join(["slr-bench", *sys.argv[1:]]))
+    command = shlex.join(["slr-bench", *sys.argv[1:]])
+    runner = Runner(grid, cells, Store(directory), fake=fake, command=command, retry=retry)
     if fresh:
         _set_aside(directory, console)
     try:
@@ -103,8 +113,13 @@ def _run(runner: Any, console: Console) -> Totals:
     from slr_bench.report.live import LiveView
 
     console.print("starting: importing torch once for all cells")
-    with LiveView(console) as view:
-        totals: Totals = runner.run(view)
+    try:
+        with LiveView(console) as view:
+            totals: Totals = runner.run(view)
+    except NothingMeasuredError:
+        with contextlib.suppress(SlrBenchError):  # what failed and why is a report too; the error itself goes on
+            _report(runner.directory, console)
+        raise
     return totals
 
 
@@ -112,8 +127,11 @@ def _report(directory: Path, console: Console) -> dict[str, str]:
     from slr_bench.report.build import write_reports
     from slr_bench.report.terminal import print_summary
 
-    paths = write_reports(directory)
-    print_summary(directory, console)
+    try:
+        paths = write_reports(directory)
+    finally:
+        if (directory / "grid.json").is_file():
+            print_summary(directory, console)
     console.print(f"report: {paths.html} and {paths.markdown}", soft_wrap=True)
     return {"html": str(paths.html), "markdown": str(paths.markdown)}
 

@@ -39,7 +39,7 @@ def print_summary(source: Path | Report, console: Console) -> None:
     for section in report.sections:
         if section.key in _SHOWN:
             for line in section.paragraphs if section.key == "missing" else ():
-                console.print(Text(line, style="dim"))
+                console.print(Text(f"{section.title}: {line}", style="dim"))
             for table in section.tables:
                 _print_table(table, console)
 

@@ -23,16 +23,16 @@ def classify(
     if ending.timed_out:
         return (
             Outcome.TIMEOUT,
-            f"still running after {timeout_s:g} s, and was killed; raise timeout_s if it needs longer",
+            f"still running after {timeout_s:g} s, and was killed; raise timeout_s and run again with --retry",
         )
     if ending.result is not None:
         return Outcome(ending.result["outcome"]), ending.result["reason"]
     if ending.signal is None:
-        return Outcome.CRASH, f"the process ended with status {ending.code} and no result; its log says more"
+        return Outcome.CRASH, f"the process ended with status {ending.code} and no result; see its log in logs/"
     name = _signal_name(ending.signal)
     if ending.signal == signals.SIGKILL and None not in (kills_before, kills_after) and kills_after != kills_before:
         return Outcome.OOM_HOST, "killed by the kernel for want of memory (SIGKILL, and its oom_kill count rose)"
-    return Outcome.CRASH, f"ended by {name}; its log says more"
+    return Outcome.CRASH, f"ended by {name}; see its log in logs/"
 
 
 def _signal_name(number: int) -> str:

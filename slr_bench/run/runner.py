@@ -23,6 +23,8 @@ from slr_bench.run.store import CellEntry, Manifest, Store
 from slr_bench.run.watch import PSS_PERIOD_S, Watch
 from slr_bench.units import parse_bytes
 
+_BOUND = {"source_hash": "source", "config_hash": "configuration or other data", "environment": "environment"}
+
 
 class BoundElsewhereError(ConfigError):
     """The run directory holds runs of another source, environment or configuration."""
@@ -91,10 +93,17 @@ def source_hash(cells: Sequence[Cell]) -> str:
 class Runner:
     """Runs a grid into a run directory."""
 
-    def __init__(self, grid: GridConfig, cells: Sequence[Cell], store: Store, *, fake: bool, command: str) -> None:
+    def __init__(
+        self, grid: GridConfig, cells: Sequence[Cell], store: Store, *, fake: bool, command: str, retry: bool = False
+    ) -> None:
         self._grid, self._cells, self._store = grid, list(cells), store
-        self._fake, self._command = fake, command
+        self._fake, self._command, self._retry = fake, command, retry
         self._facts = {cell.cell_id: dict(cell.spec.prepare(cell.settings)) if not fake else {} for cell in cells}
+
+    @property
+    def directory(self) -> Path:
+        """The run directory."""
+        return self._store.directory
 
     def run(self, listener: Listener) -> Totals:
         """Run what is missing.
@@ -108,7 +117,8 @@ class Runner:
         preload = sorted({"slr_bench.run.measure", *(module for cell in self._cells for module in cell.spec.preload)})
         with self._store.locked(), LocalExecutor(preload, thread_environment()) as executor:
             self._bind(self._ask_environment(executor))
-            missing = [run for run in runs if not self._store.has(run.cell.cell_id, run.side, run.repeat)]
+            finished = self._finished_names()
+            missing = [run for run in runs if run.name not in finished]
             listener.planned(runs, len(runs) - len(missing))
             for run in missing:
                 listener.started(run)
@@ -121,6 +131,11 @@ class Runner:
             reasons = sorted({f"{record.outcome}: {record.reason}" for record in records})
             raise NothingMeasuredError(f"nothing was measured; every cell ended as {'; '.join(reasons)}")
         return Totals(records, time.monotonic() - start_s, len(missing))
+
+    def _finished_names(self) -> set[str]:
+        """Runs that need not be made again; with ``retry``, crashes and timeouts are."""
+        again = {Outcome.CRASH, Outcome.TIMEOUT} if self._retry else set()
+        return {record.name for record in self._store.read_records()[0] if record.outcome not in again}
 
     def _bind(self, environment: dict[str, Any]) -> None:
         """Tie the directory to this source, environment and configuration, or refuse another's."""
@@ -144,11 +159,11 @@ class Runner:
             ),
         )
         earlier = self._store.read_manifest()
-        for name in ("source_hash", "config_hash", "environment") if earlier else ():
+        for name in _BOUND if earlier else ():
             before, now = getattr(earlier, name), getattr(manifest, name)
             if before != now:
                 raise BoundElsewhereError(
-                    f"{self._store.directory} holds runs of another {name.replace('_hash', '')} "
+                    f"{self._store.directory} holds runs of another {_BOUND[name]} "
                     f"({_difference(before, now)}); records are never mixed: choose another directory with --out, "
                     "or set the old one aside with --fresh"
                 )

@@ -18,6 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from slr_bench.errors import ConfigError
 from slr_bench.record import SCHEMA, Record
 
+_OWN_NAMES = frozenset((".lock", ".grid.json.tmp", "records", "samples", "logs"))
+"""What a run that was stopped before its manifest was written has left."""
+
 
 class CellEntry(BaseModel):
     """A cell as the directory lists it. Two arms with the same setting share a cell id and its records."""
@@ -65,6 +68,7 @@ class Store:
         Raises:
             ConfigError: not writable, a file, or another run holds it.
         """
+        self._refuse_foreign()
         try:
             for place in (self.records_directory, self.directory / "samples", self.directory / "logs"):
                 place.mkdir(parents=True, exist_ok=True)
@@ -84,6 +88,17 @@ class Store:
             yield
         finally:
             os.close(handle)
+
+    def _refuse_foreign(self) -> None:
+        """A directory that holds other things is not written into."""
+        if not self.directory.is_dir() or (self.directory / "grid.json").exists():
+            return
+        others = {path.name for path in self.directory.iterdir()} - _OWN_NAMES
+        if others:
+            raise ConfigError(
+                f"{self.directory} is no run directory: it holds {sorted(others)[0]}; "
+                "choose a new or empty one with --out"
+            )
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Write ``grid.json`` atomically."""
@@ -112,15 +127,6 @@ class Store:
         _write_atomically(
             self.records_directory / f"{record.name}.json", record.model_dump_json(by_alias=True, indent=1)
         )
-
-    def has(self, cell_id: str, side: str, repeat: int) -> bool:
-        """Whether this run has left a readable record; an unreadable one is as good as none."""
-        path = self.records_directory / f"{cell_id}-{side}-{repeat}.json"
-        try:
-            Record.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError):
-            return False
-        return True
 
     def read_records(self) -> tuple[list[Record], list[str]]:
         """All valid records sorted by name, and a line for each file that is none (it is left where it is)."""

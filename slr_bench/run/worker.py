@@ -78,11 +78,20 @@ def _measure_or_classify(job: dict[str, Any], send: Send) -> tuple[Outcome, str 
         return Outcome.CRASH, _one_line(error), nothing
     except RuntimeError as error:
         traceback.print_exc()
-        is_host_oom = "can't allocate memory" in str(error) or "Cannot allocate memory" in str(error)
-        return Outcome.OOM_HOST if is_host_oom else Outcome.CRASH, _one_line(error), nothing
+        if _is_out_of_ram(str(error), job["ram_limit_bytes"] is not None):
+            return Outcome.OOM_HOST, _one_line(error), nothing
+        return Outcome.CRASH, _one_line(error), nothing
     except Exception as error:  # noqa: BLE001 - a cell may fail in any way; the traceback goes to its log
         traceback.print_exc()
         return Outcome.CRASH, _one_line(error), nothing
+
+
+def _is_out_of_ram(message: str, is_limited: bool) -> bool:
+    """Whether an operator failed for want of RAM. At a limit, threads and oneDNN primitives fail first."""
+    texts = ["allocate memory", "bad_alloc"]
+    if is_limited:
+        texts += ["can't start new thread", "could not create a primitive", "could not create a memory"]
+    return any(text in message for text in texts)
 
 
 def _one_line(error: Exception) -> str:

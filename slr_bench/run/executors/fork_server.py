@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import gc
 import importlib
 import json
@@ -157,6 +158,7 @@ def _become_cell(job: dict[str, Any], result_write: int, server: int) -> NoRetur
         log = os.open(job["log_path"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        faulthandler.enable(file=2)  # a SIGSEGV leaves its Python stack in the log
         if job["isolation"] == "spawn":
             os.set_inheritable(result_write, True)
             command = [sys.executable, "-m", "slr_bench.run.worker", str(result_write), json.dumps(job)]

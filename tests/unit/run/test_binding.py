@@ -82,7 +82,7 @@ def bench(tmp_path, monkeypatch):
     """``bench(sizes=..., endings=...)`` runs a toy grid into one directory."""
     monkeypatch.setattr(host, "tree_pss_bytes", lambda pid: 4096)
 
-    def run(sizes=(1, 2), spec=TOY, executor=None, fake=False, **grid_values):
+    def run(sizes=(1, 2), spec=TOY, executor=None, fake=False, retry=False, **grid_values):
         executor = executor or FakeExecutor()
         monkeypatch.setattr(runner_module, "LocalExecutor", executor)
         grid = GridConfig(workload=spec.name, **({"repeats": 2} | grid_values))
@@ -91,7 +91,7 @@ def bench(tmp_path, monkeypatch):
             for size in sizes
         ]
         listener = Silent()
-        totals = Runner(grid, cells, Store(tmp_path), fake=fake, command="slr-bench run x").run(listener)
+        totals = Runner(grid, cells, Store(tmp_path), fake=fake, command="slr-bench run x", retry=retry).run(listener)
         return SimpleNamespace(totals=totals, executor=executor, listener=listener, store=Store(tmp_path))
 
     return run
@@ -230,3 +230,13 @@ def test_a_held_directory_is_refused_before_the_server_starts(bench, tmp_path):
     with Store(tmp_path).locked(), pytest.raises(ConfigError, match="in use by another run"):
         bench(executor=executor)
     assert not hasattr(executor, "preload")
+
+
+def test_a_timeout_is_a_result_until_it_is_asked_for_again(bench):
+    late = Ending(None, 9, None, True, 0.1)
+    first = bench(executor=FakeExecutor({2: late}))
+    assert outcome_counts(first.totals.records) == {"ok": 2, "timeout": 2}
+    assert bench().executor.measured == []
+    again = bench(retry=True)
+    assert again.executor.measured == [2, 2]
+    assert outcome_counts(again.totals.records) == {"ok": 4}

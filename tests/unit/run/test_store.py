@@ -70,8 +70,6 @@ def test_what_is_written_is_read_back_in_the_order_of_names(store):
     assert problems == []
     assert records == sorted(written, key=lambda one: one.name)
     assert store.read_samples(record(2).name) == {"rows": [2]}
-    assert store.has("0123456789ab", "b", 1)
-    assert not store.has("0123456789ab", "a", 1)
 
 
 def test_a_run_without_samples_has_none(store):
@@ -89,7 +87,6 @@ def test_an_unreadable_record_is_named_left_and_not_taken_for_finished(store, co
     assert len(problems) == 1
     assert problems[0].startswith(f"{bad.name}: not a readable record: ")
     assert bad.read_bytes() == content
-    assert not store.has(record().cell_id, "a", 1)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"schema": 2}'])
@@ -195,3 +192,20 @@ def test_a_directory_that_is_not_writable_is_refused(tmp_path):
 def test_a_manifest_is_refused_if_it_holds_what_no_schema_has():
     with pytest.raises(ValueError, match="host"):
         Manifest.model_validate(json.loads(SCHEMA_1_MANIFEST) | {"host": "x"})
+
+
+def test_a_directory_that_holds_other_things_is_not_written_into(tmp_path):
+    (tmp_path / "videos").mkdir()
+    with (
+        pytest.raises(ConfigError, match="it holds videos; choose a new or empty one with --out"),
+        Store(tmp_path).locked(),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["videos"]
+
+
+def test_what_a_stopped_start_left_is_taken_over(tmp_path):
+    for _ in range(2):
+        with Store(tmp_path).locked():
+            pass
+    assert (tmp_path / "records").is_dir()
