@@ -122,7 +122,7 @@ def test_metrics_file(uninterrupted, tmp_path):
 
 
 def test_it_learns(uninterrupted):
-    subject = trainer(epochs=12)
+    subject = trainer(epochs=40)  # 12 are enough on one processor and not on another
     history = fit(subject)
     assert history[-1].val_top1 == 1.0
     assert history[-1].loss < history[0].loss

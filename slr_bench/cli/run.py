@@ -1,44 +1,24 @@
-"""The commands: thin, and quick to say what they can do. Everything heavy is imported by the command that needs it."""
+"""``slr-bench run``: measure a grid into a run directory."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
-import signal
 import statistics
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slr_bench.errors import (
-    EXIT_CELL_CRASHED,
-    EXIT_INTERRUPTED,
-    EXIT_OK,
-    ConfigError,
-    NothingMeasuredError,
-    SlrBenchError,
-)
+from slr_bench.cli.base import DEFAULT_RUN_DIRECTORY, JsonOption, SetOption, app, finish
+from slr_bench.cli.report import make_report
+from slr_bench.errors import EXIT_CELL_CRASHED, EXIT_OK, ConfigError, NothingMeasuredError, SlrBenchError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from slr_bench.run.runner import Totals
-
-DEFAULT_RUN_DIRECTORY = Path("reports/latest")
-
-app = typer.Typer(
-    name="slr-bench",
-    help="Measure the memory, time and accuracy of training steps; compare arms; report.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
 
 
 @app.command()
@@ -49,10 +29,7 @@ def run(
         typer.Option(help=f"Run directory [default: {DEFAULT_RUN_DIRECTORY}, one of another source is set aside]."),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Set an existing run directory aside and start anew.")] = False,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, like training.batch_size=4. Repeatable."),
-    ] = None,
+    sets: SetOption = None,
     arm: Annotated[str | None, typer.Option(help="Run only this arm.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda, in place of the grid's.")] = None,
     fake: Annotated[
@@ -84,29 +61,8 @@ def run(
             raise
         _set_aside(directory, console)
         totals = _run(runner, console)
-    _report(directory, console)
-    _finish(*_run_summary(directory, totals), as_json)
-
-
-@app.command()
-def report(
-    run_dir: Annotated[Path, typer.Argument(help="Run directory.")] = DEFAULT_RUN_DIRECTORY, as_json: JsonOption = False
-) -> None:
-    """Make report.html, report.md and the figures of a run directory again."""
-    from rich.console import Console
-
-    paths = _report(run_dir, Console(stderr=as_json))
-    _finish({"run_dir": str(run_dir), **paths}, EXIT_OK, as_json)
-
-
-@app.command()
-def schema(
-    workload: Annotated[str, typer.Argument(help="Registered workload whose settings to describe.")] = "train_step",
-) -> None:
-    """Write the JSON Schema of a workload's training file, with which editors complete the YAML."""
-    from slr_bench.grid.workload import find_workload
-
-    sys.stdout.write(json.dumps(find_workload(workload).settings.model_json_schema(), indent=1) + "\n")
+    make_report(directory, console)
+    finish(*_run_summary(directory, totals), as_json)
 
 
 def _run(runner: Any, console: Console) -> Totals:
@@ -118,22 +74,9 @@ def _run(runner: Any, console: Console) -> Totals:
             totals: Totals = runner.run(view)
     except NothingMeasuredError:
         with contextlib.suppress(SlrBenchError):  # what failed and why is a report too; the error itself goes on
-            _report(runner.directory, console)
+            make_report(runner.directory, console)
         raise
     return totals
-
-
-def _report(directory: Path, console: Console) -> dict[str, str]:
-    from slr_bench.report.build import write_reports
-    from slr_bench.report.terminal import print_summary
-
-    try:
-        paths = write_reports(directory)
-    finally:
-        if (directory / "grid.json").is_file():
-            print_summary(directory, console)
-    console.print(f"report: {paths.html} and {paths.markdown}", soft_wrap=True)
-    return {"html": str(paths.html), "markdown": str(paths.markdown)}
 
 
 def _run_summary(directory: Path, totals: Totals) -> tuple[dict[str, Any], int]:
@@ -167,24 +110,3 @@ def _set_aside(directory: Path, console: Console) -> None:
     with Store(directory).locked():  # not from under a run that goes on in it
         directory.rename(target)
     console.print(f"the earlier runs in {directory} are now in {target}", soft_wrap=True)
-
-
-def _finish(result: dict[str, Any], exit_code: int, as_json: bool) -> NoReturn:
-    if as_json:
-        sys.stdout.write(json.dumps(result) + "\n")
-    raise typer.Exit(exit_code)
-
-
-def main() -> None:
-    """Entry point: the one place where an error becomes a line and an exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        app(standalone_mode=True)
-    except SlrBenchError as error:
-        sys.stderr.write("".join(f"slr-bench: {line}\n" for line in str(error).splitlines()))
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, SystemExit) as end:  # typer makes an exit of a Ctrl-C
-        if isinstance(end, SystemExit) and end.code != EXIT_INTERRUPTED:
-            raise
-        sys.stderr.write("slr-bench: interrupted; finished runs are kept, the same command goes on from there\n")
-        sys.exit(EXIT_INTERRUPTED)
