@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from typing import Any
 
 import torch
@@ -22,8 +21,8 @@ from slr_bench.probes.sampler import Sampler
 from slr_bench.record import Metric
 from slr_bench.run.context import Context, resolve_device
 from slr_bench.run.result import metrics_json, phases_json, samples_json
+from slr_bench.run.tracing import no_collection, trace_metrics, trace_step
 from slr_bench.run.watch import TIMED_PREFIX, TRACE_PHASE
-from slr_bench.trace.tracer import LiveBytes
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -62,41 +61,13 @@ def _trace_fake(job: dict[str, Any], context: Context, work: StepWork, kind: str
         work.load()
         for _ in range(job["warmup_steps"]):
             work.step()
-        tracer = traced_step(work, context)
-    metrics = {"peak_tensor_bytes": peak_metric(tracer, context)} | dict(work.metrics())
+        traced = trace_step(work, context)
+    metrics = trace_metrics(traced, context) | dict(work.metrics())
     return {
         "metrics": metrics_json(metrics),
-        "phases": phases_json(context, tracer),
-        "samples": samples_json(None, context, tracer),
+        "phases": phases_json(context, traced),
+        "samples": samples_json(None, context, traced),
     }
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Cycles are collected before, not during: garbage that happens to wait is not the step's."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-def traced_step(work: StepWork, context: Context) -> LiveBytes:
-    """One steady step under the tracer."""
-    tracer = LiveBytes(context.device, work.tensors())
-    context.phase.enabled = False
-    context.phase.listener = tracer.phase
-    with _no_collection(), tracer:
-        work.step()
-    context.phase.listener = None
-    return tracer
-
-
-def peak_metric(tracer: LiveBytes, context: Context) -> Metric:
-    """``peak_tensor_bytes`` with the source that says what may be compared."""
-    source = f"{context.device.type}-{'fake' if context.is_fake else 'real'}"
-    return Metric(value=tracer.peak_bytes, unit="bytes", source=source, quality="exact")
 
 
 class _Measurement:
@@ -139,17 +110,17 @@ class _Measurement:
                 own = self._time_steps(work)
         metrics = own | host_probe.readings() | cuda_probe.readings() | self._sampled(sampler)
         metrics |= self._energy(energy, kind)
-        tracer = None
+        traced = None
         if kind == "step":
             metrics |= self._check_sampler(work)
             self._send({"phase": TRACE_PHASE})
-            tracer = traced_step(work, self._context)
-            metrics["peak_tensor_bytes"] = peak_metric(tracer, self._context)
+            traced = trace_step(work, self._context)
+            metrics |= trace_metrics(traced, self._context)
         else:
             reason = "a whole training is not traced; the train_step cell of the same setting is"
             metrics["peak_tensor_bytes"] = Metric.unavailable("bytes", f"{self._context.device.type}-real", reason)
-        samples = samples_json(sampler, self._context, tracer)
-        return {"metrics": metrics_json(metrics), "phases": phases_json(self._context, tracer), "samples": samples}
+        samples = samples_json(sampler, self._context, traced)
+        return {"metrics": metrics_json(metrics), "phases": phases_json(self._context, traced), "samples": samples}
 
     def _warm_up(self, work: StepWork) -> None:
         phase = self._context.phase
@@ -171,7 +142,7 @@ class _Measurement:
             self._step_times_s.append(self._timed(work))
         self._context.phase.enabled = True
         if on_gpu:
-            with _no_collection():
+            with no_collection():
                 work.step()
         median_s = statistics.median(self._step_times_s)
         source = f"perf_counter, median of {len(self._step_times_s)} steps"
@@ -183,7 +154,7 @@ class _Measurement:
         } | dict(work.metrics())
 
     def _timed(self, work: StepWork) -> float:
-        with _no_collection():
+        with no_collection():
             self._context.synchronize()
             start_s = time.perf_counter()
             work.step()

@@ -7,9 +7,9 @@ from typing import Any
 from slr_bench.probes.sampler import Sampler
 from slr_bench.record import Metric
 from slr_bench.run.context import Context
-from slr_bench.trace.tracer import OUTSIDE, LiveBytes
-
-_TIMELINE_POINTS = 400
+from slr_bench.run.tracing import Traced
+from slr_bench.trace.attribution import Timeline
+from slr_bench.trace.tracer import OUTSIDE
 
 
 def metrics_json(metrics: dict[str, Metric]) -> dict[str, Any]:
@@ -17,10 +17,10 @@ def metrics_json(metrics: dict[str, Metric]) -> dict[str, Any]:
     return {name: metric.model_dump() for name, metric in metrics.items()}
 
 
-def phases_json(context: Context, tracer: LiveBytes | None) -> dict[str, Any]:
+def phases_json(context: Context, traced: Traced | None) -> dict[str, Any]:
     """Time and traced peak by phase."""
     spans = context.phase.spans
-    peaks = tracer.peak_by_phase if tracer else {}
+    peaks = traced.breakdown.by_phase if traced else {}
     names = dict.fromkeys([*(span.name for span in spans), *(name for name in peaks if name != OUTSIDE)])
     return {
         name: {
@@ -32,22 +32,21 @@ def phases_json(context: Context, tracer: LiveBytes | None) -> dict[str, Any]:
     }
 
 
-def samples_json(sampler: Sampler | None, context: Context, tracer: LiveBytes | None) -> dict[str, Any]:
+def samples_json(sampler: Sampler | None, context: Context, traced: Traced | None) -> dict[str, Any]:
     """Time series for the report: RAM and GPU memory over time, live bytes over the traced step."""
     series: dict[str, Any] = {"columns": ["rss_bytes", "nvml_process_bytes", "nvml_device_bytes"]}
     if sampler:
         series |= {"times_s": [round(time_s, 4) for time_s in sampler.times_s], "rows": sampler.rows}
     series["phases"] = [span._asdict() for span in context.phase.spans]
-    series["traced"] = _thin(tracer.timeline) if tracer else None
+    series["traced"] = timeline_json(traced.breakdown.timeline) if traced else None
     return series
 
 
-def _thin(timeline: list[tuple[int, str]]) -> dict[str, Any]:
-    """At most ``_TIMELINE_POINTS`` points; each is the largest of its stretch, so the peak stays."""
-    stride = max(1, -(-len(timeline) // _TIMELINE_POINTS))
-    points = [max(timeline[start : start + stride]) for start in range(0, len(timeline), stride)]
+def timeline_json(timeline: Timeline) -> dict[str, Any]:
+    """Live bytes over the operators of the step, in all and by category."""
     return {
-        "operators": len(timeline),
-        "live_bytes": [live for live, _ in points],
-        "phase": [name for _, name in points],
+        "operators": timeline.operators,
+        "live_bytes": [sum(values) for values in zip(*timeline.by_category.values(), strict=True)],
+        "phase": timeline.phase,
+        "by_category": timeline.by_category,
     }

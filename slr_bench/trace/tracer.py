@@ -6,6 +6,7 @@ operator allocates and frees inside itself is not seen here.
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,24 +14,39 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 OUTSIDE = "outside"  # between phases
+LOADER = "loader"
+"""Category of what the loader owns: not counted."""
+PARAMETER = "parameter"
+GRADIENT = "gradient"
+BUFFER = "buffer"
+OPTIMIZER_STATE = "optimizer state"
+HELD = "held"
+"""Category of tensors alive before the step that the workload does not name, such as the last step's losses."""
+
+State = Mapping[str, Iterable[torch.Tensor]]
+"""Tensors alive before the step, by category."""
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of all live storages on one device while open.
 
     ``state`` are the tensors alive before the step by category. Those of category ``loader`` are not counted: the
-    loader owns them. A tensor that an operator uses without having been made in the step or named in the state was
-    alive from the start, and is counted from there.
+    loader owns them. A tensor that an operator uses without having been made by one (``torch.from_numpy``, another
+    process) counts from that operator on. With ``fake`` only fake tensors count: a real one is a constant on its way.
     """
 
-    def __init__(self, device: torch.device, state: Mapping[str, Iterable[torch.Tensor]]) -> None:
+    def __init__(self, device: torch.device, state: State, fake: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._device_type = device.type
+        self._fake = fake
         self._watched: dict[int, weakref.ref[Any]] = {}
+        self._sizes: dict[int, int] = {}
         self._not_counted: set[int] = set()
+        self._may_resize: dict[Any, bool] = {}
         self._phase = OUTSIDE
         self.live_bytes = 0
         self.peak_bytes = 0
@@ -39,10 +55,10 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Live bytes and phase after each operator that made a tensor."""
         for category, tensors in state.items():
             for tensor in tensors:
-                if category == "loader":
-                    self._ignore(tensor)
+                if category == LOADER:
+                    self._not_counted.add(tensor.untyped_storage()._cdata)
                 else:
-                    self._count(tensor)
+                    self._count(tensor, category)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -51,12 +67,15 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Self:
         super().__enter__()  # type: ignore[no-untyped-call]
+        self._plain_rng_state = torch.get_rng_state
+        torch.get_rng_state = self._rng_state
         self._note_peak()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        torch.get_rng_state = self._plain_rng_state
         super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
         self._watched.clear()  # drops the callbacks: what dies later is no longer the step's
 
@@ -73,53 +92,108 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         before = self.live_bytes
-        for tensor in _tensors((args, kwargs)):
-            self._count(tensor)
-        missed = self.live_bytes - before
-        if missed:  # alive since the start: every earlier moment had them too
-            self.peak_bytes += missed
-            self.peak_by_phase = {name: peak + missed for name, peak in self.peak_by_phase.items()}
-            self.timeline = [(live + missed, phase) for live, phase in self.timeline]
+        for tensor in tensors_in((args, kwargs)):
+            self._count(tensor, None)
         made = func(*args, **kwargs)
-        before = self.live_bytes
-        for tensor in _tensors(made):
-            self._count(tensor)
+        if self._resizes(func):
+            self._measure_again(tensors_in((args, kwargs)))
+        for tensor in tensors_in(made):
+            self._count(tensor, None)
         if self.live_bytes != before:
             self._note_peak()
             self.timeline.append((self.live_bytes, self._phase))
         return made
 
-    def _count(self, tensor: torch.Tensor) -> None:
-        if tensor.device.type != self._device_type:
-            return
+    def _rng_state(self) -> torch.Tensor:
+        """Made by no operator, and real even among fake tensors; recomputation keeps one for every region."""
+        state = self._plain_rng_state()
+        self._count(state, None, real_too=True)
+        return state
+
+    def _count(self, tensor: torch.Tensor, category: str | None, real_too: bool = False) -> int | None:
+        """Key of the tensor's storage, counted now if it was not before; None where it does not count."""
+        if tensor.device.type != self._device_type or (
+            self._fake and not real_too and not isinstance(tensor, FakeTensor)
+        ):
+            return None
         storage = tensor.untyped_storage()
-        key = storage._cdata
-        if key in self._watched or key in self._not_counted:
-            return
+        key: int = storage._cdata
+        if key in self._watched:
+            return key
+        if key in self._not_counted:
+            return None
         size = storage.nbytes()
 
         def gone(_: object) -> None:
             if self._watched.pop(key, None) is not None:
-                self.live_bytes -= size
+                self.live_bytes -= self._sizes.pop(key)
+                self._died(key)
 
         self._watched[key] = weakref.ref(storage, gone)
+        self._sizes[key] = size
         self.live_bytes += size
+        self._born(key, tensor, size, category)
+        return key
 
-    def _ignore(self, tensor: torch.Tensor) -> None:
-        self._not_counted.add(tensor.untyped_storage()._cdata)
+    def _born(self, key: int, tensor: torch.Tensor, size: int, category: str | None) -> None:
+        """A storage counts from now on; ``category`` is that of the state, None within the step."""
+
+    def _died(self, key: int) -> None:
+        """A storage counts no longer."""
+
+    def _resized(self, key: int, size: int) -> None:
+        """A storage has another size from now on."""
+
+    def _resizes(self, func: Any) -> bool:
+        """Whether an operator can change the size of a storage it is given (``resize_``, ``out=``)."""
+        known = self._may_resize.get(func)
+        if known is None:
+            name = func._schema.name.partition("::")[2]
+            known = name.startswith(("resize", "set_")) or any(argument.is_out for argument in func._schema.arguments)
+            self._may_resize[func] = known
+        return known
+
+    def _measure_again(self, tensors: Iterable[torch.Tensor]) -> None:
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            key, size = storage._cdata, storage.nbytes()
+            if key in self._watched and self._sizes[key] != size:
+                self.live_bytes += size - self._sizes[key]
+                self._sizes[key] = size
+                self._resized(key, size)
 
     def _note_peak(self) -> None:
         self.peak_bytes = max(self.peak_bytes, self.live_bytes)
         self.peak_by_phase[self._phase] = max(self.peak_by_phase.get(self._phase, 0), self.live_bytes)
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
+def with_held(state: State, device: torch.device, fake: bool = False) -> dict[str, list[torch.Tensor]]:
+    """``state``, the parameters' gradients if any live, and as ``held`` every other tensor that Python can reach now.
+
+    What a step leaves to the next (its losses, a cache of the workload's) is memory of the step, named or not.
+    """
+    named = {category: list(tensors) for category, tensors in state.items()}
+    gradients = [parameter.grad for parameter in named.get(PARAMETER, ()) if parameter.grad is not None]
+    named[GRADIENT] = [*named.get(GRADIENT, ()), *gradients]
+    known = {tensor.untyped_storage()._cdata for tensors in named.values() for tensor in tensors}
+    for thing in gc.get_objects():
+        if not issubclass(type(thing), torch.Tensor) or isinstance(thing, FakeTensor) != fake:
+            continue
+        if thing.device.type == device.type and thing.layout == torch.strided:
+            key = thing.untyped_storage()._cdata
+            if key not in known:
+                known.add(key)
+                named.setdefault(PARAMETER if isinstance(thing, torch.nn.Parameter) else HELD, []).append(thing)
+    return named
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
     """Tensors in an operator's arguments or results; plain recursion, far cheaper than a pytree here."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _tensors(item)
+            yield from tensors_in(item)
     elif isinstance(value, dict):
         for item in value.values():
-            yield from _tensors(item)
+            yield from tensors_in(item)

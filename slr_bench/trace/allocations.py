@@ -1,0 +1,193 @@
+"""What the allocator itself says: every allocation and free, and the operator inside which it happened.
+
+On the CPU from the profiler's memory events, on CUDA from the caching allocator's history. Neither knows of the tracer:
+only the marks that the recorder leaves around each operator tie the two together.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch._C._profiler import _EventType, _RecordFunctionFast
+from torch.profiler import ProfilerActivity, profile
+
+MARK = "slr_bench:"
+"""Prefix of a mark: ``slr_bench:17`` is the recorder's operator 17, ``slr_bench:step`` the beginning of its step."""
+STEP = "step"
+
+
+class Alloc(NamedTuple):
+    """Memory given out. ``operator`` is the outermost operator around it, None outside any."""
+
+    address: int
+    size_bytes: int
+    operator: str | None
+
+
+class Free(NamedTuple):
+    """Memory given back."""
+
+    address: int
+
+
+class Enter(NamedTuple):
+    """The recorder's operator ``number`` begins."""
+
+    number: int
+
+
+class Exit(NamedTuple):
+    """It ends."""
+
+    number: int
+
+
+class StepBegins(NamedTuple):
+    """What lives now is state."""
+
+
+Event = Alloc | Free | Enter | Exit | StepBegins
+
+
+class CpuAllocations:
+    """Records the CPU allocator while open; ``mark`` is the recorder's. ``events`` are there once it is closed."""
+
+    def __init__(self) -> None:
+        self._profile = profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False)
+        self.events: list[Event] = []
+
+    def __enter__(self) -> Self:
+        self._profile.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._profile.__exit__(kind, error, trace)
+        if kind is None:
+            results = self._profile.profiler.kineto_results  # type: ignore[union-attr]
+            self.events = list(cpu_events(results.experimental_event_tree()))
+
+    def mark(self, name: int | str) -> AbstractContextManager[Any]:
+        """Around operator ``name``."""
+        return _RecordFunctionFast(f"{MARK}{name}")  # type: ignore[no-any-return]
+
+    def step_begins(self) -> None:
+        """The traced step comes next."""
+        with self.mark(STEP):
+            pass
+
+
+def cpu_events(roots: Iterable[Any]) -> Iterator[Event]:
+    """The profiler's event tree as one sequence in the order of time, threads merged."""
+    threads: dict[int, list[Any]] = {}
+    for root in roots:
+        threads.setdefault(root.start_tid, []).append(root)
+    for _, event in heapq.merge(*(_timed(nodes) for nodes in threads.values()), key=lambda timed: timed[0]):
+        yield event
+
+
+def _timed(roots: Iterable[Any]) -> Iterator[tuple[int, Event]]:
+    """Depth first is the order of time within a thread; clock readings only order threads, so they never step back."""
+    clock_ns = 0
+    for time_ns, event in _walk(roots):
+        clock_ns = max(clock_ns, time_ns)
+        yield clock_ns, event
+
+
+def _walk(roots: Iterable[Any]) -> Iterator[tuple[int, Event]]:
+    todo: list[tuple[Any, str | None, bool]] = [(root, None, False) for root in roots][::-1]
+    while todo:
+        node, operator, is_end = todo.pop()
+        tag = node.tag
+        if is_end:
+            yield node.end_time_ns, Exit(_number(node.name))
+        elif tag == _EventType.Allocation:
+            fields = node.extra_fields
+            if fields.device.type == "cpu":
+                size: int = fields.alloc_size
+                yield node.start_time_ns, Alloc(fields.ptr, size, operator) if size > 0 else Free(fields.ptr)
+        else:
+            name = node.name if tag == _EventType.TorchOp else ""
+            if name == MARK + STEP:
+                yield node.start_time_ns, StepBegins()
+            elif name.startswith(MARK):
+                yield node.start_time_ns, Enter(_number(name))
+                todo.append((node, None, True))
+            elif operator is None and name.startswith("aten::"):
+                operator = name.replace("aten::", "aten.")
+            todo += [(child, operator, False) for child in reversed(node.children)]
+
+
+def _number(mark: str) -> int:
+    return int(mark.removeprefix(MARK))
+
+
+class CudaAllocations:
+    """Records the CUDA caching allocator while open, Python stacks only (``all`` took 461 s against 4 s)."""
+
+    def __init__(self, device: torch.device, memory: Any = torch.cuda.memory, set_metadata: Any = None) -> None:
+        self._device, self._memory = device, memory
+        self._set_metadata = set_metadata or torch._C._cuda_setMemoryMetadata  # type: ignore[attr-defined]
+        self.events: list[Event] = []
+
+    def __enter__(self) -> Self:
+        self._memory._record_memory_history(stacks="python", context="alloc", max_entries=10_000_000)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                snapshot = self._memory._snapshot(self._device)
+                self.events = list(cuda_events(snapshot["device_traces"][self._device.index or 0]))
+        finally:
+            self._memory._record_memory_history(enabled=None)
+
+    def mark(self, name: int | str) -> AbstractContextManager[Any]:
+        """Around operator ``name``: the allocator stamps its entries with it."""
+        return _Stamp(self._set_metadata, str(name))
+
+    def step_begins(self) -> None:
+        """The traced step comes next."""
+        # An allocation of its own carries the stamp into the history.
+        with self.mark(STEP):
+            torch.empty(1, device=self._device)
+
+
+class _Stamp:
+    def __init__(self, set_metadata: Any, text: str) -> None:
+        self._set_metadata, self._text = set_metadata, text
+
+    def __enter__(self) -> None:
+        self._set_metadata(self._text)
+
+    def __exit__(self, *_: object) -> None:
+        self._set_metadata("")
+
+
+def cuda_events(entries: Iterable[Mapping[str, Any]]) -> Iterator[Event]:
+    """One device's entries of ``_snapshot()["device_traces"]``, in order; ``user_metadata`` holds the marks."""
+    stamp = ""
+    for entry in entries:
+        now = str(entry.get("user_metadata", ""))
+        if now != stamp:
+            if stamp.isdigit():
+                yield Exit(int(stamp))
+            if now == STEP:
+                yield StepBegins()
+            elif now.isdigit():
+                yield Enter(int(now))
+            stamp = now
+        if entry["action"] == "alloc":
+            yield Alloc(entry["addr"], entry["size"], f"operator {now}" if now.isdigit() else None)
+        elif entry["action"] == "free_completed":
+            yield Free(entry["addr"])
+    if stamp.isdigit():
+        yield Exit(int(stamp))

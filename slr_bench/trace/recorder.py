@@ -1,0 +1,195 @@
+"""One step on the record: every operator, and every storage with what it is, who made it and how long it lived."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch.utils.flop_counter import flop_registry
+
+from slr_bench.trace.modules import NO_MODULE, ModuleTracker
+from slr_bench.trace.origin import origin
+from slr_bench.trace.saved import SavedTensors
+from slr_bench.trace.tracer import BUFFER, GRADIENT, HELD, OPTIMIZER_STATE, PARAMETER, LiveBytes, State, tensors_in
+
+INPUT, SAVED, TEMPORARY, WEIGHT_CAST = "input", "saved activation", "temporary", "weight cast"
+CATEGORIES = (PARAMETER, GRADIENT, OPTIMIZER_STATE, BUFFER, INPUT, SAVED, WEIGHT_CAST, TEMPORARY, HELD)
+"""In the order in which they are shown."""
+LOAD_PHASE = "load"
+"""What is made in this phase is input."""
+_CAST = torch.ops.aten._to_copy.default
+BEFORE = -1
+"""Position of what was there before the first operator."""
+
+
+@dataclass(slots=True)
+class Storage:
+    """A storage and its life. Positions are numbers of operators: it was made in one and died after another."""
+
+    size_bytes: int
+    shape: tuple[int, ...]
+    """Of the first tensor seen on it."""
+    dtype: str
+    address: int | None
+    """None for fake tensors."""
+    category: str
+    """Of its whole life, saving for backward apart."""
+    born: int
+    operator: str | None
+    """Which made it; None for state."""
+    module: str
+    phase: str
+    origin: str
+    saved_from: int | None = None
+    died: int | None = None
+    """Number of the last operator that ran before it went; None if it outlived the step."""
+    key: int = 0
+
+    def category_at(self, position: int) -> str:
+        """What it is after operator ``position``."""
+        if self.category == TEMPORARY and self.saved_from is not None and self.saved_from <= position:
+            return SAVED
+        return self.category
+
+    def lives_at(self, position: int) -> bool:
+        """Whether it is alive right after operator ``position``."""
+        return self.born <= position and (self.died is None or self.died >= position)
+
+
+class Operator(NamedTuple):
+    """One call of an operator: its distinct storages, by number."""
+
+    name: str
+    module: str
+    phase: str
+    storages: tuple[int, ...]
+
+
+class Recorder(LiveBytes):
+    """Counts as :class:`LiveBytes` does, and keeps the whole story. ``mark(n)`` is entered around operator ``n``."""
+
+    def __init__(self, device: torch.device, state: State, fake: bool = False, mark: Any = None) -> None:
+        self.storages: list[Storage] = []
+        self.operators: list[Operator] = []
+        self.split_modules: tuple[str, ...] = ()
+        self.flops = 0
+        """Floating-point operations of products and convolutions, by torch's own formulas (a multiply-add is two)."""
+        self.peak_position = BEFORE
+        """The operator after which the peak was reached."""
+        self._mark = mark or (lambda number: nullcontext())
+        self._by_key: dict[int, int] = {}
+        self._running: Any = None
+        self._new_is_weight_cast = False
+        self._node: Any = None
+        self._modules = ModuleTracker()
+        self._inside = ExitStack()
+        self._parameters = [tensor for tensor in state.get(PARAMETER, ()) if tensor.requires_grad]
+        super().__init__(device, state, fake)
+
+    def __enter__(self) -> Self:
+        self._inside.enter_context(self._modules)
+        self._inside.enter_context(SavedTensors(self._saved))
+        for parameter in self._parameters:
+            handle = parameter.register_post_accumulate_grad_hook(self._accumulated)
+            # Before the hooks of others: an optimizer in backward drops the gradient.
+            parameter._post_accumulate_grad_hooks.move_to_end(handle.id, last=False)  # type: ignore[attr-defined]
+            self._inside.callback(handle.remove)
+        return super().__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        survivors = dict(self._by_key)
+        super().__exit__(kind, error, trace)
+        self._inside.close()
+        self._name_state(survivors)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        self._node = node = torch._C._current_autograd_node()  # type: ignore[attr-defined]
+        before = self.live_bytes
+        keys = {self._count(tensor, None): None for tensor in tensors_in((args, kwargs))}
+        number = len(self.operators)
+        with self._mark(number):
+            made = func(*args, **kwargs)
+        self._running, self._new_is_weight_cast = func, self._is_weight_cast(func, keys)
+        if self._resizes(func):
+            self._measure_again(tensors_in((args, kwargs)))
+        for tensor in tensors_in(made):
+            keys[self._count(tensor, None)] = None
+        self._running = self._node = None
+        packet = func.overloadpacket
+        if packet in flop_registry:
+            self.flops += flop_registry[packet](*args, **kwargs, out_val=made)
+        by_key = self._by_key
+        storages = tuple(by_key[key] for key in keys if key is not None and key in by_key)
+        self.operators.append(Operator(str(packet), self._modules.current(node), self._phase, storages))
+        if self.live_bytes != before:
+            self._note_peak()
+            self.timeline.append((self.live_bytes, self._phase))
+        return made
+
+    def _born(self, key: int, tensor: torch.Tensor, size: int, category: str | None) -> None:
+        in_step = category is None
+        self._by_key[key] = len(self.storages)
+        self.storages.append(
+            Storage(
+                size_bytes=size,
+                shape=tuple(tensor.shape),
+                dtype=str(tensor.dtype).removeprefix("torch."),
+                address=None if self._fake else tensor.untyped_storage().data_ptr(),
+                category=self._category_of_new() if in_step else str(category),
+                born=len(self.operators) if in_step else BEFORE,
+                operator=str(self._running.overloadpacket) if in_step and self._running else None,
+                module=self._modules.current(self._node) if in_step else NO_MODULE,
+                phase=self._phase,
+                origin=origin(self._node) if in_step else "before the step",
+                key=key,
+            )
+        )
+
+    def _category_of_new(self) -> str:
+        if self._phase == LOAD_PHASE:
+            return INPUT
+        return WEIGHT_CAST if self._running and self._new_is_weight_cast else TEMPORARY
+
+    def _is_weight_cast(self, func: Any, keys: dict[int | None, None]) -> bool:
+        """Whether it copies parameters to another type, as autocast does."""
+        numbers = [self._by_key[key] for key in keys if key is not None]
+        return func is _CAST and [self.storages[number].category for number in numbers] == [PARAMETER]
+
+    def _died(self, key: int) -> None:
+        self.storages[self._by_key.pop(key)].died = len(self.operators) - 1
+
+    def _note_peak(self) -> None:
+        if self.live_bytes > self.peak_bytes:
+            self.peak_position = len(self.operators) - 1
+        super()._note_peak()
+
+    def _resized(self, key: int, size: int) -> None:
+        self.storages[self._by_key[key]].size_bytes = size
+
+    def _saved(self, tensor: torch.Tensor) -> None:
+        number = self._by_key.get(tensor.untyped_storage()._cdata)
+        if number is not None and self.storages[number].saved_from is None:
+            self.storages[number].saved_from = len(self.operators) - 1
+
+    def _accumulated(self, parameter: torch.Tensor) -> None:
+        if parameter.grad is not None:
+            number = self._by_key.get(parameter.grad.untyped_storage()._cdata)
+            if number is not None:
+                self.storages[number].category = GRADIENT
+
+    def _name_state(self, survivors: dict[int, int]) -> None:
+        """Give state its owner, now that the modules and optimizers of the step are known."""
+        owned = self._modules.owned()
+        for key, number in survivors.items():
+            storage = self.storages[number]
+            if key in owned:
+                storage.module, category = owned[key]
+                if storage.category in (HELD, TEMPORARY):
+                    storage.category = category
+        self.split_modules = tuple(self._modules.split)
