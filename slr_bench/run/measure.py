@@ -11,15 +11,14 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from slr_bench.errors import ProbeUnavailableError, UnsupportedSettingError
-from slr_bench.grid.workload import StepWork, find_workload
+from slr_bench.grid.workload import StepWork
 from slr_bench.probes import host, nvml
 from slr_bench.probes.allocator import CudaAllocatorProbe
 from slr_bench.probes.sampler import Sampler
 from slr_bench.record import Metric
-from slr_bench.run.context import Context, resolve_device
+from slr_bench.run.context import Context, open_job
 from slr_bench.run.result import metrics_json, phases_json, samples_json
 from slr_bench.run.tracing import no_collection, trace_metrics, trace_step
 from slr_bench.run.watch import TIMED_PREFIX, TRACE_PHASE
@@ -35,15 +34,7 @@ def measure(job: dict[str, Any], send: Send) -> dict[str, Any]:
     Raises:
         UnsupportedSettingError: CUDA asked for where there is none.
     """
-    device = torch.device("cpu" if job["fake"] else resolve_device(job["device"]))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UnsupportedSettingError(
-            "device: cuda, but torch sees no CUDA device; use --device cpu or a machine with one"
-        )
-    torch.manual_seed(0)
-    context = Context(device, FakeTensorMode() if job["fake"] else None)
-    spec = find_workload(job["workload"])
-    settings = spec.settings.model_validate(job["setting"])
+    spec, settings, context = open_job(job)
     send({"phase": "build"})
     start_s = time.perf_counter()
     if job["fake"]:

@@ -63,7 +63,7 @@ def recorded_step(work: StepWork, context: Context, log: Any) -> tuple[Recorder,
     """Run the step under a recorder; also gives address -> size of what the loader holds."""
     context.phase.enabled = False
     with no_collection():
-        state = with_held(work.tensors(), context.device, context.is_fake)
+        state = with_held(work.tensors(), context.device, context.is_fake, context.others)
         loader = {} if context.is_fake else _addresses(state.get(LOADER, ()))
         recorder = Recorder(context.device, state, context.is_fake, log.mark if log else None)
         del state

@@ -62,20 +62,20 @@ class CpuAllocations:
         self.events: list[Event] = []
 
     def __enter__(self) -> Self:
-        self._profile.__enter__()
+        self._profile.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._profile.__exit__(kind, error, trace)
+        self._profile.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
         if kind is None:
-            results = self._profile.profiler.kineto_results  # type: ignore[union-attr]
+            results: Any = self._profile.profiler.kineto_results  # type: ignore[union-attr]
             self.events = list(cpu_events(results.experimental_event_tree()))
 
     def mark(self, name: int | str) -> AbstractContextManager[Any]:
         """Around operator ``name``."""
-        return _RecordFunctionFast(f"{MARK}{name}")  # type: ignore[no-any-return]
+        return _RecordFunctionFast(f"{MARK}{name}")
 
     def step_begins(self) -> None:
         """The traced step comes next."""
@@ -101,7 +101,8 @@ def _timed(roots: Iterable[Any]) -> Iterator[tuple[int, Event]]:
 
 
 def _walk(roots: Iterable[Any]) -> Iterator[tuple[int, Event]]:
-    todo: list[tuple[Any, str | None, bool]] = [(root, None, False) for root in roots][::-1]
+    todo: list[tuple[Any, str | None, bool]] = []
+    todo += [(root, None, False) for root in roots][::-1]
     while todo:
         node, operator, is_end = todo.pop()
         tag = node.tag
@@ -133,7 +134,7 @@ class CudaAllocations:
 
     def __init__(self, device: torch.device, memory: Any = torch.cuda.memory, set_metadata: Any = None) -> None:
         self._device, self._memory = device, memory
-        self._set_metadata = set_metadata or torch._C._cuda_setMemoryMetadata  # type: ignore[attr-defined]
+        self._set_metadata = set_metadata or torch._C._cuda_setMemoryMetadata
         self.events: list[Event] = []
 
     def __enter__(self) -> Self:

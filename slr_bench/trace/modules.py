@@ -86,7 +86,7 @@ class ModuleTracker:
         return self._names.get(id(module), type(module).__name__)
 
     def _entering(self, module: nn.Module, inputs: Any) -> None:
-        node = torch._C._current_autograd_node()  # type: ignore[attr-defined]
+        node = torch._C._current_autograd_node()
         label_nodes(inputs, self.current(node))
         if id(module) not in self._names:
             self._add_root(module)
@@ -106,7 +106,7 @@ class ModuleTracker:
     def _optimizer_begins(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if all(known is not optimizer for known in self.optimizers):
             self.optimizers.append(optimizer)
-        self._stack.append(_Entry(type(optimizer).__name__, torch._C._current_autograd_node()))  # type: ignore[attr-defined]
+        self._stack.append(_Entry(type(optimizer).__name__, torch._C._current_autograd_node()))
 
     def _optimizer_ended(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self._stack.pop()
@@ -116,7 +116,7 @@ def label_nodes(outputs: Any, name: str) -> None:
     """Label the nodes behind ``outputs`` that have no label yet; labelled ones were made before."""
     todo = [tensor.grad_fn for tensor in tensors_in(outputs)]
     while todo:
-        node = todo.pop()
+        node: Any = todo.pop()
         if node is None or _LABEL in node.metadata:
             continue
         node.metadata[_LABEL] = name

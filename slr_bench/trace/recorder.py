@@ -68,7 +68,7 @@ class Operator(NamedTuple):
     storages: tuple[int, ...]
 
 
-class Recorder(LiveBytes):
+class Recorder(LiveBytes):  # type: ignore[no-untyped-call]
     """Counts as :class:`LiveBytes` does, and keeps the whole story. ``mark(n)`` is entered around operator ``n``."""
 
     def __init__(self, device: torch.device, state: State, fake: bool = False, mark: Any = None) -> None:
@@ -93,7 +93,7 @@ class Recorder(LiveBytes):
         self._inside.enter_context(self._modules)
         self._inside.enter_context(SavedTensors(self._saved))
         for parameter in self._parameters:
-            handle = parameter.register_post_accumulate_grad_hook(self._accumulated)
+            handle = parameter.register_post_accumulate_grad_hook(self._accumulated)  # type: ignore[no-untyped-call]
             # Before the hooks of others: an optimizer in backward drops the gradient.
             parameter._post_accumulate_grad_hooks.move_to_end(handle.id, last=False)  # type: ignore[attr-defined]
             self._inside.callback(handle.remove)
@@ -109,7 +109,7 @@ class Recorder(LiveBytes):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        self._node = node = torch._C._current_autograd_node()  # type: ignore[attr-defined]
+        self._node = node = torch._C._current_autograd_node()
         before = self.live_bytes
         keys = {self._count(tensor, None): None for tensor in tensors_in((args, kwargs))}
         number = len(self.operators)

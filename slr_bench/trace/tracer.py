@@ -167,7 +167,16 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak_by_phase[self._phase] = max(self.peak_by_phase.get(self._phase, 0), self.live_bytes)
 
 
-def with_held(state: State, device: torch.device, fake: bool = False) -> dict[str, list[torch.Tensor]]:
+Others = list[weakref.ref[Any]]
+"""Storages that are not the workload's."""
+
+
+def others_alive(fake: bool = False) -> Others:
+    """Storages alive before the workload was built (constants of modules, another workload's): none of its own."""
+    return [weakref.ref(tensor.untyped_storage()) for tensor in _reachable(fake)]
+
+
+def with_held(state: State, device: torch.device, fake: bool = False, others: Others | None = None) -> State:
     """``state``, the parameters' gradients if any live, and as ``held`` every other tensor that Python can reach now.
 
     What a step leaves to the next (its losses, a cache of the workload's) is memory of the step, named or not.
@@ -176,15 +185,22 @@ def with_held(state: State, device: torch.device, fake: bool = False) -> dict[st
     gradients = [parameter.grad for parameter in named.get(PARAMETER, ()) if parameter.grad is not None]
     named[GRADIENT] = [*named.get(GRADIENT, ()), *gradients]
     known = {tensor.untyped_storage()._cdata for tensors in named.values() for tensor in tensors}
-    for thing in gc.get_objects():
-        if not issubclass(type(thing), torch.Tensor) or isinstance(thing, FakeTensor) != fake:
-            continue
-        if thing.device.type == device.type and thing.layout == torch.strided:
-            key = thing.untyped_storage()._cdata
-            if key not in known:
-                known.add(key)
-                named.setdefault(PARAMETER if isinstance(thing, torch.nn.Parameter) else HELD, []).append(thing)
+    known |= {storage._cdata for other in others or () if (storage := other()) is not None}
+    for tensor in _reachable(fake):
+        key = tensor.untyped_storage()._cdata
+        if tensor.device.type == device.type and key not in known:
+            known.add(key)
+            named.setdefault(PARAMETER if isinstance(tensor, torch.nn.Parameter) else HELD, []).append(tensor)
     return named
+
+
+def _reachable(fake: bool) -> Iterator[torch.Tensor]:
+    """Tensors that the collector knows. What the fork server imported is frozen and not among them."""
+    for thing in gc.get_objects():
+        if issubclass(type(thing), torch.Tensor) and isinstance(thing, FakeTensor) == fake:
+            tensor: torch.Tensor = thing
+            if tensor.layout == torch.strided:
+                yield tensor
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
