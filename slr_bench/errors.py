@@ -48,6 +48,12 @@ class NothingMeasuredError(SlrBenchError):
     exit_code = EXIT_NOTHING_MEASURED
 
 
+class CellCrashedError(SlrBenchError):
+    """The one cell that was asked for crashed or timed out."""
+
+    exit_code = EXIT_CELL_CRASHED
+
+
 class UnsupportedSettingError(SlrBenchError):
     """The setting is meaningful but cannot run on this machine (fp16 without a device for it, CUDA without a GPU)."""
 

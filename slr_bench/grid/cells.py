@@ -60,6 +60,22 @@ def expand(grid: GridConfig, overrides: Overrides, arm: str | None = None) -> li
     return cells
 
 
+def own_cell(grid: GridConfig, overrides: Overrides, arm: str | None = None, workload: str | None = None) -> Cell:
+    """The one cell of an arm's own setting under a workload, the axes left aside.
+
+    Raises:
+        ConfigError: as :func:`expand`; or the grid has several arms and none is named, or not that workload.
+    """
+    if arm is None and len(grid.arms) > 1:
+        raise ConfigError(f"the grid has the arms {', '.join(grid.arms)}; choose one with --arm")
+    parts = {part.workload: part for part in reversed(grid.parts)}
+    name = workload or grid.workload
+    if name not in parts:
+        raise ConfigError(f"--workload: the grid does not run {name!r}{nearest(name, parts)}")
+    part = {key: getattr(parts[name], key) for key in Part.model_fields} | {"axes": {}, "exclude": ()}
+    return expand(grid.model_copy(update=part | {"also": ()}), overrides, arm)[0]
+
+
 def _arm_base(grid: GridConfig, arm: str) -> Overrides:
     path = grid.arms[arm].get("base", grid.base)
     return flatten(read_yaml(Path(path))) if path else {}

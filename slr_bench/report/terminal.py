@@ -35,16 +35,16 @@ def print_summary(source: Path | Report, console: Console) -> None:
     console.print(Text(report.measured, style="dim"))
     for warning in report.warnings:
         console.print(Text(f"Warning: {warning}", style="bold yellow"))
-    _print_table(_transposed(report.headline), console)
+    print_table(_transposed(report.headline), console)
     for section in report.sections:
         if section.key in _SHOWN:
             for line in section.paragraphs if section.key == "missing" else ():
                 console.print(Text(f"{section.title}: {line}", style="dim"))
             for table in section.tables:
-                _print_table(table, console)
+                print_table(table, console)
 
 
-def _print_table(data: Table, console: Console) -> None:
+def print_table(data: Table, console: Console) -> None:
     """In a narrow terminal first the ranges go, then the last columns but one; the reports have them all."""
     room = console.options.update(max_width=_UNBOUNDED)
     shown, drawn = list(range(len(data.columns))), _draw(data, range(len(data.columns)))

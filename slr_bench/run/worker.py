@@ -63,11 +63,13 @@ def _measure_or_classify(job: dict[str, Any], send: Send) -> tuple[Outcome, str 
     """Every way a cell can end in its own process becomes an outcome with one line of reason."""
     import torch
 
-    from slr_bench.run.measure import measure
-
     nothing: dict[str, Any] = {"metrics": {}, "phases": {}, "samples": None}
     try:
-        return Outcome.OK, None, measure(job, send)
+        if job["op"] == "profile":
+            from slr_bench.run.profile_cell import profile_cell as work
+        else:
+            from slr_bench.run.measure import measure as work
+        return Outcome.OK, None, work(job, send)
     except torch.OutOfMemoryError as error:
         return Outcome.OOM_GPU, _one_line(error), nothing
     except MemoryError:
