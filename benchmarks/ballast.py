@@ -1,6 +1,7 @@
 """A training step that can be made to really allocate more than it needs, and that reads more clocks than the bench.
 
-Registered by `plugins/ballast-0.dist-info`, which only `benchmarks.comparison_proof` puts on its path. Imports no torch.
+Registered by `plugins/ballast-0.dist-info`, which only
+`benchmarks.comparison_proof` puts on its path. Imports no torch.
 """
 
 from __future__ import annotations

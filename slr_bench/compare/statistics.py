@@ -95,10 +95,7 @@ def center_interval(values: Sequence[float], alpha: float = ALPHA) -> tuple[floa
 
     They are all centres that the two-sided signed-rank test does not reject.
     """
-    means = pairwise_means(values)
-    tails = signed_rank_tails(len(values))
-    cut = max(0, bisect.bisect_right(tails, alpha / 2) - 1)
-    return means[cut], means[-1 - cut]
+    return _interval(pairwise_means(values), len(values), alpha)
 
 
 def signed_rank_p(values: Sequence[float]) -> float:
@@ -107,9 +104,17 @@ def signed_rank_p(values: Sequence[float]) -> float:
     It is ``alpha`` or less exactly where `center_interval` at ``alpha`` excludes 0 (2 / 2^n <= ``alpha`` given): both
     count the same pairwise means. Zeros and ties count against a difference.
     """
-    means = pairwise_means(values)
+    return _p(pairwise_means(values), len(values))
+
+
+def _interval(means: Sequence[float], n: int, alpha: float) -> tuple[float, float]:
+    cut = max(0, bisect.bisect_right(signed_rank_tails(n), alpha / 2) - 1)
+    return means[cut], means[-1 - cut]
+
+
+def _p(means: Sequence[float], n: int) -> float:
     below, above = bisect.bisect_right(means, 0.0), len(means) - bisect.bisect_left(means, 0.0)
-    return min(1.0, 2 * signed_rank_tails(len(values))[min(below, above)])
+    return min(1.0, 2 * signed_rank_tails(n)[min(below, above)])
 
 
 def pairwise_means(values: Sequence[float]) -> list[float]:
@@ -147,10 +152,11 @@ def paired_ratio(base: Sequence[float], head: Sequence[float], minimum_effect: f
     if n < MIN_PROCESSES:
         ratio = statistics.median(head) / statistics.median(base)
         return Ratio(ratio, math.exp(min(logs)), math.exp(max(logs)), n, "n too small")
-    center = statistics.median(pairwise_means(logs))
-    low, high = center_interval(logs, VERDICT_ALPHA)
+    means = pairwise_means(logs)
+    center = statistics.median(means)
+    low, high = _interval(means, n, VERDICT_ALPHA)
     verdict = judge(center, low, high, minimum_effect)
-    return Ratio(math.exp(center), math.exp(low), math.exp(high), n, verdict, signed_rank_p(logs))
+    return Ratio(math.exp(center), math.exp(low), math.exp(high), n, verdict, _p(means, n))
 
 
 def judge(center: float, low: float, high: float, minimum_effect: float = MINIMUM_EFFECT) -> Verdict:
