@@ -10,10 +10,10 @@ DATA := data/synthetic
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data bench bench-gpu test test-slow test-gpu check report clean
+.PHONY: help setup data bench bench-gpu bench-compare bench-records test test-slow test-gpu check report clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make .venv with everything the project needs
 
@@ -42,6 +42,12 @@ bench: data ## Measure baseline against optimized on this CPU (about 5 minutes),
 
 bench-gpu: data ## The reference shape on a GPU: precision x recomputation x batch
 	$(BIN)/slr-bench run configs/ablation_gpu.yml $(ARGS)
+
+bench-compare: data ## Prove the comparison on real runs: false alarms, detections (about 10 minutes, resumable)
+	$(BIN)/python -m benchmarks.comparison_proof $(ARGS)
+
+bench-records: $(READY) ## Read, filter and tabulate 1,000 records
+	$(BIN)/pytest -q -s benchmarks/test_records.py $(ARGS)
 
 test: $(READY) ## Run the fast tests
 	$(BIN)/pytest $(ARGS)

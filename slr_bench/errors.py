@@ -54,6 +54,18 @@ class CellCrashedError(SlrBenchError):
     exit_code = EXIT_CELL_CRASHED
 
 
+class NoBaselineError(SlrBenchError):
+    """There is nothing to compare with: no such run directory, or none of its runs ended ok."""
+
+    exit_code = EXIT_NO_BASELINE
+
+
+class NotComparableError(SlrBenchError):
+    """Two sides that have no cell in common."""
+
+    exit_code = EXIT_NOT_COMPARABLE
+
+
 class UnsupportedSettingError(SlrBenchError):
     """The setting is meaningful but cannot run on this machine (fp16 without a device for it, CUDA without a GPU)."""
 

@@ -3,16 +3,19 @@
 Below `MIN_PROCESSES` there is min-max and no verdict: a percentile bootstrap over three processes raises a false alarm
 in 27 % of comparisons of equal things.
 
-Intervals are the inversion of exact tests, so they need no table of quantiles and no normal distribution:
-of a median the sign test (order statistics), of paired log-ratios the sign-flip permutation test. For the latter,
-the means of all 2^n - 1 non-empty subsets split the line into 2^n parts that are equally likely to hold the centre
-of a symmetric distribution (Hartigan, "Using subsample values as typical values", JASA 1969).
+Intervals are the inversion of exact tests, so they need no table of quantiles and no normal distribution: of a median
+the sign test (order statistics), of paired log-ratios the sign-flip permutation test of their ranks (Wilcoxon 1945),
+whose interval and estimate are order statistics and median of the pairwise means (Hodges and Lehmann, "Estimates of
+location based on rank tests", 1963). Which of a pair is the head is a coin's toss if both are equal: the test then
+assumes nothing. Why ranks and not means: docs/decisions.md.
 """
 
 from __future__ import annotations
 
+import bisect
+import functools
+import itertools
 import math
-import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,9 +26,9 @@ MIN_PROCESSES: Final = 8
 MINIMUM_EFFECT: Final = 0.01
 """Relative difference below which a time is called the same however sure its sign is."""
 ALPHA: Final = 0.05
-"""Two-sided error of intervals."""
-_ENUMERATED: Final = 12
-"""Pairs up to which all subsets are taken; beyond it as many random ones, which are as valid (Hartigan 1969)."""
+"""Two-sided error of an interval that is only shown."""
+VERDICT_ALPHA: Final = 0.01
+"""Two-sided error of a verdict on a ratio, and of the interval beside it: at 8 pairs all must agree in sign."""
 
 Kind = Literal["exact", "disagreement", "range", "interval"]
 Verdict = Literal["faster", "slower", "same", "n too small"]
@@ -49,11 +52,14 @@ class Ratio:
     """head / base over pairs."""
 
     ratio: float
-    """Geometric mean."""
+    """Middle of the pairs' ratios: the Hodges-Lehmann estimate from `MIN_PROCESSES` pairs on, below that of medians."""
     low: float
     high: float
+    """Limits at 1 - `VERDICT_ALPHA`; min and max of the pairs' ratios below `MIN_PROCESSES`."""
     n: int
     verdict: Verdict
+    p: float | None = None
+    """Of the signed-rank test; None below `MIN_PROCESSES`."""
 
 
 def summarize(values: Sequence[float], *, deterministic: bool = False) -> Summary:
@@ -84,30 +90,54 @@ def _sign_test_cut(n: int) -> int:
     return cut
 
 
-def center_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Limits that hold the centre of symmetry with at least 95 % (from 6 values on; min-max below).
+def center_interval(values: Sequence[float], alpha: float = ALPHA) -> tuple[float, float]:
+    """Limits that hold the centre of symmetry with at least 1 - ``alpha``; min-max where the values are too few for it.
 
-    They are all centres that the two-sided sign-flip permutation test does not reject.
+    They are all centres that the two-sided signed-rank test does not reject.
     """
-    n = len(values)
-    if n <= _ENUMERATED:
-        masks: Sequence[int] = range(1, 2**n)
-    else:
-        # Fixed seed: the same records give the same report.
-        generator = random.Random(0)
-        masks = [generator.randrange(1, 2**n) for _ in range(2**_ENUMERATED - 1)]
-    means = sorted(_subset_mean(values, mask) for mask in masks)
-    rank = max(1, math.floor(ALPHA / 2 * (len(means) + 1)))
-    return means[rank - 1], means[-rank]
+    return _interval(pairwise_means(values), len(values), alpha)
 
 
-def _subset_mean(values: Sequence[float], mask: int) -> float:
-    return statistics.fmean(value for place, value in enumerate(values) if mask >> place & 1)
+def signed_rank_p(values: Sequence[float]) -> float:
+    """Two-sided p of the signed-rank test that the centre is 0; at least 2 / 2^n.
+
+    It is ``alpha`` or less exactly where `center_interval` at ``alpha`` excludes 0 (2 / 2^n <= ``alpha`` given): both
+    count the same pairwise means. Zeros and ties count against a difference.
+    """
+    return _p(pairwise_means(values), len(values))
+
+
+def _interval(means: Sequence[float], n: int, alpha: float) -> tuple[float, float]:
+    cut = max(0, bisect.bisect_right(signed_rank_tails(n), alpha / 2) - 1)
+    return means[cut], means[-1 - cut]
+
+
+def _p(means: Sequence[float], n: int) -> float:
+    below, above = bisect.bisect_right(means, 0.0), len(means) - bisect.bisect_left(means, 0.0)
+    return min(1.0, 2 * signed_rank_tails(n)[min(below, above)])
+
+
+def pairwise_means(values: Sequence[float]) -> list[float]:
+    """Sorted means of all n (n + 1) / 2 pairs of values, each with itself included."""
+    pairs = itertools.combinations_with_replacement(values, 2)
+    return sorted((one + other) / 2 for one, other in pairs)
+
+
+@functools.cache
+def signed_rank_tails(n: int) -> tuple[float, ...]:
+    """P(rank sum of the positive values <= t), t = 0, 1, ...: each of the ranks 1..n is positive by a coin's toss."""
+    ways = [1]
+    for rank in range(1, n + 1):
+        longer = ways + [0] * rank
+        for total, count in enumerate(ways):
+            longer[total + rank] += count
+        ways = longer
+    return tuple(count / 2**n for count in itertools.accumulate(ways))
 
 
 def paired_ratio(base: Sequence[float], head: Sequence[float], minimum_effect: float = MINIMUM_EFFECT) -> Ratio:
     """head / base of times measured in interleaved pairs. A verdict from 8 pairs on: the interval excludes 1 and the
-    mean differs from 1 by ``minimum_effect`` at least; below, the ratio is that of the medians (always between the
+    middle differs from 1 by ``minimum_effect`` at least; below, the ratio is that of the medians (always between the
     extremes of the pairs' ratios), and low and high are those extremes.
 
     Raises:
@@ -118,15 +148,19 @@ def paired_ratio(base: Sequence[float], head: Sequence[float], minimum_effect: f
     if min(*base, *head) <= 0:
         raise ValueError(f"a ratio needs values above 0, got {min(*base, *head)}; leave that pair out")
     logs = [math.log(after / before) for before, after in zip(base, head, strict=True)]
-    center, n = statistics.fmean(logs), len(logs)
+    n = len(logs)
     if n < MIN_PROCESSES:
         ratio = statistics.median(head) / statistics.median(base)
         return Ratio(ratio, math.exp(min(logs)), math.exp(max(logs)), n, "n too small")
-    low, high = center_interval(logs)
-    verdict: Verdict = "same"
-    if abs(center) >= math.log1p(minimum_effect):
-        if high < 0:
-            verdict = "faster"
-        elif low > 0:
-            verdict = "slower"
-    return Ratio(math.exp(center), math.exp(low), math.exp(high), n, verdict)
+    means = pairwise_means(logs)
+    center = statistics.median(means)
+    low, high = _interval(means, n, VERDICT_ALPHA)
+    verdict = judge(center, low, high, minimum_effect)
+    return Ratio(math.exp(center), math.exp(low), math.exp(high), n, verdict, _p(means, n))
+
+
+def judge(center: float, low: float, high: float, minimum_effect: float = MINIMUM_EFFECT) -> Verdict:
+    """Verdict on log-ratios with interval ``low`` to ``high``: it must exclude 0, the centre be large enough."""
+    if abs(center) < math.log1p(minimum_effect) or low <= 0 <= high:
+        return "same"
+    return "slower" if center > 0 else "faster"

@@ -106,8 +106,8 @@ def statistics_section(asked: Sequence[Question], found: Sequence[Sequence[Answe
     )
     text = (
         "The process is the sampling unit. Traced bytes are counted, not estimated: all processes must agree. Of times "
-        "the median is given, with min–max below 8 processes and no verdict; from 8 on with a 95 % interval of the "
-        "paired ratio (sign-flip permutation test) and a verdict if it excludes 1 and the difference is 1 % or more."
+        "the median is given, with min–max below 8 processes and no verdict; from 8 on with a 99 % interval of the "
+        "paired ratio (signed-rank test) and a verdict if it excludes 1 and the difference is 1 % or more."
     )
     return Section("statistics", "How sure this is", (text,), (Table("Own settings", columns, tuple(rows)),))
 

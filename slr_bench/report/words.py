@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from slr_bench.compare.statistics import MIN_PROCESSES, Ratio, Summary
+from slr_bench.compare.statistics import MIN_PROCESSES, VERDICT_ALPHA, Ratio, Summary
 from slr_bench.record import Outcome
 from slr_bench.units import format_bytes, format_seconds
 
@@ -71,4 +71,4 @@ def describe(ratio: Ratio) -> str:
     if ratio.verdict == "n too small":
         return f"min–max {limits} of {ratio.n} pairs; no verdict below {MIN_PROCESSES}"
     word = "no clear difference" if ratio.verdict == "same" else ratio.verdict
-    return f"95 % interval {limits}, {ratio.n} pairs: {word}"
+    return f"{100 * (1 - VERDICT_ALPHA):g} % interval {limits}, {ratio.n} pairs: {word}"

@@ -11,32 +11,95 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slr_bench.compare.statistics import MIN_PROCESSES, center_interval, paired_ratio, summarize
+from slr_bench.compare.statistics import (
+    ALPHA,
+    MIN_PROCESSES,
+    MINIMUM_EFFECT,
+    VERDICT_ALPHA,
+    center_interval,
+    paired_ratio,
+    signed_rank_p,
+    signed_rank_tails,
+    summarize,
+)
 
 finite = st.floats(min_value=-100, max_value=100, allow_nan=False).map(lambda value: round(value, 3))
+times = st.floats(min_value=0.01, max_value=100, allow_nan=False)
+pairs = st.lists(st.tuples(times, times), min_size=8, max_size=12)
 
 
-def sign_flip_p(values, center):
-    """Two-sided sign-flip permutation p value, every sign vector tried; nothing shared with the code under test."""
+def brute_force_p(values, center=0.0):
+    """Two-sided p of the rank sum, every sign vector tried; nothing shared with the code under test."""
     moved = [value - center for value in values]
-    seen = sum(moved)
+    ranks = {size: rank for rank, size in enumerate(sorted(abs(value) for value in moved), start=1)}
+    ranked = [ranks[abs(value)] for value in moved]
+    seen = sum(rank for rank, value in zip(ranked, moved, strict=True) if value > 0)
     sums = [
-        sum(s * v for s, v in zip(signs, moved, strict=True)) for signs in itertools.product((1, -1), repeat=len(moved))
+        sum(rank for rank, is_positive in zip(ranked, signs, strict=True) if is_positive)
+        for signs in itertools.product((True, False), repeat=len(moved))
     ]
-    upper = sum(total >= seen - 1e-9 for total in sums) / len(sums)
-    lower = sum(total <= seen + 1e-9 for total in sums) / len(sums)
+    upper = sum(total >= seen for total in sums) / len(sums)
+    lower = sum(total <= seen for total in sums) / len(sums)
     return min(1.0, 2 * min(upper, lower))
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.lists(finite, min_size=8, max_size=9, unique=True))
-def test_interval_holds_exactly_what_the_permutation_test_does_not_reject(values):
-    low, high = center_interval(values)
-    width = max(high - low, 1e-3)
-    for inside in (low + 1e-4 * width, (low + high) / 2, high - 1e-4 * width):
-        assert sign_flip_p(values, inside) > 0.05
-    for outside in (low - 1e-4 * width - 1e-6, high + 1e-4 * width + 1e-6):
-        assert sign_flip_p(values, outside) <= 0.05
+def distinct_sizes(values):
+    return len({abs(value) for value in values} | {0.0}) == len(values) + 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(finite, min_size=1, max_size=9).filter(distinct_sizes))
+def test_p_equals_brute_force(values):
+    assert signed_rank_p(values) == pytest.approx(brute_force_p(values), abs=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(finite, min_size=8, max_size=9, unique=True), st.sampled_from([ALPHA, VERDICT_ALPHA]))
+def test_interval_holds_exactly_what_the_test_does_not_reject(values, alpha):
+    low, high = center_interval(values, alpha)
+    nudge = 1e-6  # below the distance of two pairwise means of values with three decimals
+    for inside in (low + nudge, high - nudge):
+        if low < high:
+            assert brute_force_p(values, inside) > alpha
+    for outside in (low - nudge, high + nudge):
+        assert brute_force_p(values, outside) <= alpha
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(finite, min_size=8, max_size=14), st.sampled_from([ALPHA, VERDICT_ALPHA]))
+def test_p_and_interval_agree_ties_and_zeros_included(values, alpha):
+    low, high = center_interval(values, alpha)
+    assert (signed_rank_p(values) <= alpha) == (not low <= 0 <= high)
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs)
+def test_verdict_and_interval_agree(found_pairs):
+    base, head = ([pair[side] for pair in found_pairs] for side in (0, 1))
+    found = paired_ratio(base, head)
+    excludes_one = not found.low <= 1 <= found.high
+    assert found.low <= found.ratio <= found.high
+    assert excludes_one == (found.p <= VERDICT_ALPHA)
+    assert (found.verdict != "same") == (excludes_one and abs(math.log(found.ratio)) >= math.log1p(MINIMUM_EFFECT))
+    assert found.verdict != ("slower" if found.ratio < 1 else "faster")
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs)
+def test_swapping_the_sides_inverts_the_ratio(found_pairs):
+    base, head = ([pair[side] for pair in found_pairs] for side in (0, 1))
+    found, swapped = paired_ratio(base, head), paired_ratio(head, base)
+    assert (1 / swapped.ratio, 1 / swapped.high, 1 / swapped.low) == pytest.approx((found.ratio, found.low, found.high))
+    assert swapped.p == found.p
+    assert swapped.verdict == {"faster": "slower", "slower": "faster", "same": "same"}[found.verdict]
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs, st.integers(min_value=-8, max_value=8))
+def test_another_unit_of_time_changes_nothing(found_pairs, power):
+    base, head = ([pair[side] for pair in found_pairs] for side in (0, 1))
+    scale = 2.0**power  # exact in binary: the quotients are the same numbers
+    assert paired_ratio([scale * time for time in base], [scale * time for time in head]) == paired_ratio(base, head)
 
 
 @settings(max_examples=40, deadline=None)
@@ -48,25 +111,60 @@ def test_interval_moves_and_mirrors_with_the_values(values, shift):
     assert center_interval([-value for value in values]) == pytest.approx((-high, -low), abs=1e-9)
 
 
-def test_random_subsets_beyond_enumeration_agree_with_the_t_interval_of_normal_values():
+def test_interval_of_normal_values_is_near_the_t_interval():
     generator = random.Random(4)
     values = [generator.gauss(0.1, 1.0) for _ in range(30)]
     low, high = center_interval(values)
     half = 2.045 * statistics.stdev(values) / math.sqrt(30)  # t quantile 0.975 of 29 degrees, from a printed table
     center = statistics.fmean(values)
     assert (low, high) == pytest.approx((center - half, center + half), abs=0.12 * 2 * half)
-    assert center_interval(values) == (low, high)
 
 
-def test_false_alarms_of_equal_things_stay_near_five_percent():
-    generator = random.Random(7)
-    alarms = 0
-    for _ in range(400):
-        base = [math.exp(generator.gauss(0, 0.1)) for _ in range(8)]
-        head = [math.exp(generator.gauss(0, 0.1)) for _ in range(8)]
-        alarms += paired_ratio(base, head).verdict != "same"
-    # 400 x 0.047 = 18.8 expected, standard deviation 4.2; a bootstrap's 12 % would be 48.
-    assert 5 <= alarms <= 33
+def test_critical_values_are_those_of_the_printed_table():
+    """Wilcoxon's table, two-sided 0.05 and 0.01: largest rank sum that is still significant."""
+    for n, five, one in ((8, 3, 0), (9, 5, 1), (10, 8, 3), (12, 13, 7), (16, 29, 19), (20, 52, 37), (25, 89, 68)):
+        tails = signed_rank_tails(n)
+        for alpha, critical in ((0.05, five), (0.01, one)):
+            assert 2 * tails[critical] <= alpha < 2 * tails[critical + 1]
+
+
+def gauss(generator):
+    return generator.gauss(0, 0.1)
+
+
+def heavy(generator):
+    """Cauchy, cut where a float's exponent would end: hardly a mean, hardly a variance."""
+    return max(-20.0, min(20.0, 0.02 * math.tan(math.pi * (generator.random() - 0.5))))
+
+
+def bursts(generator):
+    """Quiet but for one process in five, which takes half as long again."""
+    return generator.gauss(0, 0.01) + 0.4 * (generator.random() < 0.2)
+
+
+def noise_of(draw, generator, kind):
+    """Log-times of 16 processes in the order run: independent, with a drift, or each like the one before."""
+    own = [draw(generator) for _ in range(16)]
+    if kind == "drift":
+        return [value + 0.02 * place for place, value in enumerate(own)]
+    if kind == "autocorrelated":
+        return list(itertools.accumulate(own, lambda last, fresh: 0.8 * last + fresh))
+    return own
+
+
+@pytest.mark.parametrize("kind", ["independent", "drift", "autocorrelated"])
+@pytest.mark.parametrize("draw", [gauss, heavy, bursts])
+def test_equal_things_raise_an_alarm_in_one_percent_at_most(draw, kind):
+    generator, alarms, count = random.Random(7), 0, 1500
+    for _ in range(count):
+        logs = noise_of(draw, generator, kind)
+        # ABBA: the base goes first in every other pair.
+        base = [logs[place + (place // 2 % 2)] for place in range(0, 16, 2)]
+        head = [logs[place + 1 - (place // 2 % 2)] for place in range(0, 16, 2)]
+        verdict = paired_ratio([math.exp(log) for log in base], [math.exp(log) for log in head]).verdict
+        alarms += verdict != "same"
+    # 1500 x 2 / 256 = 11.7 expected at most, standard deviation 3.4: four of them above.
+    assert alarms <= 25
 
 
 @pytest.mark.parametrize(

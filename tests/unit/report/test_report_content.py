@@ -58,7 +58,7 @@ def test_eight_processes_carry_one(new_run):
     report = read_content(run.write()).report
     card = next(card for card in report.cards if card.title == "Step time")
     assert (card.tone, card.change) == ("bad", "1.20× as long")
-    assert card.basis == "95 % interval 1.20–1.20, 8 pairs: slower"
+    assert card.basis == "99 % interval 1.20–1.20, 8 pairs: slower"
     assert report.cards[0].change == "equal"
 
 

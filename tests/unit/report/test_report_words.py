@@ -74,7 +74,7 @@ def test_spread_says_what_it_is():
 
 def test_a_ratio_is_described_with_the_verdict_its_n_allows():
     assert describe(Ratio(1.1, 1.0, 1.2, 3, "n too small")) == "min–max 1.00–1.20 of 3 pairs; no verdict below 8"
-    assert describe(Ratio(1.1, 1.05, 1.2, 9, "slower")) == "95 % interval 1.05–1.20, 9 pairs: slower"
+    assert describe(Ratio(1.1, 1.05, 1.2, 9, "slower")) == "99 % interval 1.05–1.20, 9 pairs: slower"
     assert describe(Ratio(1.0, 0.95, 1.05, 9, "same")).endswith("no clear difference")
 
 

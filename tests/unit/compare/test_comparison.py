@@ -1,0 +1,256 @@
+"""Two sides compared: what differs, what does not, what cannot be said."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pandas
+import pytest
+from fake_runs import MIB, FakeRun, epoch_metrics, step_metrics
+
+from slr_bench.compare.comparability import HARNESS, Bond, family
+from slr_bench.compare.comparison import Comparison, compare_runs, compare_sides
+from slr_bench.errors import NoBaselineError, NotComparableError, NothingMeasuredError
+from slr_bench.record import Metric, Outcome
+
+ENVIRONMENT = {
+    "torch": "2.14.1",
+    "torchvision": "0.29",
+    "trace_rules": 1,
+    "isolation": "fork",
+    "system": "Linux x86_64",
+}
+NVML = {"nvml_process_peak_bytes": Metric(value=5 * MIB, unit="bytes", source="NVML", quality="sampled")}
+
+
+@pytest.fixture
+def new_run(tmp_path):
+    """``new_run("base", torch="2.15")`` -> an empty run whose environment differs from the usual as named."""
+
+    def make(name: str, **environment) -> FakeRun:
+        run = FakeRun(tmp_path / name)
+        run.environment = ENVIRONMENT | environment
+        return run
+
+    return make
+
+
+def filled(run, memory=100 * MIB, times=(1.0,) * 3, arm="tiny", more=None, source="cpu-real"):
+    cell = run.cell(arm)
+    for repeat, time_s in enumerate(times):
+        run.record(cell, repeat, step_metrics(memory, time_s, source) | (more or {}))
+    return run
+
+
+def row(comparison: Comparison, metric: str):
+    [found] = [cell for cell in comparison.cells if cell.metric == metric]
+    return found
+
+
+def overall(comparison: Comparison, metric: str):
+    [found] = [line for line in comparison.overall if line.metric == metric]
+    return found
+
+
+def test_any_difference_of_traced_bytes_is_one(new_run):
+    base, head = (filled(new_run(name), memory).write() for name, memory in (("base", 1000), ("head", 1001)))
+    found = row(compare_runs(base, head), "peak_tensor_bytes")
+    assert (found.base, found.head, found.significant, found.n) == (1000, 1001, True, 3)
+    assert found.ratio == found.low == found.high == 1.001
+    same = row(compare_runs(base, base), "peak_tensor_bytes")
+    assert (same.ratio, same.significant, same.reason) == (1.0, False, None)
+
+
+@pytest.mark.parametrize("key", ["torch", "torchvision", "trace_rules"])
+def test_traced_bytes_need_the_same_versions_and_rules(new_run, key):
+    base = filled(new_run("base")).write()
+    comparison = compare_runs(base, filled(new_run("head", **{key: "other"}), 50 * MIB).write())
+    found = row(comparison, "peak_tensor_bytes")
+    assert (found.base, found.head, found.ratio, found.significant) == (100 * MIB, 50 * MIB, None, None)
+    assert found.reason == f"traced figures need the same {key}, got {ENVIRONMENT[key]} against other"
+    assert overall(comparison, "peak_tensor_bytes").reason == found.reason
+    assert row(comparison, "parameters").significant is False  # a count depends on none of it
+
+
+def test_traced_bytes_of_unknown_versions_do_not_compare(new_run):
+    runs = [new_run(name) for name in ("base", "head")]
+    for run in runs:
+        del run.environment["torch"]
+        filled(run)
+    found = row(compare_runs(*(run.write() for run in runs)), "peak_tensor_bytes")
+    assert found.reason == "traced figures need the same torch, which neither side recorded"
+
+
+def test_traced_bytes_need_the_same_source(new_run):
+    base, head = filled(new_run("base")).write(), filled(new_run("head"), source="cpu-fake").write()
+    found = row(compare_runs(base, head), "peak_tensor_bytes")
+    assert found.significant is None
+    assert found.reason == "different meters do not compare: cpu-real against cpu-fake"
+
+
+def test_the_commit_is_no_reason_to_refuse(new_run):
+    base, head = filled(new_run("base")), filled(new_run("head"))
+    comparison = compare_runs(base.write("slr-bench run a.yml"), head.write("slr-bench run b.yml"))
+    assert row(comparison, "peak_tensor_bytes").significant is False
+
+
+def test_a_side_that_disagrees_with_itself_is_a_fault(new_run):
+    base = filled(new_run("base"), 1000).write()
+    head = filled(new_run("head"), 1000)
+    head.record(head.entries[0].cell_id, 3, step_metrics(123456789, 1.0))
+    comparison = compare_runs(base, head.write())
+    found = row(comparison, "peak_tensor_bytes")
+    assert (found.is_fault, found.significant, found.ratio) == (True, None, None)
+    assert found.reason.startswith("fault: peak_tensor_bytes must be the same in every process, and in the head's")
+    assert "from 1000 to 123456789" in found.reason
+    assert overall(comparison, "peak_tensor_bytes").is_fault
+
+
+def test_times_of_two_directories_are_shown_and_not_judged(new_run):
+    base = filled(new_run("base"), times=[1.0] * 8).write()
+    head = filled(new_run("head"), times=[2.0] * 8).write()
+    found = row(compare_runs(base, head), "step_time_s")
+    assert (found.base, found.head, found.ratio, found.significant) == (1.0, 2.0, None, None)
+    assert "measure both sides in turn" in found.reason
+    judged = row(compare_runs(base, head, in_turn=True), "step_time_s")
+    assert (judged.ratio, judged.significant, judged.n) == (pytest.approx(2.0), True, 8)
+
+
+def test_below_eight_pairs_there_are_extremes_and_no_verdict(new_run):
+    base = filled(new_run("base"), times=[1.0, 1.0, 1.0]).write()
+    head = filled(new_run("head"), times=[1.5, 1.4, 1.7]).write()
+    found = row(compare_runs(base, head, in_turn=True), "step_time_s")
+    assert (found.ratio, found.low, found.high) == pytest.approx((1.5, 1.4, 1.7))
+    assert (found.significant, found.reason) == (None, "3 pairs: min-max, no verdict below 8")
+
+
+def test_sides_of_one_run_are_paired_by_repeat(new_run):
+    run = new_run("aa")
+    cell = run.cell("tiny")
+    for repeat in range(8):
+        drift = 1 + repeat / 4
+        run.record(cell, repeat, step_metrics(1000, drift))
+        run.record(cell, repeat, step_metrics(1000, 1.15 * drift))
+        run.records[-1] = (run.records[-1][0].model_copy(update={"side": "b"}), None)
+    comparison = compare_sides(run.write())
+    assert comparison.bond is Bond.ONE_RUN
+    found = row(comparison, "step_time_s")
+    assert (found.ratio, found.low, found.high) == pytest.approx((1.15,) * 3)
+    assert (found.significant, found.n) == (True, 8)
+    assert row(comparison, "peak_tensor_bytes").significant is False
+    assert row(comparison, "throughput_clips_per_s").ratio == pytest.approx(1 / 1.15)
+
+
+def test_one_side_alone_is_refused(new_run):
+    with pytest.raises(NotComparableError, match="records of side a only"):
+        compare_sides(filled(new_run("run")).write())
+
+
+def test_nvml_needs_the_same_gpu_and_driver(new_run):
+    card = {"gpu": "H100", "driver": "570"}
+    base = filled(new_run("base", **card), more=NVML, times=[1.0] * 8).write()
+    same = filled(new_run("same", **card), more=NVML, times=[1.0] * 8).write()
+    assert row(compare_runs(base, same), "nvml_process_peak_bytes").significant is False
+    other = filled(new_run("other", gpu="H100", driver="580"), more=NVML).write()
+    found = row(compare_runs(base, other), "nvml_process_peak_bytes")
+    assert found.reason == "NVML figures need the same driver, got 570 against 580"
+
+
+def test_accuracy_needs_the_same_data(new_run):
+    def trained(name, fingerprint):
+        run = new_run(name, data_fingerprint=fingerprint)
+        cell = run.cell("tiny", "train_epochs")
+        run.record(cell, 0, epoch_metrics(0.5, 60.0))
+        return run.write()
+
+    base = trained("base", "1f")
+    found = row(compare_runs(base, trained("other", "2f")), "accuracy_top1")
+    assert found.reason == "learned figures need the same data_fingerprint, got 1f against 2f"
+    same = row(compare_runs(base, trained("same", "1f")), "accuracy_top1")
+    assert (same.ratio, same.significant, same.reason) == (1.0, None, "1 pair: min-max, no verdict below 8")
+
+
+def test_ram_of_fork_and_spawn_never_compares(new_run):
+    base, head = filled(new_run("base")).write(), filled(new_run("head", isolation="spawn")).write()
+    found = row(compare_runs(base, head), "rss_over_start_bytes")
+    assert found.reason == "host figures need the same isolation, got fork against spawn"
+
+
+def test_a_cell_that_did_not_end_ok_says_so(new_run):
+    base, head = filled(new_run("base")), new_run("head")
+    cell = head.cell("tiny")
+    head.record(cell, 0, outcome=Outcome.OOM_HOST, reason="oom_kill rose by 1")
+    found = row(compare_runs(base.write(), head.write()), "peak_tensor_bytes")
+    assert (found.base, found.head, found.significant) == (100 * MIB, None, None)
+    assert found.reason == "head has no run of this cell that ended ok (1 oom_host: oom_kill rose by 1)"
+
+
+def test_cells_of_one_side_are_named_and_none_in_common_is_refused(new_run):
+    base, head = new_run("base"), filled(new_run("head"))
+    filled(base)
+    filled(base, arm="gone")
+    comparison = compare_runs(base.write(), head.write())
+    assert [(cell.arm, cell.side) for cell in comparison.unmatched] == [("gone", "base")]
+    stranger = filled(new_run("stranger"), arm="renamed").write()
+    with pytest.raises(NotComparableError, match=r"no cell in common: the base has c000 \(tiny\).* c000 \(renamed\)"):
+        compare_runs(head.directory, stranger)
+
+
+def test_directories_without_runs_are_refused(new_run, tmp_path):
+    good, empty = filled(new_run("good")).write(), new_run("empty")
+    empty.cell("tiny")
+    with pytest.raises(NoBaselineError, match=r"no grid\.json") as refused:
+        compare_runs(tmp_path / "nowhere", good)
+    assert refused.value.exit_code == 3
+    with pytest.raises(NothingMeasuredError, match="has no record of a run"):
+        compare_runs(good, empty.write())
+
+
+def test_unreadable_records_are_named(new_run):
+    base, head = filled(new_run("base")).write(), filled(new_run("head")).write()
+    (head / "records" / "broken.json").write_text("{")
+    assert [text[:18] for text in compare_runs(base, head).problems] == ["head: broken.json:"]
+
+
+def test_overall_is_one_test_over_rounds_of_all_cells(new_run):
+    runs = {}
+    for name, factors in (("base", (1.0, 1.0)), ("head", (1.2, 1.3))):
+        runs[name] = new_run(name)
+        for place, factor in enumerate(factors):
+            times = [factor * (1 + 0.1 * repeat) for repeat in range(8)]
+            filled(runs[name], 1000 + place * (name == "head"), times, arm=f"arm{place}")
+    comparison = compare_runs(runs["base"].write(), runs["head"].write(), in_turn=True)
+    time = overall(comparison, "step_time_s")
+    assert (time.cells, time.different, time.significant, time.n) == (2, 2, True, 8)
+    assert time.ratio == pytest.approx(math.sqrt(1.2 * 1.3))
+    memory = overall(comparison, "peak_tensor_bytes")
+    assert (memory.cells, memory.different, memory.significant) == (2, 1, True)
+    assert (memory.low, memory.high) == (1.0, 1.001)
+
+
+def test_json_and_frame_have_the_documented_fields(new_run):
+    comparison = compare_runs(filled(new_run("base")).write(), filled(new_run("head")).write())
+    values = json.loads(json.dumps(comparison.as_json(), allow_nan=False))
+    fields = {"cell_id", "arm", "metric", "base", "head", "ratio", "low", "high", "significant"}
+    assert all(fields <= cell.keys() for cell in values["cells"])
+    assert values["overall"]
+    assert not {cell["metric"] for cell in values["cells"]} & HARNESS
+    frame = comparison.to_frame()
+    assert fields <= set(frame.columns)
+    assert len(frame) == len(comparison.cells)
+    assert frame.dtypes["ratio"] == "float64"
+    time = frame[frame.metric == "step_time_s"].iloc[0]
+    assert pandas.isna(time.ratio)
+    assert time.significant is None
+
+
+def test_a_metric_read_by_neither_side_makes_no_row(new_run):
+    comparison = compare_runs(filled(new_run("base")).write(), filled(new_run("head")).write())
+    assert "peak_allocated_bytes" not in {cell.metric for cell in comparison.cells}
+
+
+def test_an_unknown_metric_is_judged_by_its_unit():
+    assert family("own_bytes", "bytes").needs == ("isolation", "system")
+    assert family("own_s", "s").in_turn
+    assert family("own_ratio", "ratio").in_turn
