@@ -18,6 +18,7 @@ from slr_bench.errors import ProbeUnavailableError, UnsupportedSettingError
 from slr_bench.grid.workload import StepWork, find_workload
 from slr_bench.probes import host, nvml
 from slr_bench.probes.allocator import CudaAllocatorProbe
+from slr_bench.probes.energy import EnergyProbe
 from slr_bench.probes.sampler import Sampler
 from slr_bench.record import Metric
 from slr_bench.run.context import Context, resolve_device
@@ -121,7 +122,7 @@ class _Measurement:
 
     def _run(self, build: Any, settings: BaseModel, kind: str) -> dict[str, Any]:
         host_probe, cuda_probe = host.HostProbe(), CudaAllocatorProbe(self._context.device)
-        energy = nvml.EnergyProbe(self._nvml, self._no_nvml)
+        energy = EnergyProbe(self._nvml, self._no_nvml)
         sampler = Sampler(self._read_samples, 1 / self._job["sample_hz"], clock=self._context.phase.now_s)
         with ExitStack() as probes:
             probes.enter_context(host_probe)
@@ -213,7 +214,7 @@ class _Measurement:
             )
         return metrics
 
-    def _energy(self, probe: nvml.EnergyProbe, kind: str) -> dict[str, Metric]:
+    def _energy(self, probe: EnergyProbe, kind: str) -> dict[str, Metric]:
         reading = probe.readings()["energy_j"]
         steps = len(self._step_times_s) + 1 if kind == "step" else 1  # the GPU's phase step ran under the probe too
         if reading.value is None:
