@@ -35,7 +35,7 @@ class Metric(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: int | float | None
-    unit: Literal["bytes", "s", "1/s", "J", "1", "ratio"]
+    unit: Literal["bytes", "s", "1/s", "J", "1", "ratio", "C", "Hz", "W"]
     source: str
     """The meter: ``/proc/self/status VmHWM``, ``torch.cuda``, ``cpu-real`` (traced), ..."""
     quality: Quality
@@ -67,6 +67,10 @@ class Phase(BaseModel):
     count: int
     peak_tensor_bytes: int | None = None
     """Traced live bytes at most while in it; null where no step was traced."""
+    peak_allocated_bytes: int | None = None
+    """Torch's CUDA allocator at most while in it; like the two below null on the CPU and where no such step ran."""
+    peak_requested_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
 
 
 class Record(BaseModel):

@@ -118,7 +118,7 @@ class Nvml:
 
     def process_bytes(self) -> int | None:
         """Bytes that the driver books for the process, its context included."""
-        found: int | str | None = self._from_list("process_bytes", gpu_pids.own_bytes, "Compute")
+        found: int | None = self._from_list("process_bytes", gpu_pids.own_bytes, "Compute")
         if found is None:  # under MPS the clients stand in a list of their own
             found = self._from_list("process_bytes", gpu_pids.own_bytes, "Compute", "MPSCompute")
         return found

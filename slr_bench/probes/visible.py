@@ -1,4 +1,4 @@
-"""The NVML device behind torch's ``cuda:N``: NVML ignores ``CUDA_VISIBLE_DEVICES``, and counts in an order of its own."""
+"""The NVML device behind torch's ``cuda:N``. NVML ignores ``CUDA_VISIBLE_DEVICES`` and counts in its own order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from slr_bench.probes.nvml_words import explain
 class Device(NamedTuple):
     """One card as NVML counts them: in the order of the PCI bus."""
 
-    index: int
+    number: int
     uuid: str
     name: str
 
@@ -50,7 +50,7 @@ def visible_uuids(devices: list[Device], environ: Mapping[str, str]) -> list[str
         ProbeUnavailableError: numbers that CUDA counts in an order which cannot be known here.
     """
     text = environ.get("CUDA_VISIBLE_DEVICES")
-    entries = [str(device.index) for device in devices] if text is None else [part.strip() for part in text.split(",")]
+    entries = [str(device.number) for device in devices] if text is None else [part.strip() for part in text.split(",")]
     found: list[str] = []
     for entry in entries:
         uuid = _by_uuid(entry, devices) if entry.startswith(("GPU-", "MIG-")) else _by_number(entry, devices, environ)
@@ -120,7 +120,7 @@ def _by_uuid(entry: str, devices: list[Device]) -> str | None:
 
 
 def _by_number(entry: str, devices: list[Device], environ: Mapping[str, str]) -> str | None:
-    found = next((device.uuid for device in devices if entry.isdigit() and device.index == int(entry)), None)
+    found = next((device.uuid for device in devices if entry.isdigit() and device.number == int(entry)), None)
     if found is None:
         return None
     order = environ.get("CUDA_DEVICE_ORDER", "FASTEST_FIRST")

@@ -91,7 +91,7 @@ def test_a_uuid_that_nobody_has_is_told_as_torch_gave_it():
 def test_a_card_that_does_not_answer_shifts_no_other():
     lost = FakeCard(uuid="GPU-a", refused={"nvmlDeviceGetUUID": GPU_IS_LOST})
     library = FakeNvml(lost, FakeCard(uuid="GPU-b"))
-    assert [device.index for device in list_devices(library)] == [1]
+    assert [device.number for device in list_devices(library)] == [1]
     assert open_device(library, environ={"CUDA_VISIBLE_DEVICES": "1"}).read().device_bytes == 700
     with pytest.raises(ProbeUnavailableError, match="GPU is lost"):
         list_devices(FakeNvml(refused={"nvmlDeviceGetCount": GPU_IS_LOST}))
