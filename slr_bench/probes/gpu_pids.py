@@ -77,6 +77,4 @@ def why_not_listed(listed: Listed, space: PidSpace) -> str:
         return "the driver does not list the process: it has not used this GPU"
     if not listed:
         return f"the driver lists no process: not used yet, or it hides them from this container ({_SHARE})"
-    return (
-        f"the driver lists {len(listed)} PIDs, none of them this process's: it counts outside this container ({_SHARE})"
-    )
+    return f"the driver lists {len(listed)} PIDs, none this process's: it counts outside this container ({_SHARE})"
