@@ -9,7 +9,15 @@ import math
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 SCHEMA: Final = 1
 
@@ -58,6 +66,9 @@ class Metric(BaseModel):
         return cls(value=None, unit=unit, source=source, quality="unavailable", reason=reason)
 
 
+_GPU_FIELDS: Final = frozenset({"peak_allocated_bytes", "peak_requested_bytes", "peak_reserved_bytes"})
+
+
 class Phase(BaseModel):
     """Time in one named part of a run, summed over its occurrences."""
 
@@ -71,6 +82,12 @@ class Phase(BaseModel):
     """Torch's CUDA allocator at most while in it; like the two below null on the CPU and where no such step ran."""
     peak_requested_bytes: int | None = None
     peak_reserved_bytes: int | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before_without_gpu(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a GPU a phase is written as ever: those of the CPU's records stay equal to the byte."""
+        fields: dict[str, Any] = dump(self)
+        return {name: value for name, value in fields.items() if value is not None or name not in _GPU_FIELDS}
 
 
 class Record(BaseModel):
