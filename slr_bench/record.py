@@ -9,7 +9,15 @@ import math
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 SCHEMA: Final = 1
 
@@ -35,7 +43,7 @@ class Metric(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: int | float | None
-    unit: Literal["bytes", "s", "1/s", "J", "1", "ratio"]
+    unit: Literal["bytes", "s", "1/s", "J", "1", "ratio", "C", "Hz", "W"]
     source: str
     """The meter: ``/proc/self/status VmHWM``, ``torch.cuda``, ``cpu-real`` (traced), ..."""
     quality: Quality
@@ -58,6 +66,9 @@ class Metric(BaseModel):
         return cls(value=None, unit=unit, source=source, quality="unavailable", reason=reason)
 
 
+_GPU_FIELDS: Final = frozenset({"peak_allocated_bytes", "peak_requested_bytes", "peak_reserved_bytes"})
+
+
 class Phase(BaseModel):
     """Time in one named part of a run, summed over its occurrences."""
 
@@ -67,6 +78,16 @@ class Phase(BaseModel):
     count: int
     peak_tensor_bytes: int | None = None
     """Traced live bytes at most while in it; null where no step was traced."""
+    peak_allocated_bytes: int | None = None
+    """Torch's CUDA allocator at most while in it; like the two below null on the CPU and where no such step ran."""
+    peak_requested_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before_without_gpu(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a GPU a phase is written as ever: those of the CPU's records stay equal to the byte."""
+        fields: dict[str, Any] = dump(self)
+        return {name: value for name, value in fields.items() if value is not None or name not in _GPU_FIELDS}
 
 
 class Record(BaseModel):

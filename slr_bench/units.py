@@ -1,4 +1,4 @@
-"""Bytes and seconds as text, and text as bytes: the only place that says MiB.
+"""Bytes, seconds and series as text, and text as bytes: the only place that says MiB.
 
 Sources write GB and mean GiB; here every unit is binary and says so.
 """
@@ -6,12 +6,14 @@ Sources write GB and mean GiB; here every unit is binary and says so.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 KIB = 1024
 MIB = 1024**2
 GIB = 1024**3
 
 _SIZE = re.compile(r"^\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>B|[KMGT]i?B)\s*$", re.IGNORECASE)
+_BARS = "▁▂▃▄▅▆▇█"
 _FACTOR = {"b": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1024 * GIB}
 
 
@@ -40,6 +42,13 @@ def format_seconds(seconds: float | None) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """The last ``width`` values as bars from 0 to their largest: ``'▁▃▅█'``. A level line is level, not jagged."""
+    last = list(values)[-width:] if width > 0 else []
+    top = max(last, default=0)
+    return "".join(_BARS[min(len(_BARS) - 1, int(value / top * len(_BARS)))] if top > 0 else _BARS[0] for value in last)
 
 
 def parse_bytes(text: str) -> int:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from slr_bench.probes.host import HostMemory, read_host_memory
+from slr_bench.probes.thresholds import LEVELS, Level, Thresholds
 from slr_bench.units import GIB
 
-Level = Literal["ok", "warning", "critical"]
-
-LEVELS: tuple[Level, ...] = ("ok", "warning", "critical")
 REARM_BELOW = 0.05  # a level is announced again only after use has fallen this far below its threshold
 
 
@@ -26,7 +24,7 @@ class MemoryTracker:
         read_host: Callable[[], HostMemory] = read_host_memory,
         read_gpu: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
-        self._thresholds = {"warning": warning_threshold, "critical": critical_threshold}
+        self._thresholds = Thresholds(warning_threshold, critical_threshold)
         self._read_host = read_host
         self._read_gpu = read_gpu or read_gpu_memory
         self._announced: Level = "ok"
@@ -47,13 +45,13 @@ class MemoryTracker:
             "ram_total": host.limit_bytes / GIB,
             "ram_percent": 100 * ram_fraction,
             "ram_source": host.source,
-            "level": self._level(max(ram_fraction, gpu["gpu_percent"] / 100)),
+            "level": self._thresholds.level(max(ram_fraction, gpu["gpu_percent"] / 100)),
         }
 
     def advice(self, stats: dict[str, Any]) -> str | None:
         """A line when ``stats`` reach a level that was not announced yet, else None: not one line every step."""
         fraction = max(stats["ram_percent"], stats["gpu_percent"]) / 100
-        while self._announced != "ok" and fraction < self._thresholds[self._announced] - REARM_BELOW:
+        while self._announced != "ok" and fraction < getattr(self._thresholds, self._announced) - REARM_BELOW:
             self._announced = LEVELS[LEVELS.index(self._announced) - 1]
         level = stats["level"]
         if LEVELS.index(level) <= LEVELS.index(self._announced):
@@ -70,11 +68,6 @@ class MemoryTracker:
             f"{line}; use a smaller training.batch_size with more training.gradient_accumulation_steps, "
             "fewer data.num_workers or a smaller model.cache_size_limit_mb"
         )
-
-    def _level(self, fraction: float) -> Level:
-        if fraction >= self._thresholds["critical"]:
-            return "critical"
-        return "warning" if fraction >= self._thresholds["warning"] else "ok"
 
 
 def read_gpu_memory() -> dict[str, Any]:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import torch
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from models.training.evaluation import Evaluation
 from slr_bench.errors import ProbeUnavailableError
 from slr_bench.probes.host import high_water_bytes
-from slr_bench.units import format_bytes
+from slr_bench.probes.live import LiveReader
+from slr_bench.units import format_bytes, sparkline
+
+PANEL_PERIOD_S = 2.0
+_SPARK_WIDTH = 24
 
 
 @dataclass
@@ -87,15 +96,56 @@ class EpochResult:
         )
 
 
-class TrainingDisplay:
-    """One rich Progress over all optimizer steps; draws nothing where there is no terminal."""
+class MemoryPanel:
+    """RAM of the trainer and its loader workers in one line, from the readings of ``slr-bench watch``.
 
-    def __init__(self, console: Console, total_steps: int, steps_done: int) -> None:
+    It looks every ``PANEL_PERIOD_S`` at most, and walks page tables for 1 % of the time at most.
+    """
+
+    def __init__(self, reader: LiveReader, clock: Callable[[], float] = time.monotonic) -> None:
+        self._reader, self._clock = reader, clock
+        self._next_s = clock()
+        self._history: deque[float] = deque(maxlen=_SPARK_WIDTH)
+        self.line = ""
+
+    def update(self) -> None:
+        """Look again if it is time."""
+        if self._clock() < self._next_s:
+            return
+        self._next_s = self._clock() + PANEL_PERIOD_S
+        reading = self._reader.read()
+        if reading is None:
+            return
+        self._history.append(reading.ram_bytes)
+        count = len(reading.processes)
+        who = "1 process" if count == 1 else f"{count} processes"
+        self.line = (
+            f"RAM of {who} {format_bytes(reading.ram_bytes)} ({reading.ram_kind}), "
+            f"peak {format_bytes(self._reader.peaks.ram_bytes[reading.ram_kind])} "
+            f"{sparkline(self._history, _SPARK_WIDTH)}"
+        )
+
+
+class _ProgressOverPanel(Progress):
+    panel: MemoryPanel | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.panel and self.panel.line:
+            yield Text(self.panel.line, style="dim", overflow="ellipsis", no_wrap=True)
+
+
+class TrainingDisplay:
+    """One rich Progress over all optimizer steps, and the memory below; draws nothing where there is no terminal."""
+
+    def __init__(self, console: Console, total_steps: int, steps_done: int, panel: MemoryPanel | None = None) -> None:
         self._console = console
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(
+        self._progress = _ProgressOverPanel(
             *columns, TextColumn("{task.fields[now]}"), console=console, disable=not console.is_terminal
         )
+        if console.is_terminal:
+            self._progress.panel = panel or MemoryPanel(LiveReader(os.getpid()))
         self._task = self._progress.add_task("training", total=total_steps, completed=steps_done, now="")
 
     def __enter__(self) -> Self:
@@ -114,6 +164,8 @@ class TrainingDisplay:
             now += f"  RAM {memory['ram_used']:.1f}/{memory['ram_total']:.1f} GiB"
         if memory and memory["gpu_available"]:
             now += f"  GPU {memory['gpu_peak_allocated']:.2f}/{memory['gpu_total']:.1f} GiB peak"
+        if memory and self._progress.panel:
+            self._progress.panel.update()
         self._progress.update(self._task, advance=1, now=now)
 
     def epoch(self, result: EpochResult, epochs: int) -> None:

@@ -9,12 +9,8 @@ from importlib import import_module
 from slr_bench.cli.base import app
 from slr_bench.errors import EXIT_INTERRUPTED, SlrBenchError
 
-for _command in (
-    "run",
-    "profile",
-    "report",
-    "schema",
-):  # each module registers its command; the order is that of --help
+# Each module registers its command; the order is that of --help.
+for _command in ("run", "profile", "report", "watch", "doctor", "schema"):
     import_module(f"slr_bench.cli.{_command}")
 
 

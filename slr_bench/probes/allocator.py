@@ -2,46 +2,95 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Final, Self
 
 import torch
 
 from slr_bench.record import Metric
 
-_STATS = {
-    "peak_allocated_bytes": "allocated_bytes.all.peak",
-    "peak_requested_bytes": "requested_bytes.all.peak",
-    "peak_reserved_bytes": "reserved_bytes.all.peak",
-}
+KINDS: Final = ("allocated", "requested", "reserved")
+_REASON = "the cell ran on the CPU, which has no caching allocator"
 
 
 class CudaAllocatorProbe:
-    """Peaks of allocated, requested and reserved bytes while open. Null with the reason where there is no GPU."""
+    """Peaks of allocated, requested and reserved bytes while open, and by phase where ``phase`` is told of them.
 
-    def __init__(self, device: torch.device) -> None:
+    Null with the reason where there is no GPU. ``read_stats``, ``reset_peaks`` and ``synchronize`` are those of
+    ``torch.cuda``; the counters move on the host as operators are called, so only the ends wait for the device.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        read_stats: Callable[[torch.device], Mapping[str, Any]] | None = None,
+        reset_peaks: Callable[[torch.device], None] | None = None,
+        synchronize: Callable[[torch.device], None] | None = None,
+    ) -> None:
         self._device = device
-        self._values: dict[str, int] = {}
+        self._read_stats = read_stats or torch.cuda.memory_stats
+        self._reset_peaks = reset_peaks or torch.cuda.reset_peak_memory_stats
+        self._synchronize = synchronize or torch.cuda.synchronize
+        self._peaks: dict[str, int] | None = None
+        self._open_phases: list[str] = []
+        self.peaks_by_phase: dict[str, dict[str, int]] = {}
+        """Phase -> kind -> most bytes while in it, nested phases included."""
+
+    @property
+    def _is_cuda(self) -> bool:
+        return self._device.type == "cuda"
 
     def __enter__(self) -> Self:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-            torch.cuda.reset_peak_memory_stats(self._device)
+        if self._is_cuda:
+            self._synchronize(self._device)
+            self._reset_peaks(self._device)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._device.type == "cuda":
-            stats = torch.cuda.memory_stats(self._device)
-            self._values = {name: int(stats[key]) for name, key in _STATS.items()}
+        if self._is_cuda:
+            self._synchronize(self._device)
+            self._fold()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """What a phase clock's listener is called with. Torch has one peak: it is folded in and reset at each bound."""
+        if not self._is_cuda:
+            yield
+            return
+        self._fold_and_reset()
+        self._open_phases.append(name)
+        try:
+            yield
+        finally:
+            self._fold_and_reset()
+            self._open_phases.pop()
 
     def readings(self) -> dict[str, Metric]:
-        """The three peaks of ``torch.cuda.memory_stats``."""
-        if self._device.type != "cuda":
-            reason = "the cell ran on the CPU, which has no caching allocator"
-            return {name: Metric.unavailable("bytes", "torch.cuda", reason) for name in _STATS}
+        """``peak_allocated_bytes``, ``peak_requested_bytes``, ``peak_reserved_bytes``: over all phases."""
+        if self._peaks is None:
+            reason = "the probe was not closed" if self._is_cuda else _REASON
+            return {f"peak_{kind}_bytes": Metric.unavailable("bytes", "torch.cuda", reason) for kind in KINDS}
         return {
-            name: Metric(value=value, unit="bytes", source="torch.cuda", quality="exact")
-            for name, value in self._values.items()
+            f"peak_{kind}_bytes": Metric(value=value, unit="bytes", source="torch.cuda", quality="exact")
+            for kind, value in self._peaks.items()
         }
+
+    def _fold_and_reset(self) -> None:
+        self._fold()
+        self._reset_peaks(self._device)
+
+    def _fold(self) -> None:
+        """The peak since the last reset counts for the whole and for every phase that is open."""
+        stats = self._read_stats(self._device)
+        peaks = {kind: int(stats[f"{kind}_bytes.all.peak"]) for kind in KINDS}
+        self._peaks = _larger(self._peaks, peaks)
+        for name in self._open_phases:
+            self.peaks_by_phase[name] = _larger(self.peaks_by_phase.get(name), peaks)
+
+
+def _larger(known: dict[str, int] | None, peaks: dict[str, int]) -> dict[str, int]:
+    return dict(peaks) if known is None else {kind: max(known[kind], peaks[kind]) for kind in KINDS}

@@ -15,12 +15,14 @@ from typing import NamedTuple, Self
 import psutil
 
 from slr_bench.errors import ProbeUnavailableError
+from slr_bench.probes.cgroups import memory_limits
+from slr_bench.probes.tree import PROC as PROC
+from slr_bench.probes.tree import tree_pids as tree_pids
+from slr_bench.probes.tree import tree_pss_bytes as tree_pss_bytes
 from slr_bench.record import Metric
 
-PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_NO_LIMIT_V1 = 1 << 60  # cgroup v1 writes a page-rounded 2**63 for "unlimited"
 
 
 class HostMemory(NamedTuple):
@@ -31,58 +33,15 @@ class HostMemory(NamedTuple):
     source: str
 
 
-def read_host_memory(proc: Path = PROC, cgroup: Path = CGROUP) -> HostMemory:
-    """Used and limit of the tightest cgroup (v2, then v1) around this process, or of the machine.
+def read_host_memory(proc: Path = PROC, cgroup: Path = CGROUP, pid: int | str = "self") -> HostMemory:
+    """Used and limit of the tightest cgroup (v2, then v1) around a process, or of the machine.
 
     Page cache that the kernel can drop is not counted as used.
     """
     machine = psutil.virtual_memory()
     found = [HostMemory(machine.total - machine.available, machine.total, "machine")]
-    for directory, limit_name, used_name, source in _cgroup_directories(proc, cgroup):
-        limit = _read_int(directory / limit_name)
-        used = _read_int(directory / used_name)
-        if limit is None or used is None or limit >= _NO_LIMIT_V1:
-            continue
-        cache = _droppable_cache(directory / "memory.stat")
-        found.append(HostMemory(max(0, used - cache), limit, source))
+    found += [HostMemory(*limit) for limit in memory_limits(proc, cgroup, pid)]
     return min(found, key=lambda memory: memory.limit_bytes)
-
-
-def _cgroup_directories(proc: Path, cgroup: Path) -> list[tuple[Path, str, str, str]]:
-    try:
-        lines = (proc / "self" / "cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    found: list[tuple[Path, str, str, str]] = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            root, names = cgroup, ("memory.max", "memory.current", "cgroup v2")
-        elif "memory" in controllers.split(","):
-            root, names = cgroup / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "cgroup v1")
-        else:
-            continue
-        directory = root / path.lstrip("/")
-        # Inside a container the path is the host's and does not exist below the mount: then the root is ours.
-        chain = [directory, *directory.parents] if directory.is_dir() else [root]
-        found += [(place, *names) for place in chain if place == root or root in place.parents]
-    return found
-
-
-def _read_int(path: Path) -> int | None:
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None  # "max": no limit here
-
-
-def _droppable_cache(path: Path) -> int:
-    """Of the whole subtree, like the use it goes from: v1 has a ``total_`` line for that, v2's line means that."""
-    with contextlib.suppress(OSError):
-        values = dict(line.split(" ", 1) for line in path.read_text().splitlines())
-        return int(values.get("total_inactive_file", values.get("inactive_file", 0)))
-    return 0
 
 
 def oom_kills(proc: Path = PROC) -> int | None:
@@ -140,37 +99,6 @@ def reset_high_water(proc: Path = PROC) -> None:
         (proc / "self" / "clear_refs").write_text("5")
     except OSError as error:
         raise ProbeUnavailableError(f"/proc/self/clear_refs cannot be written: {error.strerror}") from error
-
-
-def tree_pids(root_pid: int, proc: Path = PROC) -> list[int]:
-    """The process and all its descendants that still live."""
-    found, todo = [], [root_pid]
-    while todo:
-        pid = todo.pop()
-        with contextlib.suppress(OSError):
-            tasks = list((proc / str(pid) / "task").iterdir())
-            found.append(pid)
-            for task in tasks:
-                with contextlib.suppress(OSError):  # a thread may have ended meanwhile
-                    todo += map(int, (task / "children").read_text().split())
-    return found
-
-
-def tree_pss_bytes(root_pid: int, proc: Path = PROC) -> int | None:
-    """Proportional set size of a process tree: shared pages counted once in all. None if nothing could be read.
-
-    Costs 7-20 ms a torch process (the kernel walks its page tables).
-    """
-    sizes = [size for pid in tree_pids(root_pid, proc) if (size := _pss_bytes(pid, proc)) is not None]
-    return sum(sizes) if sizes else None
-
-
-def _pss_bytes(pid: int, proc: Path) -> int | None:
-    with contextlib.suppress(OSError):  # ended, or another user's
-        for line in (proc / str(pid) / "smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    return None
 
 
 class HostProbe:

@@ -15,6 +15,7 @@ class MetricText(NamedTuple):
 
 _CUDA_BLIND = "The CUDA context and other libraries' memory."
 _HOST_BLIND = "Which part is tensors, libraries or allocator slack; a forked child starts lower than a fresh process."
+_BETWEEN = "What happens between two samples; who caused it."
 
 METRICS: Final[dict[str, MetricText]] = {
     "peak_tensor_bytes": MetricText(
@@ -47,6 +48,31 @@ METRICS: Final[dict[str, MetricText]] = {
         "GPU memory of the device",
         "Most bytes in use on the whole device, by whomever; sampled.",
         "Peaks between two samples; which part is this run's.",
+    ),
+    "nvml_device_over_idle_bytes": MetricText(
+        "GPU memory over idle",
+        "Most bytes in use on the device minus what was in use before the work; only where nobody else is on the GPU.",
+        "Peaks between two samples; others, where the driver does not say who is on the GPU.",
+    ),
+    "gpu_memory_peak_bytes": MetricText(
+        "GPU memory, best known",
+        "What the driver books for the process; else the device over idle; else what torch reserved. The source says "
+        "which.",
+        "That of the source. Different sources do not compare.",
+    ),
+    "gpu_temperature_c": MetricText("GPU temperature", "Highest of the samples, a second apart.", _BETWEEN),
+    "gpu_utilization_ratio": MetricText(
+        "GPU utilisation",
+        "Mean share of the time in which any kernel ran.",
+        "How much of the GPU those kernels filled; whose they were.",
+    ),
+    "gpu_sm_clock_hz": MetricText("GPU clock", "Lowest of the samples, a second apart.", _BETWEEN),
+    "gpu_memory_clock_hz": MetricText("GPU memory clock", "Lowest of the samples, a second apart.", _BETWEEN),
+    "gpu_power_w": MetricText("GPU power", "Highest of the samples, a second apart.", _BETWEEN),
+    "gpu_throttled_ratio": MetricText(
+        "GPU throttled",
+        "Share of the samples at which power, heat or the board slowed the clocks down; the source says what did.",
+        "What happens between two samples.",
     ),
     "peak_rss_bytes": MetricText("RAM high-water mark", "Most resident RAM, as the kernel counts it.", _HOST_BLIND),
     "rss_over_start_bytes": MetricText(

@@ -12,10 +12,9 @@ from matplotlib.patches import Patch
 from slr_bench.errors import ConfigError
 from slr_bench.report import html
 from slr_bench.report.drawing import (
-    ARM_COLOURS,
     INK,
     MUTED,
-    PHASE_COLOURS,
+    PALETTE,
     WIDTH_INCH,
     Picture,
     byte_axis,
@@ -27,7 +26,18 @@ from slr_bench.report.words import plain
 from slr_bench.units import format_bytes
 
 MODULES_DRAWN: Final = 15
-COLOURS: Final = (*ARM_COLOURS, *PHASE_COLOURS)
+COLOURS: Final = {
+    "parameter": PALETTE["arm-0"][0],
+    "gradient": PALETTE["arm-1"][0],
+    "optimizer state": PALETTE["arm-2"][0],
+    "buffer": PALETTE["arm-3"][0],
+    "input": PALETTE["arm-4"][0],
+    "saved activation": PALETTE["arm-5"][0],
+    "weight cast": PALETTE["phase-4"][0],
+    "temporary": PALETTE["phase-1"][0],
+    "held": PALETTE["phase-3"][0],
+}
+OTHER_COLOUR: Final = PALETTE["phase-5"][0]
 
 
 def write_page(found: Mapping[str, Any], path: Path, command: str) -> None:
@@ -37,7 +47,7 @@ def write_page(found: Mapping[str, Any], path: Path, command: str) -> None:
         ConfigError: it cannot be written there.
     """
     names = list(dict.fromkeys([*found["timeline"]["by_category"], *found["by_category"]]))
-    colours = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(names)}
+    colours = {name: COLOURS.get(name, OTHER_COLOUR) for name in names}
     pictures = [_timeline(found, colours), _modules(found, colours)]
     try:
         path.write_text(html.render(profile_report(found, command), pictures), encoding="utf-8")

@@ -104,10 +104,12 @@ def _warnings(found: Found) -> tuple[str, ...]:
     if not found["residual_bytes"]:
         return ()
     allocator = found["allocator"]
-    return (
-        f"{format_bytes(found['residual_bytes'])} are not accounted for: {allocator['unmatched_bytes']:,} bytes "
-        f"allocated by nobody known, {allocator['missing_bytes']:,} bytes traced without an allocation.",
+    makers = ", ".join(entry["operator"] for entry in allocator["unmatched"][:3])
+    parts = [f"{allocator['unmatched_bytes']:,} bytes made before the step by {makers}"] if makers else []
+    parts += (
+        [f"{allocator['missing_bytes']:,} bytes traced without an allocation"] if allocator["missing_bytes"] else []
     )
+    return (f"{format_bytes(found['residual_bytes'])} are not accounted for: {', '.join(parts)}.",)
 
 
 def _categories(found: Found) -> Table:

@@ -16,7 +16,10 @@ from slr_bench.errors import ProbeUnavailableError, UnsupportedSettingError
 from slr_bench.grid.workload import StepWork
 from slr_bench.probes import host, nvml
 from slr_bench.probes.allocator import CudaAllocatorProbe
+from slr_bench.probes.energy import EnergyProbe
+from slr_bench.probes.gpu import GpuProbe, process_memory
 from slr_bench.probes.sampler import Sampler
+from slr_bench.probes.visible import open_device
 from slr_bench.record import Metric
 from slr_bench.run.context import Context, open_job
 from slr_bench.run.result import metrics_json, phases_json, samples_json
@@ -70,11 +73,13 @@ class _Measurement:
         self._rss = host.RssReader()
         try:
             library = nvml.load_library() if context.device.type == "cuda" else None
-            uuid = f"GPU-{torch.cuda.get_device_properties(0).uuid}" if library else None
-            self._nvml = nvml.Nvml(library, uuid) if library else None
+            uuid = str(torch.cuda.get_device_properties(0).uuid) if library else None
+            self._nvml = open_device(library, uuid) if library else None
             self._no_nvml = "the cell ran on the CPU"
         except ProbeUnavailableError as error:
             self._nvml, self._no_nvml = None, str(error)
+        self._gpu = GpuProbe(self._nvml, self._no_nvml)
+        self._cuda = CudaAllocatorProbe(context.device)
 
     def run(self, build: Any, settings: BaseModel, kind: str) -> dict[str, Any]:
         """Metrics, phases and samples of the workload, as JSON values."""
@@ -82,8 +87,8 @@ class _Measurement:
             return self._run(build, settings, kind)
 
     def _run(self, build: Any, settings: BaseModel, kind: str) -> dict[str, Any]:
-        host_probe, cuda_probe = host.HostProbe(), CudaAllocatorProbe(self._context.device)
-        energy = nvml.EnergyProbe(self._nvml, self._no_nvml)
+        host_probe, cuda_probe = host.HostProbe(), self._cuda
+        energy = EnergyProbe(self._nvml, self._no_nvml)
         sampler = Sampler(self._read_samples, 1 / self._job["sample_hz"], clock=self._context.phase.now_s)
         with ExitStack() as probes:
             probes.enter_context(host_probe)
@@ -100,7 +105,8 @@ class _Measurement:
                 probes.enter_context(energy)
                 own = self._time_steps(work)
         metrics = own | host_probe.readings() | cuda_probe.readings() | self._sampled(sampler)
-        metrics |= self._energy(energy, kind)
+        metrics |= self._gpu.readings() | self._energy(energy, kind)
+        metrics["gpu_memory_peak_bytes"] = process_memory(metrics, metrics["peak_reserved_bytes"])
         traced = None
         if kind == "step":
             metrics |= self._check_sampler(work)
@@ -111,7 +117,8 @@ class _Measurement:
             reason = "a whole training is not traced; the train_step cell of the same setting is"
             metrics["peak_tensor_bytes"] = Metric.unavailable("bytes", f"{self._context.device.type}-real", reason)
         samples = samples_json(sampler, self._context, traced)
-        return {"metrics": metrics_json(metrics), "phases": phases_json(self._context, traced), "samples": samples}
+        phases = phases_json(self._context, traced, self._cuda.peaks_by_phase)
+        return {"metrics": metrics_json(metrics), "phases": phases, "samples": samples}
 
     def _warm_up(self, work: StepWork) -> None:
         phase = self._context.phase
@@ -133,7 +140,7 @@ class _Measurement:
             self._step_times_s.append(self._timed(work))
         self._context.phase.enabled = True
         if on_gpu:
-            with no_collection():
+            with no_collection(), self._context.phase.heard_by(self._cuda.phase):
                 work.step()
         median_s = statistics.median(self._step_times_s)
         source = f"perf_counter, median of {len(self._step_times_s)} steps"
@@ -153,29 +160,13 @@ class _Measurement:
             return time.perf_counter() - start_s
 
     def _read_samples(self) -> tuple[int | None, ...]:
-        gpu = self._nvml.read() if self._nvml else None
-        return (self._rss.read(), gpu.process_bytes if gpu else None, gpu.device_bytes if gpu else None)
+        return (self._rss.read(), *self._gpu.sample())
 
     def _sampled(self, sampler: Sampler) -> dict[str, Metric]:
-        metrics = {
-            "sampler_cpu_ratio": Metric(
-                value=sampler.cpu_s / (sampler.times_s[-1] - sampler.times_s[0]),
-                unit="ratio",
-                source="thread_time",
-                quality="measured",
-            )
-        }
-        for column, name in ((1, "nvml_process_peak_bytes"), (2, "nvml_device_peak_bytes")):
-            peak = sampler.peak(column)
-            reason = self._no_nvml if self._nvml is None else "the driver does not say it for this process"
-            metrics[name] = (
-                Metric.unavailable("bytes", "NVML", reason)
-                if peak is None
-                else Metric(value=peak, unit="bytes", source="NVML", quality="sampled")
-            )
-        return metrics
+        ratio = sampler.cpu_s / (sampler.times_s[-1] - sampler.times_s[0])
+        return {"sampler_cpu_ratio": Metric(value=ratio, unit="ratio", source="thread_time", quality="measured")}
 
-    def _energy(self, probe: nvml.EnergyProbe, kind: str) -> dict[str, Metric]:
+    def _energy(self, probe: EnergyProbe, kind: str) -> dict[str, Metric]:
         reading = probe.readings()["energy_j"]
         steps = len(self._step_times_s) + 1 if kind == "step" else 1  # the GPU's phase step ran under the probe too
         if reading.value is None:

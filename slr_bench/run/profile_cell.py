@@ -105,6 +105,7 @@ def profile_json(traced: Traced, context: Context) -> dict[str, Any]:
             "by_category": allocator.by_category,
             "workspace": [{"operator": name, "bytes": count} for name, count in allocator.workspace.items()],
             "unmatched_bytes": allocator.unmatched_bytes,
+            "unmatched": [{"operator": name, "bytes": count} for name, count in allocator.unmatched.items()],
             "missing_bytes": allocator.missing_bytes,
             "loader_bytes": allocator.loader_bytes,
             "named_ratio": 1 - allocator.unmatched_bytes / allocator.peak_bytes if allocator.peak_bytes else None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from slr_bench.probes.sampler import Sampler
@@ -17,8 +19,10 @@ def metrics_json(metrics: dict[str, Metric]) -> dict[str, Any]:
     return {name: metric.model_dump() for name, metric in metrics.items()}
 
 
-def phases_json(context: Context, traced: Traced | None) -> dict[str, Any]:
-    """Time and traced peak by phase."""
+def phases_json(
+    context: Context, traced: Traced | None, cuda_peaks: Mapping[str, Mapping[str, int]] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Time, traced peak and torch's own CUDA peaks by phase."""
     spans = context.phase.spans
     peaks = traced.breakdown.by_phase if traced else {}
     names = dict.fromkeys([*(span.name for span in spans), *(name for name in peaks if name != OUTSIDE)])
@@ -27,6 +31,7 @@ def phases_json(context: Context, traced: Traced | None) -> dict[str, Any]:
             "duration_s": context.phase.total_s(name),
             "count": sum(span.name == name for span in spans),
             "peak_tensor_bytes": peaks.get(name),
+            **{f"peak_{kind}_bytes": peak for kind, peak in cuda_peaks.get(name, {}).items()},
         }
         for name in names
     }

@@ -67,12 +67,10 @@ def recorded_step(work: StepWork, context: Context, log: Any) -> tuple[Recorder,
         loader = {} if context.is_fake else _addresses(state.get(LOADER, ()))
         recorder = Recorder(context.device, state, context.is_fake, log.mark if log else None)
         del state
-        context.phase.listener = recorder.phase
         if log:
             log.step_begins()
-        with recorder:
+        with context.phase.heard_by(recorder.phase), recorder:
             work.step()
-        context.phase.listener = None
     return recorder, loader
 
 

@@ -16,6 +16,7 @@ from slr_bench.trace.recorder import BEFORE, Operator, Storage
 
 WORKSPACE: Final = "workspace"
 ROUNDING: Final = "rounding"
+NO_OPERATOR: Final = "no operator"
 NUMBER_BYTES: Final = 16
 """The largest number: complex128."""
 
@@ -47,11 +48,17 @@ class AllocatorPeak:
     """As the tracer names them, and workspace and rounding. They and ``unmatched_bytes`` add up to the peak."""
     workspace: dict[str, int]
     """Operator -> bytes that it allocated and that are no tensor."""
-    unmatched_bytes: int
-    """Alive, and neither a traced tensor's nor made inside an operator."""
+    unmatched: dict[str, int]
+    """Bytes alive that are neither a traced tensor's nor made inside an operator of the step, by the operator that made
+    them before it: a tensor that nobody named, kept where Python cannot see it."""
     missing_bytes: int
     """Traced as alive with no allocation, or too small a one, behind them."""
     loader_bytes: int
+
+    @property
+    def unmatched_bytes(self) -> int:
+        """All that is unmatched."""
+        return sum(self.unmatched.values())
 
     @property
     def residual_bytes(self) -> int:
@@ -110,6 +117,7 @@ class _Replay:
 
     def _begin(self) -> None:
         self.in_step = True
+        self.between.clear()
         self._claim(self.seen.get(BEFORE, ()))
         for address in self.loader_addresses & self.live.keys():
             self.live[address].is_loader = True
@@ -152,7 +160,8 @@ def match_peak(
     position = replay.peak_position
     by_category: Counter[str] = Counter()
     workspace: Counter[str] = Counter()
-    unmatched = missing = loader = 0
+    unmatched: Counter[str] = Counter()
+    missing = loader = 0
     backed = set()
     for block in replay.peak_live:
         if block.is_loader:
@@ -163,12 +172,11 @@ def match_peak(
             by_category[storage.category_at(position)] += min(block.size_bytes, storage.size_bytes)
             by_category[ROUNDING] += max(0, block.size_bytes - storage.size_bytes)
             missing += max(0, storage.size_bytes - block.size_bytes)
-        elif block.is_inside or block.operator:
+        elif block.is_inside:
             by_category[WORKSPACE] += block.size_bytes
-            name = operators[block.position].name if block.is_inside else block.operator
-            workspace[str(name)] += block.size_bytes
+            workspace[operators[block.position].name] += block.size_bytes
         else:
-            unmatched += block.size_bytes
+            unmatched[block.operator or NO_OPERATOR] += block.size_bytes
     # While operator n runs, what it makes is not there yet, and what dies after it still is.
     inside = replay.peak_inside
     for number, storage in enumerate(storages):
@@ -182,7 +190,7 @@ def match_peak(
         operator=operators[inside].name if inside is not None else None,
         by_category={name: count for name, count in by_category.items() if count},
         workspace=dict(workspace.most_common()),
-        unmatched_bytes=unmatched,
+        unmatched=dict(unmatched.most_common()),
         missing_bytes=missing,
         loader_bytes=loader,
     )

@@ -94,8 +94,7 @@ class Recorder(LiveBytes):  # type: ignore[no-untyped-call]
         self._inside.enter_context(SavedTensors(self._saved))
         for parameter in self._parameters:
             handle = parameter.register_post_accumulate_grad_hook(self._accumulated)  # type: ignore[no-untyped-call]
-            # Before the hooks of others: an optimizer in backward drops the gradient.
-            parameter._post_accumulate_grad_hooks.move_to_end(handle.id, last=False)  # type: ignore[attr-defined]
+            _call_first(parameter, handle.id)
             self._inside.callback(handle.remove)
         return super().__enter__()
 
@@ -193,3 +192,12 @@ class Recorder(LiveBytes):  # type: ignore[no-untyped-call]
                 if storage.category in (HELD, TEMPORARY):
                     storage.category = category
         self.split_modules = tuple(self._modules.split)
+
+
+def _call_first(parameter: torch.Tensor, hook_id: int) -> None:
+    """Before the hooks of others: an optimizer in backward drops the gradient. Torch calls them as inserted."""
+    hooks: Any = parameter._post_accumulate_grad_hooks
+    others = {number: hook for number, hook in hooks.items() if number != hook_id}
+    for number in others:
+        del hooks[number]
+    hooks.update(others)

@@ -102,3 +102,11 @@ def test_name_and_value():
     assert record(side="b").name == "0123456789ab-b-2"
     assert record().value("peak_tensor_bytes") == 4096
     assert record().value("energy_j") is None
+
+
+def test_a_phase_on_a_gpu_has_torchs_peaks_and_one_on_a_cpu_is_written_without():
+    on_cpu = Phase(duration_s=1.0, count=1, peak_tensor_bytes=7)
+    assert on_cpu.model_dump() == {"duration_s": 1.0, "count": 1, "peak_tensor_bytes": 7}
+    on_gpu = Phase(duration_s=1.0, count=1, peak_allocated_bytes=0, peak_requested_bytes=8, peak_reserved_bytes=9)
+    assert on_gpu.model_dump()["peak_allocated_bytes"] == 0
+    assert Phase.model_validate_json(on_gpu.model_dump_json()) == on_gpu

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slr_bench.units import GIB, KIB, MIB, format_bytes, format_seconds, parse_bytes
+from slr_bench.units import GIB, KIB, MIB, format_bytes, format_seconds, parse_bytes, sparkline
 
 _FACTOR = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB}
 _DECIMALS = {"B": 0, "KiB": 1, "MiB": 1, "GiB": 2}
@@ -63,3 +63,17 @@ def test_decimal_names_mean_binary_units(number, letter, space, lower):
 def test_a_size_without_number_and_unit_is_refused_with_the_cure(text):
     with pytest.raises(ValueError, match="write it like 6GiB"):
         parse_bytes(text)
+
+
+def test_a_sparkline_runs_from_nothing_to_the_largest():
+    assert sparkline([0, 1, 2, 4], 9) == "▁▃▅█"
+    assert sparkline([5, 5, 5], 2) == "██"
+    assert sparkline([0, 0], 9) == "▁▁"
+    assert (sparkline([], 9), sparkline([1, 2], 0)) == ("", "")
+
+
+@given(st.lists(st.floats(0, 1e12), max_size=30), st.integers(0, 20), st.integers(1, 10))
+def test_a_sparkline_has_a_bar_a_value_and_depends_on_proportions_alone(values, width, power):
+    text = sparkline(values, width)
+    assert len(text) == min(len(values), width)
+    assert sparkline([value * 2**power for value in values], width) == text

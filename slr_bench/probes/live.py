@@ -1,0 +1,198 @@
+"""What a process tree, or the machine, and its GPUs hold right now, and the most they held while looked at."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from slr_bench.errors import ProbeUnavailableError
+from slr_bench.probes.gpu_pids import PidSpace, is_machines_namespace
+from slr_bench.probes.gpu_reading import GpuReading, GpuState
+from slr_bench.probes.host import HostMemory, read_host_memory
+from slr_bench.probes.nvml import Nvml
+from slr_bench.probes.tree import ProcessMemory, pss_bytes, read_process, tree_pids
+from slr_bench.probes.visible import list_devices
+
+PSS_PERIOD_S: Final = 2.0
+PSS_SHARE: Final = 0.01
+"""Walking page tables holds up the page faults of whom it reads: it may take this part of the time at most."""
+
+
+class Gpu(NamedTuple):
+    """A device that is looked at."""
+
+    number: int
+    name: str
+    nvml: Nvml
+
+
+class GpuNow(NamedTuple):
+    """One look at a device."""
+
+    number: int
+    name: str
+    reading: GpuReading
+    state: GpuState
+    reasons: dict[str, str]
+    """Why what is None is None."""
+
+
+class LiveReading(NamedTuple):
+    """One look at everything. ``processes`` is empty where the whole machine is looked at."""
+
+    memory: HostMemory
+    """Used and limit of the tightest cgroup around the process, or of the machine."""
+    processes: tuple[ProcessMemory, ...]
+    pss_by_pid: dict[int, int | None]
+    """As last read: seldom, for it is dear."""
+    gpus: tuple[GpuNow, ...]
+
+    @property
+    def rss_bytes(self) -> int | None:
+        """Of all processes; a page that several share counts as often."""
+        return sum(process.rss_bytes for process in self.processes) if self.processes else None
+
+    @property
+    def pss_bytes(self) -> int | None:
+        """Of all processes, shared pages counted once; None if one of them could not be read."""
+        sizes = list(self.pss_by_pid.values())
+        return sum(size or 0 for size in sizes) if sizes and None not in sizes else None
+
+    @property
+    def ram_bytes(self) -> int:
+        """The best figure for the RAM that is looked at; ``ram_kind`` says which it is."""
+        return next(size for size in (self.pss_bytes, self.rss_bytes, self.memory.used_bytes) if size is not None)
+
+    @property
+    def ram_kind(self) -> str:
+        """``PSS``, ``RSS`` (shared pages counted several times) or ``used`` (the whole machine or cgroup)."""
+        return "PSS" if self.pss_bytes is not None else "RSS" if self.processes else "used"
+
+    @property
+    def used_fraction(self) -> float:
+        """Of the limit that applies."""
+        return self.memory.used_bytes / self.memory.limit_bytes
+
+
+@dataclass
+class Peaks:
+    """The most that was seen: lower bounds, for between two looks nobody looks."""
+
+    readings: int = 0
+    ram_bytes: dict[str, int] = field(default_factory=dict)
+    """Kind of figure -> its peak: PSS and RSS are never held against one another."""
+    used_bytes: int = 0
+    high_water_bytes: int | None = None
+    """The kernel's mark of the first process: exact, and of that process alone."""
+    gpu_bytes: dict[int, int] = field(default_factory=dict)
+    """Device -> the processes' bytes, where the driver tells them."""
+    device_bytes: dict[int, int] = field(default_factory=dict)
+
+    def add(self, reading: LiveReading) -> None:
+        """Take a look into account."""
+        self.readings += 1
+        _raise_to(self.ram_bytes, reading.ram_kind, reading.ram_bytes)
+        self.used_bytes = max(self.used_bytes, reading.memory.used_bytes)
+        if reading.processes and reading.processes[0].peak_rss_bytes is not None:
+            self.high_water_bytes = max(self.high_water_bytes or 0, reading.processes[0].peak_rss_bytes)
+        for gpu in reading.gpus:
+            _raise_to(self.gpu_bytes, gpu.number, gpu.reading.process_bytes)
+            _raise_to(self.device_bytes, gpu.number, gpu.reading.device_bytes)
+
+
+def _raise_to(peaks: dict[Any, int], key: Any, value: int | None) -> None:
+    if value is not None:
+        peaks[key] = max(peaks.get(key, value), value)
+
+
+class LiveReader:
+    """Looks at the tree of ``pid``, or with None at the whole machine. ``peaks`` remembers.
+
+    ``read_tree``, ``read_one``, ``read_pss`` and ``read_host`` are the seams; ``clock`` is in seconds.
+    """
+
+    def __init__(
+        self,
+        pid: int | None,
+        gpus: Sequence[Gpu] = (),
+        clock: Callable[[], float] = time.monotonic,
+        read_tree: Callable[[int], list[int]] = tree_pids,
+        read_one: Callable[[int], ProcessMemory | None] = read_process,
+        read_pss: Callable[[int], int | None] = pss_bytes,
+        read_host: Callable[[int | str], HostMemory] = lambda pid: read_host_memory(pid=pid),
+    ) -> None:
+        self._pid, self._gpus, self._clock = pid, list(gpus), clock
+        self._read_tree, self._read_one, self._read_pss, self._read_host = read_tree, read_one, read_pss, read_host
+        self._pss: dict[int, int | None] = {}
+        self._pss_pids: set[int] = set()
+        self._last_pss_s = self._next_pss_s = clock()
+        self._is_machines = is_machines_namespace()
+        self.peaks = Peaks()
+
+    def read(self) -> LiveReading | None:
+        """One look; None if the process has ended."""
+        processes = self._processes()
+        if self._pid is not None and not processes:
+            return None
+        memory = self._read_host("self" if self._pid is None else self._pid)
+        gpus = tuple(self._look(gpu, processes) for gpu in self._gpus)
+        alive = {process.pid for process in processes}
+        reading = LiveReading(memory, processes, {pid: self._pss[pid] for pid in self._pss if pid in alive}, gpus)
+        self.peaks.add(reading)
+        return reading
+
+    def _processes(self) -> tuple[ProcessMemory, ...]:
+        """The tree, its root first, the others by size; () if the root has ended."""
+        if self._pid is None:
+            return ()
+        pids = self._read_tree(self._pid)
+        found = [process for pid in pids if (process := self._read_one(pid)) is not None]
+        if not any(process.pid == self._pid for process in found):
+            return ()
+        now_s = self._clock()
+        changed = set(pids) != self._pss_pids and now_s >= self._last_pss_s + PSS_PERIOD_S
+        if now_s >= self._next_pss_s or changed:  # a sum without a new member's share is the old tree's
+            self._read_pss_of(pids)
+        return tuple(sorted(found, key=lambda process: (process.pid != self._pid, -process.rss_bytes)))
+
+    def _read_pss_of(self, pids: list[int]) -> None:
+        start_s = self._clock()
+        self._pss, self._pss_pids = {}, set(pids)
+        for pid in pids:
+            try:
+                size = self._read_pss(pid)
+            except PermissionError:
+                self._pss[pid] = None
+                continue
+            if size is not None:
+                self._pss[pid] = size
+        self._last_pss_s = self._clock()
+        self._next_pss_s = self._last_pss_s + max(PSS_PERIOD_S, (self._last_pss_s - start_s) / PSS_SHARE)
+
+    def _look(self, gpu: Gpu, processes: Sequence[ProcessMemory]) -> GpuNow:
+        gpu.nvml.space = PidSpace(frozenset(process.pid for process in processes), self._is_machines)
+        reading, state = gpu.nvml.read(), gpu.nvml.state()
+        fields = {**reading._asdict(), **state._asdict()}
+        del fields["total_bytes"]  # one question with device_bytes
+        reasons = {name: gpu.nvml.why(name) for name, value in fields.items() if value is None}
+        if self._pid is None:
+            reading = reading._replace(process_bytes=None)
+            reasons["process_bytes"] = "the whole machine is watched, not a process"
+        return GpuNow(gpu.number, gpu.name, reading, state, reasons)
+
+
+def open_gpus(library: Any) -> list[Gpu]:
+    """Every device of the machine that can be opened.
+
+    Raises:
+        ProbeUnavailableError: the driver does not say how many there are.
+    """
+    found = []
+    for device in list_devices(library):
+        try:
+            found.append(Gpu(device.number, device.name, Nvml(library, device.uuid)))
+        except ProbeUnavailableError:  # it fell off the bus since
+            continue
+    return found

@@ -1,0 +1,139 @@
+"""Live readings of a tree and its GPUs, made by hand; and of this very process."""
+
+import os
+
+import pytest
+from fake_nvml import NO_PERMISSION, FakeCard, FakeNvml
+
+from slr_bench.probes import live
+from slr_bench.probes.host import HostMemory
+from slr_bench.probes.live import PSS_PERIOD_S, LiveReader, open_gpus
+from slr_bench.probes.tree import ProcessMemory
+
+MEMORY = HostMemory(600, 1000, "cgroup v2")
+
+
+class World:
+    """Process 7 and its children; a clock that stands still but for what a PSS reading costs."""
+
+    def __init__(self, gpus=()):
+        self.now_s, self.pss_cost_s, self.reads = 0.0, 0.0, []
+        self.rss = {7: 100, 8: 300, 9: 200}
+        self.pss = {7: 60, 8: 250, 9: 150}
+        self.reader = LiveReader(
+            7,
+            gpus,
+            clock=lambda: self.now_s,
+            read_tree=lambda pid: list(self.rss),
+            read_one=lambda pid: ProcessMemory(pid, f"p{pid}", self.rss[pid], 2 * self.rss[pid]),
+            read_pss=self.read_pss,
+            read_host=lambda pid: MEMORY,
+        )
+
+    def read_pss(self, pid):
+        self.now_s += self.pss_cost_s
+        self.reads.append(pid)
+        if self.pss[pid] == "refused":
+            raise PermissionError
+        return self.pss[pid]
+
+
+def test_the_root_comes_first_then_the_largest_and_the_sums_are_of_all():
+    reading = World().reader.read()
+    assert [process.pid for process in reading.processes] == [7, 8, 9]
+    assert (reading.rss_bytes, reading.pss_bytes, reading.ram_bytes, reading.ram_kind) == (600, 460, 460, "PSS")
+    assert (reading.memory, reading.used_fraction) == (MEMORY, 0.6)
+
+
+def test_pss_is_read_seldom_and_takes_a_hundredth_of_the_time_at_most():
+    world = World()
+    world.pss_cost_s = 0.1
+    world.reader.read()
+    assert world.reads == [7, 8, 9]
+    world.now_s = 0.3 + 29.9
+    world.reader.read()
+    assert world.reads == [7, 8, 9]
+    world.now_s = 0.3 + 30.1
+    world.reader.read()
+    assert world.reads == [7, 8, 9] * 2
+
+
+def test_a_new_member_is_not_left_out_of_the_sum_for_long():
+    world = World()
+    world.pss_cost_s = 1.0
+    world.reader.read()
+    world.rss[10], world.pss[10] = 50, 40
+    world.reader.read()
+    assert world.reads == [7, 8, 9]
+    world.now_s += PSS_PERIOD_S
+    assert world.reader.read().pss_bytes == 500
+
+
+def test_a_member_that_ended_leaves_the_sum():
+    world = World()
+    world.reader.read()
+    del world.rss[8]
+    assert world.reader.read().pss_bytes == 210
+
+
+def test_a_member_that_may_not_be_looked_at_makes_it_rss_and_the_kinds_have_peaks_of_their_own():
+    world = World()
+    world.reader.read()
+    world.pss[9], world.now_s = "refused", PSS_PERIOD_S
+    reading = world.reader.read()
+    assert (reading.pss_bytes, reading.ram_bytes, reading.ram_kind) == (None, 600, "RSS")
+    assert reading.pss_by_pid == {7: 60, 8: 250, 9: None}
+    assert world.reader.peaks.ram_bytes == {"PSS": 460, "RSS": 600}
+
+
+def test_peaks_remember_the_most():
+    world = World()
+    world.reader.read()
+    world.rss[7], world.pss[7], world.now_s = 500, 400, PSS_PERIOD_S
+    world.reader.read()
+    world.rss[7], world.pss[7], world.now_s = 1, 1, 2 * PSS_PERIOD_S
+    world.reader.read()
+    peaks = world.reader.peaks
+    assert (peaks.readings, peaks.ram_bytes, peaks.high_water_bytes) == (3, {"PSS": 800}, 1000)
+
+
+def test_an_ended_process_has_no_reading():
+    world = World()
+    del world.rss[7]  # its children may live on
+    assert world.reader.read() is None
+    assert world.reader.peaks.readings == 0
+
+
+@pytest.fixture
+def cards(monkeypatch):
+    """Two cards on a machine whose PIDs are everybody's; the second one's memory may not be asked for."""
+    monkeypatch.setattr(live, "is_machines_namespace", lambda: True)
+    first = FakeCard(uuid="GPU-1", processes={"Compute": [(7, 50), (9, 20), (99, 500)]})
+    second = FakeCard(uuid="GPU-2", name="Other", refused={"nvmlDeviceGetMemoryInfo_v2": NO_PERMISSION})
+    return open_gpus(FakeNvml(first, second))
+
+
+def test_gpus_count_the_trees_processes_and_each_null_has_its_reason(cards):
+    world = World(cards)
+    first, second = world.reader.read().gpus
+    assert (first.reading.process_bytes, first.reading.device_bytes, first.reasons) == (70, 700, {})
+    assert (second.number, second.name, second.reading.device_bytes) == (1, "Other", None)
+    assert second.reasons.keys() == {"process_bytes", "device_bytes"}
+    assert "Insufficient Permissions" in second.reasons["device_bytes"]
+    assert world.reader.peaks.gpu_bytes == {0: 70}
+    assert world.reader.peaks.device_bytes == {0: 700}
+
+
+def test_the_whole_machine_has_no_processes_and_no_process_bytes(cards):
+    reading = LiveReader(None, cards, read_host=lambda pid: MEMORY).read()
+    assert (reading.ram_bytes, reading.ram_kind, reading.processes) == (600, "used", ())
+    assert reading.gpus[0].reading.process_bytes is None
+    assert reading.gpus[0].reasons["process_bytes"] == "the whole machine is watched, not a process"
+
+
+def test_this_very_process_can_be_read():
+    reading = LiveReader(os.getpid()).read()
+    own = reading.processes[0]
+    assert own.pid == os.getpid()
+    assert 0 < reading.pss_by_pid[own.pid] <= own.rss_bytes + (1 << 20)
+    assert own.rss_bytes <= own.peak_rss_bytes
