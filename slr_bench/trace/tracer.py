@@ -73,8 +73,10 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         before = self.live_bytes
-        for tensor in _tensors((args, kwargs)):
-            self._count(tensor)
+        if func is not torch.ops.aten.lift_fresh.default:
+            # torch.tensor(...) lifts a real tensor, which under fake tensors is not the step's; the result is.
+            for tensor in _tensors((args, kwargs)):
+                self._count(tensor)
         missed = self.live_bytes - before
         if missed:  # alive since the start: every earlier moment had them too
             self.peak_bytes += missed

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from slr_bench.trace.rules import CpuFakeMode
 from slr_bench.trace.tracer import LiveBytes
 
 CPU = torch.device("cpu")
@@ -48,7 +48,8 @@ class OpStream(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inputs = _described((args, kwargs))
         made = func(*args, **(kwargs or {}))
-        self.ops.append(Op(str(func), _described(made), self._tracer.live_bytes, inputs))
+        if func.namespace != "prim":  # a fake tensor asks for its device at the dispatcher
+            self.ops.append(Op(str(func), _described(made), self._tracer.live_bytes, inputs))
         return made
 
 
@@ -90,7 +91,7 @@ def _described(value: Any) -> tuple[str, ...]:
     )
 
 
-def main(parts: Sequence[str], fake_mode: Callable[[], Any] = FakeTensorMode) -> None:
+def main(parts: Sequence[str], fake_mode: Callable[[], Any] = CpuFakeMode) -> None:
     """Print the first divergence of every case whose id holds one of ``parts``."""
     import zoo
 
