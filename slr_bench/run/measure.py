@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from slr_bench.errors import ProbeUnavailableError, UnsupportedSettingError
 from slr_bench.grid.workload import StepWork, find_workload
@@ -23,6 +22,8 @@ from slr_bench.record import Metric
 from slr_bench.run.context import Context, resolve_device
 from slr_bench.run.result import metrics_json, phases_json, samples_json
 from slr_bench.run.watch import TIMED_PREFIX, TRACE_PHASE
+from slr_bench.trace.fake import refusals_explained
+from slr_bench.trace.rules import CpuFakeMode
 from slr_bench.trace.tracer import LiveBytes
 
 Send = Callable[[dict[str, Any]], None]
@@ -42,7 +43,7 @@ def measure(job: dict[str, Any], send: Send) -> dict[str, Any]:
             "device: cuda, but torch sees no CUDA device; use --device cpu or a machine with one"
         )
     torch.manual_seed(0)
-    context = Context(device, FakeTensorMode() if job["fake"] else None)
+    context = Context(device, CpuFakeMode() if job["fake"] else None)
     spec = find_workload(job["workload"])
     settings = spec.settings.model_validate(job["setting"])
     send({"phase": "build"})
@@ -58,7 +59,7 @@ def measure(job: dict[str, Any], send: Send) -> dict[str, Any]:
 def _trace_fake(job: dict[str, Any], context: Context, work: StepWork, kind: str) -> dict[str, Any]:
     if kind != "step":
         raise UnsupportedSettingError("fake tensors can trace a step, not a whole training; leave this workload out")
-    with context.tensors():
+    with refusals_explained(), context.tensors():
         work.load()
         for _ in range(job["warmup_steps"]):
             work.step()

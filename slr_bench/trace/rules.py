@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from slr_bench.errors import UnsupportedSettingError
+
 aten = torch.ops.aten
 
 Rule = Callable[[Any, Mapping[str, Any]], Any]
@@ -104,9 +106,19 @@ def _rnn_workspace_bytes(tensors: tuple[Any, ...], rest: tuple[Any, ...]) -> int
     """The real layer asked, on zeros: its layout depends on oneDNN's version and on the processor.
 
     Costs one forward pass of the layer and its memory, once a shape. None: no workspace.
+
+    Raises:
+        UnsupportedSettingError: oneDNN has no such layer on this processor (bf16 without the instructions for it).
     """
     real = [torch.zeros(shape, dtype=dtype) for shape, dtype in tensors]
-    workspace = aten.mkldnn_rnn_layer.default(*real, *rest)[3]
+    try:
+        workspace = aten.mkldnn_rnn_layer.default(*real, *rest)[3]
+    except RuntimeError as error:
+        kind = str(tensors[0][1]).removeprefix("torch.")
+        raise UnsupportedSettingError(
+            f"operator aten.mkldnn_rnn_layer.default: no LSTM in {kind} on this processor, neither on real tensors "
+            f"({str(error).partition('.')[0]}); use precision fp32"
+        ) from error
     return None if workspace is None else workspace.untyped_storage().nbytes()
 
 
