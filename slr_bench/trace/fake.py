@@ -44,7 +44,7 @@ def swap_for_fake(module: torch.nn.Module, mode: FakeTensorMode) -> torch.nn.Mod
                             f"{'.'.join(filter(None, (path, name)))} has no shape before the first forward pass, fake "
                             "tensors need one; give the sizes, or run a forward pass when building"
                         )
-                    table[name] = _twin(tensor, mode, twins)  # type: ignore[assignment]
+                    table[name] = _twin(tensor, mode, twins)
         for name, value in vars(owner).items():
             if name not in _TABLES:
                 vars(owner)[name] = _swapped(value, mode, twins)
@@ -54,7 +54,7 @@ def swap_for_fake(module: torch.nn.Module, mode: FakeTensorMode) -> torch.nn.Mod
 def _twin(tensor: torch.Tensor, mode: FakeTensorMode, twins: dict[int, Any]) -> torch.Tensor:
     """The one twin of a tensor; the original is kept with it, so that its id is not given to another."""
     if id(tensor) not in twins:
-        fake = mode.from_tensor(tensor.detach())
+        fake: torch.Tensor = mode.from_tensor(tensor.detach())
         if isinstance(tensor, torch.nn.Parameter):
             fake = torch.nn.Parameter(fake, tensor.requires_grad)
         elif tensor.is_leaf:

@@ -22,7 +22,7 @@ Rule = Callable[[Any, Mapping[str, Any]], Any]
 """``rule(what the fake kernel returned, arguments by name)`` -> what the real kernel would return."""
 
 
-class CpuFakeMode(FakeTensorMode):
+class CpuFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
     """Fake tensors of a CPU, with ``RULES`` applied. Built modules come in by ``trace.fake.swap_for_fake``."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -80,10 +80,12 @@ def test_a_lazy_module_is_refused_with_the_cure():
     ],
 )
 def test_a_step_that_needs_contents_is_unsupported_in_one_line(step, operator):
-    with pytest.raises(UnsupportedSettingError) as raised, refusals_explained(), CpuFakeMode():
-        x = torch.ones(3)
-        with LiveBytes(CPU, {}):
-            step(x)
+    def traced() -> None:
+        with refusals_explained(), CpuFakeMode(), LiveBytes(CPU, {}):
+            step(torch.ones(3))
+
+    with pytest.raises(UnsupportedSettingError) as raised:
+        traced()
     text = str(raised.value)
     assert f"operator {operator} needs the contents of a tensor" in text
     assert "test_fake.py:" in text
@@ -93,12 +95,21 @@ def test_a_step_that_needs_contents_is_unsupported_in_one_line(step, operator):
 
 def test_a_real_tensor_among_fake_ones_is_named():
     outside = torch.ones(3)
-    with pytest.raises(UnsupportedSettingError, match=r"aten\.add\.Tensor was given a real tensor.*test_fake\.py"):
+
+    def traced() -> None:
         with refusals_explained(), CpuFakeMode():
             torch.ones(3) + outside
+
+    with pytest.raises(UnsupportedSettingError, match=r"aten\.add\.Tensor was given a real tensor.*test_fake\.py"):
+        traced()
 
 
 def test_other_errors_pass_unchanged():
     assert explained(RuntimeError("shapes do not fit")) is None
-    with pytest.raises(RuntimeError, match="cannot be multiplied"), refusals_explained(), CpuFakeMode():
-        torch.ones(2, 3) @ torch.ones(2, 3)
+
+    def traced() -> None:
+        with refusals_explained(), CpuFakeMode():
+            torch.ones(2, 3) @ torch.ones(2, 3)
+
+    with pytest.raises(RuntimeError, match="same reduction dim"):
+        traced()
