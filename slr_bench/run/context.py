@@ -15,6 +15,7 @@ from slr_bench.errors import UnsupportedSettingError
 from slr_bench.grid.workload import WorkloadSpec, find_workload
 from slr_bench.probes.phases import PhaseClock
 from slr_bench.trace.fake import swap_for_fake
+from slr_bench.trace.rules import CpuFakeMode
 from slr_bench.trace.tracer import others_alive
 
 
@@ -76,5 +77,5 @@ def open_job(job: dict[str, Any]) -> OpenJob:
     for name in spec.preload:  # imported already in a fork; their constants are not the workload's memory
         with contextlib.suppress(ImportError):  # building it will say so
             importlib.import_module(name)
-    context = Context(device, FakeTensorMode() if job["fake"] else None)
+    context = Context(device, CpuFakeMode() if job["fake"] else None)
     return OpenJob(spec, spec.settings.model_validate(job["setting"]), context)

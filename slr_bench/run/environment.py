@@ -9,8 +9,12 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-TRACE_RULES = 1
-"""Version of the rules by which bytes are traced. 1 - storages at the dispatcher."""
+TRACE_RULES = 2
+"""Version of the rules by which bytes are traced.
+
+1 - storages at the dispatcher. 2 - fake kernels corrected (``trace.rules``): norm statistics, group norm's
+gradient, the LSTM's workspace; a constant lifted under fake tensors counts once; what the last step left and
+the random states that recomputation keeps count, too."""
 
 _ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "MALLOC_ARENA_MAX")
 

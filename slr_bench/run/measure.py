@@ -25,6 +25,7 @@ from slr_bench.run.context import Context, open_job
 from slr_bench.run.result import metrics_json, phases_json, samples_json
 from slr_bench.run.tracing import no_collection, trace_metrics, trace_step
 from slr_bench.run.watch import TIMED_PREFIX, TRACE_PHASE
+from slr_bench.trace.fake import refusals_explained
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -51,7 +52,7 @@ def measure(job: dict[str, Any], send: Send) -> dict[str, Any]:
 def _trace_fake(job: dict[str, Any], context: Context, work: StepWork, kind: str) -> dict[str, Any]:
     if kind != "step":
         raise UnsupportedSettingError("fake tensors can trace a step, not a whole training; leave this workload out")
-    with context.tensors():
+    with refusals_explained(), context.tensors():
         work.load()
         for _ in range(job["warmup_steps"]):
             work.step()

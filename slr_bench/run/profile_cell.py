@@ -15,6 +15,7 @@ from slr_bench.run.context import Context, open_job
 from slr_bench.run.result import timeline_json
 from slr_bench.run.tracing import ALLOCATOR_SOURCES, Traced, new_allocations, recorded_step, summed_up
 from slr_bench.run.watch import TRACE_PHASE
+from slr_bench.trace.fake import refusals_explained
 from slr_bench.trace.recorder import Recorder
 
 Send = Callable[[dict[str, Any]], None]
@@ -38,7 +39,7 @@ def profile_cell(job: dict[str, Any], send: Send) -> dict[str, Any]:
     with log or contextlib.nullcontext():
         send({"phase": "build"})
         work = spec.build(settings, context)
-        with context.tensors():
+        with refusals_explained(), context.tensors():
             recorder, loader = _recorded(job, send, work, context, log)
         counters = _cuda_counters(context)
     send({"phase": "attribution"})

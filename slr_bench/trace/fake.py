@@ -2,24 +2,123 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
+from torch.nn.parameter import is_lazy
+
+from slr_bench.errors import UnsupportedSettingError
+
+_TORCH = Path(torch.__file__).parent
+_OURS = Path(__file__).parent
+_MIXED = "Please convert all Tensors to FakeTensors first"
+_TABLES = ("_parameters", "_buffers", "_modules")
 
 
 def swap_for_fake(module: torch.nn.Module, mode: FakeTensorMode) -> torch.nn.Module:
-    """Replace every parameter and buffer of a really built module by its fake twin, shared ones staying shared.
+    """Replace every tensor of a really built module by its fake twin, shared ones staying shared.
 
     Building inside the fake mode fails for many models (``trunc_normal_``, ``copy.deepcopy``); swapping works for all.
+    Tensors that a module holds as plain attributes, also in lists, tuples and dicts, are swapped with the registered.
+
+    Raises:
+        UnsupportedSettingError: a lazily created parameter has no shape yet.
     """
-    twins: dict[int, torch.Tensor] = {}
-    for owner in module.modules():
+    twins: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    for path, owner in module.named_modules():
         for table in (owner._parameters, owner._buffers):
             for name, tensor in table.items():
-                if tensor is None:
-                    continue
-                if id(tensor) not in twins:
-                    fake = mode.from_tensor(tensor.detach())
-                    is_parameter = isinstance(tensor, torch.nn.Parameter)
-                    twins[id(tensor)] = torch.nn.Parameter(fake, tensor.requires_grad) if is_parameter else fake
-                table[name] = twins[id(tensor)]  # type: ignore[assignment]
+                if tensor is not None:
+                    if is_lazy(tensor):
+                        raise UnsupportedSettingError(
+                            f"{'.'.join(filter(None, (path, name)))} has no shape before the first forward pass, fake "
+                            "tensors need one; give the sizes, or run a forward pass when building"
+                        )
+                    table[name] = _twin(tensor, mode, twins)
+        for name, value in vars(owner).items():
+            if name not in _TABLES:
+                vars(owner)[name] = _swapped(value, mode, twins)
     return module
+
+
+def _twin(tensor: torch.Tensor, mode: FakeTensorMode, twins: dict[int, Any]) -> torch.Tensor:
+    """The one twin of a tensor; the original is kept with it, so that its id is not given to another."""
+    if id(tensor) not in twins:
+        fake: torch.Tensor = mode.from_tensor(tensor.detach())
+        if isinstance(tensor, torch.nn.Parameter):
+            fake = torch.nn.Parameter(fake, tensor.requires_grad)
+        elif tensor.is_leaf:
+            fake.requires_grad_(tensor.requires_grad)
+        twins[id(tensor)] = (tensor, fake)
+    return twins[id(tensor)][1]  # type: ignore[no-any-return]
+
+
+def _swapped(value: Any, mode: FakeTensorMode, twins: dict[int, Any]) -> Any:
+    if isinstance(value, torch.Tensor):
+        return _twin(value, mode, twins)
+    if type(value) in (list, tuple) and _holds_tensor(value):
+        return type(value)(_swapped(item, mode, twins) for item in value)
+    if type(value) is dict and _holds_tensor(value.values()):
+        return {key: _swapped(item, mode, twins) for key, item in value.items()}
+    return value
+
+
+def _holds_tensor(values: Any) -> bool:
+    """Whether a container is worth a copy: others keep their identity."""
+    return any(
+        isinstance(value, torch.Tensor)
+        or (isinstance(value, (list, tuple)) and _holds_tensor(value))
+        or (isinstance(value, dict) and _holds_tensor(value.values()))
+        for value in values
+    )
+
+
+@contextmanager
+def refusals_explained() -> Iterator[None]:
+    """Turn what fake tensors cannot do into ``UnsupportedSettingError``.
+
+    Raises:
+        UnsupportedSettingError: one line with the operator, the place and the cure.
+    """
+    try:
+        yield
+    except (RuntimeError, AssertionError) as error:
+        known = explained(error)
+        if known is None:
+            raise
+        raise known from error
+
+
+def explained(error: BaseException) -> UnsupportedSettingError | None:
+    """What a fake trace ran into, in a line; None if the error has nothing to do with fake tensors."""
+    if isinstance(error, (DataDependentOutputException, DynamicOutputShapeException)):
+        text = f"operator {error.func} needs the contents of a tensor, fake tensors have none"
+        cure = "keep it out of the step, or trace on real tensors: leave --fake out"
+    elif isinstance(error, UnsupportedOperatorException):
+        text, cure = f"operator {error.func} has no fake kernel", "register one with torch.library.register_fake"
+    elif isinstance(error, AssertionError) and _MIXED in str(error):
+        operator = str(error).partition("Found in ")[2].partition("(")[0] or "unknown"
+        text = f"operator {operator} was given a real tensor among fake ones"
+        cure = "hold it as an attribute or buffer of the module that is placed, or make it inside the step"
+    else:
+        return None
+    return UnsupportedSettingError(f"{text} ({_place(error)}); {cure}")
+
+
+def _place(error: BaseException) -> str:
+    """The innermost line of code that is neither torch's nor the tracer's; no path: records carry none."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if not (path.is_relative_to(_TORCH) or path.is_relative_to(_OURS)):
+            return f"{path.name}:{frame.lineno}: {frame.line}"
+    return "no line known"

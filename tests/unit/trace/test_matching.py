@@ -99,7 +99,7 @@ def test_a_number_given_to_an_operator_is_that_operators_and_a_larger_thing_is_n
         assert match_peak(events, [STATE], OPS).residual_bytes == residual
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=12)  # each starts a profiler
 @given(st.lists(st.tuples(st.sampled_from(["make", "drop", "add", "sort"]), st.integers(1, 60)), max_size=25))
 def test_the_real_allocator_agrees_with_the_tracer_on_any_program(program):
     gc.collect()

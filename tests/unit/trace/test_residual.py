@@ -1,0 +1,65 @@
+"""Every byte at the allocator's own peak is named: architectures x precision x recomputation x optimizers."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+from zoo import CASES, QUICK, Case, build, is_runnable
+
+from slr_bench.trace.allocations import CpuAllocations
+from slr_bench.trace.attribution import breakdown
+from slr_bench.trace.floor import operator_floor
+from slr_bench.trace.matching import match_peak
+from slr_bench.trace.recorder import Recorder
+from slr_bench.trace.tracer import others_alive, with_held
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Many small operators: threads cost more than they give."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def check(case: Case) -> None:
+    if not is_runnable(case):
+        pytest.skip("oneDNN has no bf16 LSTM on this processor")
+    build(case)  # the zoo keeps its networks: they are not the step's
+    gc.collect()
+    log, others = CpuAllocations(), others_alive()
+    with log:
+        work = build(case)
+        work.warm_up()
+        gc.collect()
+        gc.disable()
+        try:
+            recorder = Recorder(CPU, with_held(work.tensors(), CPU, others=others), mark=log.mark)
+            work.phase = recorder.phase
+            log.step_begins()
+            with recorder:
+                work.step()
+        finally:
+            gc.enable()
+    peak = match_peak(log.events, recorder.storages, recorder.operators)
+    assert (peak.unmatched, peak.missing_bytes) == ({}, 0)
+    assert sum(peak.by_category.values()) == peak.peak_bytes >= recorder.peak_bytes
+    assert sum(breakdown(recorder).by_category.values()) == recorder.peak_bytes
+    floor = operator_floor(recorder.storages, recorder.operators)
+    assert 0 < floor.floor_bytes <= recorder.peak_bytes
+
+
+@pytest.mark.parametrize("case", QUICK, ids=str)
+def test_nothing_is_left_over(case: Case):
+    check(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in CASES if case not in QUICK], ids=str)
+def test_nothing_is_left_over_anywhere(case: Case):
+    check(case)
