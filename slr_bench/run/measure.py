@@ -22,6 +22,7 @@ from slr_bench.probes.sampler import Sampler
 from slr_bench.record import Metric
 from slr_bench.run.context import Context, resolve_device
 from slr_bench.run.result import metrics_json, phases_json, samples_json
+from slr_bench.run.validity import GpuWatch
 from slr_bench.run.watch import TIMED_PREFIX, TRACE_PHASE
 from slr_bench.trace.tracer import LiveBytes
 
@@ -113,6 +114,7 @@ class _Measurement:
             self._no_nvml = "the cell ran on the CPU"
         except ProbeUnavailableError as error:
             self._nvml, self._no_nvml = None, str(error)
+        self._gpu_watch = GpuWatch(self._nvml)
 
     def run(self, build: Any, settings: BaseModel, kind: str) -> dict[str, Any]:
         """Metrics, phases and samples of the workload, as JSON values."""
@@ -149,7 +151,12 @@ class _Measurement:
             reason = "a whole training is not traced; the train_step cell of the same setting is"
             metrics["peak_tensor_bytes"] = Metric.unavailable("bytes", f"{self._context.device.type}-real", reason)
         samples = samples_json(sampler, self._context, tracer)
-        return {"metrics": metrics_json(metrics), "phases": phases_json(self._context, tracer), "samples": samples}
+        return {
+            "metrics": metrics_json(metrics),
+            "phases": phases_json(self._context, tracer),
+            "samples": samples,
+            "gpu_facts": self._gpu_watch.facts(),
+        }
 
     def _warm_up(self, work: StepWork) -> None:
         phase = self._context.phase
@@ -169,6 +176,7 @@ class _Measurement:
             self._send({"phase": f"{TIMED_PREFIX}{number + 1}/{self._job['timed_steps']}"})
             self._context.phase.enabled = not on_gpu  # waiting at each phase would slow a GPU's step
             self._step_times_s.append(self._timed(work))
+            self._gpu_watch.look()
         self._context.phase.enabled = True
         if on_gpu:
             with _no_collection():

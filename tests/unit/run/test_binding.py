@@ -11,9 +11,12 @@ from slr_bench.grid.cells import Cell, cell_id
 from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import WorkloadSpec
 from slr_bench.probes import host
+from slr_bench.run import attempt as attempt_module
 from slr_bench.run import runner as runner_module
+from slr_bench.run.binding import BoundElsewhereError
+from slr_bench.run.evidence import OomKills
 from slr_bench.run.executors.local import Ending
-from slr_bench.run.runner import BoundElsewhereError, Runner, outcome_counts
+from slr_bench.run.runner import Runner, outcome_counts
 from slr_bench.run.store import Store
 
 
@@ -58,7 +61,7 @@ class FakeExecutor:
         if job["op"] == "environment":
             return Ending(self.environment, None, 0, False, 0.1)
         self.measured.append(job["setting"]["size"])
-        on_message({"phase": "build"})
+        on_message({"phase": "build", "pid": 1})
         on_tick(1)
         return self.endings.get(job["setting"]["size"], Ending(MEASURED, None, 0, False, 0.1))
 
@@ -185,7 +188,7 @@ def test_a_failed_cell_is_a_record_and_disturbs_no_other(bench):
 
 def test_a_kill_while_the_kernel_counted_one_is_out_of_memory(bench, monkeypatch):
     counts = iter(range(100))
-    monkeypatch.setattr(runner_module.host, "oom_kills", counts.__next__)
+    monkeypatch.setattr(attempt_module, "read_oom_kills", lambda: OomKills(next(counts), "its cgroup's"))
     done = bench(executor=FakeExecutor({2: Ending(None, 9, None, False, 0.1)}))
     assert outcome_counts(done.totals.records) == {"ok": 2, "oom_host": 2}
 

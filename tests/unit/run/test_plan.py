@@ -7,7 +7,7 @@ from benchmarks.workloads import train_step
 from models.config import Settings
 from slr_bench.grid.cells import Cell
 from slr_bench.grid.config import Part
-from slr_bench.run.runner import plan
+from slr_bench.run.plan import plan
 
 
 def cell(cell_id: str, part: Part, arm: str = "a") -> Cell:
