@@ -1,4 +1,4 @@
-"""``python -m quick_runner DIRECTORY``: the real runner and store over ``quick_server``, telling each durable record."""
+"""``python -m quick_runner DIRECTORY``: the real runner and store over ``quick_server``."""
 
 from __future__ import annotations
 
