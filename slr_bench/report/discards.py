@@ -37,7 +37,7 @@ _TITLE = "What was thrown away, and why"
 
 
 def discards_line(discarded: Sequence[Record], kept: Sequence[Record]) -> str | None:
-    """``3 runs were disturbed and made again; 1 disturbed run is kept with a mark.``; None where no run was disturbed."""
+    """How many runs were disturbed and made again, and kept with a mark; None where no run was disturbed."""
     parts = []
     if discarded:
         parts.append(f"{len(discarded)} {'run was' if len(discarded) == 1 else 'runs were'} disturbed and made again")

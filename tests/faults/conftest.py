@@ -91,9 +91,9 @@ class Range:
         self._look()
         return runner.returncode, err
 
-    def kill_at(self, instant_s: float, role: str) -> str:
+    def kill_at(self, instant_s: float, role: str) -> str | None:
         """Start, SIGKILL one of its processes after so long (or the first of that role after it); what was hit:
-        the role, or nothing where the runner had ended before.
+        the role; None where the runner had ended before.
         """
         runner = self.start()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -104,7 +104,7 @@ class Range:
         while not hit and runner.poll() is None:
             hit = self._kill_below(runner.pid, role)
         self.end(runner)
-        return role if hit else "nothing: it had ended"
+        return role if hit else None
 
     def _kill_below(self, runner: int, role: str) -> bool:
         server = self._kill_child(runner, only_look=role == "cell")

@@ -5,6 +5,7 @@ The runner, the fork server and the store are the real ones; only the cell's wor
 
 from __future__ import annotations
 
+import itertools
 import random
 from concurrent.futures import ThreadPoolExecutor
 
@@ -36,10 +37,19 @@ FAST_POINTS = (
 
 def shoot(new_range, life_s: float, seed: int, shots: tuple[int, ...] = (1, 1, 1, 2, 3)) -> None:
     """Kills of one directory at random instants of its runner's life, then its completion."""
-    dice = random.Random(seed)
-    target = new_range(f"seed{seed}")
-    kills = [(dice.uniform(0, life_s), dice.choice(ROLES)) for _ in range(dice.choice(shots))]
-    target.complete([target.kill_at(instant_s, role) for instant_s, role in kills])
+    dice, hits = random.Random(seed), 0
+    wanted = dice.choice(shots)
+    for attempt in itertools.count():
+        # A run may end before its instant (it has less to do after a kill, or the machine is quicker now): again then.
+        target = new_range(f"seed{seed}-{attempt}")
+        instants = [(dice.uniform(0, life_s), dice.choice(ROLES)) for _ in range(wanted - hits)]
+        fired = [target.kill_at(instant_s, role) for instant_s, role in instants]
+        struck = [role for role in fired if role is not None]
+        target.complete(struck)
+        hits += len(struck)
+        if hits == wanted:
+            return
+        life_s *= 0.8
 
 
 def shoot_at(new_range, point: str) -> None:

@@ -142,7 +142,9 @@ class LocalExecutor:
             wait_s = None if until_s is None else max(0.0, until_s - time.monotonic())
             if not self._selector.select(wait_s):
                 return None
-            data = self._channel.recv(1 << 20)
+            data = b""
+            with contextlib.suppress(ConnectionResetError):  # it was killed with a request of ours unread
+                data = self._channel.recv(1 << 20)
             if not data:
                 code = self._server.wait()
                 raise ServerDiedError(

@@ -57,10 +57,8 @@ def lines_of_terminal(directory):
 
 def test_the_terminal_says_how_many_in_one_line(new_run):
     (line,) = lines_of_terminal(disturbed(new_run()))
-    assert (
-        line
-        == "What was thrown away, and why: 1 run was disturbed and made again; 1 disturbed run is kept with a mark."
-    )
+    counts = "1 run was disturbed and made again; 1 disturbed run is kept with a mark."
+    assert line == f"What was thrown away, and why: {counts}"
 
 
 def test_the_terminal_says_nothing_of_an_undisturbed_run(usual_run):
