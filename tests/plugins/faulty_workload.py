@@ -151,6 +151,10 @@ faulty = WorkloadSpec(name="faulty", settings=FaultySettings, build=_build)
 """Cells that end as their ``fault.mode`` says."""
 
 
+hungry = WorkloadSpec(name="hungry", settings=FaultySettings, build=_build, monotone=("fault.size",))
+"""The same, where a larger ``fault.size`` is known to need more memory."""
+
+
 def _need_more(settings: FaultySettings, context: BuildContext) -> Any:
     import no_such_module
 
