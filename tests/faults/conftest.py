@@ -150,8 +150,6 @@ class Range:
         deadline_s = time.monotonic() + 10
         while (left := self._marked()) and time.monotonic() < deadline_s:
             for process in left.values():
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(process, 0)
                 os.close(process)
         for process in left.values():
             with contextlib.suppress(ProcessLookupError):
@@ -160,14 +158,18 @@ class Range:
         return list(left)
 
     def _marked(self) -> dict[int, int]:
+        """Descriptors of this range's processes by id; the caller closes them."""
         found = {}
         for path in Path("/proc").glob("[0-9]*/environ"):
             with contextlib.suppress(OSError):
                 process = os.pidfd_open(int(path.parent.name))
-                if self._mark.encode() in path.read_bytes().split(b"\0"):
-                    found[int(path.parent.name)] = process
-                else:
-                    os.close(process)
+                found[int(path.parent.name)] = process
+                try:
+                    is_ours = self._mark.encode() in path.read_bytes().split(b"\0")
+                except OSError:  # it has ended meanwhile
+                    is_ours = False
+                if not is_ours:
+                    os.close(found.pop(int(path.parent.name)))
         return found
 
     def complete(self, kinds: list[str]) -> None:
@@ -177,6 +179,7 @@ class Range:
             TALLY.tried.update(kinds)
         status, stderr = self.end(self.start())
         left = self.survivors()
+        assert len(list(Path("/proc/self/fd").iterdir())) < 200, "the suite itself leaks descriptors"
         TALLY.processes_left += len(left)
         assert (status, left) == (0, []), stderr
         assert (TALLY.lost, TALLY.doubled, TALLY.half_read) == before == (0, 0, 0)
