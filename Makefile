@@ -10,7 +10,7 @@ DATA := data/synthetic
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data bench bench-gpu bench-compare bench-records test test-slow test-gpu check report clean
+.PHONY: help setup data bench bench-gpu bench-compare bench-records test test-slow test-faults test-gpu check report clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ test: $(READY) ## Run the fast tests
 
 test-slow: $(READY) ## Run the tests that take minutes
 	$(BIN)/pytest -m slow $(ARGS)
+
+test-faults: $(READY) ## Kill runs at more than 200 instants and count what is lost (minutes)
+	$(BIN)/pytest tests/faults -m 'faults or not faults' $(ARGS)
 
 test-gpu: $(READY) ## Run the tests that need a CUDA device
 	$(BIN)/pytest -m gpu $(ARGS)

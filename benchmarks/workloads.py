@@ -56,6 +56,7 @@ train_step = WorkloadSpec(
     build=_train_step,
     preload=_PRELOAD,
     packages=("models", "benchmarks"),
+    monotone=("training.batch_size",),
     prepare=_check_data,
 )
 """One optimizer step of the trainer on decoded clips: every micro-batch forward and backward, then the update."""
@@ -66,6 +67,7 @@ inference = WorkloadSpec(
     build=_inference,
     preload=_PRELOAD,
     packages=("models", "benchmarks"),
+    monotone=("training.batch_size",),
     prepare=_check_data,
 )
 """Forward passes without gradients over one effective batch, micro-batch by micro-batch."""
@@ -77,6 +79,7 @@ train_epochs = WorkloadSpec(
     kind="whole",
     preload=_PRELOAD,
     packages=("models", "benchmarks"),
+    monotone=("training.batch_size",),
     prepare=_check_data,
 )
 """A whole training from scratch for ``training.epochs``, then accuracy on the validation split."""

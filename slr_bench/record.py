@@ -1,6 +1,6 @@
 """What a run leaves: metrics that know where they come from, a typed outcome, one immutable record.
 
-Schema history: 1 - first.
+Schema history: 1 - first; later with the optional ``marks``, left out where there are none.
 """
 
 from __future__ import annotations
@@ -109,6 +109,15 @@ class Record(BaseModel):
     started_at: str
     """ISO 8601, UTC."""
     duration_s: float
+    marks: tuple[str, ...] = ()
+    """What disturbed the run: its times are suspect, its traced bytes are not."""
+
+    @model_serializer(mode="wrap")
+    def _without_empty_marks(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = serialize(self)
+        if not self.marks:
+            del values["marks"]
+        return values
 
     @model_validator(mode="after")
     def _failure_has_a_reason(self) -> Record:

@@ -36,6 +36,10 @@ def run(
         bool, typer.Option("--fake", help="Trace bytes on fake tensors: no data, no GPU, no time.")
     ] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Run crashed and timed-out runs again.")] = False,
+    no_skip: Annotated[
+        bool, typer.Option("--no-skip", help="Run also what is larger than a cell that ran out of memory.")
+    ] = False,
+    aa: Annotated[bool, typer.Option("--aa", help="Every cell as both sides, in ABBA pairs: what noise does.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a grid, each cell in processes of its own, resuming what is missing; then report."""
@@ -43,15 +47,17 @@ def run(
 
     from slr_bench.grid.cells import expand
     from slr_bench.grid.config import load_grid, parse_override, with_device
-    from slr_bench.run.runner import BoundElsewhereError, Runner
+    from slr_bench.run.binding import BoundElsewhereError
+    from slr_bench.run.runner import Runner
     from slr_bench.run.store import Store
 
     console = Console(stderr=as_json)
     grid = with_device(load_grid(config), device)
+    grid = grid.model_copy(update={"sides": 2}) if aa else grid
     cells = expand(grid, dict(parse_override(text) for text in sets or []), arm)
     directory = out or DEFAULT_RUN_DIRECTORY
     command = shlex.join(["slr-bench", *sys.argv[1:]])
-    runner = Runner(grid, cells, Store(directory), fake=fake, command=command, retry=retry)
+    runner = Runner(grid, cells, Store(directory), fake=fake, command=command, retry=retry, skip=not no_skip)
     if fresh:
         _set_aside(directory, console)
     try:

@@ -55,6 +55,10 @@ class GridConfig(Part):
     """Readings of RSS and NVML a second."""
     ram_limit: str | None = None
     """Limit of a cell's data segment, like ``8GiB``; above it the cell ends as ``oom_host``."""
+    sides: Literal[1, 2] = 1
+    """``2``: A/A, the same cell as both sides; each repeat is a pair of neighbours, in the order ABBA."""
+    invalid_reruns: Annotated[int, Field(strict=True, ge=0)] = 1
+    """How often a run that was disturbed from outside is made again; ``0``: never, it is only marked."""
     also: tuple[Part, ...] = ()
     """Further workloads measured on the same arms into the same run directory."""
 

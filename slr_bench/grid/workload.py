@@ -92,6 +92,8 @@ class WorkloadSpec:
     """Modules the fork server imports once for all cells."""
     packages: tuple[str, ...] = ()
     """Top-level packages whose source decides the result (bound to the run directory by their hash)."""
+    monotone: tuple[str, ...] = ()
+    """Dotted keys of numbers: a setting that is larger in one and equal in all others needs at least the memory."""
     prepare: Callable[[Any], Mapping[str, str]] = field(default=lambda settings: {})
     """Checked by the parent before any process starts; returns facts bound to the run (``data_fingerprint``)."""
 

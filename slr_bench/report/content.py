@@ -10,6 +10,7 @@ from slr_bench.compare.summary import MEASURED, CellSummary, summarize_cells
 from slr_bench.errors import ConfigError
 from slr_bench.record import Record
 from slr_bench.report.answers import answers, questions
+from slr_bench.report.discards import discards_section
 from slr_bench.report.headline import cards, headline_table, lead
 from slr_bench.report.provenance import cost_section, environment_section, methods_section
 from slr_bench.report.sections import disagreements, grid_section, missing_section, statistics_section, unread_section
@@ -50,7 +51,7 @@ def read_content(run_dir: Path) -> RunContent:
     cells = summarize_cells(manifest, records)
     arms = tuple(dict.fromkeys(entry.arm for entry in manifest.cells))
     workload = main_workload(cells, manifest.workload)
-    report = _report(manifest, cells, arms, workload, records, problems)
+    report = _report(manifest, cells, arms, workload, records, problems, store.read_discarded())
     return RunContent(tuple(cells), arms, workload, any(record.outcome in MEASURED for record in records), report)
 
 
@@ -61,6 +62,7 @@ def _report(
     workload: str,
     records: list[Record],
     problems: list[str],
+    discarded: list[Record],
 ) -> Report:
     asked = questions(cells)
     found = [answers(cells, arms, question) for question in asked]
@@ -74,6 +76,7 @@ def _report(
         cost_section(records),
         environment_section(manifest, records),
         missing_section(cells, records, problems),
+        discards_section(cells, discarded),
         unread_section(records),
     ]
     return Report(

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from slr_bench.record import Outcome, Record
-from slr_bench.run.runner import Run
+from slr_bench.run.plan import Run
 from slr_bench.units import format_bytes, format_seconds
 
 _REFRESHES_A_SECOND = 1  # drawing costs the parent CPU that the cell could use

@@ -37,6 +37,8 @@ def print_summary(source: Path | Report, console: Console) -> None:
         console.print(Text(f"Warning: {warning}", style="bold yellow"))
     print_table(_transposed(report.headline), console)
     for section in report.sections:
+        if section.key == "discarded" and section.tables:
+            console.print(Text(f"{section.title}: {section.paragraphs[0]}", style="yellow"))
         if section.key in _SHOWN:
             for line in section.paragraphs if section.key == "missing" else ():
                 console.print(Text(f"{section.title}: {line}", style="dim"))

@@ -24,6 +24,7 @@ from slr_bench.record import Metric
 from slr_bench.run.context import Context, open_job
 from slr_bench.run.result import metrics_json, phases_json, samples_json
 from slr_bench.run.tracing import no_collection, trace_metrics, trace_step
+from slr_bench.run.validity import GpuWatch
 from slr_bench.run.watch import TIMED_PREFIX, TRACE_PHASE
 from slr_bench.trace.fake import refusals_explained
 
@@ -81,6 +82,7 @@ class _Measurement:
             self._nvml, self._no_nvml = None, str(error)
         self._gpu = GpuProbe(self._nvml, self._no_nvml)
         self._cuda = CudaAllocatorProbe(context.device)
+        self._gpu_watch = GpuWatch(self._nvml)
 
     def run(self, build: Any, settings: BaseModel, kind: str) -> dict[str, Any]:
         """Metrics, phases and samples of the workload, as JSON values."""
@@ -117,9 +119,12 @@ class _Measurement:
         else:
             reason = "a whole training is not traced; the train_step cell of the same setting is"
             metrics["peak_tensor_bytes"] = Metric.unavailable("bytes", f"{self._context.device.type}-real", reason)
-        samples = samples_json(sampler, self._context, traced)
-        phases = phases_json(self._context, traced, self._cuda.peaks_by_phase)
-        return {"metrics": metrics_json(metrics), "phases": phases, "samples": samples}
+        return {
+            "metrics": metrics_json(metrics),
+            "phases": phases_json(self._context, traced, self._cuda.peaks_by_phase),
+            "samples": samples_json(sampler, self._context, traced),
+            "gpu_facts": self._gpu_watch.facts(),
+        }
 
     def _warm_up(self, work: StepWork) -> None:
         phase = self._context.phase
@@ -139,6 +144,7 @@ class _Measurement:
             self._send({"phase": f"{TIMED_PREFIX}{number + 1}/{self._job['timed_steps']}"})
             self._context.phase.enabled = not on_gpu  # waiting at each phase would slow a GPU's step
             self._step_times_s.append(self._timed(work))
+            self._gpu_watch.look()
         self._context.phase.enabled = True
         if on_gpu:
             with no_collection(), self._context.phase.heard_by(self._cuda.phase):

@@ -16,10 +16,10 @@ _DIRECTORIES = re.compile(r"(?<![\w.~-])/(?:[^/\s'\":;,()]+/)+")
 """The absolute directories before a file's name. ``clips/s`` and ``1/2`` are none."""
 
 
-def classify(
-    ending: Ending, timeout_s: float, kills_before: int | None, kills_after: int | None
-) -> tuple[Outcome, str | None]:
-    """The typed outcome of a child. SIGKILL is out-of-memory only if the kernel counted such a kill meanwhile."""
+def classify(ending: Ending, timeout_s: float, oom_counter: str | None) -> tuple[Outcome, str | None]:
+    """The typed outcome of a child. SIGKILL is out-of-memory only with evidence: ``oom_counter`` names the count of
+    such kills that rose meanwhile.
+    """
     if ending.timed_out:
         return (
             Outcome.TIMEOUT,
@@ -30,8 +30,11 @@ def classify(
     if ending.signal is None:
         return Outcome.CRASH, f"the process ended with status {ending.code} and no result; see its log in logs/"
     name = _signal_name(ending.signal)
-    if ending.signal == signals.SIGKILL and None not in (kills_before, kills_after) and kills_after != kills_before:
-        return Outcome.OOM_HOST, "killed by the kernel for want of memory (SIGKILL, and its oom_kill count rose)"
+    if ending.signal == signals.SIGKILL and oom_counter is not None:
+        return (
+            Outcome.OOM_HOST,
+            f"killed by the kernel for want of memory (SIGKILL, and {oom_counter} oom_kill count rose)",
+        )
     return Outcome.CRASH, f"ended by {name}; see its log in logs/"
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from slr_bench.errors import CellCrashedError, NothingMeasuredError
 from slr_bench.grid.cells import Cell
 from slr_bench.grid.config import GridConfig
-from slr_bench.probes import host
 from slr_bench.record import Outcome
+from slr_bench.run.evidence import read_oom_kills, rose
 from slr_bench.run.executors.local import LocalExecutor
 from slr_bench.run.outcome import classify, without_paths
 from slr_bench.run.runner import thread_environment
@@ -42,13 +42,13 @@ def profile(grid: GridConfig, cell: Cell, fake: bool, progressed: Callable[[str]
             "fake": fake,
             "warmup_steps": cell.part.warmup_steps,
         }
-        kills = host.oom_kills()
+        kills = read_oom_kills()
         preload = sorted({"slr_bench.run.profile_cell", *cell.spec.preload})
         with LocalExecutor(preload, thread_environment()) as executor:
             ending = executor.run(
                 job, cell.part.timeout_s, lambda message: progressed(message.get("phase", "")), lambda _: None, _TICK_S
             )
-        outcome, reason = classify(ending, cell.part.timeout_s, kills, host.oom_kills())
+        outcome, reason = classify(ending, cell.part.timeout_s, rose(kills, read_oom_kills()))
         if outcome in (Outcome.CRASH, Outcome.TIMEOUT):
             said = log.read_text(errors="replace").strip() if log.is_file() else ""
             tail = "".join(f"\n  {line}" for line in said.splitlines()[-8:])

@@ -5,6 +5,7 @@ A directory is bound to one source, environment and configuration; records of an
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from slr_bench.errors import ConfigError
 from slr_bench.record import SCHEMA, Record
 
-_OWN_NAMES = frozenset((".lock", ".grid.json.tmp", "records", "samples", "logs"))
+_OWN_NAMES = frozenset((".lock", ".grid.json.tmp", "records", "samples", "logs", "discarded"))
 """What a run that was stopped before its manifest was written has left."""
 
 
@@ -60,6 +61,7 @@ class Store:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.records_directory = directory / "records"
+        self.discarded_directory = directory / "discarded"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -70,7 +72,7 @@ class Store:
         """
         self._refuse_foreign()
         try:
-            for place in (self.records_directory, self.directory / "samples", self.directory / "logs"):
+            for place in self._places:
                 place.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
@@ -85,9 +87,25 @@ class Store:
                 f"{self.directory} is in use by another run; wait for it or choose another with --out"
             ) from error
         try:
+            self._remove_unfinished_writes()
             yield
         finally:
             os.close(handle)
+
+    @property
+    def _places(self) -> tuple[Path, ...]:
+        return (
+            self.records_directory,
+            self.directory / "samples",
+            self.directory / "logs",
+            self.discarded_directory,
+        )
+
+    def _remove_unfinished_writes(self) -> None:
+        """What a killed run had not renamed yet. Only under the lock: nobody else is writing."""
+        for place in (self.directory, *self._places):
+            for path in place.glob(".*.tmp"):
+                path.unlink(missing_ok=True)
 
     def _refuse_foreign(self) -> None:
         """A directory that holds other things is not written into."""
@@ -133,10 +151,28 @@ class Store:
         records, problems = [], []
         for path in sorted(self.records_directory.glob("*.json")):
             try:
-                records.append(Record.model_validate_json(path.read_bytes()))
+                record = Record.model_validate_json(path.read_bytes())
             except (OSError, ValidationError) as error:
                 problems.append(f"{path.name}: not a readable record: {_first_line(error)}")
+                continue
+            if path.stem == record.name:
+                records.append(record)
+            else:
+                problems.append(f"{path.name}: a copy of record {record.name}; it counts once")
         return records, problems
+
+    def write_discarded(self, record: Record, attempt: int) -> None:
+        """Keep a run that was thrown away, for the report: ``discarded/<name>-<attempt>.json``, attempts from 1."""
+        path = self.discarded_directory / f"{record.name}-{attempt}.json"
+        _write_atomically(path, record.model_dump_json(by_alias=True, indent=1))
+
+    def read_discarded(self) -> list[Record]:
+        """Runs that were thrown away, sorted by name and attempt; what is unreadable there is not counted."""
+        records = []
+        for path in sorted(self.discarded_directory.glob("*.json")):
+            with contextlib.suppress(OSError, ValidationError):
+                records.append(Record.model_validate_json(path.read_bytes()))
+        return records
 
     def read_samples(self, name: str) -> dict[str, Any] | None:
         """Time series of one run; None where it left none."""

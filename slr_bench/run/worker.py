@@ -30,14 +30,16 @@ def run_job(job: dict[str, Any], result_descriptor: int) -> None:
         while data:
             data = data[os.write(result_descriptor, data) :]
 
+    soft_limit, hard_limit = resource.getrlimit(resource.RLIMIT_DATA)
     if job["ram_limit_bytes"] is not None:
-        # Not RLIMIT_AS: CUDA reserves far more addresses than memory.
-        resource.setrlimit(resource.RLIMIT_DATA, (job["ram_limit_bytes"], job["ram_limit_bytes"]))
+        # Not RLIMIT_AS: CUDA reserves far more addresses than memory. Soft, so that the end can be told without it.
+        resource.setrlimit(resource.RLIMIT_DATA, (job["ram_limit_bytes"], hard_limit))
     if job["op"] == "environment":
         send({"result": describe_environment(job)})
         return
     work_start = time.perf_counter()
     outcome, reason, measured = _measure_or_classify(job, send)
+    resource.setrlimit(resource.RLIMIT_DATA, (soft_limit, hard_limit))
     send(
         {
             "result": {
@@ -80,6 +82,8 @@ def _measure_or_classify(job: dict[str, Any], send: Send) -> tuple[Outcome, str 
         return Outcome.CRASH, _one_line(error), nothing
     except RuntimeError as error:
         traceback.print_exc()
+        if _is_out_of_gpu_memory(str(error)):
+            return Outcome.OOM_GPU, _one_line(error), nothing
         if _is_out_of_ram(str(error), job["ram_limit_bytes"] is not None):
             return Outcome.OOM_HOST, _one_line(error), nothing
         return Outcome.CRASH, _one_line(error), nothing
@@ -93,6 +97,12 @@ def _is_out_of_ram(message: str, is_limited: bool) -> bool:
     texts = ["allocate memory", "bad_alloc"]
     if is_limited:
         texts += ["can't start new thread", "could not create a primitive", "could not create a memory"]
+    return any(text in message for text in texts)
+
+
+def _is_out_of_gpu_memory(message: str) -> bool:
+    """Whether memory ran out below torch's allocator, which raises its own error: in the driver or a library."""
+    texts = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
     return any(text in message for text in texts)
 
 

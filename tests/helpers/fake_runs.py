@@ -103,8 +103,9 @@ class FakeRun:
         outcome: Outcome = Outcome.OK,
         reason: str | None = None,
         series: dict[str, Any] | None = None,
+        marks: tuple[str, ...] = (),
     ) -> None:
-        """Leave one record of a listed cell."""
+        """Leave one record of a listed cell; one that ended as ``invalid_env`` is thrown away."""
         entry = next(entry for entry in self.entries if entry.cell_id == cell_id)
         record = Record(
             cell_id=cell_id,
@@ -118,6 +119,7 @@ class FakeRun:
             phases={},
             started_at=f"2026-01-01T00:00:{len(self.records) % 60:02d}Z",
             duration_s=1.0,
+            marks=marks,
         )
         self.records.append((record, series))
 
@@ -135,7 +137,10 @@ class FakeRun:
                 )
             )
             for record, series in self.records:
-                self.store.write_record(record, series)
+                if record.outcome is Outcome.INVALID_ENV:
+                    self.store.write_discarded(record, 1)
+                else:
+                    self.store.write_record(record, series)
         return self.directory
 
 

@@ -1,7 +1,9 @@
 """Real cells that fail in every way: typed, undisturbed, none left behind, none lost."""
 
+import getpass
 import re
 import socket
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,6 +30,11 @@ ENDS = {
     "import": ("crash", "ModuleNotFoundError: No module named 'no_such_module'"),
     "ram": ("oom_host", "can't allocate memory"),
     "ram_python": ("oom_host", "MemoryError"),
+    "oom_gpu": ("oom_gpu", "OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has 2 MiB free."),
+    "oom_driver": ("oom_gpu", "CUDA error: out of memory"),
+    "oom_cublas": ("oom_gpu", "CUBLAS_STATUS_ALLOC_FAILED"),
+    "nan_loss": ("crash", "LossIsNan: the loss of step 1 is nan; lower the learning rate"),
+    "daemon": ("ok", None),
     "unsupported": ("unsupported", "UnsupportedSettingError: this machine cannot do it"),
 }
 
@@ -147,9 +154,10 @@ def test_a_finished_cell_has_every_reading_or_says_why_not(faults):
 def test_no_file_of_a_run_names_a_place_or_a_machine(faults):
     for path in [*(faults.directory / "records").iterdir(), *(faults.directory / "samples").iterdir()]:
         text = path.read_text()
-        for private in (str(faults.directory), str(Path.cwd()), f"{Path.home()}/"):
+        for private in (str(faults.directory), str(Path.cwd()), f"{Path.home()}/", f"{tempfile.gettempdir()}/"):
             assert private not in text
-        assert not re.search(rf"\b{re.escape(socket.gethostname())}\b", text)
+        for private in (socket.gethostname(), getpass.getuser()):
+            assert not re.search(rf"\b{re.escape(private)}\b", text)
 
 
 def test_the_traceback_of_a_cell_is_in_its_log(faults):
@@ -164,6 +172,15 @@ def test_a_spawned_cell_measures_the_same_bytes_in_a_fresh_interpreter(faults, t
     assert record.environment["isolation"] == "spawn"
     assert record.value("peak_tensor_bytes") == record_of(faults, "ok").value("peak_tensor_bytes")
     assert done.left == []
+
+
+def test_a_cell_that_fills_its_limit_to_the_brim_is_out_of_ram(tmp_path, marked, survivors):
+    """The end is told although the limit leaves nothing to tell it with. 3 GiB: what torch maps is in it too."""
+    grid = GridConfig(
+        workload="faulty", set={"fault.mode": "brim"}, repeats=1, ram_limit="3GiB", isolation="spawn", sample_hz=1
+    )
+    (record,) = run_grid(grid, tmp_path, marked, survivors).totals.records
+    assert record.outcome == "oom_host"
 
 
 def test_a_preload_that_is_not_installed_fails_its_own_cells_alone(tmp_path, marked, survivors):

@@ -9,12 +9,19 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from slr_bench.errors import UnsupportedSettingError
+from slr_bench.errors import SlrBenchError, UnsupportedSettingError
 from slr_bench.grid.workload import BuildContext, WorkloadSpec
 from slr_bench.record import Metric
 
 FIFO_VARIABLE = "FAULTY_WORKLOAD_FIFO"
 """Names a FIFO: a ``held`` cell writes its process ids into it and waits to be ended. Without it, it just works."""
+
+
+HELD: list[bytearray] = []
+
+
+class LossIsNan(SlrBenchError):
+    """As a trainer says it."""
 
 
 class Fault(BaseModel):
@@ -37,6 +44,12 @@ class Fault(BaseModel):
         "held",
         "unsupported",
         "import",
+        "oom_gpu",
+        "oom_driver",
+        "oom_cublas",
+        "nan_loss",
+        "daemon",
+        "brim",
     ] = "ok"
     size: int = 1024
 
@@ -107,6 +120,25 @@ def commit(mode: str) -> None:
         signal.pause()
     elif mode == "unsupported":
         raise UnsupportedSettingError("this machine cannot do it")
+    elif mode == "oom_gpu":
+        import torch
+
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 has 2 MiB free.")
+    elif mode == "oom_driver":
+        raise RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`.")
+    elif mode == "oom_cublas":
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    elif mode == "nan_loss":
+        raise LossIsNan("the loss of step 1 is nan; lower the learning rate")
+    elif mode == "daemon":  # leaves the cell's group and session, and holds its result pipe
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                os.execvp("sleep", ["sleep", "600"])
+            os._exit(0)
+    elif mode == "brim":  # fills the limit with what lives on: nothing is left to tell the end with
+        while True:
+            HELD.append(bytearray(1 << 12))
     elif mode == "import":
         import no_such_module  # noqa: F401
 
@@ -117,6 +149,10 @@ def _build(settings: FaultySettings, context: BuildContext) -> Any:
 
 faulty = WorkloadSpec(name="faulty", settings=FaultySettings, build=_build)
 """Cells that end as their ``fault.mode`` says."""
+
+
+hungry = WorkloadSpec(name="hungry", settings=FaultySettings, build=_build, monotone=("fault.size",))
+"""The same, where a larger ``fault.size`` is known to need more memory."""
 
 
 def _need_more(settings: FaultySettings, context: BuildContext) -> Any:

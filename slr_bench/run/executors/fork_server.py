@@ -1,13 +1,13 @@
 """The fork server: imports torch once, then forks one child a cell, kills it when told, and reaps it.
 
 It runs no operator, starts no thread and makes no CUDA or NVML call, so every child begins clean. It speaks JSON lines
-on one socket with the runner; when that closes, it kills what it owns and ends.
+on one socket with the runner; when that closes, it kills what it owns and ends. It adopts what a cell leaves behind, so
+that a process which left the cell's group (a daemon) is ended too.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import gc
 import importlib
@@ -19,13 +19,15 @@ import socket
 import sys
 from typing import Any, NoReturn
 
-PR_SET_PDEATHSIG = 1
+from slr_bench.run.executors.reaping import kill_group, set_parent_death_signal, set_subreaper, sweep
+
 OOM_SCORE = "900"  # if the machine runs out of memory, the cell goes before the runner
 
 
 def main() -> None:
     """``python -m slr_bench.run.executors.fork_server SOCKET_FD MODULE...``."""
     channel = socket.socket(fileno=int(sys.argv[1]))
+    set_subreaper(True)
     set_parent_death_signal(signal.SIGKILL)  # while it imports it does not listen
     for name in sys.argv[2:]:
         with contextlib.suppress(ImportError):  # the cell that needs it will say so, and disturb no other
@@ -36,11 +38,6 @@ def main() -> None:
         _Server(channel).serve()
     # A regular exit would unload what was only imported for the children, and some libraries complain of it.
     os._exit(0)
-
-
-def set_parent_death_signal(number: int) -> None:
-    """Ask the kernel for this signal when the parent ends; 0: for none."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)
 
 
 class _Server:
@@ -86,10 +83,10 @@ class _Server:
             self._tell({"event": "started", "pid": pid})
             self._watch(pid, child, result_read)
         except OSError:  # the runner has gone
-            _kill_group(pid)
+            kill_group(child, pid)
             raise
         finally:
-            status = self._end_group_and_reap(pid)
+            status = self._end_all_and_reap(pid, child)
             self._selector.unregister(child)
             with contextlib.suppress(KeyError):
                 self._selector.unregister(result_read)
@@ -111,7 +108,7 @@ class _Server:
             if self._channel.fileno() in ready:
                 request = self._next_request()
                 if request is None or request["op"] == "kill":
-                    _kill_group(pid)
+                    kill_group(child, pid)
                 if request is None:
                     self._selector.unregister(self._channel)
             if result_read in ready:
@@ -130,19 +127,13 @@ class _Server:
             selector.register(descriptor, selectors.EVENT_READ)
             return bool(selector.select(0))
 
-    def _end_group_and_reap(self, pid: int) -> int:
-        """End what the cell left running, then reap it. Unreaped, its id cannot have passed to a stranger."""
+    def _end_all_and_reap(self, pid: int, child: int) -> int:
+        """End what the cell left running, then reap it and what it orphaned: the server has no other children."""
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        _kill_group(pid)
-        return os.waitpid(pid, 0)[1]
-
-
-def _kill_group(pid: int) -> None:
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:  # between fork and setsid it has no group yet
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        kill_group(child, pid)
+        status = os.waitpid(pid, 0)[1]
+        sweep()
+        return status
 
 
 def _become_cell(job: dict[str, Any], result_write: int, server: int) -> NoReturn:

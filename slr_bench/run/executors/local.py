@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import selectors
 import socket
 import subprocess
@@ -15,6 +16,13 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from slr_bench.errors import SlrBenchError
+from slr_bench.run.executors import reaping
+
+SERVER = "slr_bench.run.executors.fork_server"
+OWNER_VARIABLE = "SLR_BENCH_OWNER"
+"""In the environment of the server and all it starts: a random word by which the runner knows its own."""
+GRACE_S = 30.0
+"""A server that has not ended a cell, or itself, so long after it was told to is killed: it hangs or was stopped."""
 
 
 class Ending(NamedTuple):
@@ -41,13 +49,16 @@ class LocalExecutor:
         self._preload = list(preload)
         self._environment = dict(environment)
         self._received = b""
+        self._owner = secrets.token_hex(16)
+        self._last_cell: int | None = None
 
     def __enter__(self) -> Self:
+        self._was_subreaper = reaping.set_subreaper(True)  # a killed server's orphans come to us, not to init
         ours, theirs = socket.socketpair()
         with theirs:
             self._server = subprocess.Popen(
-                [sys.executable, "-m", "slr_bench.run.executors.fork_server", str(theirs.fileno()), *self._preload],
-                env={**os.environ, **self._environment},
+                [sys.executable, "-m", SERVER, str(theirs.fileno()), *self._preload],
+                env={**os.environ, **self._environment, OWNER_VARIABLE: self._owner},
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,  # Ctrl-C reaches the runner alone, which ends the rest in order
@@ -55,15 +66,35 @@ class LocalExecutor:
         self._channel = ours
         self._selector = selectors.DefaultSelector()
         self._selector.register(ours, selectors.EVENT_READ)
-        self._receive(None)
+        try:
+            self._receive(None)
+        except BaseException:  # no __exit__ is called for an __enter__ that fails
+            self._server.kill()  # while it imports it does not listen; it owns no cell yet
+            self._end()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         self._channel.close()  # the server kills a running cell and ends
         self._selector.close()
-        self._server.wait()
+        try:
+            self._server.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+            self._server.wait()
+        reaping.sweep(self._is_ours)  # there is something only if the server was killed
+        reaping.set_subreaper(self._was_subreaper)
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether a child of this process came from our server: whoever embeds the runner may have others."""
+        session = reaping.session_of(pid)
+        is_of_a_cell = session is not None and session in (self._last_cell, self._server.pid)
+        return is_of_a_cell or reaping.has_mark(pid, f"{OWNER_VARIABLE}={self._owner}")
 
     def run(
         self,
@@ -81,20 +112,21 @@ class LocalExecutor:
         self._send({"op": "run", "job": dict(job)})
         pid, result, timed_out = 0, None, False
         next_tick_s = start_s + tick_s
+        deadline_s = start_s + timeout_s
         while True:
-            deadline_s = None if timed_out else start_s + timeout_s
-            wake_s = next_tick_s if deadline_s is None else min(next_tick_s, deadline_s)
-            message = self._receive(wake_s)
+            message = self._receive(min(next_tick_s, deadline_s))
             now_s = time.monotonic()
             if message is not None and message["event"] == "exit":
                 return Ending(result, message["signal"], message["code"], timed_out, now_s - start_s)
             if message is not None and message["event"] == "started":
-                pid = message["pid"]
+                pid = self._last_cell = message["pid"]
             elif message is not None:
                 result = message["data"].get("result", result)
                 on_message({**message["data"], "pid": pid})
-            if deadline_s is not None and now_s >= deadline_s:
-                timed_out = True
+            if now_s >= deadline_s:
+                if timed_out:
+                    self._server.kill()  # the next _receive tells that it ended
+                timed_out, deadline_s = True, now_s + GRACE_S
                 self._send({"op": "kill"})
             if now_s >= next_tick_s:
                 next_tick_s = now_s + tick_s
@@ -110,7 +142,9 @@ class LocalExecutor:
             wait_s = None if until_s is None else max(0.0, until_s - time.monotonic())
             if not self._selector.select(wait_s):
                 return None
-            data = self._channel.recv(1 << 20)
+            data = b""
+            with contextlib.suppress(ConnectionResetError):  # it was killed with a request of ours unread
+                data = self._channel.recv(1 << 20)
             if not data:
                 code = self._server.wait()
                 raise ServerDiedError(

@@ -1,6 +1,7 @@
 """The runner over an executor made by hand: what it binds, records, resumes and refuses. No process is started."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,10 +12,14 @@ from slr_bench.grid.cells import Cell, cell_id
 from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import WorkloadSpec
 from slr_bench.probes import host
+from slr_bench.run import attempt as attempt_module
 from slr_bench.run import runner as runner_module
+from slr_bench.run.binding import BoundElsewhereError
+from slr_bench.run.evidence import OomKills
 from slr_bench.run.executors.local import Ending
-from slr_bench.run.runner import BoundElsewhereError, Runner, outcome_counts
+from slr_bench.run.runner import BROKEN_PAIR, Runner, outcome_counts
 from slr_bench.run.store import Store
+from slr_bench.run.validity import Readers
 
 
 class Toy(BaseModel):
@@ -34,6 +39,21 @@ MEASURED = {
     "samples": {"rows": []},
     "work_s": 0.0,
 }
+
+
+STILL = Readers(
+    wall_s=lambda: 0.0,
+    monotonic_s=lambda: 0.0,
+    busy_s=lambda: None,
+    own_s=lambda pid: None,
+    swapped_bytes=lambda: 0,
+    tree_swap_bytes=lambda pid: 0,
+)
+"""A machine on which nothing happens beside the run."""
+
+
+def id_of(size: int, spec: WorkloadSpec = TOY) -> str:
+    return cell_id(spec, Toy(size=size))
 
 
 class FakeExecutor:
@@ -58,7 +78,7 @@ class FakeExecutor:
         if job["op"] == "environment":
             return Ending(self.environment, None, 0, False, 0.1)
         self.measured.append(job["setting"]["size"])
-        on_message({"phase": "build"})
+        on_message({"phase": "build", "pid": 1})
         on_tick(1)
         return self.endings.get(job["setting"]["size"], Ending(MEASURED, None, 0, False, 0.1))
 
@@ -82,16 +102,16 @@ def bench(tmp_path, monkeypatch):
     """``bench(sizes=..., endings=...)`` runs a toy grid into one directory."""
     monkeypatch.setattr(host, "tree_pss_bytes", lambda pid: 4096)
 
-    def run(sizes=(1, 2), spec=TOY, executor=None, fake=False, retry=False, **grid_values):
+    def run(sizes=(1, 2), spec=TOY, executor=None, fake=False, retry=False, skip=True, readers=None, **grid_values):
         executor = executor or FakeExecutor()
+        options = {"fake": fake, "retry": retry, "skip": skip, "readers": readers or STILL}
         monkeypatch.setattr(runner_module, "LocalExecutor", executor)
         grid = GridConfig(workload=spec.name, **({"repeats": 2} | grid_values))
         cells = [
-            Cell(cell_id(spec, Toy(size=size)), "a", spec, grid, Toy(size=size), {"size": size}, is_own=True)
-            for size in sizes
+            Cell(id_of(size, spec), "a", spec, grid, Toy(size=size), {"size": size}, is_own=True) for size in sizes
         ]
         listener = Silent()
-        totals = Runner(grid, cells, Store(tmp_path), fake=fake, command="slr-bench run x", retry=retry).run(listener)
+        totals = Runner(grid, cells, Store(tmp_path), command="slr-bench run x", **options).run(listener)
         return SimpleNamespace(totals=totals, executor=executor, listener=listener, store=Store(tmp_path))
 
     return run
@@ -185,7 +205,7 @@ def test_a_failed_cell_is_a_record_and_disturbs_no_other(bench):
 
 def test_a_kill_while_the_kernel_counted_one_is_out_of_memory(bench, monkeypatch):
     counts = iter(range(100))
-    monkeypatch.setattr(runner_module.host, "oom_kills", counts.__next__)
+    monkeypatch.setattr(attempt_module, "read_oom_kills", lambda: OomKills(next(counts), "its cgroup's"))
     done = bench(executor=FakeExecutor({2: Ending(None, 9, None, False, 0.1)}))
     assert outcome_counts(done.totals.records) == {"ok": 2, "oom_host": 2}
 
@@ -240,3 +260,141 @@ def test_a_timeout_is_a_result_until_it_is_asked_for_again(bench):
     again = bench(retry=True)
     assert again.executor.measured == [2, 2]
     assert outcome_counts(again.totals.records) == {"ok": 4}
+
+
+SIZED = WorkloadSpec("toy", Toy, print, monotone=("size",))
+OUT = Ending({**MEASURED, "outcome": "oom_gpu", "reason": "CUDA out of memory", "metrics": {}}, None, 0, False, 0.1)
+
+
+def test_what_an_out_of_memory_dominates_is_a_record_and_no_process(bench):
+    done = bench(sizes=(1, 2, 4, 8), spec=SIZED, executor=FakeExecutor({4: OUT, 8: OUT}))
+    assert done.executor.measured == [1, 2, 4, 4, 2, 1]
+    assert outcome_counts(done.totals.records) == {"ok": 4, "oom_gpu": 2, "skipped_dominated": 2}
+    skipped = [record for record in done.totals.records if record.outcome == "skipped_dominated"]
+    for record in skipped:
+        assert record.cell_id == id_of(8, SIZED)
+        assert id_of(4, SIZED) in record.reason
+        assert record.environment == {"torch": "2.15"}
+        assert (record.metrics, record.duration_s) == ({}, 0.0)
+    assert bench(sizes=(1, 2, 4, 8), spec=SIZED).totals.ran == 0
+
+
+def test_a_skipped_run_is_made_with_the_flag_off_and_when_nothing_dominates_it_any_more(bench):
+    ends, sizes = {4: OUT, 8: OUT}, (1, 2, 4, 8)
+    first = bench(sizes=sizes, spec=SIZED, executor=FakeExecutor(ends))
+    all_of_them = bench(sizes=sizes, spec=SIZED, executor=FakeExecutor(ends), skip=False)
+    assert all_of_them.executor.measured == [8, 8]
+    assert outcome_counts(all_of_them.totals.records) == {"ok": 4, "oom_gpu": 4}
+    for record in first.totals.records:
+        if record.outcome != "ok":
+            (first.store.records_directory / f"{record.name}.json").unlink()
+    assert bench(sizes=sizes, spec=SIZED).executor.measured == [4, 8, 8, 4]
+
+
+def test_with_the_flag_off_nothing_is_skipped(bench):
+    done = bench(sizes=(1, 4, 8), spec=SIZED, executor=FakeExecutor({4: OUT}), skip=False)
+    assert outcome_counts(done.totals.records) == {"ok": 4, "oom_gpu": 2}
+
+
+class Jumpy:
+    """A wall clock that is set by an hour during chosen processes, counted from 0."""
+
+    def __init__(self, *disturbed: int):
+        self.reads, self.offset_s, self.disturbed = 0, 0.0, disturbed
+
+    def wall_s(self) -> float:
+        number, is_end = divmod(self.reads, 2)
+        self.reads += 1
+        self.offset_s += 3600 if is_end and number in self.disturbed else 0
+        return self.offset_s
+
+    @property
+    def readers(self) -> Readers:
+        return replace(STILL, wall_s=self.wall_s)
+
+
+def test_a_disturbed_run_is_thrown_away_and_made_again(bench):
+    done = bench(readers=Jumpy(1).readers)
+    assert done.executor.measured == [1, 2, 2, 2, 1]
+    assert [record.marks for record in done.totals.records] == [()] * 4
+    assert done.totals.ran == 4
+    (thrown,) = done.store.read_discarded()
+    assert (thrown.name, thrown.outcome) == (f"{id_of(2)}-a-0", "invalid_env")
+    assert thrown.reason.startswith("clock jump")
+    assert thrown.metrics.keys() == done.totals.records[0].metrics.keys()
+    assert bench().totals.ran == 0
+
+
+def test_the_last_attempt_is_kept_with_its_marks(bench):
+    done = bench(sizes=(1,), readers=Jumpy(0, 1).readers)
+    first, second = done.totals.records
+    assert (first.outcome, second.marks) == ("ok", ())
+    assert first.marks[0].startswith("clock jump")
+    assert len(done.store.read_discarded()) == 1
+
+
+def test_repeating_can_be_turned_off(bench):
+    done = bench(sizes=(1,), readers=Jumpy(0).readers, invalid_reruns=0)
+    assert done.store.read_discarded() == []
+    assert [bool(record.marks) for record in done.totals.records] == [True, False]
+
+
+def test_a_machine_that_is_never_quiet_does_not_double_a_grid(bench):
+    done = bench(sizes=range(1, 13), readers=Jumpy(*range(999)).readers)
+    assert len(done.executor.measured) == 24 + 8
+    assert len(done.store.read_discarded()) == 8
+    assert all(record.marks for record in done.totals.records)
+
+
+def test_what_was_thrown_away_before_an_interruption_counts(bench):
+    first = bench(sizes=(1,), readers=Jumpy(0, 1).readers)
+    (first.store.records_directory / f"{id_of(1)}-a-0.json").unlink()
+    again = bench(sizes=(1,), readers=Jumpy(0).readers)
+    assert again.executor.measured == [1]
+    assert again.totals.records[0].marks
+    assert len(again.store.read_discarded()) == 1
+
+
+def test_a_failed_run_is_marked_and_not_made_again_and_fake_tensors_are_not_judged(bench):
+    dead = Ending(None, 11, None, False, 0.1)
+    done = bench(executor=FakeExecutor({2: dead}), readers=Jumpy(*range(9)).readers, invalid_reruns=0)
+    assert all(record.marks for record in done.totals.records)
+    assert done.executor.measured == [1, 2, 2, 1]
+
+
+def test_fake_tensors_are_not_judged(bench):
+    done = bench(fake=True, readers=Jumpy(*range(9)).readers)
+    assert [record.marks for record in done.totals.records] == [()] * 4
+
+
+def test_two_sides_are_measured_in_pairs(bench):
+    done = bench(sizes=(1,), sides=2)
+    names = [record.name.removeprefix(id_of(1)) for record in done.totals.records]
+    assert names == ["-a-0", "-a-1", "-b-0", "-b-1"]
+    with pytest.raises(BoundElsewhereError, match="another config"):
+        bench(sizes=(1,), sides=1)
+
+
+def test_a_pair_that_an_interruption_tore_apart_says_so(bench):
+    first = bench(sizes=(1,), sides=2)
+    (first.store.records_directory / f"{id_of(1)}-b-0.json").unlink()
+    again = bench(sizes=(1,), sides=2)
+    marks = {record.name: record.marks for record in again.totals.records}
+    assert marks.pop(f"{id_of(1)}-b-0") == (BROKEN_PAIR,)
+    assert set(marks.values()) == {()}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"environment": {"torch": "2.16"}}, r"of another environment \(torch: 2.15, now 2.16\)"),
+        ({"setting": {"size": 9}}, "of another setting than the cell of that id"),
+        ({"workload": "other"}, "of another setting than the cell of that id"),
+    ],
+)
+def test_a_record_put_in_from_elsewhere_is_refused_by_name(bench, change, named):
+    first = bench()
+    path = first.store.records_directory / f"{first.totals.records[0].name}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(BoundElsewhereError, match=f"{path.name} is {named}; take it out"):
+        bench()

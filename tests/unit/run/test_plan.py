@@ -7,7 +7,7 @@ from benchmarks.workloads import train_step
 from models.config import Settings
 from slr_bench.grid.cells import Cell
 from slr_bench.grid.config import Part
-from slr_bench.run.runner import plan
+from slr_bench.run.plan import plan
 
 
 def cell(cell_id: str, part: Part, arm: str = "a") -> Cell:
@@ -66,3 +66,33 @@ def test_a_cell_in_two_parts_runs_as_often_as_the_part_that_wants_more():
 
 def test_no_cells_no_runs():
     assert plan([]) == []
+
+
+@settings(deadline=None)
+@given(st.integers(1, 5), st.integers(1, 6))
+def test_two_sides_are_neighbours_in_the_order_abba(count, repeats):
+    runs = plan(cells_of(Part(repeats=repeats), count, "x"), sides=2)
+    assert len({run.name for run in runs}) == len(runs) == 2 * count * repeats
+    for first, second in zip(runs[::2], runs[1::2], strict=True):
+        assert (first.cell, first.repeat) == (second.cell, second.repeat)
+        assert first.side + second.side == ("ab" if first.repeat % 2 == 0 else "ba")
+        assert (first.partner_name, second.partner_name) == (second.name, first.name)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 5), st.integers(1, 6))
+def test_the_second_side_changes_nothing_for_the_first(count, repeats):
+    cells = cells_of(Part(repeats=repeats), count, "x")
+    assert [run for run in plan(cells, sides=2) if run.side == "a"] == plan(cells)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 5), st.integers(1, 3))
+def test_over_an_even_number_of_repeats_a_steady_drift_meets_both_sides_alike(count, half_repeats):
+    runs = plan(cells_of(Part(repeats=2 * half_repeats), count, "x"), sides=2)
+    for cell_id in {run.cell.cell_id for run in runs}:
+        places = {"a": 0, "b": 0}
+        for place, run in enumerate(runs):
+            if run.cell.cell_id == cell_id:
+                places[run.side] += place
+        assert places["a"] == places["b"]

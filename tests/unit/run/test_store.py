@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from slr_bench.errors import ConfigError
-from slr_bench.record import Record
+from slr_bench.record import Outcome, Record
 from slr_bench.run.store import Manifest, Store
 
 SCHEMA_1 = """{
@@ -128,6 +128,55 @@ def test_samples_are_durable_before_the_record_that_promises_them(store, monkeyp
     assert order == ["samples", "records"]
 
 
+def test_a_record_with_marks_is_read_back_and_one_without_has_no_key_for_them(store):
+    marked = record(1, marks=("swapping: 3.0 MiB",))
+    for one in (record(0), marked):
+        store.write_record(one)
+    assert store.read_records()[0] == [record(0), marked]
+    texts = [json.loads(path.read_text()) for path in sorted(store.records_directory.iterdir())]
+    assert ["marks" in text for text in texts] == [False, True]
+
+
+def test_what_was_thrown_away_is_kept_apart_attempt_by_attempt(store):
+    thrown = record(outcome=Outcome.INVALID_ENV, reason="clock jump", marks=("clock jump",))
+    for attempt in (1, 2):
+        store.write_discarded(thrown, attempt)
+    assert sorted(path.name for path in store.discarded_directory.iterdir()) == [
+        "0123456789ab-a-0-1.json",
+        "0123456789ab-a-0-2.json",
+    ]
+    assert [one.name for one in store.read_discarded()] == [thrown.name] * 2
+    (store.discarded_directory / "x-a-0-1.json").write_text("{")
+    assert len(store.read_discarded()) == 2
+    assert store.read_records() == ([], [])
+
+
+def test_a_directory_of_before_has_nothing_thrown_away(store):
+    store.discarded_directory.rmdir()
+    assert store.read_discarded() == []
+
+
+def test_a_copied_record_does_not_count_twice(store):
+    store.write_record(record())
+    copy = store.records_directory / "0123456789ab-a-7.json"
+    copy.write_bytes((store.records_directory / "0123456789ab-a-0.json").read_bytes())
+    records, problems = store.read_records()
+    assert records == [record()]
+    assert problems == ["0123456789ab-a-7.json: a copy of record 0123456789ab-a-0; it counts once"]
+
+
+def test_unfinished_writes_of_a_killed_run_go_with_the_next_and_nothing_else(tmp_path):
+    store = Store(tmp_path)
+    with store.locked():
+        store.write_record(record(), {"rows": []})
+    whole = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    (tmp_path / ".grid.json.tmp").write_text('{"schema": ')
+    for place in (store.records_directory, store.discarded_directory, tmp_path / "samples"):
+        (place / ".x.json.tmp").write_text('{"schema": ')
+    with store.locked():
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == whole
+
+
 def child(code: str, *arguments: str) -> subprocess.Popen:
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE)
@@ -136,7 +185,7 @@ def child(code: str, *arguments: str) -> subprocess.Popen:
 _WRITER = f"""
 import sys
 from pathlib import Path
-from slr_bench.record import Record
+from slr_bench.record import Outcome, Record
 from slr_bench.run.store import Store
 store, first = Store(Path(sys.argv[1])), Record.model_validate_json({SCHEMA_1!r})
 with store.locked():

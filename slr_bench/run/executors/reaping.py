@@ -1,0 +1,94 @@
+"""Ending processes that are ours, and no others.
+
+A process is signalled only through a pidfd, and only while it is an unreaped child of the caller: its id cannot have
+passed to a stranger. Orphans of a cell become children of the nearest subreaper above them (the fork server; the
+runner, should the server be gone), so that walking down one's own children reaches every descendant, whatever session
+it moved to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+PR_GET_CHILD_SUBREAPER = 37
+_PIDFD_SIGNAL_PROCESS_GROUP = 1 << 2  # Linux 6.9
+
+PROC = Path("/proc")
+
+
+def set_parent_death_signal(number: int) -> None:
+    """Ask the kernel for this signal when the parent ends; 0: for none."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)
+
+
+def set_subreaper(wanted: bool) -> bool:
+    """Adopt orphaned descendants (Linux 3.4), or stop it. Returns whether the process did so before."""
+    libc, before = ctypes.CDLL(None, use_errno=True), ctypes.c_int(0)
+    libc.prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(before))
+    libc.prctl(PR_SET_CHILD_SUBREAPER, int(wanted))
+    return bool(before.value)
+
+
+def children(proc: Path = PROC) -> list[int]:
+    """Children of this process, the ended ones that nobody has reaped included."""
+    found: list[int] = []
+    for task in (proc / "self" / "task").iterdir():
+        with contextlib.suppress(OSError):  # a thread may have ended meanwhile
+            found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def kill_group(leader: int, pid: int) -> None:
+    """SIGKILL to the group of an unreaped child (its pidfd and id); between fork and setsid, to it alone."""
+    try:
+        signal.pidfd_send_signal(leader, signal.SIGKILL, None, _PIDFD_SIGNAL_PROCESS_GROUP)
+    except ProcessLookupError:  # it has no group yet
+        _kill(leader)
+    except OSError:  # a kernel before 6.9; the leader is unreaped, so the id is still its own
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+        _kill(leader)
+
+
+def sweep(is_owned: Callable[[int], bool] = lambda pid: True) -> int:
+    """SIGKILL and reap owned children until none is left, their own orphans included. Returns how many there were."""
+    count = 0
+    while owned := [pid for pid in children() if is_owned(pid)]:
+        for pid in owned:
+            process = os.pidfd_open(pid)
+            try:
+                _kill(process)
+                os.waitpid(pid, 0)
+            except ChildProcessError:  # whoever embeds us has reaped it
+                pass
+            finally:
+                os.close(process)
+            count += 1
+    return count
+
+
+def session_of(pid: int, proc: Path = PROC) -> int | None:
+    """Session id of a process; None where it has none to read."""
+    try:
+        return int((proc / str(pid) / "stat").read_text().rpartition(")")[2].split()[3])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def has_mark(pid: int, mark: str, proc: Path = PROC) -> bool:
+    """Whether a process was started with ``NAME=value`` in its environment. False for an ended one."""
+    with contextlib.suppress(OSError):
+        return mark.encode() in (proc / str(pid) / "environ").read_bytes().split(b"\0")
+    return False
+
+
+def _kill(process: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(process, signal.SIGKILL)
