@@ -110,6 +110,9 @@ def explained(error: BaseException) -> UnsupportedSettingError | None:
         operator = str(error).partition("Found in ")[2].partition("(")[0] or "unknown"
         text = f"operator {operator} was given a real tensor among fake ones"
         cure = "hold it as an attribute or buffer of the module that is placed, or make it inside the step"
+    elif isinstance(error, RuntimeError) and "NestedTensorImpl" in str(error):
+        text = "a nested tensor has no fake twin (nn.TransformerEncoder makes one of a padding mask in inference)"
+        cure = "build nn.TransformerEncoder with enable_nested_tensor=False, or leave --fake out"
     else:
         return None
     return UnsupportedSettingError(f"{text} ({_place(error)}); {cure}")

@@ -104,6 +104,28 @@ def test_a_real_tensor_among_fake_ones_is_named():
         traced()
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_a_padding_mask_that_makes_a_nested_tensor_is_unsupported_with_the_cure():
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 8, batch_first=True), 1).eval()
+    mode = CpuFakeMode()
+    swap_for_fake(encoder, mode)
+
+    def traced() -> None:
+        with refusals_explained(), mode, torch.no_grad():
+            encoder(torch.zeros(2, 4, 8), src_key_padding_mask=torch.zeros(2, 4, dtype=torch.bool))
+
+    with pytest.raises(UnsupportedSettingError, match=r"nested tensor.*test_fake\.py.*enable_nested_tensor=False"):
+        traced()
+
+
+def test_views_among_buffers_share_their_storage():
+    model = nn.Module()
+    model.register_buffer("whole", torch.zeros(100))
+    model.register_buffer("part", model.whole[:10])
+    swap_for_fake(model, CpuFakeMode())
+    assert LiveBytes(CPU, {"buffer": model.buffers()}).live_bytes == 400
+
+
 def test_other_errors_pass_unchanged():
     assert explained(RuntimeError("shapes do not fit")) is None
 
