@@ -12,7 +12,9 @@ from slr_bench.compare.statistics import Ratio, Summary, paired_ratio, summarize
 from slr_bench.record import Metric, Outcome, Record
 from slr_bench.run.store import CellEntry, Manifest
 
-DETERMINISTIC: Final = frozenset({"peak_tensor_bytes", "parameters", "flops_per_step", "floor_bytes"})
+DETERMINISTIC: Final = frozenset(
+    {"peak_tensor_bytes", "parameters", "flops_per_step", "floor_bytes", "peak_over_floor"}
+)
 """Metrics that a rule set fixes: repeats that differ mean a fault, not noise."""
 MEASURED: Final = frozenset({Outcome.OK, Outcome.OOM_GPU, Outcome.OOM_HOST})
 """Outcomes that answer the question; the others leave it open."""

@@ -122,8 +122,14 @@ METRICS: Final[dict[str, MetricText]] = {
     "flops_per_step": MetricText("work of a step", "Floating-point operations of a step.", "How fast they run."),
     "floor_bytes": MetricText(
         "operator floor",
-        "The least that the step can need unless operators are split.",
+        "The least that the step can need unless operators are split: at every operator there must be the state, the "
+        "gradients still to be read, and its own inputs and outputs; the largest of these sums.",
         "Whether any schedule reaches it.",
+    ),
+    "peak_over_floor": MetricText(
+        "peak/floor",
+        "Tensor memory over the operator floor: 1 means that no order of the same operators could need less.",
+        "Whether smaller operators would do.",
     ),
     "harness_s": MetricText(
         "harness", "What isolation, imports and the record add to a cell.", "Start of the fork server."

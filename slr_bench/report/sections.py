@@ -16,6 +16,7 @@ from slr_bench.report.words import OUTCOME_WORDS, describe, format_value, plain,
 
 GRID_METRICS: Final = (
     "peak_tensor_bytes",
+    "peak_over_floor",
     "peak_allocated_bytes",
     "nvml_process_peak_bytes",
     "rss_over_start_bytes",

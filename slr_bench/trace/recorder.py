@@ -110,7 +110,7 @@ class Recorder(LiveBytes):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         self._node = node = torch._C._current_autograd_node()
         before = self.live_bytes
-        keys = {self._count(tensor, None): None for tensor in tensors_in((args, kwargs))}
+        keys = {self._count(tensor, None): None for tensor in tensors_in((args, kwargs) if kwargs else args)}
         number = len(self.operators)
         with self._mark(number):
             made = func(*args, **kwargs)

@@ -92,7 +92,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         before = self.live_bytes
-        for tensor in tensors_in((args, kwargs)):
+        for tensor in tensors_in((args, kwargs) if kwargs else args):
             self._count(tensor, None)
         made = func(*args, **kwargs)
         if self._resizes(func):
@@ -112,15 +112,15 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _count(self, tensor: torch.Tensor, category: str | None, real_too: bool = False) -> int | None:
         """Key of the tensor's storage, counted now if it was not before; None where it does not count."""
-        if tensor.device.type != self._device_type or (
-            self._fake and not real_too and not isinstance(tensor, FakeTensor)
-        ):
+        try:
+            storage = tensor.untyped_storage()
+        except NotImplementedError:  # sparse: its parts are tensors of their own
             return None
-        storage = tensor.untyped_storage()
         key: int = storage._cdata
         if key in self._watched:
             return key
-        if key in self._not_counted:
+        is_other = self._fake and not real_too and not isinstance(tensor, FakeTensor)
+        if is_other or key in self._not_counted or tensor.device.type != self._device_type:
             return None
         size = storage.nbytes()
 
@@ -203,13 +203,21 @@ def _reachable(fake: bool) -> Iterator[torch.Tensor]:
                 yield tensor
 
 
-def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+def tensors_in(value: Any) -> list[torch.Tensor]:
     """Tensors in an operator's arguments or results; plain recursion, far cheaper than a pytree here."""
+    found: list[torch.Tensor] = []
+    _collect(value, found)
+    return found
+
+
+def _collect(value: Any, found: list[torch.Tensor]) -> None:
     if isinstance(value, torch.Tensor):
-        yield value
+        found.append(value)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from tensors_in(item)
+            if isinstance(item, torch.Tensor):
+                found.append(item)
+            elif isinstance(item, (list, tuple, dict)):
+                _collect(item, found)
     elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors_in(item)
+        _collect(list(value.values()), found)

@@ -1,0 +1,106 @@
+"""``slr-bench profile``: every workload and arm of the repository accounts for every byte, real and fake alike."""
+
+import json
+
+import pytest
+
+from models.data.synthetic import render_dataset
+
+TINY = {
+    "model.num_classes": 2,
+    "model.base_channels": 8,
+    "model.num_frames": 4,
+    "data.frame_size": 32,
+    "data.num_workers": 0,
+    "training.batch_size": 2,
+    "training.gradient_accumulation_steps": 2,
+}
+ARMS = {
+    "baseline": {
+        "model.temporal_shift": "plain",
+        "model.attention": "dense",
+        "training.recompute": "none",
+        "training.precision": "fp32",
+    },
+    "optimized": {"training.recompute": "block", "training.precision": "bf16"},
+}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    out = tmp_path_factory.mktemp("signs")
+    render_dataset(out, num_classes=2, clips_per_class=6, signers=3, size=32, workers=1)
+    return out
+
+
+@pytest.fixture
+def profiled(slr_bench, write_grid, data_dir):
+    """``profiled("train_step", "baseline", "--fake")`` -> the JSON object."""
+
+    def run(workload, arm, *options):
+        grid = write_grid(
+            {"workload": workload, "set": TINY | {"data.dir": str(data_dir)}, "arms": ARMS, "device": "cpu"}
+        )
+        done = slr_bench("profile", grid, "--arm", arm, "--json", *options)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("workload", ["train_step", "inference"])
+def test_every_byte_is_named_and_fake_is_real(profiled, workload, arm):
+    real, fake = profiled(workload, arm), profiled(workload, arm, "--fake")
+    assert real["residual_bytes"] == 0
+    assert fake["residual_bytes"] is None
+    assert "fake" in fake["residual_reason"]
+    assert real["source"] == "cpu-real"
+    assert fake["source"] == "cpu-fake"
+    for key in ("peak_tensor_bytes", "floor_bytes", "by_category", "by_phase", "flops_per_step"):
+        assert real[key] == fake[key], key
+    assert [entry["bytes"] for entry in real["by_module"]] == [entry["bytes"] for entry in fake["by_module"]]
+    assert sum(real["by_category"].values()) == real["peak_tensor_bytes"] > real["floor_bytes"] > 0
+    assert sum(entry["bytes"] for entry in real["by_module"]) == real["peak_tensor_bytes"]
+    allocator = real["allocator"]
+    assert sum(allocator["by_category"].values()) == allocator["peak_bytes"] >= real["peak_tensor_bytes"]
+    assert "/" not in json.dumps(real["setting"])
+    origins = {tensor["origin"] for tensor in real["top"]}
+    assert not [origin for origin in origins if origin.startswith("/")]
+
+
+def test_the_page_and_the_terminal_say_the_same(slr_bench, write_grid, tmp_path):
+    grid = write_grid({"workload": "train_step", "set": TINY, "arms": ARMS, "device": "cpu"})
+    page = tmp_path / "page.html"
+    done = slr_bench("profile", grid, "--arm", "optimized", "--fake", "--html", page)
+    assert done.returncode == 0, done.stderr
+    for text in ("at the peak", "at least", "backbone.", "Highest point of each phase"):
+        assert text in done.stdout
+    html = page.read_text()
+    assert "Live bytes by category over the step" in html
+    assert "slr-bench profile" in html
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        ([], 2, ["baseline, optimized", "--arm"]),
+        (["--arm", "optimised"], 2, ["'optimized'?"]),
+        (["--arm", "baseline", "--workload", "inferenze"], 2, ["--workload"]),
+        (["--arm", "baseline"], 2, ["data.dir is not set", "--fake"]),
+        (["--arm", "baseline", "--fake", "--set", "training.batch_size=0"], 2, ["training.batch_size"]),
+    ],
+)
+def test_mistakes_are_told_in_a_line(slr_bench, write_grid, options, code, words):
+    grid = write_grid({"workload": "train_step", "set": TINY, "arms": ARMS, "device": "cpu"})
+    done = slr_bench("profile", grid, *options)
+    assert done.returncode == code
+    assert all(word in done.stderr for word in words), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_cell_that_cannot_run_ends_with_its_reason_and_exit_code(slr_bench, write_grid):
+    for mode, code, word in (("unsupported", 5, "unsupported"), ("raise", 7, "crash"), ("sigkill", 7, "SIGKILL")):
+        done = slr_bench("profile", write_grid({"workload": "faulty", "set": {"fault.mode": mode}, "device": "cpu"}))
+        assert done.returncode == code, done.stderr
+        assert word in done.stderr
