@@ -13,7 +13,7 @@ from slr_bench.errors import UnsupportedSettingError
 from slr_bench.grid.workload import StepWork
 from slr_bench.run.context import Context, open_job
 from slr_bench.run.result import timeline_json
-from slr_bench.run.tracing import ALLOCATOR_SOURCES, Traced, new_allocations, recorded_step, summed_up
+from slr_bench.run.tracing import ALLOCATOR_SOURCES, Traced, new_allocations, recorded_step, summed_up, why_no_log
 from slr_bench.run.watch import TRACE_PHASE
 from slr_bench.trace.fake import refusals_explained
 from slr_bench.trace.recorder import Recorder
@@ -88,7 +88,7 @@ def profile_json(traced: Traced, context: Context) -> dict[str, Any]:
         "flops_per_step": traced.recorder.flops,
         "operators": len(traced.recorder.operators),
         "residual_bytes": allocator.residual_bytes if allocator else None,
-        "residual_reason": None if allocator else "fake tensors allocate nothing to check against",
+        "residual_reason": why_no_log(context),
         "by_category": found.by_category,
         "by_module": [
             {"module": name, "bytes": sum(parts.values()), "by_category": parts}

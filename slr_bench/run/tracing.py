@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from slr_bench.grid.workload import StepWork
 from slr_bench.record import Metric
 from slr_bench.run.context import Context
-from slr_bench.trace.allocations import Alloc, CpuAllocations, CudaAllocations, Event
+from slr_bench.trace.allocations import Alloc, CpuAllocations, CudaAllocations, Event, why_no_cuda_log
 from slr_bench.trace.attribution import Breakdown, breakdown
 from slr_bench.trace.floor import Floor, operator_floor
 from slr_bench.trace.matching import AllocatorPeak, match_peak
@@ -42,9 +42,16 @@ def no_collection() -> Iterator[None]:
         gc.enable()
 
 
-def new_allocations(context: Context) -> CpuAllocations | CudaAllocations | None:
-    """The allocator's log for this device, not yet open; None for fake tensors."""
+def why_no_log(context: Context) -> str | None:
+    """Why there is no allocator to check against; None where there is one."""
     if context.is_fake:
+        return "fake tensors allocate nothing to check against"
+    return why_no_cuda_log() if context.device.type == "cuda" else None
+
+
+def new_allocations(context: Context) -> CpuAllocations | CudaAllocations | None:
+    """The allocator's log for this device, not yet open; None where :func:`why_no_log` says why."""
+    if why_no_log(context) is not None:
         return None
     return CudaAllocations(context.device) if context.device.type == "cuda" else CpuAllocations()
 

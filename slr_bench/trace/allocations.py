@@ -162,6 +162,16 @@ class CudaAllocations:
             torch.empty(1, device=self._device)
 
 
+def why_no_cuda_log(memory: Any = torch.cuda.memory) -> str | None:
+    """Why this torch's CUDA allocator cannot stamp its history with operators; None where it can."""
+    supported = getattr(memory, "_memory_metadata_supported", None)
+    if supported is None:
+        return f"torch {torch.__version__} cannot stamp the CUDA allocator's history; use a newer one"
+    if not supported():
+        return "only torch's native CUDA allocator keeps a history; unset backend in PYTORCH_ALLOC_CONF"
+    return None
+
+
 class _Stamp:
     def __init__(self, set_metadata: Any, text: str) -> None:
         self._set_metadata, self._text = set_metadata, text

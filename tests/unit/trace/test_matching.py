@@ -20,6 +20,7 @@ from slr_bench.trace.allocations import (
     Free,
     StepBegins,
     cuda_events,
+    why_no_cuda_log,
 )
 from slr_bench.trace.matching import match_peak
 from slr_bench.trace.recorder import BEFORE, Operator, Recorder, Storage
@@ -188,6 +189,12 @@ def test_the_cuda_log_stamps_operators_and_always_stops_recording():
     with pytest.raises(KeyError), CudaAllocations(torch.device("cuda", 0), memory, calls.append):
         raise KeyError
     assert calls[-1] is None
+
+
+def test_a_cuda_allocator_without_stamps_says_why():
+    assert "newer" in why_no_cuda_log(SimpleNamespace())
+    assert "PYTORCH_ALLOC_CONF" in why_no_cuda_log(SimpleNamespace(_memory_metadata_supported=lambda: False))
+    assert why_no_cuda_log(SimpleNamespace(_memory_metadata_supported=lambda: True)) is None
 
 
 def test_state_found_by_the_collector_closes_the_account():
