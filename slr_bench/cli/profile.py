@@ -21,7 +21,7 @@ def profile(
     sets: SetOption = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda, in place of the grid's.")] = None,
     fake: Annotated[bool, typer.Option("--fake", help="On fake tensors: no data, no GPU.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Also write a page with pictures to this file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory for a page with pictures, and the JSON.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Name every byte at the peak of one step: by category, module and phase, with the largest tensors."""
@@ -42,7 +42,7 @@ def profile(
         found = profile_one(grid, cell, fake, lambda phase: status.update(phase or "at work"))
     if not as_json:
         print_profile(found, console)
-    if html is not None:
-        write_page(found, html, shlex.join(["slr-bench", *sys.argv[1:]]))
-        console.print(f"page: {html}", soft_wrap=True, markup=False, highlight=False)
+    if out is not None:
+        page = write_page(found, out, shlex.join(["slr-bench", *sys.argv[1:]]))
+        console.print(f"page: {page}", soft_wrap=True, markup=False, highlight=False)
     finish(found, EXIT_OK, as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -40,8 +41,8 @@ COLOURS: Final = {
 OTHER_COLOUR: Final = PALETTE["phase-5"][0]
 
 
-def write_page(found: Mapping[str, Any], path: Path, command: str) -> None:
-    """Write the page; the directory must exist.
+def write_page(found: Mapping[str, Any], directory: Path, command: str) -> Path:
+    """Write ``profile.html``, ``profile.json`` and the pictures (SVG, PNG) into ``directory``; the page's path.
 
     Raises:
         ConfigError: it cannot be written there.
@@ -49,10 +50,17 @@ def write_page(found: Mapping[str, Any], path: Path, command: str) -> None:
     names = list(dict.fromkeys([*found["timeline"]["by_category"], *found["by_category"]]))
     colours = {name: COLOURS.get(name, OTHER_COLOUR) for name in names}
     pictures = [_timeline(found, colours), _modules(found, colours)]
+    page = directory / "profile.html"
     try:
-        path.write_text(html.render(profile_report(found, command), pictures), encoding="utf-8")
+        (directory / "figures").mkdir(parents=True, exist_ok=True)
+        for picture in pictures:
+            (directory / "figures" / f"{picture.name}.svg").write_text(picture.svg, encoding="utf-8")
+            (directory / "figures" / f"{picture.name}.png").write_bytes(picture.png)
+        (directory / "profile.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+        page.write_text(html.render(profile_report(found, command), pictures), encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; choose another file with --html") from error
+        raise ConfigError(f"cannot write into {directory}: {error.strerror}; choose another with --out") from error
+    return page
 
 
 def _timeline(found: Mapping[str, Any], colours: Mapping[str, str]) -> Picture:
@@ -77,7 +85,7 @@ def _timeline(found: Mapping[str, Any], colours: Mapping[str, str]) -> Picture:
         return {}
 
     alt = f"Stacked live bytes by category over one step; peak {format_bytes(peak)}, floor {format_bytes(floor)}."
-    return draw("profile-timeline", "Live bytes by category over the step", alt, (WIDTH_INCH, 3.9), paint)
+    return draw("live-bytes", "Live bytes by category over the step", alt, (WIDTH_INCH, 3.9), paint)
 
 
 def _mark_phases(axes: Any, phases: list[str], x: list[float]) -> None:
@@ -119,4 +127,4 @@ def _modules(found: Mapping[str, Any], colours: Mapping[str, str]) -> Picture:
 
     alt = "; ".join(f"{entry['module']} {format_bytes(entry['bytes'])}" for entry in entries[:5])
     title = "The peak by module"
-    return draw("profile-modules", title, f"Bars: {plain(alt, 400)}.", (WIDTH_INCH, 1.3 + 0.27 * len(entries)), paint)
+    return draw("modules", title, f"Bars: {plain(alt, 400)}.", (WIDTH_INCH, 1.3 + 0.27 * len(entries)), paint)

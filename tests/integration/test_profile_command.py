@@ -71,12 +71,14 @@ def test_every_byte_is_named_and_fake_is_real(profiled, workload, arm):
 
 def test_the_page_and_the_terminal_say_the_same(slr_bench, write_grid, tmp_path):
     grid = write_grid({"workload": "train_step", "set": TINY, "arms": ARMS, "device": "cpu"})
-    page = tmp_path / "page.html"
-    done = slr_bench("profile", grid, "--arm", "optimized", "--fake", "--html", page)
+    out = tmp_path / "profile"
+    done = slr_bench("profile", grid, "--arm", "optimized", "--fake", "--out", out)
     assert done.returncode == 0, done.stderr
     for text in ("at the peak", "at least", "backbone.", "Highest point of each phase"):
         assert text in done.stdout
-    html = page.read_text()
+    html = (out / "profile.html").read_text()
+    assert json.loads((out / "profile.json").read_text())["source"] == "cpu-fake"
+    assert (out / "figures" / "live-bytes.png").stat().st_size > 1000
     assert "Live bytes by category over the step" in html
     assert "slr-bench profile" in html
 
