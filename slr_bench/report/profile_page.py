@@ -35,8 +35,8 @@ COLOURS: Final = {
     "input": PALETTE["arm-4"][0],
     "saved activation": PALETTE["arm-5"][0],
     "weight cast": PALETTE["phase-4"][0],
-    "temporary": PALETTE["phase-1"][0],
-    "held": PALETTE["phase-3"][0],
+    "temporary": PALETTE["phase-3"][0],
+    "held": PALETTE["phase-2"][0],
 }
 OTHER_COLOUR: Final = PALETTE["phase-5"][0]
 

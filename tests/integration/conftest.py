@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from models.data.synthetic import render_dataset
+
 PLUGINS = Path(__file__).resolve().parents[1] / "plugins"
 PATIENCE_S = 60  # only a failing test waits so long
 
@@ -87,3 +89,23 @@ def marked():
         return found
 
     return find
+
+
+TINY = {
+    "model.num_classes": 2,
+    "model.base_channels": 8,
+    "model.num_frames": 4,
+    "data.frame_size": 32,
+    "data.num_workers": 0,
+    "training.batch_size": 2,
+    "training.gradient_accumulation_steps": 2,
+    "training.epochs": 1,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_setting(tmp_path_factory):
+    """The recogniser at its smallest, on clips that were really rendered."""
+    out = tmp_path_factory.mktemp("signs")
+    render_dataset(out, num_classes=2, clips_per_class=6, signers=3, size=32, workers=1)
+    return TINY | {"data.dir": str(out)}

@@ -4,17 +4,6 @@ import json
 
 import pytest
 
-from models.data.synthetic import render_dataset
-
-TINY = {
-    "model.num_classes": 2,
-    "model.base_channels": 8,
-    "model.num_frames": 4,
-    "data.frame_size": 32,
-    "data.num_workers": 0,
-    "training.batch_size": 2,
-    "training.gradient_accumulation_steps": 2,
-}
 ARMS = {
     "baseline": {
         "model.temporal_shift": "plain",
@@ -26,21 +15,12 @@ ARMS = {
 }
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    out = tmp_path_factory.mktemp("signs")
-    render_dataset(out, num_classes=2, clips_per_class=6, signers=3, size=32, workers=1)
-    return out
-
-
 @pytest.fixture
-def profiled(slr_bench, write_grid, data_dir):
+def profiled(slr_bench, write_grid, tiny_setting):
     """``profiled("train_step", "baseline", "--fake")`` -> the JSON object."""
 
     def run(workload, arm, *options):
-        grid = write_grid(
-            {"workload": workload, "set": TINY | {"data.dir": str(data_dir)}, "arms": ARMS, "device": "cpu"}
-        )
+        grid = write_grid({"workload": workload, "set": tiny_setting, "arms": ARMS, "device": "cpu"})
         done = slr_bench("profile", grid, "--arm", arm, "--json", *options)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
@@ -69,8 +49,8 @@ def test_every_byte_is_named_and_fake_is_real(profiled, workload, arm):
     assert not [origin for origin in origins if origin.startswith("/")]
 
 
-def test_the_page_and_the_terminal_say_the_same(slr_bench, write_grid, tmp_path):
-    grid = write_grid({"workload": "train_step", "set": TINY, "arms": ARMS, "device": "cpu"})
+def test_the_page_and_the_terminal_say_the_same(slr_bench, write_grid, tiny_setting, tmp_path):
+    grid = write_grid({"workload": "train_step", "set": tiny_setting, "arms": ARMS, "device": "cpu"})
     out = tmp_path / "profile"
     done = slr_bench("profile", grid, "--arm", "optimized", "--fake", "--out", out)
     assert done.returncode == 0, done.stderr
@@ -89,12 +69,12 @@ def test_the_page_and_the_terminal_say_the_same(slr_bench, write_grid, tmp_path)
         ([], 2, ["baseline, optimized", "--arm"]),
         (["--arm", "optimised"], 2, ["'optimized'?"]),
         (["--arm", "baseline", "--workload", "inferenze"], 2, ["--workload"]),
-        (["--arm", "baseline"], 2, ["data.dir is not set", "--fake"]),
+        (["--arm", "baseline", "--set", "data.dir=null"], 2, ["data.dir is not set", "--fake"]),
         (["--arm", "baseline", "--fake", "--set", "training.batch_size=0"], 2, ["training.batch_size"]),
     ],
 )
-def test_mistakes_are_told_in_a_line(slr_bench, write_grid, options, code, words):
-    grid = write_grid({"workload": "train_step", "set": TINY, "arms": ARMS, "device": "cpu"})
+def test_mistakes_are_told_in_a_line(slr_bench, write_grid, tiny_setting, options, code, words):
+    grid = write_grid({"workload": "train_step", "set": tiny_setting, "arms": ARMS, "device": "cpu"})
     done = slr_bench("profile", grid, *options)
     assert done.returncode == code
     assert all(word in done.stderr for word in words), done.stderr
@@ -106,3 +86,23 @@ def test_a_cell_that_cannot_run_ends_with_its_reason_and_exit_code(slr_bench, wr
         done = slr_bench("profile", write_grid({"workload": "faulty", "set": {"fault.mode": mode}, "device": "cpu"}))
         assert done.returncode == code, done.stderr
         assert word in done.stderr
+
+
+def test_run_and_profile_count_the_same(slr_bench, write_grid, profiled, tiny_setting, tmp_path):
+    grid = {
+        "workload": "train_step",
+        "set": tiny_setting,
+        "arms": ARMS,
+        "device": "cpu",
+        "repeats": 1,
+        "timed_steps": 1,
+    }
+    done = slr_bench("run", write_grid(grid), "--arm", "optimized", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    (record,) = (tmp_path / "run" / "records").iterdir()
+    metrics = json.loads(record.read_text())["metrics"]
+    found = profiled("train_step", "optimized")
+    for name in ("peak_tensor_bytes", "floor_bytes", "flops_per_step"):
+        assert metrics[name]["value"] == found[name], name
+    assert metrics["peak_cpu_allocator_bytes"]["value"] == found["allocator"]["peak_bytes"]
+    assert metrics["peak_over_floor"]["value"] == found["peak_tensor_bytes"] / found["floor_bytes"]

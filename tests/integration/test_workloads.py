@@ -5,37 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.data.synthetic import render_dataset
 from slr_bench.grid.cells import expand
 from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import find_workload
 from slr_bench.run.measure import measure
 
-TINY = {
-    "model.num_classes": 2,
-    "model.base_channels": 8,
-    "model.num_frames": 4,
-    "data.frame_size": 32,
-    "data.num_workers": 0,
-    "training.batch_size": 2,
-    "training.gradient_accumulation_steps": 2,
-    "training.epochs": 1,
-}
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    out = tmp_path_factory.mktemp("signs")
-    render_dataset(out, num_classes=2, clips_per_class=6, signers=3, size=32, workers=1)
-    return out
-
 
 @pytest.fixture
-def measured(data_dir):
+def measured(tiny_setting):
     """``measured("train_step", {"training.batch_size": 1})`` -> (metrics, phases)."""
 
     def run(workload, changes=None, fake=False):
-        settings = TINY | {"data.dir": str(data_dir)} | (changes or {})
+        settings = tiny_setting | (changes or {})
         cell = expand(GridConfig(workload=workload, set=settings), {})[0]
         job = {
             "workload": workload,
@@ -109,10 +90,10 @@ def test_a_training_gives_accuracy_on_the_val_split(measured):
     assert metrics["peak_tensor_bytes"]["value"] is None
 
 
-def test_settings_are_checked_against_the_data_before_anything_runs(data_dir):
+def test_settings_are_checked_against_the_data_before_anything_runs(tiny_setting):
     spec = find_workload("train_step")
-    settings = expand(GridConfig(set=TINY | {"data.dir": str(data_dir)}), {})[0].settings
+    settings = expand(GridConfig(set=tiny_setting), {})[0].settings
     assert spec.prepare(settings).keys() == {"data_fingerprint"}
-    wrong = expand(GridConfig(set=TINY | {"data.dir": str(data_dir), "model.num_classes": 3}), {})[0].settings
+    wrong = expand(GridConfig(set=tiny_setting | {"model.num_classes": 3}), {})[0].settings
     with pytest.raises(Exception, match="num_classes"):
         spec.prepare(wrong)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from op_streams import first_divergence, traced
 from zoo import CASES, QUICK, Case, build, is_runnable
 
@@ -13,15 +12,6 @@ from slr_bench.trace.rules import CpuFakeMode
 
 EXCEPTIONS: dict[str, str] = {}
 """Cases whose peaks differ -> the operator and why. One that has become equal fails."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Many small operators: threads cost more than they give."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def fake_trace(case: Case):

@@ -18,15 +18,6 @@ from slr_bench.trace.tracer import others_alive, with_held
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Many small operators: threads cost more than they give."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def check(case: Case) -> None:
     if not is_runnable(case):
         pytest.skip("oneDNN has no bf16 LSTM on this processor")
