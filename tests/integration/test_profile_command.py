@@ -4,6 +4,10 @@ import json
 
 import pytest
 
+from slr_bench.grid.cells import own_cell
+from slr_bench.grid.config import GridConfig
+from slr_bench.run.profile_cell import profile_cell
+
 ARMS = {
     "baseline": {
         "model.temporal_shift": "plain",
@@ -16,14 +20,14 @@ ARMS = {
 
 
 @pytest.fixture
-def profiled(slr_bench, write_grid, tiny_setting):
-    """``profiled("train_step", "baseline", "--fake")`` -> the JSON object."""
+def profiled(tiny_setting):
+    """``profiled("train_step", "baseline", fake=True)`` -> what the child finds, in this process."""
 
-    def run(workload, arm, *options):
-        grid = write_grid({"workload": workload, "set": tiny_setting, "arms": ARMS, "device": "cpu"})
-        done = slr_bench("profile", grid, "--arm", arm, "--json", *options)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+    def run(workload, arm, fake=False):
+        cell = own_cell(GridConfig(workload=workload, set=tiny_setting, arms=ARMS), {}, arm)
+        setting = cell.settings.model_dump(mode="json")
+        job = {"workload": workload, "setting": setting, "device": "cpu", "fake": fake, "warmup_steps": 1}
+        return profile_cell(job, lambda message: None)["profile"]
 
     return run
 
@@ -31,7 +35,7 @@ def profiled(slr_bench, write_grid, tiny_setting):
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize("workload", ["train_step", "inference"])
 def test_every_byte_is_named_and_fake_is_real(profiled, workload, arm):
-    real, fake = profiled(workload, arm), profiled(workload, arm, "--fake")
+    real, fake = profiled(workload, arm), profiled(workload, arm, fake=True)
     assert real["residual_bytes"] == 0
     assert fake["residual_bytes"] is None
     assert "fake" in fake["residual_reason"]
@@ -44,9 +48,6 @@ def test_every_byte_is_named_and_fake_is_real(profiled, workload, arm):
     assert sum(entry["bytes"] for entry in real["by_module"]) == real["peak_tensor_bytes"]
     allocator = real["allocator"]
     assert sum(allocator["by_category"].values()) == allocator["peak_bytes"] >= real["peak_tensor_bytes"]
-    assert "/" not in json.dumps(real["setting"])
-    origins = {tensor["origin"] for tensor in real["top"]}
-    assert not [origin for origin in origins if origin.startswith("/")]
 
 
 def test_the_page_and_the_terminal_say_the_same(slr_bench, write_grid, tiny_setting, tmp_path):
@@ -82,27 +83,23 @@ def test_mistakes_are_told_in_a_line(slr_bench, write_grid, tiny_setting, option
 
 
 def test_a_cell_that_cannot_run_ends_with_its_reason_and_exit_code(slr_bench, write_grid):
-    for mode, code, word in (("unsupported", 5, "unsupported"), ("raise", 7, "crash"), ("sigkill", 7, "SIGKILL")):
+    for mode, code, word in (("unsupported", 5, "unsupported"), ("sigkill", 7, "SIGKILL")):
         done = slr_bench("profile", write_grid({"workload": "faulty", "set": {"fault.mode": mode}, "device": "cpu"}))
         assert done.returncode == code, done.stderr
         assert word in done.stderr
 
 
-def test_run_and_profile_count_the_same(slr_bench, write_grid, profiled, tiny_setting, tmp_path):
-    grid = {
-        "workload": "train_step",
-        "set": tiny_setting,
-        "arms": ARMS,
-        "device": "cpu",
-        "repeats": 1,
-        "timed_steps": 1,
-    }
-    done = slr_bench("run", write_grid(grid), "--arm", "optimized", "--out", tmp_path / "run")
-    assert done.returncode == 0, done.stderr
+def test_run_and_profile_count_the_same(slr_bench, write_grid, tiny_setting, tmp_path):
+    common = {"workload": "train_step", "set": tiny_setting, "arms": ARMS, "device": "cpu"}
+    grid = write_grid(common | {"repeats": 1, "timed_steps": 1})
+    run = slr_bench("run", grid, "--arm", "optimized", "--out", tmp_path / "run")
+    profile = slr_bench("profile", grid, "--arm", "optimized", "--json")
+    assert (run.returncode, profile.returncode) == (0, 0), run.stderr + profile.stderr
     (record,) = (tmp_path / "run" / "records").iterdir()
-    metrics = json.loads(record.read_text())["metrics"]
-    found = profiled("train_step", "optimized")
+    metrics, found = json.loads(record.read_text())["metrics"], json.loads(profile.stdout)
     for name in ("peak_tensor_bytes", "floor_bytes", "flops_per_step"):
         assert metrics[name]["value"] == found[name], name
     assert metrics["peak_cpu_allocator_bytes"]["value"] == found["allocator"]["peak_bytes"]
     assert metrics["peak_over_floor"]["value"] == found["peak_tensor_bytes"] / found["floor_bytes"]
+    assert "/" not in json.dumps(found["setting"])
+    assert not [tensor for tensor in found["top"] if tensor["origin"].startswith("/")]
