@@ -27,9 +27,6 @@ FEWEST_REPETITIONS: Final = 3
 SHARE_OF_REPETITIONS: Final = 1 / 3
 """So many runs of a grid are made again (the fewest at least); later ones are only marked."""
 
-_NO_THROTTLE: Final = frozenset({"none", "gpu_idle", "idle", "applications_clocks_setting", "display_clock_setting"})
-"""What NVML lists beside reasons that slow a step down."""
-
 
 @dataclass(frozen=True)
 class Readers:
@@ -145,8 +142,7 @@ class GpuWatch:
 
     def look(self) -> None:
         """Read both facts now; what the driver does not say is no disturbance."""
-        reasons = (reason for reason in self._ask_throttle() or () if reason.lower() not in _NO_THROTTLE)
-        self._throttled |= dict.fromkeys(reasons)
+        self._throttled |= dict.fromkeys(self._ask_throttle() or ())
         self._others = max(self._others, len(self._ask_others() or ()))
 
     def facts(self) -> dict[str, Any]:

@@ -136,11 +136,11 @@ def test_a_throttled_or_shared_gpu_is_told():
 
 
 def test_the_child_keeps_all_that_it_saw_of_its_gpu():
-    throttle, others = iter([("gpu_idle",), None, ("hw_slowdown",), ()]), iter([(), (41, 42), None, ()])
+    throttle, others = iter([(), None, ("hardware slowdown",), ()]), iter([(), (41, 42), None, ()])
     watch = GpuWatch(SimpleNamespace(throttle_reasons=throttle.__next__, other_pids=others.__next__))
     for _ in range(4):
         watch.look()
-    assert watch.facts() == {"throttle_reasons": ["hw_slowdown"], "other_processes": 2}
+    assert watch.facts() == {"throttle_reasons": ["hardware slowdown"], "other_processes": 2}
 
 
 @pytest.mark.parametrize("nvml", [None, SimpleNamespace()])
