@@ -39,7 +39,14 @@ def profile(
     with console.status("importing torch") as status:
         if not console.is_terminal:
             console.print(f"profiling {cell.spec.name}, arm {cell.arm}", markup=False, highlight=False)
-        found = profile_one(grid, cell, fake, lambda phase: status.update(phase or "at work"))
+
+        def progressed(phase: str) -> None:
+            if console.is_terminal:
+                status.update(phase)
+            elif phase:
+                console.print(f"  {phase}", markup=False, highlight=False)
+
+        found = profile_one(grid, cell, fake, progressed)
     if not as_json:
         print_profile(found, console)
     if out is not None:

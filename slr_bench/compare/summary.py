@@ -57,6 +57,11 @@ class CellSummary:
         return tuple(record for record in self.records if record.outcome is Outcome.OK)
 
     @property
+    def is_disturbed(self) -> bool:
+        """Whether a run that counts was disturbed: its times are suspect, its traced bytes are not."""
+        return any(record.marks for record in self.finished)
+
+    @property
     def reasons(self) -> tuple[str, ...]:
         """Why it did not end ok, each reason once."""
         return tuple(dict.fromkeys(record.reason for record in self.records if record.reason is not None))

@@ -34,6 +34,8 @@ class Answer:
     change: str = ""
     basis: str = ""
     tone: Tone = ""
+    is_disturbed: bool = False
+    """Whether something else disturbed a run behind it: a time is then shown and not compared."""
 
 
 def questions(cells: Sequence[CellSummary]) -> list[Question]:
@@ -72,7 +74,7 @@ def _answer(cells: Sequence[CellSummary], arm: str, question: Question) -> Answe
     reading = cell.readings.get(question.metric)
     if reading is not None:
         missing = plain("; ".join(reading.reasons)) if reading.value is None else None
-        return Answer(arm, reading, missing)
+        return Answer(arm, reading, missing, is_disturbed=cell.is_disturbed)
     if cell.reasons:
         outcome = next(record.outcome for record in cell.records if record.outcome is not Outcome.OK)
         return Answer(arm, None, plain(f"{OUTCOME_WORDS[outcome]}: {cell.reasons[0]}"))
@@ -96,6 +98,9 @@ def _against(base: Answer, head: Answer) -> Answer:
         return Answer(head.arm, head.reading, None, "", "no repeat that both arms finished")
     if head.reading.unit == "bytes":
         return _memory_change(base.reading, head)
+    if base.is_disturbed or head.is_disturbed:
+        basis = f"runs were disturbed, no ratio; {describe(ratio)}"
+        return Answer(head.arm, head.reading, None, "disturbed", basis, "warn")
     return Answer(head.arm, head.reading, None, f"{ratio.ratio:.2f}× as long", describe(ratio), _tone(ratio))
 
 

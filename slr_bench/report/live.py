@@ -116,4 +116,5 @@ def _outcome(record: Record) -> str:
         f"top-1 {accuracy:.1%}" if (accuracy := record.value("accuracy_top1")) is not None else None,
         f"in {format_seconds(record.duration_s)}",
     ]
-    return "ok, " + ", ".join(reading for reading in readings if reading)
+    text = "ok, " + ", ".join(reading for reading in readings if reading)
+    return f"{text}; disturbed, kept with a mark: {'; '.join(record.marks)}" if record.marks else text

@@ -25,7 +25,7 @@ MEANINGS: Final = {
     "saved activation": "kept by autograd for backward",
     "weight cast": "copies of weights in autocast's type",
     "temporary": "everything else made in the step",
-    "held": "left by the step before, named by nobody",
+    "held": "left by the step before; no part of the workload's state",
     "workspace": "allocated by an operator, no tensor",
     "rounding": "given out beyond what was asked for",
 }
@@ -97,7 +97,7 @@ def _measured(found: Found) -> str:
     text += f" (in {allocator['operator']})" if allocator["operator"] else ""
     split = found["floor"]["split_modules"]
     tail = f" Split operators: {', '.join(split)}." if split else ""
-    return plain(f"{text}; bytes that nobody can name: {found['residual_bytes']:,}.{tail}", 600)
+    return plain(f"{text}; bytes that neither side can account for: {found['residual_bytes']:,}.{tail}", 600)
 
 
 def _warnings(found: Found) -> tuple[str, ...]:

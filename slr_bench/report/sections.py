@@ -21,7 +21,6 @@ GRID_METRICS: Final = (
     "nvml_process_peak_bytes",
     "rss_over_start_bytes",
     "step_time_s",
-    "throughput_clips_per_s",
     "energy_j",
     "training_time_s",
     "accuracy_top1",
@@ -47,7 +46,10 @@ def outcome_cell(cell: CellSummary) -> Cell:
         return Cell("not run", note="no record of this cell", tone="warn")
     whole = len(counts) == 1
     words = [OUTCOME_WORDS[kind] if whole else f"{count} {OUTCOME_WORDS[kind]}" for kind, count in counts.items()]
-    note = plain("; ".join(cell.reasons)) or None
+    marked = sum(bool(record.marks) for record in cell.finished)
+    words += [f"{marked} disturbed"] if marked else []
+    reasons = [*cell.reasons, *(["something else disturbed it: its times are suspect"] if marked else [])]
+    note = plain("; ".join(reasons)) or None
     return Cell(", ".join(words), note=note, tone="" if set(counts) == {Outcome.OK} else "warn")
 
 

@@ -112,6 +112,7 @@ class Runner:
             is_again = record.outcome is Outcome.OK and may_repeat(run.name, discarded, runs, self._grid.invalid_reruns)
             if not record.marks or not is_again:
                 break
+            listener.progressed(run, f"disturbed ({record.marks[0]}), once more")
             self._store.write_discarded(as_discarded(record), 1 + sum(old.name == run.name for old in discarded))
         if is_broken_pair:
             record = record.model_copy(update={"marks": (*record.marks, BROKEN_PAIR)})

@@ -21,6 +21,7 @@ CATEGORIES = (PARAMETER, GRADIENT, OPTIMIZER_STATE, BUFFER, INPUT, SAVED, WEIGHT
 LOAD_PHASE = "load"
 """What is made in this phase is input."""
 _CAST = torch.ops.aten._to_copy.default
+_DEVICE = torch.ops.prim.device.default  # fake tensors are asked for their device so; it is no work
 BEFORE = -1
 """Position of what was there before the first operator."""
 
@@ -108,6 +109,8 @@ class Recorder(LiveBytes):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is _DEVICE:
+            return func(*args, **kwargs)
         self._node = node = torch._C._current_autograd_node()
         before = self.live_bytes
         keys = {self._count(tensor, None): None for tensor in tensors_in((args, kwargs) if kwargs else args)}
