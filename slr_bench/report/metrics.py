@@ -83,7 +83,8 @@ METRICS: Final[dict[str, MetricText]] = {
     "peak_pss_bytes": MetricText(
         "RAM of the process tree",
         "Proportional set size of the process and its children, shared pages counted once; sampled rarely.",
-        "Peaks between two samples: it is a lower bound.",
+        "Peaks between two samples: it is a lower bound. Pages of libraries are split with strangers, too: another "
+        "torch process on the machine lowers it (two of them: by 150 MiB).",
     ),
     "peak_cpu_allocator_bytes": MetricText(
         "CPU allocator",
