@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from models.config import Count, Frozen
+from models.config.base import Count, Frozen
 from models.data.sign_lexicon import LEXICON, Sign
 from models.data.sign_motion import Performance, Timing
 from models.data.signer_drawing import Scene, Signer, from_hsv

@@ -1,0 +1,12 @@
+"""Every knob of one training run, frozen and checked at birth. Imports no torch: a typo is told at once.
+
+Keys keep the names of the reference configuration (``configs/efficient_training.yml``).
+"""
+
+from models.config.base import Frozen
+from models.config.data import DataConfig
+from models.config.model import ModelConfig
+from models.config.settings import Settings, load_settings
+from models.config.training import TrainingConfig
+
+__all__ = ["DataConfig", "Frozen", "ModelConfig", "Settings", "TrainingConfig", "load_settings"]

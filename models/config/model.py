@@ -1,0 +1,130 @@
+"""The network's keys. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from models.config.base import Amount, Count, Flag, Frozen
+
+
+class ModelConfig(Frozen):
+    """The network. Two arms of a comparison differ only here and in the other sections' values."""
+
+    num_classes: Count = 100
+    """Sign classes K. Must agree with the data directory's split file."""
+    network: Literal["efficient", "i3d", "r3d_18", "s3d"] = "efficient"
+    """``efficient`` is this project's recogniser; ``i3d`` the WLASL paper's; the others are torchvision's."""
+    backbone: Literal["resnet18", "resnet34"] = "resnet18"
+    """Residual network applied to every frame; at ``base_channels: 64`` its state dict is torchvision's."""
+    base_channels: Annotated[int, Field(strict=True, ge=8, multiple_of=8)] = 64
+    """Channels of the first stage; the last has eight times as many. A multiple of 8: the shift moves an eighth."""
+    norm: Literal["batch", "group"] = "batch"
+    """``group`` normalises each frame alone: micro-batches then give exactly the gradient of the whole batch."""
+    causal: Flag = False
+    """No frame sees a later one: the network can then recognise an endless stream (``models/streaming.py``)."""
+    num_frames: Count = 16
+    """Frames T sampled uniformly from a clip."""
+    frame_budget: Count | None = None
+    """Frames of the T that the backbone sees, chosen where the clip moves; null: all."""
+    region_focus: Literal["none", "motion", "manifest"] = "none"
+    """Resample the signing region to ``focus_size``: by ``motion``, or the ``manifest``'s bbox where that applies."""
+    focus_size: Annotated[int, Field(strict=True, ge=32)] | None = None
+    """Height and width the backbone sees with ``region_focus``, pixels; null: those of the frame."""
+    temporal_shift: Literal["none", "plain", "memory_efficient"] = "memory_efficient"
+    """``memory_efficient`` computes the same as ``plain`` but keeps only the unshifted input for backward."""
+    token_merging: Amount = 0
+    """Pairs of alike neighbouring frames that are merged behind the backbone (r); 0: none."""
+    attention: Literal["none", "dense", "chunked", "sparse", "auto"] = "chunked"
+    """Over the frame features. ``dense`` holds the T x T scores, ``chunked`` one chunk of them, ``sparse`` only those
+    of a window and some global frames; ``auto`` measures which exact one is cheapest."""
+    attention_heads: Count = 4
+    """Heads of the temporal attention; must divide 8 x base_channels."""
+    attention_chunk_size: Count = 8
+    """Keys a chunk of ``attention: chunked``."""
+    attention_window: Count = 4
+    """Frames to each side that a frame attends to with ``sparse`` (with ``causal``: before it only)."""
+    attention_global_frames: Amount = 1
+    """First frames of a clip that attend to all and are attended to by all with ``sparse``; 0 with ``causal``."""
+    pyramid_levels: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 4)
+    """Temporal pyramid: each level averages that many equal spans of the clip."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
+    """Dropout before the classifier."""
+    weights: Path | None = None
+    """File with a torchvision ResNet state dict (ImageNet) for the backbone, or the state dict of another ``network``;
+    null starts from scratch."""
+    enable_feature_caching: Flag = True
+    """Keep decoded clips in RAM between epochs, up to ``cache_size_limit_mb``."""
+    cache_size_limit_mb: Count = 1024
+    """Limit of all caches of the process tree together, MiB."""
+
+    @property
+    def frames_seen(self) -> int:
+        """Frames of a clip that reach the backbone."""
+        return self.num_frames if self.frame_budget is None else self.frame_budget
+
+    @model_validator(mode="after")
+    def _heads_divide_features(self) -> ModelConfig:
+        if self.attention != "none" and (8 * self.base_channels) % self.attention_heads:
+            raise ValueError(
+                f"attention_heads={self.attention_heads} does not divide the {8 * self.base_channels} features; "
+                "use 4 or 8"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _frames_suffice(self) -> ModelConfig:
+        if self.frames_seen > self.num_frames:
+            raise ValueError(
+                f"frame_budget={self.frame_budget} is above num_frames={self.num_frames}; "
+                "use null to see all, or a smaller number"
+            )
+        tokens = self.frames_seen - self.token_merging
+        if max(self.pyramid_levels) > tokens:
+            left = f"num_frames={self.num_frames}"
+            if self.frame_budget is not None:
+                left = f"frame_budget={self.frame_budget}"
+            if self.token_merging:
+                left += f" less token_merging={self.token_merging}"
+            raise ValueError(
+                f"pyramid_levels={list(self.pyramid_levels)} asks for more spans than {left}; use smaller levels"
+            )
+        if self.token_merging > self.frames_seen // 2:
+            raise ValueError(
+                f"token_merging={self.token_merging} is above half of the {self.frames_seen} frames: "
+                f"a frame merges once; use at most {self.frames_seen // 2}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _focus_has_a_region(self) -> ModelConfig:
+        if self.focus_size is not None and self.region_focus == "none":
+            raise ValueError(
+                f"focus_size={self.focus_size} has no effect with region_focus: none; "
+                "use region_focus: motion, or make data.frame_size smaller"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _causal_sees_no_later_frame(self) -> ModelConfig:
+        if not self.causal:
+            return self
+        reasons = {
+            f"network: {self.network}": self.network != "efficient" and "its convolutions see later frames",
+            f"frame_budget: {self.frame_budget}": self.frame_budget is not None and "it looks at the whole clip",
+            f"region_focus: {self.region_focus}": self.region_focus != "none" and "it looks at the whole clip",
+            f"token_merging: {self.token_merging}": self.token_merging > 0 and "it compares all frames",
+            f"attention: {self.attention}": self.attention not in ("none", "sparse") and "it sees all frames",
+            f"attention_global_frames: {self.attention_global_frames}": (
+                self.attention == "sparse" and self.attention_global_frames > 0 and "they attend to later frames"
+            ),
+        }
+        for what, reason in reasons.items():
+            if reason:
+                raise ValueError(
+                    f"causal: true cannot go with {what}: {reason}; use attention: sparse with "
+                    "attention_global_frames: 0, no focus, no frame budget and no merging"
+                )
+        return self

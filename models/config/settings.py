@@ -1,0 +1,62 @@
+"""One whole setting, and how it is read from YAML. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import model_validator
+
+from models.config.base import Frozen
+from models.config.data import DataConfig
+from models.config.model import ModelConfig
+from models.config.training import TrainingConfig
+from slr_bench.errors import ConfigError, checked, read_yaml
+
+
+class Settings(Frozen):
+    """One whole setting: model, data and training."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _batch_fits_frame_budget(self) -> Settings:
+        limit = self.data.max_frames_in_memory
+        frames = self.training.batch_size * self.model.num_frames
+        if limit is not None and frames > limit:
+            raise ValueError(
+                f"a batch of {self.training.batch_size} clips x {self.model.num_frames} frames = {frames} frames "
+                f"is above data.max_frames_in_memory={limit}; use training.batch_size: "
+                f"{max(1, limit // self.model.num_frames)} with more training.gradient_accumulation_steps, "
+                "or raise the limit"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _focus_is_no_enlargement(self) -> Settings:
+        if self.model.focus_size is not None and self.model.focus_size > self.data.frame_size:
+            raise ValueError(
+                f"model.focus_size={self.model.focus_size} is above data.frame_size={self.data.frame_size}: "
+                "the backbone would see more pixels, not fewer; use at most the frame size"
+            )
+        return self
+
+
+def load_settings(path: Path, overrides: dict[str, Any] | None = None) -> Settings:
+    """Read a training file. ``overrides`` are dotted keys (``{"model.num_classes": 20}``) laid over it.
+
+    Raises:
+        ConfigError: unreadable file, unknown key, wrong type or impossible value.
+    """
+    values = read_yaml(path)
+    for key, value in (overrides or {}).items():
+        *sections, name = key.split(".")
+        node: Any = values
+        for section in sections:
+            node = node.setdefault(section, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"{key}: {section!r} is {node!r}, not a section of keys; remove it from {path}")
+        node[name] = value
+    return checked(Settings, values, str(path))

@@ -1,0 +1,114 @@
+"""The trainer's keys. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from models.config.base import Amount, Count, Flag, Fraction, Frozen
+
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+
+
+class TrainingConfig(Frozen):
+    """The step, and the loop around it."""
+
+    batch_size: Count = 8
+    """Clips a micro-batch."""
+    gradient_accumulation_steps: Count = 4
+    """Micro-batches an optimizer step; effective batch = batch_size x this."""
+    dynamic_batch_size: Flag = False
+    """Halve the micro-batch when memory runs out, and grow it again, at the same effective batch."""
+    mixed_precision: Flag = True
+    """With ``precision: auto``: true means bf16, false fp32. After loading it says whether precision is 16 bits."""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "bf16"
+    """Compute type. ``auto`` follows ``mixed_precision``; a type named here overrides it. ``tf32`` rounds the factors
+    of fp32 products on GPUs that can, and is fp32 elsewhere."""
+    recompute: Annotated[str, Field(pattern=r"^(none|stage|block|budget:\d+)$")] = "block"
+    """What backward computes again instead of keeping: nothing (``none``), backbone stages (``stage``), residual blocks
+    (``block``), or as few blocks as keep the activations within a number of MiB (``budget:256``)."""
+    stem_chunk: Count | None = None
+    """Frames of the first convolution, norm and pooling computed at a time (same function); null: all at once."""
+    activation_offload: Flag = False
+    """Keep what backward needs in host memory instead of the GPU's."""
+    channels_last: Flag = False
+    """Convolutions in the NHWC memory format: often faster, sometimes without layout copies."""
+    optimizer: Literal["adamw", "adamw_8bit", "sgd"] = "adamw"
+    """``adamw_8bit`` keeps its state in 8 bits (needs the package torchao); ``sgd`` has momentum 0.9."""
+    optimizer_in_backward: Flag = False
+    """Update each parameter as soon as its gradient is there and free it: gradients never exist all at once."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    """Peak of the one-cycle schedule."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.02
+    """Decoupled (AdamW) or L2 (SGD); not on biases and norms."""
+    epochs: Count = 30
+    """Passes over the training split."""
+    warmup_fraction: Fraction = 0.1
+    """Part of the steps that the learning rate rises."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Probability mass spread over the other classes."""
+    gradient_clip_norm: Annotated[float, Field(gt=0.0)] | None = 5.0
+    """Global L2 norm the gradient is clipped to; null: not clipped."""
+    seed: Amount = 0
+    """Seed of initialisation, shuffling and augmentation."""
+    enable_memory_tracking: Flag = True
+    """Show and check GPU and RAM use while training."""
+    memory_warning_threshold: Fraction = 0.9
+    """Part of the memory limit at which the trainer sheds caches, prefetching and loader processes."""
+    memory_critical_threshold: Fraction = 0.95
+    """Part of the memory limit at which the trainer halves the micro-batch, at the same effective batch."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_precision(cls, values: Any) -> Any:
+        """One setting, one spelling: ``auto`` becomes the type it stands for, so equal settings have equal ids."""
+        if not isinstance(values, dict):
+            return values
+        mixed = values.get("mixed_precision", True)
+        precision = values.get("precision", "auto")
+        if precision == "auto" and isinstance(mixed, bool):
+            precision = "bf16" if mixed else "fp32"
+        if precision in PRECISIONS:
+            mixed = precision in ("bf16", "fp16")
+        return values | {"precision": precision, "mixed_precision": mixed}
+
+    @model_validator(mode="after")
+    def _thresholds_in_order(self) -> TrainingConfig:
+        if self.memory_warning_threshold > self.memory_critical_threshold:
+            raise ValueError(
+                f"memory_warning_threshold={self.memory_warning_threshold} is above "
+                f"memory_critical_threshold={self.memory_critical_threshold}; warn first, e.g. 0.9 and 0.95"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _optimizer_in_backward_sees_whole_gradients(self) -> TrainingConfig:
+        if not self.optimizer_in_backward:
+            return self
+        reasons = {
+            f"gradient_accumulation_steps: {self.gradient_accumulation_steps}": (
+                self.gradient_accumulation_steps > 1 and "the first micro-batch would already move the weights"
+            ),
+            "dynamic_batch_size: true": self.dynamic_batch_size and "it changes the accumulation",
+            f"gradient_clip_norm: {self.gradient_clip_norm}": (
+                self.gradient_clip_norm is not None and "the global norm is known only after backward; use null"
+            ),
+            "precision: fp16": self.precision == "fp16" and "an overflow is known only after backward; use bf16",
+        }
+        for what, reason in reasons.items():
+            if reason:
+                raise ValueError(f"optimizer_in_backward: true cannot go with {what}: {reason}")
+        return self
+
+    @property
+    def effective_batch(self) -> int:
+        """Clips the optimizer sees a step."""
+        return self.batch_size * self.gradient_accumulation_steps
+
+    @property
+    def recompute_budget_mib(self) -> int | None:
+        """The number of ``recompute: budget:<MiB>``; None for the other kinds."""
+        found = re.fullmatch(r"budget:(\d+)", self.recompute)
+        return int(found[1]) if found else None
