@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from slr_bench.errors import ConfigError
+from slr_bench.grid.techniques import Ladder
 from slr_bench.record import SCHEMA, Record
 
 _OWN_NAMES = frozenset((".lock", ".grid.json.tmp", "records", "samples", "logs", "discarded"))
@@ -53,6 +54,8 @@ class Manifest(BaseModel):
     command: str
     """The command that makes this directory again."""
     cells: tuple[CellEntry, ...]
+    ladder: Ladder | None = None
+    """The techniques between two of the arms, where the grid names them."""
 
 
 class Store:
