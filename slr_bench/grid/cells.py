@@ -122,7 +122,7 @@ def _own_values(
     spec = find_workload(part.workload)
     start, end = (
         flatten(_settings(spec, _own_values(grid, part, name, bases, overrides), f"arm {name!r}").model_dump())
-        for name in grid.arms
+        for name in (grid.ladder.start, grid.ladder.end)
     )
     everything = _settings(spec, grid.ladder.setting(grid.ladder.end, start, end), "all techniques together")
     refuse_unexplained(flatten(everything.model_dump()), end, grid.techniques)

@@ -83,9 +83,9 @@ def waterfall_section(
         f"From {plain(ladder.start, 40)} to {plain(ladder.end, 40)}. What a technique saves depends on those before: "
         "one that saves nothing where it is added can be worth much where it is left out, and the other way round."
     )
-    return Section(
-        "waterfall", "What each technique buys", (text,), (_added(found, trained), _left_out(found, trained))
-    )
+    beside = _beside(cells, ladder, workload, accuracy)
+    tables = (_added(found, trained), _left_out(found, trained), *([beside] if beside.rows else []))
+    return Section("waterfall", "What each technique buys", (text,), tables)
 
 
 def _added(found: Sequence[Rung], trained: Sequence[Rung]) -> Table:
@@ -126,26 +126,34 @@ def _added(found: Sequence[Rung], trained: Sequence[Rung]) -> Table:
 
 
 def _left_out(found: Sequence[Rung], trained: Sequence[Rung]) -> Table:
-    rows = [
-        Row(
-            (
-                Cell(plain(rung.name, 60)),
-                _value(rung.left_out, "peak_tensor_bytes"),
-                _factor(rung.is_worth),
-                _time(rung.end, rung.left_out),
-                _value(own.left_out, "accuracy_top1"),
-            )
+    pairs = zip(found, trained, strict=True)
+    rows = tuple(_against(rung.name, rung.end, rung.left_out, own.left_out) for rung, own in pairs)
+    return Table("Left out one by one", _columns_against("All but"), rows)
+
+
+def _beside(cells: Sequence[CellSummary], ladder: Ladder, workload: str, accuracy: str) -> Table:
+    """The grid's further arms against the end of the ladder."""
+    further = dict.fromkeys(cell.entry.arm for cell in cells if cell.entry.arm not in ladder.arms)
+    end = own_cell(cells, ladder.end, workload)
+    rows = tuple(_against(arm, end, own_cell(cells, arm, workload), own_cell(cells, arm, accuracy)) for arm in further)
+    return Table(f"Further arms beside {plain(ladder.end, 40)}", _columns_against("Arm"), rows)
+
+
+def _against(name: str, end: CellSummary | None, own: CellSummary | None, trained: CellSummary | None) -> Row:
+    return Row(
+        (
+            Cell(plain(name, 60)),
+            _value(own, "peak_tensor_bytes"),
+            _factor(factor(own, end)),
+            _time(end, own),
+            _value(trained, "accuracy_top1"),
         )
-        for rung, own in zip(found, trained, strict=True)
-    ]
-    columns = (
-        Column("All but"),
-        Column("Tensor memory", numeric=True),
-        Column("Of all", numeric=True),
-        Column("Step time of all", numeric=True),
-        Column("Accuracy", numeric=True),
     )
-    return Table("Left out one by one", columns, tuple(rows))
+
+
+def _columns_against(first: str) -> tuple[Column, ...]:
+    numbers = ("Tensor memory", "Of all", "Step time of all", "Accuracy")
+    return (Column(first), *(Column(title, numeric=True) for title in numbers))
 
 
 def _value(cell: CellSummary | None, metric: str) -> Cell:

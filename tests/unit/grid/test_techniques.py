@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from slr_bench.errors import ConfigError
 from slr_bench.grid.cells import expand, flatten, own_cell
-from slr_bench.grid.config import GridConfig
+from slr_bench.grid.config import GridConfig, load_grid
 
 ENDS = {
     "training.batch_size": (8, 2),
@@ -68,8 +68,22 @@ def test_an_unknown_key_is_told():
         expand(GridConfig.model_validate(broken), {})
 
 
+def test_further_arms_come_last(tmp_path):
+    groups = {"a": ["training.recompute"]}
+    grid = grid_of(groups)
+    grid = grid.model_copy(update={"arms": grid.arms | {"other": {"model.dropout": 0.3}}})
+    assert [cell.arm for cell in expand(grid, {})] == ["plain", "lean", "without a", "other"]
+
+
+def test_techniques_may_lie_in_a_file_of_their_own(tmp_path):
+    (tmp_path / "t.yml").write_text("a: {keys: [training.recompute], same: function}\n")
+    arms = "{x: {training.recompute: none}, y: {}}"
+    (tmp_path / "grid.yml").write_text(f"workload: train_step\ntechniques: t.yml\narms: {arms}\n")
+    assert load_grid(tmp_path / "grid.yml").all_arms == ("x", "y", "without a")
+
+
 def test_two_arms_are_needed():
-    with pytest.raises(ValueError, match="from the first of two arms to the second, the grid has 1: default; keep two"):
+    with pytest.raises(ValueError, match="lead from the first arm to the second, the grid has 1"):
         GridConfig.model_validate({"techniques": {"a": {"keys": ["training.recompute"], "same": "function"}}})
 
 

@@ -84,5 +84,13 @@ def test_the_picture_names_every_technique_and_its_factor(tmp_path, left_out):
     assert ("not measured" in picture.svg) is bool(left_out)
 
 
+def test_further_arms_stand_against_all(tmp_path):
+    run = FakeRun(tmp_path / "run")
+    run.ladder = LADDER
+    for arm, size in (MEMORY_MIB | {"in 8 bits": 60}).items():
+        run.record(run.cell(arm, repeats=1), 0, step_metrics(size * MIB, size / 100))
+    assert tables(read_content(run.write()))[2] == [["in 8 bits", "60.0 MiB", "0.75×", "0.75×", "–"]]
+
+
 def test_without_techniques_there_is_none(tmp_path):
     assert waterfall_picture(content(tmp_path).cells, None, "train_step") is None
