@@ -9,6 +9,7 @@ import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import asdict
 from typing import NamedTuple
 
 import torch
@@ -158,8 +159,11 @@ class TrainEpochs:
         return {
             "training_time_s": Metric(value=training_s, unit="s", source=clock, quality="measured"),
             "epoch_time_s": Metric(value=training_s / training.epochs, unit="s", source=clock, quality="measured"),
-            "accuracy_top1": Metric(value=last.val_top1, unit="ratio", source=split, quality="measured"),
-            "accuracy_top5": Metric(value=last.val_top5, unit="ratio", source=split, quality="measured"),
+            **{
+                name.replace("val_", "accuracy_"): Metric(value=value, unit="ratio", source=split, quality="measured")
+                for name, value in asdict(last).items()
+                if name.startswith(("val_top", "val_per_class_top"))
+            },
             "train_loss": Metric(value=last.loss, unit="1", source="mean of the last epoch", quality="measured"),
             "parameters": Metric(
                 value=sum(p.numel() for p in self._model.parameters()), unit="1", source="numel", quality="exact"
