@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -142,6 +142,12 @@ class TrainEpochs:
         self._settings, self._context = settings, context
         self._model = context.place(build_recogniser(settings.model, settings.training.recompute))
 
+        self._ranks: dict[str, int] = {}
+
+    def details(self) -> Mapping[str, Any]:
+        """Rank of the true class of each validation clip after the last epoch, 0 is best."""
+        return {"val_ranks": self._ranks}
+
     def run(self) -> Mapping[str, Metric]:
         """Train, then validate."""
         training = self._settings.training
@@ -153,6 +159,8 @@ class TrainEpochs:
             start_s = time.perf_counter()
             history = trainer.fit(loaders.train, loaders.val, output_dir=None, console=Console(quiet=True))
             training_s = time.perf_counter() - start_s
+        assert trainer.last_evaluation is not None, "fit evaluates after every epoch"
+        self._ranks = trainer.last_evaluation.ranks
         last = history[-1]
         clock = "perf_counter around all epochs, decoding included"
         split = f"val split ({len(loaders.val.indices)} clips), after epoch {training.epochs}"

@@ -44,6 +44,8 @@ class Evaluation:
     per_class_top10: float
     loss: float
     clips: int
+    ranks: dict[str, int]
+    """Video id -> rank of the true class, 0 is best: two trainings are compared clip by clip."""
 
 
 def evaluate(
@@ -59,7 +61,10 @@ def evaluate(
     was_training = model.training
     model.eval()
     try:
-        rows = [_scored(model, batch, device, autocast) for batch in batches]
+        rows, ids = [], list[str]()
+        for batch in batches:
+            ids += batch.video_ids
+            rows.append(_scored(model, batch, device, autocast))
     finally:
         model.train(was_training)
     if not rows:
@@ -71,6 +76,7 @@ def evaluate(
         **{f"per_class_top{places}": _mean_over_classes(hit_B, labels_B) for places, hit_B in hits.items()},
         loss=loss_B.double().mean().item(),
         clips=len(labels_B),
+        ranks=dict(zip(ids, rank_B.tolist(), strict=True)),
     )
 
 

@@ -29,8 +29,9 @@ class Echo(nn.Module):
 def batches(logits, labels, size):
     logits_BK, labels_B = torch.tensor(logits, dtype=torch.float32), torch.tensor(labels)
     clips_BTCHW = logits_BK[:, None, None, None, :]
-    parts = zip(clips_BTCHW.split(size), labels_B.split(size), strict=True)
-    return [TinyBatch(clips, labels, ()) for clips, labels in parts]
+    ids = torch.arange(len(labels_B)).split(size)
+    parts = zip(clips_BTCHW.split(size), labels_B.split(size), ids, strict=True)
+    return [TinyBatch(clips, own, tuple(f"v{number}" for number in numbers.tolist())) for clips, own, numbers in parts]
 
 
 def run(logits, labels, size=2):
@@ -43,6 +44,7 @@ def test_counts(size):
     ramp = [7.0, 6.0, 5.0, 4.0, 3.0, 2.0]
     labels = [0, 0, 0, 1, 4, 5]
     result = run([ramp] * 6, labels, size)
+    assert result.ranks == {f"v{clip}": label for clip, label in enumerate(labels)}
     assert result.clips == 6
     assert result.top1 == pytest.approx(3 / 6)
     assert result.top5 == pytest.approx(5 / 6)
