@@ -38,7 +38,13 @@ class EfficientRecogniser(nn.Module):
         self.attention = None
         if config.attention != "none":
             self.attention = TemporalAttention(
-                features, config.attention_heads, config.attention, config.attention_chunk_size
+                features,
+                config.attention_heads,
+                config.attention,
+                config.attention_chunk_size,
+                config.attention_window,
+                config.attention_global_frames,
+                config.causal,
             )
         self.pyramid = TemporalPyramid(config.pyramid_levels)
         self.dropout = nn.Dropout(config.dropout)
