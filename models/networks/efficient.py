@@ -94,7 +94,7 @@ class EfficientRecogniser(nn.Module):
         return merge_frames(x_BTD, self.token_merging) if self.token_merging else (x_BTD, None)
 
     def _attended(self, x_BTD: Tensor, size_BT: Tensor | None = None) -> Tensor:
-        return x_BTD if self.attention is None else self.attention(x_BTD)
+        return x_BTD if self.attention is None else self.attention(x_BTD, size_BT=size_BT)
 
 
 def build_recogniser(config: ModelConfig, recompute: Recompute = "none") -> EfficientRecogniser:
