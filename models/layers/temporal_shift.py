@@ -1,6 +1,6 @@
 """Temporal shift (TSM, Lin et al., ICCV 2019): an eighth of the channels looks one frame ahead, an eighth one back.
 
-The causal form only looks back, with its first eighth: the online form of the authors' code (mit-han-lab/temporal-shift-module).
+The causal form only looks back, with the first eighth: the authors' online TSM (mit-han-lab/temporal-shift-module).
 
 N = B x T frames, B clip, T frame, C channel, F channel of the first eighth, H height, W width
 """

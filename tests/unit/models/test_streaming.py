@@ -1,6 +1,7 @@
 """A stream equals one pass however it is cut; what it keeps does not grow; the command on real bytes."""
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from models.config import ModelConfig
 from models.networks.efficient import build_recogniser
 from models.streaming import StreamingRecogniser, default_stride
 from slr_bench.errors import ConfigError
+from slr_bench.probes.host import rss_bytes
+from slr_bench.trace.tracer import LiveBytes
 
 TINY = ModelConfig(
     num_classes=3, base_channels=8, num_frames=5, causal=True, attention="sparse", attention_window=3,
@@ -135,3 +138,43 @@ def test_an_evaluating_copy_is_what_streams():
 )
 def test_default_stride_spreads_the_frames_over_a_sign(fps, num_frames, stride):
     assert default_stride(fps, num_frames) == stride
+
+
+def traced_push(stream, frames_TCHW):
+    """Bytes alive behind and at most within a push, beside what was alive before it."""
+    known = [*stream.state(), frames_TCHW, *stream.model.parameters(), *stream.model.buffers()]
+    with LiveBytes(torch.device("cpu"), {"known": known}) as live:
+        start_bytes = live.live_bytes
+        stream.push(frames_TCHW)
+        gc.collect()
+        return live.live_bytes - start_bytes, live.peak_bytes
+
+
+def stream_on(frames, model, piece=100):
+    """Push ``frames`` random frames; traced bytes, the state's addresses and RSS after a tenth and at the end."""
+    stream = StreamingRecogniser(model)
+    pieces = torch.randint(0, 256, (4, piece, 3, 32, 32), dtype=torch.uint8)
+    notes = []
+    for number in range(frames // piece):
+        stream.push(pieces[number % 4])
+        if number + 1 in (frames // piece // 10, frames // piece):
+            addresses = [tensor.data_ptr() for tensor in stream.state()]
+            notes.append((traced_push(stream, pieces[0]), addresses))
+            gc.collect()
+            notes[-1] += (rss_bytes(),)
+    return notes
+
+
+def test_memory_is_constant_over_2000_frames():
+    (early, early_at, _), (late, late_at, _) = stream_on(2000, build())
+    assert early == late
+    assert early[0] == 0  # the answer was dropped, and nothing else stays
+    assert early_at == late_at
+
+
+@pytest.mark.slow
+def test_memory_is_constant_over_100_000_frames():
+    """The process, too: less than a byte a frame."""
+    (early, early_at, early_rss), (late, late_at, late_rss) = stream_on(100_000, build())
+    assert (early, early_at) == (late, late_at)
+    assert late_rss - early_rss < 100_000

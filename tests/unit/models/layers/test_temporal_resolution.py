@@ -27,7 +27,7 @@ def test_chosen_frames_are_ascending_unique_and_in_range(energy, data):
     (chosen,) = choose_frames(torch.tensor([energy]), count).tolist()
     assert len(chosen) == count
     assert chosen == sorted(set(chosen))
-    assert 0 <= chosen[0]
+    assert chosen[0] >= 0
     assert chosen[-1] < len(energy)
 
 
