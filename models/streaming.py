@@ -186,7 +186,7 @@ def default_stride(fps: float | None, num_frames: int) -> int:
 def _source(options: argparse.Namespace) -> Source:
     if options.video is None:
         return Source.camera(options.camera)
-    return Source.pipe() if options.video == "-" else Source.file(Path(options.video))
+    return Source.descriptor() if options.video == "-" else Source.file(Path(options.video))
 
 
 def _glosses(named: Path | None, trained_on: Path | None) -> dict[int, str]:

@@ -30,10 +30,10 @@ class StreamDisplay:
         self, glosses: Mapping[int, str], stride: int, fps: float | None, console: Console | None = None
     ) -> None:
         self._glosses = glosses
-        self._console = console or Console(highlight=False, soft_wrap=True)
+        console = console or Console()
         rate = f" of {fps:.3g} a second" if fps else ""
         self._pace = f"every frame{rate}" if stride == 1 else f"one frame in {stride}{rate}"
-        self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._latencies_s: deque[float] = deque(maxlen=LATENCIES_KEPT)
         self._frames = 0
 
@@ -47,8 +47,8 @@ class StreamDisplay:
     ) -> None:
         if self._live:
             self._live.stop()
-        if kind is None or kind is KeyboardInterrupt:
-            self._console.print(self._summary(), markup=False)
+        elif kind is None or kind is KeyboardInterrupt:
+            print(self._summary(), flush=True)
 
     def show(self, frame: LiveFrame, probabilities_K: Tensor, latency_s: float) -> None:
         """The likeliest classes at ``frame``, found ``latency_s`` after it was decoded."""
@@ -61,7 +61,7 @@ class StreamDisplay:
             self._live.update(self._table(place, top), refresh=True)
         else:
             signs = "  ".join(f"{name} {value:.2f}" for name, value in top)
-            self._console.print(f"{place}  {signs}  ({1000 * latency_s:.1f} ms)", markup=False)
+            print(f"{place}  {signs}  ({1000 * latency_s:.1f} ms)", flush=True)
 
     def _name(self, label: int) -> str:
         return self._glosses.get(label, f"class {label}")

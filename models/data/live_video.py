@@ -19,27 +19,28 @@ class Source(NamedTuple):
     """Where a stream comes from, in FFmpeg's words and in the user's."""
 
     url: str
-    format: str | None
     name: str
     cure: str
+    format: str | None = None
+    options: dict[str, str] = {}
 
     @classmethod
     def file(cls, path: Path) -> Source:
         """A video file."""
-        return cls(f"file:{path}", None, str(path), "check the path and that it is a video")
+        return cls(f"file:{path}", str(path), "check the path and that it is a video")
 
     @classmethod
-    def pipe(cls, descriptor: int = 0) -> Source:
-        """An open file that cannot seek."""
-        cure = "it takes a format that can be read as it comes, e.g. ffmpeg -i FILE -c copy -f matroska -"
-        return cls(f"pipe:{descriptor}", None, "standard input", cure)
+    def descriptor(cls, number: int = 0) -> Source:
+        """An open file or pipe, by default standard input; read without waiting for more than there is."""
+        cure = "a pipe takes what can be read front to back, as ffmpeg -i FILE -c copy -f matroska - writes it"
+        return cls("fd:", "standard input", cure, options={"fd": str(number)})
 
     @classmethod
     def camera(cls, number: int) -> Source:
         """A camera under Linux (Video4Linux2)."""
         device = f"/dev/video{number}"
         cameras = ", ".join(path.name.removeprefix("video") for path in sorted(Path("/dev").glob("video*")))
-        return cls(device, "v4l2", f"camera {number} ({device})", f"cameras here: {cameras or 'none'}")
+        return cls(device, f"camera {number} ({device})", f"cameras here: {cameras or 'none'}", format="v4l2")
 
 
 class LiveFrame(NamedTuple):
@@ -85,7 +86,7 @@ def open_live(source: Source) -> Iterator[LiveVideo]:
         DataError: it cannot be opened, or at any read inside the block.
     """
     try:
-        with av.open(source.url, format=source.format) as container:
+        with av.open(source.url, format=source.format, options=source.options) as container:
             if not container.streams.video:
                 raise DataError(f"{source.name} has no video stream; {source.cure}")
             yield LiveVideo(container, container.streams.video[0])
