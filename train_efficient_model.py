@@ -6,11 +6,10 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from models.config import Settings, load_settings
+from models.config import Settings, load_settings, parse_overrides
 from slr_bench.errors import EXIT_DOES_NOT_FIT, EXIT_INTERRUPTED, EXIT_OK, ConfigError, SlrBenchError
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "efficient_training.yml"
@@ -55,15 +54,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    overrides: dict[str, Any] = {}
-    for assignment in options.set:
-        key, equals, text = assignment.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--set {assignment}: expected A.B=C, e.g. --set training.epochs=10")
-        try:
-            overrides[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {assignment}: the value is not valid YAML; quote it") from error
+    overrides = parse_overrides(options.set)
     if options.data_dir is not None:
         overrides["data.dir"] = str(options.data_dir)
     if options.num_classes is not None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import model_validator
 
 from models.config.base import Frozen
@@ -50,13 +53,40 @@ def load_settings(path: Path, overrides: dict[str, Any] | None = None) -> Settin
     Raises:
         ConfigError: unreadable file, unknown key, wrong type or impossible value.
     """
-    values = read_yaml(path)
-    for key, value in (overrides or {}).items():
+    return settings_of(read_yaml(path), overrides or {}, str(path))
+
+
+def settings_of(values: dict[str, Any], overrides: dict[str, Any], where: str) -> Settings:
+    """``values`` by section with ``overrides`` laid over them; ``where`` they are from begins the message.
+
+    Raises:
+        ConfigError: unknown key, wrong type or impossible value.
+    """
+    values = copy.deepcopy(values)
+    for key, value in overrides.items():
         *sections, name = key.split(".")
         node: Any = values
         for section in sections:
             node = node.setdefault(section, {})
             if not isinstance(node, dict):
-                raise ConfigError(f"{key}: {section!r} is {node!r}, not a section of keys; remove it from {path}")
+                raise ConfigError(f"{key}: {section!r} is {node!r}, not a section of keys; remove it from {where}")
         node[name] = value
-    return checked(Settings, values, str(path))
+    return checked(Settings, values, where)
+
+
+def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
+    """What ``--set A.B=C`` says, the values read as YAML.
+
+    Raises:
+        ConfigError: no assignment, or a value that is not YAML.
+    """
+    overrides: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {assignment}: expected A.B=C, e.g. --set training.epochs=10")
+        try:
+            overrides[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {assignment}: the value is not valid YAML; quote it") from error
+    return overrides

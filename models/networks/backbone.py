@@ -29,9 +29,11 @@ class BasicBlock(nn.Module):
     In-place ReLU and addition are safe: batch norm keeps its input, the addition keeps nothing.
     """
 
-    def __init__(self, inside: int, outside: int, stride: int, num_frames: int, shift: ShiftKind) -> None:
+    def __init__(
+        self, inside: int, outside: int, stride: int, num_frames: int, shift: ShiftKind, causal: bool = False
+    ) -> None:
         super().__init__()
-        self.conv1 = ShiftedConv2d(inside, outside, stride, num_frames, shift)
+        self.conv1 = ShiftedConv2d(inside, outside, stride, num_frames, shift, causal)
         self.bn1 = nn.BatchNorm2d(outside)
         self.relu = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(outside, outside, 3, padding=1, bias=False)
@@ -65,6 +67,7 @@ class FrameBackbone(nn.Module):
         shift: ShiftKind = "none",
         recompute: Recompute = "none",
         max_pool: PoolKind = "plain",
+        causal: bool = False,
     ) -> None:
         super().__init__()
         self.recompute = recompute
@@ -79,7 +82,9 @@ class FrameBackbone(nn.Module):
             outside = base_channels << stage
             widths = [inside] + [outside] * (count - 1)
             strides = [1 if stage == 0 else 2] + [1] * (count - 1)
-            blocks = [BasicBlock(w, outside, s, num_frames, shift) for w, s in zip(widths, strides, strict=True)]
+            blocks = [
+                BasicBlock(w, outside, s, num_frames, shift, causal) for w, s in zip(widths, strides, strict=True)
+            ]
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
             inside = outside
         for module in self.modules():
@@ -88,10 +93,16 @@ class FrameBackbone(nn.Module):
 
     def forward(self, clips_BTCHW: Tensor) -> Tensor:
         """``uint8`` (0..255) or float (0..1) RGB clips to features ``(B, T, D)``."""
+        for conv in self.shifted():
+            conv.num_frames = clips_BTCHW.shape[1]
         x_NCHW = clips_BTCHW.flatten(0, 1)
         for run, norms_in in self._units():
             x_NCHW = run(x_NCHW) if self.recompute == "none" else recomputed(run, x_NCHW, norms_in)
         return x_NCHW.mean((2, 3)).unflatten(0, clips_BTCHW.shape[:2])
+
+    def shifted(self) -> list[ShiftedConv2d]:
+        """The convolutions that look at other frames, in order."""
+        return [module for module in self.modules() if isinstance(module, ShiftedConv2d)]
 
     def _units(self) -> list[tuple[Callable[[Tensor], Tensor], list[nn.Module]]]:
         stages = [self.get_submodule(f"layer{number}") for number in range(1, 5)]

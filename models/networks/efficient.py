@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.config import ModelConfig
 from models.layers.attention import TemporalAttention
 from models.layers.temporal_pyramid import TemporalPyramid
+from models.layers.temporal_resolution import choose_frames, merge_frames, motion_energy, take_frames
 from models.networks.backbone import FrameBackbone, Recompute
 from models.networks.weights import load_weights
 from slr_bench.errors import ConfigError
@@ -22,21 +24,33 @@ class EfficientRecogniser(nn.Module):
     def __init__(self, config: ModelConfig, recompute: Recompute = "none") -> None:
         super().__init__()
         self.num_frames = config.num_frames
+        self.frames_seen = config.frames_seen
+        self.token_merging = config.token_merging
+        self.causal = config.causal
         self.backbone = FrameBackbone(
             config.backbone,
             config.base_channels,
-            config.num_frames,
+            config.frames_seen,
             config.temporal_shift,
             recompute,
-            config.max_pool,
+            max_pool=config.max_pool,
+            causal=config.causal,
         )
         features = self.backbone.features
         # Attention and means do not see the order of frames; this tells them. Small, beside features of size 1.
-        self.position_TD = nn.Parameter(torch.empty(config.num_frames, features).normal_(std=0.02))
+        # A stream has no first frame: there order comes from the shift, the window and the pyramid.
+        position_TD = None if config.causal else torch.empty(config.num_frames, features).normal_(std=0.02)
+        self.register_parameter("position_TD", None if position_TD is None else nn.Parameter(position_TD))
         self.attention = None
         if config.attention != "none":
             self.attention = TemporalAttention(
-                features, config.attention_heads, config.attention, config.attention_chunk_size
+                features,
+                config.attention_heads,
+                config.attention,
+                config.attention_chunk_size,
+                config.attention_window,
+                config.attention_global_frames,
+                config.causal,
             )
         self.pyramid = TemporalPyramid(config.pyramid_levels)
         self.dropout = nn.Dropout(config.dropout)
@@ -45,18 +59,48 @@ class EfficientRecogniser(nn.Module):
     def forward(self, clips_BTCHW: Tensor) -> Tensor:
         """``uint8`` (0..255) or float (0..1) RGB clips to ``logits_BK``. Normalises on the clips' device.
 
+        A causal network in evaluation takes clips of any length and tells the sign at their last frame.
+
         Raises:
             ConfigError: clips of another number of frames than the network was built for.
         """
-        if clips_BTCHW.shape[1] != self.num_frames:
+        self._check(clips_BTCHW.shape[1])
+        if self.causal:
+            return self.classify(self.pyramid(self._attended(self.backbone(clips_BTCHW))[:, -self.num_frames :]))
+        x_BTD, size_BT = self._tokens(clips_BTCHW)
+        return self.classify(self.pyramid(self._attended(x_BTD, size_BT), size_BT))
+
+    def at_every_frame(self, clips_BTCHW: Tensor) -> Tensor:
+        """``logits_BTK`` of a causal network: at each frame the sign of the ``num_frames`` frames that end there."""
+        assert self.causal, "a network that sees later frames knows the sign at the end only"
+        self._check(clips_BTCHW.shape[1])
+        x_BTD = self._attended(self.backbone(clips_BTCHW))
+        before = self.num_frames - 1
+        keep_BT = F.pad(torch.ones(x_BTD.shape[:2], dtype=torch.bool, device=x_BTD.device), (before, 0))
+        return self.classify(self.pyramid.ending_at_each(F.pad(x_BTD, (0, 0, before, 0)), keep_BT, self.num_frames))
+
+    def classify(self, pooled_BLD: Tensor) -> Tensor:
+        """Logits of what the pyramid gave, for any dimensions before L and D."""
+        return self.classifier(self.dropout(pooled_BLD.flatten(-2)))
+
+    def _check(self, frames: int) -> None:
+        if frames != self.num_frames and (self.training or not self.causal):
             raise ConfigError(
-                f"clips have {clips_BTCHW.shape[1]} frames but the network was built for {self.num_frames}; "
+                f"clips have {frames} frames but the network was built for {self.num_frames}; "
                 "set model.num_frames to what the data yields"
             )
-        x_BTD = self.backbone(clips_BTCHW) + self.position_TD
-        if self.attention is not None:
-            x_BTD = self.attention(x_BTD)
-        return self.classifier(self.dropout(self.pyramid(x_BTD).flatten(1)))
+
+    def _tokens(self, clips_BTCHW: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features of the chosen frames, merged; with the frames that each stands for, None where it is one."""
+        position_TD = self.position_TD
+        if self.frames_seen < self.num_frames:
+            chosen_BT = choose_frames(motion_energy(clips_BTCHW), self.frames_seen)
+            clips_BTCHW, position_TD = take_frames(clips_BTCHW, chosen_BT), position_TD[chosen_BT]
+        x_BTD = self.backbone(clips_BTCHW) + position_TD
+        return merge_frames(x_BTD, self.token_merging) if self.token_merging else (x_BTD, None)
+
+    def _attended(self, x_BTD: Tensor, size_BT: Tensor | None = None) -> Tensor:
+        return x_BTD if self.attention is None else self.attention(x_BTD, size_BT=size_BT)
 
 
 def build_recogniser(config: ModelConfig, recompute: Recompute = "none") -> EfficientRecogniser:
