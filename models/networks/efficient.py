@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from models.config import ModelConfig
 from models.layers.attention import TemporalAttention
+from models.layers.region_focus import RegionFocus
 from models.layers.temporal_pyramid import TemporalPyramid
 from models.networks.backbone import FrameBackbone, Recompute
+from models.networks.video import build_video_network
 from models.networks.weights import load_weights
 from slr_bench.errors import ConfigError
 
@@ -22,6 +24,7 @@ class EfficientRecogniser(nn.Module):
     def __init__(self, config: ModelConfig, recompute: Recompute = "none") -> None:
         super().__init__()
         self.num_frames = config.num_frames
+        self.focus = RegionFocus(config.region_focus, config.focus_size)
         self.backbone = FrameBackbone(
             config.backbone, config.base_channels, config.num_frames, config.temporal_shift, recompute
         )
@@ -48,18 +51,20 @@ class EfficientRecogniser(nn.Module):
                 f"clips have {clips_BTCHW.shape[1]} frames but the network was built for {self.num_frames}; "
                 "set model.num_frames to what the data yields"
             )
-        x_BTD = self.backbone(clips_BTCHW) + self.position_TD
+        x_BTD = self.backbone(self.focus(clips_BTCHW)) + self.position_TD
         if self.attention is not None:
             x_BTD = self.attention(x_BTD)
         return self.classifier(self.dropout(self.pyramid(x_BTD).flatten(1)))
 
 
-def build_recogniser(config: ModelConfig, recompute: Recompute = "none") -> EfficientRecogniser:
-    """The network of ``config``, with ``config.weights`` loaded into its backbone if given.
+def build_recogniser(config: ModelConfig, recompute: Recompute = "none") -> nn.Module:
+    """The network of ``config``, with ``config.weights`` loaded if given (here into the backbone).
 
     Raises:
         ConfigError: the weights file cannot be read or does not fit.
     """
+    if config.network != "efficient":
+        return build_video_network(config, recompute)
     model = EfficientRecogniser(config, recompute)
     if config.weights is not None:
         load_weights(model.backbone, config.weights)
