@@ -38,6 +38,25 @@ class Settings(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _training_fits_the_network(self) -> Settings:
+        network, training = self.model.network, self.training
+        if network == "efficient":
+            return self
+        reasons = {
+            f"training.recompute: {training.recompute}": (
+                training.recompute_budget_mib is not None and "its layers are not chosen one by one; use stage or block"
+            ),
+            f"training.stem_chunk: {training.stem_chunk}": (
+                training.stem_chunk is not None and "its first layer needs all frames at once; use null"
+            ),
+            "training.channels_last: true": training.channels_last and "NHWC is for 2-D convolutions; use false",
+        }
+        for what, reason in reasons.items():
+            if reason:
+                raise ValueError(f"model.network: {network} cannot go with {what}: {reason}")
+        return self
+
+    @model_validator(mode="after")
     def _focus_is_no_enlargement(self) -> Settings:
         if self.model.focus_size is not None and self.model.focus_size > self.data.frame_size:
             raise ValueError(

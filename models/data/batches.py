@@ -72,6 +72,7 @@ class BatchDataset(Dataset[Answer]):
             chunk_size=data.chunk_size,
             threads=max(1, len(os.sched_getaffinity(0)) // processes),
             cache=ClipCache(limit_bytes) if model.enable_feature_caching else None,
+            cut_to_bbox=model.region_focus == "manifest",
         )
 
     def __getitem__(self, ticket: Ticket) -> Answer:

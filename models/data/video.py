@@ -114,6 +114,8 @@ class Video:
         self._converter = VideoReformatter()
         self.fps = float(self._stream.average_rate) if self._stream.average_rate else None
         """Frames a second; None where the file does not say."""
+        self.size = (self._stream.width, self._stream.height)
+        """Width and height of the frames, pixels."""
         self._read_timeline()
 
     def _read_timeline(self) -> None:

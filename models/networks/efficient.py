@@ -11,9 +11,11 @@ from torch.nn import functional as F
 
 from models.config import ModelConfig
 from models.layers.attention import TemporalAttention
+from models.layers.region_focus import RegionFocus
 from models.layers.temporal_pyramid import TemporalPyramid
 from models.layers.temporal_resolution import choose_frames, merge_frames, motion_energy, take_frames
 from models.networks.backbone import FrameBackbone, Recompute
+from models.networks.video import build_video_network
 from models.networks.weights import load_weights
 from slr_bench.errors import ConfigError
 
@@ -27,6 +29,7 @@ class EfficientRecogniser(nn.Module):
         self.frames_seen = config.frames_seen
         self.token_merging = config.token_merging
         self.causal = config.causal
+        self.focus = RegionFocus(config.region_focus, config.focus_size)
         self.backbone = FrameBackbone(
             config.backbone,
             config.base_channels,
@@ -96,19 +99,21 @@ class EfficientRecogniser(nn.Module):
         if self.frames_seen < self.num_frames:
             chosen_BT = choose_frames(motion_energy(clips_BTCHW), self.frames_seen)
             clips_BTCHW, position_TD = take_frames(clips_BTCHW, chosen_BT), position_TD[chosen_BT]
-        x_BTD = self.backbone(clips_BTCHW) + position_TD
+        x_BTD = self.backbone(self.focus(clips_BTCHW)) + position_TD
         return merge_frames(x_BTD, self.token_merging) if self.token_merging else (x_BTD, None)
 
     def _attended(self, x_BTD: Tensor, size_BT: Tensor | None = None) -> Tensor:
         return x_BTD if self.attention is None else self.attention(x_BTD, size_BT=size_BT)
 
 
-def build_recogniser(config: ModelConfig, recompute: Recompute = "none") -> EfficientRecogniser:
-    """The network of ``config``, with ``config.weights`` loaded into its backbone if given.
+def build_recogniser(config: ModelConfig, recompute: Recompute = "none") -> nn.Module:
+    """The network of ``config``, with ``config.weights`` loaded if given (here into the backbone).
 
     Raises:
         ConfigError: the weights file cannot be read or does not fit.
     """
+    if config.network != "efficient":
+        return build_video_network(config, recompute)
     model = EfficientRecogniser(config, recompute)
     if config.weights is not None:
         load_weights(model.backbone, config.weights)
