@@ -37,7 +37,7 @@ $(READY): pyproject.toml constraints.txt
 data: $(READY) ## Render the synthetic signs that the benchmark trains on
 	@$(BIN)/python -m models.data.synthetic --out $(DATA)
 
-bench: data ## Measure baseline against optimized on this CPU (about 5 minutes), report in reports/latest
+bench: data ## Measure baseline against optimized on this CPU (about 4 minutes on 2 cores), report in reports/latest
 	$(BIN)/slr-bench run configs/ablation.yml --device cpu $(ARGS)
 
 bench-gpu: data ## The reference shape on a GPU: precision x recomputation x batch

@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from slr_bench.errors import ConfigError, DataError, NothingMeasuredError
+from slr_bench.errors import ConfigError, DataError, NothingMeasuredError, UnsupportedSettingError
 from slr_bench.grid.cells import Cell, cell_id
 from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import WorkloadSpec
 from slr_bench.probes import host
 from slr_bench.run import attempt as attempt_module
+from slr_bench.run import preparation
 from slr_bench.run import runner as runner_module
 from slr_bench.run.binding import BoundElsewhereError
 from slr_bench.run.evidence import OomKills
@@ -84,8 +85,8 @@ class FakeExecutor:
 
 
 class Silent:
-    def planned(self, runs, finished):
-        self.waiting = len(runs) - finished
+    def planned(self, runs, finished, note):
+        self.waiting, self.note = len(runs) - finished, note
 
     def started(self, run):
         pass
@@ -152,10 +153,15 @@ def test_an_unreadable_record_runs_again(bench):
 
 
 def test_more_repeats_or_time_run_only_what_is_missing_and_the_directory_says_so(bench):
-    bench()
+    assert bench().listener.note is None
     more = bench(repeats=3, timeout_s=9)
     assert more.totals.ran == 2
     assert [cell.repeats for cell in more.store.read_manifest().cells] == [3, 3]
+    assert more.listener.note.startswith("repeats: 2 before, 3 now. Missing runs are added")
+    fewer = bench(repeats=1)
+    assert (fewer.totals.ran, len(fewer.store.read_records()[0])) == (0, 6)
+    assert "3 before, 1 now" in fewer.listener.note
+    assert bench(repeats=1).listener.note is None
 
 
 @pytest.mark.parametrize(
@@ -193,6 +199,28 @@ def test_data_is_checked_before_any_process_and_not_at_all_for_fake_tensors(benc
         bench(spec=spec, executor=executor)
     assert executor.measured == []
     assert bench(spec=spec, fake=True).totals.ran == 4
+
+
+@pytest.mark.parametrize(("code", "error"), [(9, UnsupportedSettingError), (0, DataError), (1, DataError)])
+def test_of_a_missing_device_and_missing_data_the_device_is_told(bench, monkeypatch, code, error):
+    """9 is what asking torch ends with where it sees no CUDA; 1: torch itself is not there."""
+
+    def refuse(_):
+        raise DataError("no videos")
+
+    monkeypatch.setattr(preparation.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=code))
+    spec = WorkloadSpec("toy", Toy, print, prepare=refuse)
+    with pytest.raises(error):
+        bench(spec=spec, device="cuda")
+    with pytest.raises(DataError):
+        bench(spec=spec, device="auto")
+
+
+def test_cuda_that_the_child_does_not_see_is_refused_before_any_cell(bench):
+    executor = FakeExecutor(environment={"torch": "2.15", "device": "cuda"})
+    with pytest.raises(UnsupportedSettingError, match="--device cpu"):
+        bench(executor=executor, device="cuda")
+    assert executor.measured == []
 
 
 def test_a_failed_cell_is_a_record_and_disturbs_no_other(bench):
