@@ -15,7 +15,7 @@ from models.training.checkpoint import (
 )
 from slr_bench.errors import ConfigError
 
-CONFIG = tiny_config().model_dump(mode="json")
+CONFIG = {"training": tiny_config().model_dump(mode="json")}
 
 
 def saved(path, model=None):
@@ -47,7 +47,7 @@ def test_random_numbers_continue(tmp_path):
 
 def test_the_file_holds_nothing_that_needs_code(tmp_path):
     content = torch.load(saved(tmp_path / "c.pt"), weights_only=True)
-    assert set(content) == {"format", "schema", "config", "total_steps", "progress", "random", "parts"}
+    assert set(content) == {"format", "schema", "settings", "total_steps", "progress", "random", "parts"}
 
 
 def test_an_earlier_file_survives_a_failed_write(tmp_path):
@@ -85,7 +85,7 @@ def test_truncated(tmp_path, keep):
 
 
 @pytest.mark.parametrize(
-    "content", [{}, {"conv.weight": torch.zeros(1)}, {"format": "slr-recogniser-checkpoint", "schema": 2}]
+    "content", [{}, {"conv.weight": torch.zeros(1)}, {"format": "slr-recogniser-checkpoint", "schema": 3}]
 )
 def test_foreign(tmp_path, content):
     path = tmp_path / "c.pt"
