@@ -176,6 +176,37 @@ def test_memory_advice_is_printed_once():
     assert console.file.getvalue().count("memory warning: RAM is 92 % full") == 1
 
 
+def test_a_training_that_crashed_goes_on_from_its_last_epoch_to_the_same_weights(uninterrupted, tmp_path):
+    """No signal, no chance to save: the half epoch is trained again."""
+
+    def crash(*_):
+        raise KeyError("power cut")
+
+    crashed = trainer()
+    plain = crashed.step
+    crashed.step = lambda *arguments: crash() if crashed.schedule.last_epoch == 5 else plain(*arguments)
+    with pytest.raises(KeyError):
+        fit(crashed, tmp_path)
+    resumed = trainer(seed=99)
+    history = fit(resumed, tmp_path, resume=True)
+    assert same_weights(resumed, uninterrupted[0])
+    assert untimed(history) == untimed(uninterrupted[1])
+
+
+def test_resuming_loads_no_batch_again_that_was_used(tmp_path):
+    asked = []
+
+    class Asked(TinyLoader):
+        def batches(self, first=0):
+            asked.append((self.epoch, first))
+            return super().batches(first)
+
+    with pytest.raises(TrainingInterrupted):
+        fit(interrupt_after(trainer(), 5), tmp_path)
+    fit(trainer(), tmp_path, resume=True, train=Asked(CLIPS, 4))
+    assert asked == [(1, 4), (2, 0)]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
