@@ -9,7 +9,7 @@ import numpy as np
 
 from models.config import Settings
 from models.data.batches import Batch, Ticket
-from models.data.loader_pool import ClipLoader
+from models.data.loader_pool import ClipLoader, Shed
 from models.data.wlasl import SPLITS, Manifest, load_manifest
 from slr_bench.errors import ConfigError
 
@@ -39,14 +39,23 @@ class SplitLoader:
         return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        return self.loader.epoch(self.tickets())
+        return self.batches()
 
-    def tickets(self) -> list[Ticket]:
-        """The epoch's batches, before anything is read."""
+    def batches(self, first: int = 0) -> Iterator[Batch]:
+        """The epoch from batch number ``first`` on. Clips before it are not read."""
+        return self.loader.epoch(self.tickets(first))
+
+    def shed(self, what: Shed) -> str | None:
+        """See ``ClipLoader.shed``; the splits share what is shed. An open epoch is over: go on with ``batches``."""
+        return self.loader.shed(what)
+
+    def tickets(self, first: int = 0) -> list[Ticket]:
+        """The epoch's batches from number ``first`` on, before anything is read. They count from 0."""
         order = np.array(self.indices, dtype=np.int64)
         if self.shuffle:
             np.random.default_rng((self.seed, self._epoch[0])).shuffle(order)
-        parts = (order[first : first + self.batch_size].tolist() for first in range(0, len(order), self.batch_size))
+        starts = range(first * self.batch_size, len(order), self.batch_size)
+        parts = (order[start : start + self.batch_size].tolist() for start in starts)
         return [Ticket(number, self._epoch[0], tuple(part), self.augment) for number, part in enumerate(parts)]
 
 

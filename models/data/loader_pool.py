@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import DataLoader
@@ -14,6 +15,8 @@ from models.data.batches import Answer, Batch, BatchDataset, Ticket
 from models.data.frame_budget import FrameBudget
 from models.data.wlasl import ClipInfo
 from slr_bench.errors import DataError
+
+Shed = Literal["cache", "prefetch", "workers"]
 
 
 class ClipLoader:
@@ -52,6 +55,20 @@ class ClipLoader:
         if self._pool:
             self._pool.close()
         self._pool = None
+
+    def shed(self, what: Shed) -> str | None:
+        """Give memory back for good: drop the cache, prefetch one batch, or halve the processes; says what was done.
+
+        None where nothing is left to give. Batches stay the same. The pool ends, and with it an open epoch; the next
+        one starts with what is left.
+        """
+        section, changes, done = _less(self._settings, what)
+        if not changes:
+            return None
+        changed = getattr(self._settings, section).model_copy(update=changes)
+        self._settings = self._settings.model_copy(update={section: changed})
+        self.close()
+        return done
 
     @property
     def high_water_frames(self) -> int:
@@ -118,6 +135,21 @@ class _Pool:
         """End the processes: waiting ones at once, decoding ones after their batch."""
         self.budget.cancel()
         self._answers, self._loader = iter(()), None
+
+
+def _less(settings: Settings, what: Shed) -> tuple[str, dict[str, Any], str]:
+    """Section, the keys of it that change (none where there is nothing to give), and the change in words."""
+    model, data = settings.model, settings.data
+    if what == "cache":
+        limit_mib = model.cache_size_limit_mb
+        changes = {"enable_feature_caching": False} if model.enable_feature_caching else {}
+        return "model", changes, f"the clip cache of up to {limit_mib} MiB is dropped"
+    if what == "prefetch":
+        changes = {"prefetch_batches": 1} if data.num_workers and data.prefetch_batches > 1 else {}
+        return "data", changes, f"batches prefetched by each process: {data.prefetch_batches} -> 1"
+    fewer = data.num_workers // 2
+    changes = {"num_workers": fewer} if data.num_workers else {}
+    return "data", changes, f"loader processes: {data.num_workers} -> {fewer}"
 
 
 def _start_method() -> str:

@@ -208,6 +208,39 @@ def test_processes_stay_when_the_last_batch_is_taken_but_the_end_not_asked_for(l
     assert len(before) == 2
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_can_be_taken_up_at_any_batch(loaders_for, workers):
+    train = loaders_for(num_workers=workers).train
+    expected = epoch_of(train, 4)
+    for first in range(4):
+        assert_equal_batches(list(train.batches(first)), expected[first:])
+
+
+def test_what_is_shed_changes_no_batch_and_stays_shed(loaders_for):
+    """In the middle of an epoch: it ends, and is taken up with what is left."""
+    expected = epoch_of(loaders_for().train, 2)
+    train = loaders_for(caching=True, num_workers=2, prefetch_batches=3).train
+    train.set_epoch(2)
+    done, processes = [], []
+    for what in ("cache", "cache", "prefetch", "prefetch", "workers", "workers", "workers"):
+        batches = train.batches()
+        found = [next(batches)]
+        processes.append(len(multiprocessing.active_children()))
+        done.append(train.shed(what))
+        if done[-1] is not None:
+            with pytest.raises(RuntimeError, match="this epoch ended"):
+                next(batches)
+            batches = train.batches(1)
+        assert_equal_batches(found + list(batches), expected)
+    assert done == [
+        "the clip cache of up to 1024 MiB is dropped", None, "batches prefetched by each process: 3 -> 1", None,
+        "loader processes: 2 -> 1", "loader processes: 1 -> 0", None,
+    ]  # fmt: skip
+    assert processes == [2, 2, 2, 2, 2, 1, 0]
+    assert train.loader._settings.model.enable_feature_caching is False
+    assert train.shed("prefetch") is None
+
+
 def test_two_epochs_at_once_are_told_not_mixed(loaders_for):
     loaders = loaders_for(num_workers=1)
     batches = iter(loaders.train)
