@@ -17,7 +17,10 @@ FORMAT = "slr-recogniser-checkpoint"
 SCHEMA = 1  # 1: first version
 
 # Settings that change memory or messages, never the weights: a checkpoint may be resumed under other values.
-HARMLESS = {"recompute", "enable_memory_tracking", "memory_warning_threshold", "memory_critical_threshold"}
+HARMLESS = {
+    "recompute", "activation_offload", "optimizer_in_backward",
+    "enable_memory_tracking", "memory_warning_threshold", "memory_critical_threshold",
+}  # fmt: skip
 
 
 class Stateful(Protocol):
