@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 import torch
 from rich.console import Console
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from models.config import Settings
 from models.data.clips import build_loaders
+from models.layers.channels_last import to_channels_last
 from models.networks.efficient import build_recogniser
 from models.training.efficient_trainer import EfficientTrainer
-from models.training.optimization import autocast, steps_per_epoch
+from models.training.optimization import autocast, fp32_products, steps_per_epoch
 from slr_bench.grid.workload import BuildContext
 from slr_bench.record import Metric
 
@@ -100,11 +102,11 @@ class TrainStep(_Steps):
 
     def tensors(self) -> Mapping[str, Iterable[Tensor]]:
         """State between steps."""
-        state = self._trainer.optimizer.state.values()
+        state = [value for entry in self._trainer.optimizer.state.values() for value in entry.values()]
         return {
             "parameter": list(self._model.parameters()),
             "buffer": list(self._model.buffers()),
-            "optimizer state": [value for entry in state for value in entry.values() if isinstance(value, Tensor)],
+            "optimizer state": list(itertools.chain.from_iterable(map(_plain_tensors, state))),
             "loader": self._loader_tensors(),
         }
 
@@ -115,11 +117,14 @@ class Inference(_Steps):
     def __init__(self, settings: Settings, context: BuildContext) -> None:
         super().__init__(settings, context)
         self._model.eval()
+        if settings.training.channels_last:
+            to_channels_last(self._model)
 
     def step(self) -> None:
         """Forward passes in the setting's precision."""
         device = self._context.device
-        with torch.no_grad(), autocast(device, self._settings.training):
+        training = self._settings.training
+        with torch.no_grad(), autocast(device, training), fp32_products(device, training):
             for batch in self._handed_over():
                 with self._context.phase("forward"):
                     self._model(batch.clips_BTCHW.to(device, non_blocking=True))
@@ -132,6 +137,15 @@ class Inference(_Steps):
             "buffer": list(self._model.buffers()),
             "loader": self._loader_tensors(),
         }
+
+
+def _plain_tensors(value: Any) -> Iterator[Tensor]:
+    """A tensor, or those that a quantised one is made of."""
+    if is_traceable_wrapper_subclass(value):
+        for name in value.__tensor_flatten__()[0]:
+            yield from _plain_tensors(getattr(value, name))
+    elif isinstance(value, Tensor):
+        yield value
 
 
 class TrainEpochs:

@@ -36,6 +36,7 @@ class EfficientRecogniser(nn.Module):
             config.frames_seen,
             config.temporal_shift,
             recompute,
+            norm=config.norm,
             max_pool=config.max_pool,
             causal=config.causal,
         )
