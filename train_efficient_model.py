@@ -104,9 +104,8 @@ def _train(settings: Settings, output_dir: Path, resume: bool) -> None:
     from models.training.optimization import steps_per_epoch
 
     loaders = build_loaders(settings)
-    if missing := loaders.manifest.missing:
-        some = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
-        print(f"{len(missing)} listed videos are missing and left out: {some}", file=sys.stderr)
+    if left_out := loaders.manifest.left_out_text:
+        print(f"{left_out}; all of them: python -m models.data.wlasl check {settings.data.dir}", file=sys.stderr)
     resolved = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
     write_whole(output_dir / "config.yml", lambda file: file.write(resolved.encode()))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

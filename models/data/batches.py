@@ -83,7 +83,8 @@ class BatchDataset(Dataset[Answer]):
             with _one_torch_thread():
                 return Answer(frames, self._make(ticket))
         except DataError as error:
-            return Answer(frames, error)
+            command = f"python -m models.data.wlasl check {self._settings.data.dir} --leave-out"
+            return Answer(frames, DataError(f"{error} ({command} does so with all such clips)"))
 
     def _make(self, ticket: Ticket) -> Batch:
         model, size = self._settings.model, self._settings.data.frame_size

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from models.data.feature_cache import ClipCache
+from models.data.frame_ranges import frame_range
 from models.data.transforms import FRAMES_PER_SEGMENT, Augmentation, centre_crop, working_size
 from models.data.video import Chunk, open_video, segment_candidates, uniform_indices
 from models.data.wlasl import ClipInfo
-from slr_bench.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -93,30 +93,3 @@ class ClipReader:
             for numbers_T, frames_THWC in video.chunks(numbers, short_side=side, chunk_size=self.chunk_size):
                 top, left = ((extent - side) // 2 for extent in frames_THWC.shape[1:3])
                 yield Chunk(numbers_T, frames_THWC[:, top : top + side, left : left + side])
-
-
-def frame_range(clip: ClipInfo, file_frames: int, file_fps: float | None) -> tuple[int, int]:
-    """The clip's frames [start, end) in a file of ``file_frames`` at ``file_fps``.
-
-    Annotated numbers count at the annotation's rate (25 a second) and are scaled where the file's rate is another.
-    WLASL's own preparation cuts the sign out of a long source and keeps the annotation: a range that does not fit a
-    file which is as long as the range means the whole file.
-
-    Raises:
-        DataError: the file ends before the clip begins.
-    """
-    rate = file_fps / clip.fps if file_fps else 1.0
-    if abs(rate - 1.0) < 0.01:  # 29.97 against 30, or a rounded header
-        rate = 1.0
-    start = round(clip.frame_start * rate)
-    end = file_frames if clip.frame_end is None else round(clip.frame_end * rate)
-    if end <= file_frames and start < end:
-        return start, end
-    if clip.frame_end is not None and abs(end - start - file_frames) <= max(2, file_frames // 10):
-        return 0, file_frames
-    if start >= file_frames:
-        raise DataError(
-            f"{clip.path.name} has {file_frames} frames, but its sign begins at frame {start}; "
-            "fetch the file again, or delete it to leave it out"
-        )
-    return start, max(start + 1, min(end, file_frames))
