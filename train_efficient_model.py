@@ -101,6 +101,7 @@ def _train(settings: Settings, output_dir: Path, resume: bool) -> None:
     from models.networks.efficient import build_recogniser
     from models.training.checkpoint import write_whole
     from models.training.efficient_trainer import EfficientTrainer
+    from models.training.frozen_features import with_kept_features
     from models.training.optimization import steps_per_epoch
 
     loaders = build_loaders(settings)
@@ -113,8 +114,11 @@ def _train(settings: Settings, output_dir: Path, resume: bool) -> None:
     total_steps = settings.training.epochs * steps_per_epoch(len(loaders.train.indices), settings.training)
     try:
         model = build_recogniser(settings.model, settings.training.recompute)
+        loaders = with_kept_features(loaders, model.to(device), settings, device)
         trainer = EfficientTrainer(model.to(device), settings.training, device, total_steps)
         trainer.fit(loaders.train, loaders.val, output_dir, resume)
+        if padding := loaders.padding_text:
+            print(padding, file=sys.stderr)
     except torch.OutOfMemoryError as error:
         raise DoesNotFit(
             f"out of GPU memory at training.batch_size={settings.training.batch_size}; use a smaller one with more "

@@ -70,12 +70,12 @@ class ClipReader:
 
     def _chunks(self, clip: ClipInfo, kept: NDArray[np.int64], chosen: NDArray[np.int64]) -> Iterator[Chunk]:
         side = working_size(self.frame_size)
-        if self.cache is None or not self.cache.accepts(len(kept) * side * side * 3):
-            yield from self._decode(clip, chosen)
-            return
         key = (clip.video_id, tuple(kept.tolist()), side)
-        stored_THWC = self.cache.get(key)
+        stored_THWC = self.cache.get(key) if self.cache is not None else None
         if stored_THWC is None:
+            if self.cache is None or not self.cache.has_room(len(kept) * side * side * 3):
+                yield from self._decode(clip, chosen)
+                return
             stored_THWC = torch.empty((len(kept), side, side, 3), dtype=torch.uint8)
             filled = 0
             for numbers_T, frames_THWC in self._decode(clip, kept):

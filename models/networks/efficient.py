@@ -5,6 +5,8 @@ B clip, T frame, C channel, H height, W width, D feature, L span of the pyramid,
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,7 @@ from models.config import ModelConfig
 from models.layers.attention import TemporalAttention
 from models.layers.temporal_pyramid import TemporalPyramid
 from models.networks.backbone import FrameBackbone, Recompute
+from models.networks.frozen import FrozenBackbone
 from models.networks.weights import load_weights
 from slr_bench.errors import ConfigError
 
@@ -22,9 +25,8 @@ class EfficientRecogniser(nn.Module):
     def __init__(self, config: ModelConfig, recompute: Recompute = "none") -> None:
         super().__init__()
         self.num_frames = config.num_frames
-        self.backbone = FrameBackbone(
-            config.backbone, config.base_channels, config.num_frames, config.temporal_shift, recompute
-        )
+        kind = FrozenBackbone if config.freeze_backbone else FrameBackbone
+        self.backbone = kind(config.backbone, config.base_channels, config.num_frames, config.temporal_shift, recompute)
         features = self.backbone.features
         # Attention and means do not see the order of frames; this tells them. Small, beside features of size 1.
         self.position_TD = nn.Parameter(torch.empty(config.num_frames, features).normal_(std=0.02))
@@ -63,4 +65,6 @@ def build_recogniser(config: ModelConfig, recompute: Recompute = "none") -> Effi
     model = EfficientRecogniser(config, recompute)
     if config.weights is not None:
         load_weights(model.backbone, config.weights)
+    elif config.freeze_backbone:
+        warnings.warn("model.freeze_backbone: true without model.weights freezes random numbers", stacklevel=2)
     return model

@@ -83,7 +83,7 @@ def test_evaluation_sees_the_uniform_frames_of_every_clip(loaders_for, workers, 
     batches = list(loaders_for(num_workers=workers, chunk_size=chunk_size).val)
     assert [batch.video_ids for batch in batches] == [("val0", "val1"), ("val2",)]
     assert [batch.labels_B.tolist() for batch in batches] == [[0, 1], [0]]
-    assert [batch.padded_frames for batch in batches] == [FRAMES - 5, 0]
+    assert [batch.padded_B for batch in batches] == [(0, FRAMES - 5), (0,)]
     clips = [clip for batch in batches for clip in batch.clips_BTCHW]
     cropped = 1 - SIZE / working_size(SIZE)
     for clip_TCHW, length in zip(clips, LENGTHS["val"], strict=True):
