@@ -63,7 +63,7 @@ def whole_clip(path: Path, threads: int) -> list[np.ndarray]:
     with av.open(path) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count, stream.thread_type = threads, "AUTO"
-        return [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        return [frame.to_ndarray(format="rgb24", threads=threads) for frame in container.decode(stream)]
 
 
 def wanted(path: Path, numbers: Callable[[int], Any], threads: int, short_side: int | None = None) -> int:
@@ -131,7 +131,7 @@ def plain_clips(data_dir: Path) -> Iterator[torch.Tensor]:
 
 
 def test_loader_throughput(benchmark: Any) -> None:
-    """Clips a second of the loader, first and later epochs, beside the plain one; owned frames stay within the limit."""
+    """Clips a second of the loader, first and later epochs, beside the plain one; owned frames keep the limit."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     data_dir, limit = shared_data("signer"), 4 * FRAMES
