@@ -92,12 +92,12 @@ def _train(settings: Settings, output_dir: Path, resume: bool) -> None:
     from models.networks.efficient import build_recogniser
     from models.training.checkpoint import write_whole
     from models.training.efficient_trainer import EfficientTrainer
+    from models.training.frozen_features import with_kept_features
     from models.training.optimization import steps_per_epoch
 
     loaders = build_loaders(settings)
-    if missing := loaders.manifest.missing:
-        some = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
-        print(f"{len(missing)} listed videos are missing and left out: {some}", file=sys.stderr)
+    if left_out := loaders.manifest.left_out_text:
+        print(f"{left_out}; all of them: python -m models.data.wlasl check {settings.data.dir}", file=sys.stderr)
     resolved = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
     write_whole(output_dir / "config.yml", lambda file: file.write(resolved.encode()))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -105,8 +105,11 @@ def _train(settings: Settings, output_dir: Path, resume: bool) -> None:
     total_steps = settings.training.epochs * steps_per_epoch(len(loaders.train.indices), settings.training)
     try:
         model = build_recogniser(settings.model, settings.training.recompute)
+        loaders = with_kept_features(loaders, model.to(device), settings, device)
         trainer = EfficientTrainer(model.to(device), settings.training, device, total_steps)
         trainer.fit(loaders.train, loaders.val, output_dir, resume)
+        if padding := loaders.padding_text:
+            print(padding, file=sys.stderr)
     except torch.OutOfMemoryError as error:
         raise DoesNotFit(
             f"out of GPU memory at training.batch_size={settings.training.batch_size}; use a smaller one with more "

@@ -22,6 +22,7 @@ from models.data.clips import build_loaders
 from models.layers.channels_last import to_channels_last
 from models.networks.efficient import build_recogniser
 from models.training.efficient_trainer import EfficientTrainer
+from models.training.frozen_features import with_kept_features
 from models.training.optimization import autocast, fp32_products, steps_per_epoch
 from slr_bench.grid.workload import BuildContext
 from slr_bench.record import Metric
@@ -171,8 +172,10 @@ class TrainEpochs:
                 self._model, training, self._context.device, total_steps=steps, phase=self._context.phase
             )
             start_s = time.perf_counter()
-            history = trainer.fit(loaders.train, loaders.val, output_dir=None, console=Console(quiet=True))
+            kept = with_kept_features(loaders, self._model, self._settings, self._context.device)
+            history = trainer.fit(kept.train, kept.val, output_dir=None, console=Console(quiet=True))
             training_s = time.perf_counter() - start_s
+            kept.close()
         assert trainer.last_evaluation is not None, "fit evaluates after every epoch"
         self._ranks = trainer.last_evaluation.ranks
         last = history[-1]

@@ -63,8 +63,11 @@ class ModelConfig(Frozen):
     weights: Path | None = None
     """File with a torchvision ResNet state dict (ImageNet) for the backbone, or the state dict of another ``network``
     (of other classes: all but its classifier is loaded, with a warning); null starts from scratch."""
+    freeze_backbone: Flag = False
+    """Train only what is behind the backbone, which stays as ``weights`` made it. With ``data.augment: false`` nothing
+    before it is random: the features of clips are then kept in RAM in place of their frames."""
     enable_feature_caching: Flag = True
-    """Keep decoded clips in RAM between epochs, up to ``cache_size_limit_mb``."""
+    """Keep decoded clips, or features of a frozen backbone, in RAM between epochs, up to ``cache_size_limit_mb``."""
     cache_size_limit_mb: Count = 1024
     """Limit of all caches of the process tree together, MiB."""
 
@@ -133,6 +136,18 @@ class ModelConfig(Frozen):
                 f"focus_size={self.focus_size} has no effect with region_focus: none; "
                 "use region_focus: motion, or make data.frame_size smaller"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_features_are_those_of_all_frames(self) -> ModelConfig:
+        reasons = {
+            f"network: {self.network}": self.network != "efficient" and "it has no backbone of frames",
+            f"frame_budget: {self.frame_budget}": self.frame_budget is not None and "features of all frames are kept",
+            f"region_focus: {self.region_focus}": self.region_focus != "none" and "it stands before the backbone",
+        }
+        for what, reason in reasons.items():
+            if self.freeze_backbone and reason:
+                raise ValueError(f"freeze_backbone: true cannot go with {what}: {reason}; change one of them")
         return self
 
     @model_validator(mode="after")

@@ -24,6 +24,11 @@ class Settings(Frozen):
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
 
+    @property
+    def keeps_features(self) -> bool:
+        """Features of a frozen backbone are cached in place of decoded clips: nothing before it is random."""
+        return self.model.freeze_backbone and self.model.enable_feature_caching and not self.data.augment
+
     @model_validator(mode="after")
     def _batch_fits_frame_budget(self) -> Settings:
         limit = self.data.max_frames_in_memory

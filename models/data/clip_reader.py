@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from models.data.feature_cache import ClipCache
+from models.data.frame_ranges import frame_range
 from models.data.region import MIDDLE, Square, bbox_square
 from models.data.transforms import FRAMES_PER_SEGMENT, Augmentation, centre_crop, working_size
 from models.data.video import Chunk, open_video, segment_candidates, uniform_indices
 from models.data.wlasl import ClipInfo
 from models.layers.region_focus import motion_box, resample
-from slr_bench.errors import DataError
 
 
 class _Place(NamedTuple):
@@ -89,12 +89,12 @@ class ClipReader:
 
     def _chunks(self, clip: ClipInfo, kept: NDArray[np.int64], chosen: NDArray[np.int64]) -> Iterator[Chunk]:
         side = working_size(self.frame_size)
-        if self.cache is None or not self.cache.accepts(len(kept) * side * side * 3):
-            yield from self._decode(clip, chosen)
-            return
         key = (clip.video_id, tuple(kept.tolist()), side)
-        stored_THWC = self.cache.get(key)
+        stored_THWC = self.cache.get(key) if self.cache is not None else None
         if stored_THWC is None:
+            if self.cache is None or not self.cache.has_room(len(kept) * side * side * 3):
+                yield from self._decode(clip, chosen)
+                return
             stored_THWC = torch.empty((len(kept), side, side, 3), dtype=torch.uint8)
             filled = 0
             for numbers_T, frames_THWC in self._decode(clip, kept):
@@ -115,30 +115,3 @@ class ClipReader:
                 height, width = frames_THWC.shape[1:3]
                 top, left = int(square.down * (height - side)), int(square.right * (width - side))
                 yield Chunk(numbers_T, frames_THWC[:, top : top + side, left : left + side])
-
-
-def frame_range(clip: ClipInfo, file_frames: int, file_fps: float | None) -> tuple[int, int]:
-    """The clip's frames [start, end) in a file of ``file_frames`` at ``file_fps``.
-
-    Annotated numbers count at the annotation's rate (25 a second) and are scaled where the file's rate is another.
-    WLASL's own preparation cuts the sign out of a long source and keeps the annotation: a range that does not fit a
-    file which is as long as the range means the whole file.
-
-    Raises:
-        DataError: the file ends before the clip begins.
-    """
-    rate = file_fps / clip.fps if file_fps else 1.0
-    if abs(rate - 1.0) < 0.01:  # 29.97 against 30, or a rounded header
-        rate = 1.0
-    start = round(clip.frame_start * rate)
-    end = file_frames if clip.frame_end is None else round(clip.frame_end * rate)
-    if end <= file_frames and start < end:
-        return start, end
-    if clip.frame_end is not None and abs(end - start - file_frames) <= max(2, file_frames // 10):
-        return 0, file_frames
-    if start >= file_frames:
-        raise DataError(
-            f"{clip.path.name} has {file_frames} frames, but its sign begins at frame {start}; "
-            "fetch the file again, or delete it to leave it out"
-        )
-    return start, max(start + 1, min(end, file_frames))

@@ -9,6 +9,7 @@ import numpy as np
 
 from models.config import Settings
 from models.data.batches import Batch, Ticket
+from models.data.left_out import some_of
 from models.data.loader_pool import ClipLoader, Shed
 from models.data.wlasl import SPLITS, Manifest, load_manifest
 from slr_bench.errors import ConfigError
@@ -69,6 +70,18 @@ class Loaders:
     val: SplitLoader
     test: SplitLoader
     """For the last evaluation only; empty in many directories."""
+
+    @property
+    def padding_text(self) -> str | None:
+        """One line on the clips loaded so far that are too short; None if none was."""
+        loader = self.train.loader
+        if not loader.padded:
+            return None
+        frames = loader.num_frames
+        return (
+            f"clips shorter than model.num_frames={frames}: {len(loader.padded)} ({some_of(sorted(loader.padded))}), "
+            f"padded with {sum(loader.padded.values())} frames (their last one, repeated)"
+        )
 
     def close(self) -> None:
         """End the loader processes; they start again when they are needed."""

@@ -27,7 +27,9 @@ class ClipLoader:
     """
 
     def __init__(self, clips: tuple[ClipInfo, ...], settings: Settings) -> None:
-        self._clips, self._settings = clips, settings
+        self.clips, self._settings = clips, settings
+        self.padded: dict[str, int] = {}
+        """Clips shorter than T that have been loaded: id -> frames that repeat the last one."""
         self._pool: _Pool | None = None
 
     def epoch(self, tickets: Sequence[Ticket]) -> Iterator[Batch]:
@@ -39,16 +41,22 @@ class ClipLoader:
         """
         if self._pool and self._pool.batches_left:
             self.close()
-        self._pool = pool = self._pool or _Pool(self._clips, self._settings)
+        self._pool = pool = self._pool or _Pool(self.clips, self._settings)
         try:
             pool.begin(tickets)
             for _ in tickets:
                 if pool is not self._pool:
                     raise RuntimeError("this epoch ended when another one began or the loader was closed")
-                yield pool.take()  # given no name here: the batch is the step's alone
+                yield self._noted(pool.take())  # given no name here: the batch is the step's alone
         finally:
             if pool is self._pool and pool.batches_left:
                 self.close()
+
+    def _noted(self, batch: Batch) -> Batch:
+        self.padded.update(
+            {name: padded for name, padded in zip(batch.video_ids, batch.padded_B, strict=True) if padded}
+        )
+        return batch
 
     def close(self) -> None:
         """End the loader's processes and drop its caches. An open epoch is over."""
@@ -69,6 +77,11 @@ class ClipLoader:
         self._settings = self._settings.model_copy(update={section: changed})
         self.close()
         return done
+
+    @property
+    def num_frames(self) -> int:
+        """Frames T of a clip."""
+        return self._settings.model.num_frames
 
     @property
     def high_water_frames(self) -> int:

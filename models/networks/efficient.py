@@ -5,6 +5,8 @@ B clip, T frame, C channel, H height, W width, D feature, L span of the pyramid,
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,6 +17,7 @@ from models.layers.region_focus import RegionFocus
 from models.layers.temporal_pyramid import TemporalPyramid
 from models.layers.temporal_resolution import choose_frames, merge_frames, motion_energy, take_frames
 from models.networks.backbone import FrameBackbone, Recompute
+from models.networks.frozen import FrozenBackbone
 from models.networks.video import build_video_network
 from models.networks.weights import load_weights
 from slr_bench.errors import ConfigError
@@ -30,7 +33,8 @@ class EfficientRecogniser(nn.Module):
         self.token_merging = config.token_merging
         self.causal = config.causal
         self.focus = RegionFocus(config.region_focus, config.focus_size)
-        self.backbone = FrameBackbone(
+        kind = FrozenBackbone if config.freeze_backbone else FrameBackbone
+        self.backbone = kind(
             config.backbone,
             config.base_channels,
             config.frames_seen,
@@ -118,4 +122,6 @@ def build_recogniser(config: ModelConfig, recompute: Recompute = "none") -> nn.M
     model = EfficientRecogniser(config, recompute)
     if config.weights is not None:
         load_weights(model.backbone, config.weights)
+    elif config.freeze_backbone:
+        warnings.warn("model.freeze_backbone: true without model.weights freezes random numbers", stacklevel=2)
     return model

@@ -7,10 +7,11 @@ import torch
 from clip_files import number_shown, shared_data, write_directory, write_video
 
 from models.config import Settings
-from models.data import loader_pool
+from models.data import loader_pool, wlasl_check
 from models.data.clips import build_loaders
 from models.data.transforms import working_size
 from models.data.video import uniform_indices
+from models.data.wlasl import SPLITS
 from slr_bench.errors import ConfigError, DataError
 
 GLOSSES = ["walk", "book"]
@@ -82,7 +83,7 @@ def test_evaluation_sees_the_uniform_frames_of_every_clip(loaders_for, workers, 
     batches = list(loaders_for(num_workers=workers, chunk_size=chunk_size).val)
     assert [batch.video_ids for batch in batches] == [("val0", "val1"), ("val2",)]
     assert [batch.labels_B.tolist() for batch in batches] == [[0, 1], [0]]
-    assert [batch.padded_frames for batch in batches] == [FRAMES - 5, 0]
+    assert [batch.padded_B for batch in batches] == [(0, FRAMES - 5), (0,)]
     clips = [clip for batch in batches for clip in batch.clips_BTCHW]
     cropped = 1 - SIZE / working_size(SIZE)
     for clip_TCHW, length in zip(clips, LENGTHS["val"], strict=True):
@@ -260,6 +261,26 @@ def test_an_unreadable_clip_is_one_line(tmp_path, loaders_for, workers, content)
     with pytest.raises(DataError, match=r"train2\.mp4") as caught:
         epoch_of(loaders.train)
     assert "\n" not in str(caught.value)
+
+
+def test_unreadable_clips_that_the_check_left_out_are_not_met_again(tmp_path, loaders_for, capsys):
+    root = make_data(tmp_path / "data")
+    (root / "videos" / "train2.mp4").write_bytes(b"no video")
+    with pytest.raises(DataError, match=rf"wlasl check {root} --leave-out does so with all such clips"):
+        epoch_of(loaders_for(data_dir=root).train)
+    assert wlasl_check.main(["check", str(root), "--leave-out"]) == 0
+    loaders = loaders_for(data_dir=root)
+    names = {video_id for batch in epoch_of(loaders.train) for video_id in batch.video_ids}
+    assert names == {"train0", "train1", "train3", "train4"}
+    assert loaders.manifest.left_out_text == "1 of 8 listed clips are left out: 1 unreadable (train2)"
+
+
+def test_splits_are_never_mixed(loaders_for):
+    loaders = loaders_for()
+    seen = {
+        split: {name for batch in epoch_of(getattr(loaders, split)) for name in batch.video_ids} for split in SPLITS
+    }
+    assert seen == {split: {f"{split}{number}" for number in range(len(LENGTHS[split]))} for split in SPLITS}
 
 
 def test_a_killed_loader_process_is_one_line(loaders_for, monkeypatch):
