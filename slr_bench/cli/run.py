@@ -45,7 +45,7 @@ def run(
     no_skip: Annotated[
         bool, typer.Option("--no-skip", help="Run also what is larger than a cell that ran out of memory.")
     ] = False,
-    aa: Annotated[bool, typer.Option("--aa", help="Every cell as both sides, in ABBA pairs: what noise does.")] = False,
+    aa: Annotated[bool, typer.Option("--aa", help="Every cell as both sides, in pairs: what noise does.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a grid, each cell in processes of its own, resuming what is missing; then report."""

@@ -68,7 +68,7 @@ class GridConfig(Part):
     ram_limit: Annotated[str | None, BeforeValidator(_size_with_unit)] = None
     """Limit of a cell's data segment, like ``8GiB``; above it the cell ends as ``oom_host``."""
     sides: Literal[1, 2] = 1
-    """``2``: A/A, the same cell as both sides; each repeat is a pair of neighbours, in the order ABBA."""
+    """``2``: A/A, the same cell as both sides; each repeat is a pair of neighbours, AB or BA by a coin."""
     invalid_reruns: Annotated[int, Field(strict=True, ge=0)] = 1
     """How often a run that was disturbed from outside is made again; ``0``: never, it is only marked."""
     also: tuple[Part, ...] = ()

@@ -67,6 +67,8 @@ class Runner:
         self._facts = {cell.cell_id: {} for cell in cells} if fake else prepare(cells, grid.device)
         self._attempts = Attempts(grid, store.directory, self._facts, fake=fake, readers=readers)
         self._dominance = Dominance(self._cells)
+        self._source_hash = source_hash(self._cells)
+        self._config_hash = config_hash(grid, self._cells, self._facts, fake)
 
     @property
     def directory(self) -> Path:
@@ -81,7 +83,7 @@ class Runner:
             NothingMeasuredError: no run gave a result.
         """
         start_s = time.monotonic()
-        runs = plan(self._cells, self._grid.sides)
+        runs = plan(self._cells, self._grid.sides, self._source_hash + self._config_hash)
         preload = sorted({"slr_bench.run.measure", *(module for cell in self._cells for module in cell.spec.preload)})
         with self._store.locked(), LocalExecutor(preload, thread_environment()) as executor:
             environment = self._attempts.environment(executor)
@@ -135,8 +137,8 @@ class Runner:
     def _manifest(self, environment: dict[str, Any]) -> Manifest:
         return Manifest(
             workload=self._grid.workload,
-            source_hash=source_hash(self._cells),
-            config_hash=config_hash(self._grid, self._cells, self._facts, self._fake),
+            source_hash=self._source_hash,
+            config_hash=self._config_hash,
             environment=environment,
             command=self._command,
             cells=cell_entries(self._cells),

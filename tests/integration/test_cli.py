@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from slr_bench.errors import ConfigError
+from slr_bench.run import runner
+
 SCRIPT = Path(sys.executable).with_name("slr-bench")
 FAULTY = {"workload": "faulty", "repeats": 1, "device": "cpu"}
 
@@ -154,27 +157,47 @@ def test_a_run_with_a_crashed_cell_ends_as_7_with_one_json_object_and_a_report(w
     assert json.loads(again.stdout)["run_dir"] == "run"
 
 
-def test_what_an_out_of_memory_dominates_is_skipped_unless_told_otherwise(write_grid, slr_bench):
-    """A float32 of 2**36 elements fails under the limit; 2**37 is not tried, but with the flag, in the same place."""
+def test_what_an_out_of_memory_dominates_is_skipped(write_grid, slr_bench):
+    """A float32 of 2**36 elements fails under the limit; 2**37 is not tried."""
     sizes = {"fault.size": [1, 1 << 36, 1 << 37]}
     path = write_grid({"workload": "hungry", "axes": sizes, "repeats": 1, "device": "cpu", "ram_limit": "16GiB"})
     first = slr_bench("run", path, "--out", "run", "--json")
     assert first.returncode == 0, first.stderr
     assert json.loads(first.stdout)["outcomes"] == {"ok": 1, "oom_host": 1, "skipped_dominated": 1}
-    again = slr_bench("run", path, "--out", "run", "--json", "--no-skip")
-    assert json.loads(again.stdout)["outcomes"] == {"ok": 1, "oom_host": 2}
 
 
-def test_an_aa_run_leaves_pairs_of_one_cell_in_the_order_abba(write_grid, slr_bench, tmp_path):
+@pytest.mark.parametrize(
+    ("options", "reached"),
+    [
+        ([], {"fake": False, "retry": False, "skip": True}),
+        (["--no-skip"], {"fake": False, "retry": False, "skip": False}),
+        (["--retry", "--fake"], {"fake": True, "retry": True, "skip": True}),
+    ],
+)
+def test_the_options_reach_the_runner(write_grid, slr_bench, monkeypatch, options, reached):
+    """What the runner does with them is told by its own tests."""
+    seen = {}
+
+    def stop(grid, cells, store, *, command, **given):
+        seen.update(given)
+        raise ConfigError("far enough")
+
+    monkeypatch.setattr(runner, "Runner", stop)
+    assert slr_bench("run", write_grid(FAULTY), *options).returncode == 2
+    assert seen == reached
+
+
+def test_an_aa_run_leaves_pairs_of_one_cell_side_by_side(write_grid, slr_bench, quick_server, tmp_path):
     done = slr_bench("run", write_grid(FAULTY | {"repeats": 2}), "--aa", "--out", "run", "--json")
     assert done.returncode == 0, done.stderr
     paths = sorted((tmp_path / "run" / "records").iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    assert [path.stem[-3:] for path in paths] == ["a-0", "b-0", "b-1", "a-1"]
+    assert [path.stem[-1] for path in paths] == ["0", "0", "1", "1"]
+    assert {path.stem[-3:] for path in paths} == {"a-0", "b-0", "b-1", "a-1"}
     assert len({path.stem[:-4] for path in paths}) == 1
     assert json.loads(done.stdout)["cells"] == 1
 
 
-def test_without_a_measurement_it_ends_as_5_and_says_why(write_grid, slr_bench):
+def test_without_a_measurement_it_ends_as_5_and_says_why(write_grid, slr_bench, quick_server):
     done = slr_bench("run", write_grid(FAULTY | {"set": {"fault.mode": "unsupported"}}), "--json")
     assert (done.returncode, done.stdout) == (5, "")
     assert "nothing was measured" in done.stderr
@@ -182,7 +205,7 @@ def test_without_a_measurement_it_ends_as_5_and_says_why(write_grid, slr_bench):
     assert "Traceback" not in done.stderr
 
 
-def test_a_run_of_another_source_in_the_default_place_is_set_aside(write_grid, slr_bench, tmp_path):
+def test_a_run_of_another_source_in_the_default_place_is_set_aside(write_grid, slr_bench, quick_server, tmp_path):
     earlier = tmp_path / "reports" / "latest"
     (earlier / "records").mkdir(parents=True)
     (earlier / "records" / "of-another-time.json").write_text("{}")

@@ -120,7 +120,8 @@ def bench(tmp_path, monkeypatch):
 
 def test_every_run_leaves_one_record_with_the_runners_own_metrics(bench):
     done = bench()
-    assert done.executor.measured == [1, 2, 2, 1]
+    assert done.executor.measured[:2] == [1, 2]
+    assert sorted(done.executor.measured[2:]) == [1, 2]
     assert done.totals.ran == len(done.totals.records) == 4
     for record in done.totals.records:
         assert record.value("peak_tensor_bytes") == 64
@@ -296,7 +297,8 @@ OUT = Ending({**MEASURED, "outcome": "oom_gpu", "reason": "CUDA out of memory", 
 
 def test_what_an_out_of_memory_dominates_is_a_record_and_no_process(bench):
     done = bench(sizes=(1, 2, 4, 8), spec=SIZED, executor=FakeExecutor({4: OUT, 8: OUT}))
-    assert done.executor.measured == [1, 2, 4, 4, 2, 1]
+    assert done.executor.measured[:3] == [1, 2, 4]
+    assert sorted(done.executor.measured[3:]) == [1, 2, 4]
     assert outcome_counts(done.totals.records) == {"ok": 4, "oom_gpu": 2, "skipped_dominated": 2}
     skipped = [record for record in done.totals.records if record.outcome == "skipped_dominated"]
     for record in skipped:
@@ -316,7 +318,7 @@ def test_a_skipped_run_is_made_with_the_flag_off_and_when_nothing_dominates_it_a
     for record in first.totals.records:
         if record.outcome != "ok":
             (first.store.records_directory / f"{record.name}.json").unlink()
-    assert bench(sizes=sizes, spec=SIZED).executor.measured == [4, 8, 8, 4]
+    assert sorted(bench(sizes=sizes, spec=SIZED).executor.measured) == [4, 4, 8, 8]
 
 
 def test_with_the_flag_off_nothing_is_skipped(bench):
@@ -343,7 +345,8 @@ class Jumpy:
 
 def test_a_disturbed_run_is_thrown_away_and_made_again(bench):
     done = bench(readers=Jumpy(1).readers)
-    assert done.executor.measured == [1, 2, 2, 2, 1]
+    assert done.executor.measured[:3] == [1, 2, 2]
+    assert sorted(done.executor.measured[3:]) == [1, 2]
     assert [record.marks for record in done.totals.records] == [()] * 4
     assert done.totals.ran == 4
     (thrown,) = done.store.read_discarded()
@@ -387,7 +390,7 @@ def test_a_failed_run_is_marked_and_not_made_again_and_fake_tensors_are_not_judg
     dead = Ending(None, 11, None, False, 0.1)
     done = bench(executor=FakeExecutor({2: dead}), readers=Jumpy(*range(9)).readers, invalid_reruns=0)
     assert all(record.marks for record in done.totals.records)
-    assert done.executor.measured == [1, 2, 2, 1]
+    assert sorted(done.executor.measured) == [1, 1, 2, 2]
 
 
 def test_fake_tensors_are_not_judged(bench):
