@@ -215,6 +215,7 @@ class _Tiles(NamedTuple):
             sums.mul_(rescale).baddbmm_(share, v)
             weight.mul_(rescale).add_(share.sum(-1, keepdim=True))
             top = new_top
+            del scores, share  # before the next tile is made
         empty = weight == 0
         sums.div_(weight.masked_fill(empty, 1.0))
         # +inf makes every share of an empty row 0 in backward, too
@@ -234,6 +235,7 @@ class _Tiles(NamedTuple):
                 grad_scores = share.mul_((grad[:, rows] @ v.mT).sub_(common_NT1[:, rows])).mul_(self.scale)
                 grad_q[:, rows].baddbmm_(grad_scores, k)
                 sum_k.baddbmm_(grad_scores.mT, q[:, rows])
+                del share, grad_scores  # before the next tile is made
             grad_k[..., columns, :], grad_v[..., columns, :] = sum_k.unflatten(0, heads), sum_v.unflatten(0, heads)
         return grad_q.to(self.k_BASD.dtype).unflatten(0, heads), grad_k, grad_v
 
