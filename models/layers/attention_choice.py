@@ -9,7 +9,8 @@ import logging
 import statistics
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -69,7 +70,7 @@ def choose(
     shapes = tuple(None if tensor is None else (tensor.shape, tensor.dtype) for tensor in inputs)
     key = (*kinds, device, autocast, training, is_fake, shapes)
     if key not in _known:
-        with _disable_current_modes(), torch.set_grad_enabled(training):  # a tracer around the step sees nothing of it
+        with _alone(), torch.set_grad_enabled(training):
             sizes = {kind: _peak_bytes(attention, inputs) for kind, attention in kinds.items()}
             few = [kind for kind, size in sizes.items() if size <= NEAR_BYTES * min(sizes.values())]
             seconds = {} if is_fake or len(few) == 1 else _seconds({kind: kinds[kind] for kind in few}, inputs)
@@ -88,6 +89,13 @@ def _cheapest(sizes: Mapping[str, int], seconds: Mapping[str, float]) -> str:
         return leanest
     fastest = min(seconds, key=seconds.__getitem__)
     return fastest if seconds[leanest] >= MUCH_FASTER * seconds[fastest] else leanest
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """What is around the step (a tracer, recomputation, saving to host memory) sees nothing of the choosing."""
+    with _disable_current_modes(), torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
+        yield
 
 
 def _peak_bytes(attention: Attention, inputs: tuple[Tensor | None, ...]) -> int:

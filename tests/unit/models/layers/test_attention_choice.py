@@ -7,6 +7,7 @@ import pytest
 import torch
 from attention_proof import assert_same_function, inputs, reference
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.checkpoint import checkpoint
 
 from models.layers import attention_choice
 from models.layers.attention import TemporalAttention, torch_attention
@@ -137,6 +138,24 @@ def test_autocast_and_gradients_are_part_of_the_question():
         attention(x_BTE)
     assert attention.choice.where.endswith("no gradients")
     assert len(attention_choice._known) == 2
+
+
+@pytest.mark.parametrize("around", ["checkpoint", "save_on_cpu"])
+def test_what_watches_the_saved_tensors_of_the_step_does_not_see_the_choosing(around):
+    attention, x_BTE = block(), torch.randn(2, 7, 16, requires_grad=True)
+    if around == "checkpoint":
+        checkpoint(attention, x_BTE, use_reentrant=False).sum().backward()
+    else:
+        with torch.autograd.graph.save_on_cpu():
+            attention(x_BTE).sum().backward()
+    expected = torch.autograd.grad(block("dense")(leaf := x_BTE.detach().requires_grad_()).sum(), leaf)[0]
+    torch.testing.assert_close(x_BTE.grad, expected)
+
+
+def test_inference_mode():
+    with torch.inference_mode():
+        x_BTE = torch.randn(2, 7, 16)
+        torch.testing.assert_close(block()(x_BTE), block("dense")(x_BTE))
 
 
 def traced(attention, frames=6, mode=None):
