@@ -10,10 +10,10 @@ DATA := data/synthetic
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data bench bench-gpu bench-compare bench-records bench-trace test test-slow test-faults test-gpu check report clean
+.PHONY: help setup data bench bench-gpu bench-compare bench-records bench-trace bench-attention test test-slow test-faults test-gpu check report clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make .venv with everything the project needs
 
@@ -51,6 +51,9 @@ bench-trace: data ## What tracing costs a step, beside torch's MemTracker (about
 
 bench-records: $(READY) ## Read, filter and tabulate 1,000 records
 	$(BIN)/pytest -q -s benchmarks/test_records.py $(ARGS)
+
+bench-attention: $(READY) ## Time and peak bytes of each attention from 64 to 4,096 frames (about 4 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q benchmarks/test_attention.py $(ARGS)
 
 test: $(READY) ## Run the fast tests, two processes at a time (7 minutes on 2 cores)
 	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)

@@ -50,9 +50,16 @@ class _Steps:
         self._held = list(self._shapes() if self._context.is_fake else self._decoded())
 
     def metrics(self) -> Mapping[str, Metric]:
-        """``parameters``: a count, from the tensors themselves."""
+        """``parameters``: a count, from the tensors themselves; with ``attention: auto``, what that chose."""
         count = sum(parameter.numel() for parameter in self._model.parameters())
-        return {"parameters": Metric(value=count, unit="1", source="numel", quality="exact")}
+        metrics = {"parameters": Metric(value=count, unit="1", source="numel", quality="exact")}
+        choice = getattr(getattr(self._model, "attention", None), "choice", None)
+        if choice is not None:
+            size = choice.bytes_by_kind[choice.kind]
+            # Figures of different sources do not compare: two runs that chose differently say so.
+            source = f"attention: auto chose {choice.kind} for {choice.where}"
+            metrics["attention_bytes"] = Metric(value=size, unit="bytes", source=source, quality="exact")
+        return metrics
 
     def _shapes(self) -> Iterator[MicroBatch]:
         model, data, training = self._settings.model, self._settings.data, self._settings.training

@@ -47,7 +47,8 @@ class ModelConfig(Frozen):
     """Pairs of alike neighbouring frames that are merged behind the backbone (r); 0: none."""
     attention: Literal["none", "dense", "chunked", "sparse", "auto"] = "chunked"
     """Over the frame features. ``dense`` holds the T x T scores, ``chunked`` one chunk of them, ``sparse`` only those
-    of a window and some global frames; ``auto`` measures which exact one is cheapest."""
+    of a window and some global frames; ``auto`` counts and takes the exact one (torch's own, chunked, dense) with the
+    fewest peak bytes on this device, in this type and length, the faster among equals, and says which."""
     attention_heads: Count = 4
     """Heads of the temporal attention; must divide 8 x base_channels."""
     attention_chunk_size: Count = 8

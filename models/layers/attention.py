@@ -10,10 +10,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from models.layers.attention_choice import Attention, Choice, choose
 from models.layers.attention_tiles import chunked_attention, sparse_attention
 
-AttentionKind = Literal["dense", "chunked", "sparse"]
+AttentionKind = Literal["dense", "chunked", "sparse", "auto"]
 
 
 def dense_attention(
@@ -34,6 +36,16 @@ def dense_attention(
     return scores_BATS.softmax(-1).masked_fill(~keep, 0.0).to(v_BASD.dtype) @ v_BASD
 
 
+def torch_attention(
+    q_BATD: Tensor, k_BASD: Tensor, v_BASD: Tensor, keep: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """The same function by torch's ``scaled_dot_product_attention``: fused where the device has a kernel for it."""
+    mask = keep
+    if bias is not None:
+        mask = bias.to(q_BATD.dtype) if keep is None else bias.to(q_BATD.dtype).masked_fill(~keep, -math.inf)
+    return F.scaled_dot_product_attention(q_BATD, k_BASD, v_BASD, attn_mask=mask)
+
+
 class TemporalAttention(nn.Module):
     """Pre-norm residual block: ``x + project(attention(norm(x)))`` over the frames of each clip.
 
@@ -52,7 +64,10 @@ class TemporalAttention(nn.Module):
         global_frames: int = 1,
         causal: bool = False,
     ) -> None:
-        """``window``, ``global_frames`` and ``causal`` are those of ``kind="sparse"``; the others see all frames."""
+        """``window``, ``global_frames`` and ``causal`` are those of ``kind="sparse"``; the others see all frames.
+
+        ``kind="auto"`` is ``dense``, ``chunked`` or torch's own: see :func:`models.layers.attention_choice.choose`.
+        """
         super().__init__()
         if causal and kind != "sparse":
             raise ValueError(f"causal attention of kind {kind!r} would see later frames; use kind 'sparse'")
@@ -60,7 +75,8 @@ class TemporalAttention(nn.Module):
             raise ValueError(f"global_frames={global_frames} attend to later frames; use 0 with causal attention")
         self.heads, self.kind, self.chunk_size = heads, kind, chunk_size
         self.window, self.global_frames, self.causal = window, global_frames, causal
-        self.splits_work = kind != "dense"  # said to the tracer: its operator floor is that of the tiles
+        self.choice: Choice | None = None
+        """What ``kind="auto"`` took in the last call."""
         self.norm = nn.LayerNorm(features)
         self.to_qkv = nn.Linear(features, 3 * features)
         self.project = nn.Linear(features, features)
@@ -80,8 +96,7 @@ class TemporalAttention(nn.Module):
     def qkv(self, x_BTE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of the frames, each BATD."""
         qkv_BT3AD = self.to_qkv(self.norm(x_BTE)).unflatten(-1, (3, self.heads, -1))
-        # One copy here spares one of each tile in every product.
-        q, k, v = qkv_BT3AD.permute(2, 0, 3, 1, 4).contiguous().unbind(0)
+        q, k, v = qkv_BT3AD.permute(2, 0, 3, 1, 4).unbind(0)
         return q, k, v
 
     def attend(
@@ -96,11 +111,29 @@ class TemporalAttention(nn.Module):
 
         ``keep`` (bool) and ``bias`` broadcast to BATS; with a cache that is not full yet, ``keep`` marks what is in it.
         """
-        if self.kind == "dense":
-            return dense_attention(q_BATD, k_BASD, v_BASD, keep, bias)
-        if self.kind == "chunked":
-            return chunked_attention(q_BATD, k_BASD, v_BASD, self.chunk_size, keep, bias)
-        return sparse_attention(q_BATD, k_BASD, v_BASD, self.window, self.global_frames, self.causal, keep, bias)
+        kind: str = self.kind
+        if kind == "auto":
+            exact = {name: self._backend(name) for name in ("sdpa", "chunked", "dense")}
+            self.choice = choose(exact, q_BATD, k_BASD, v_BASD, keep, bias)
+            kind = self.choice.kind
+        return self._backend(kind)(q_BATD, k_BASD, v_BASD, keep, bias)
+
+    def _backend(self, kind: str) -> Attention:
+        if kind == "chunked":
+            return lambda q, k, v, keep, bias: chunked_attention(q, k, v, self.chunk_size, keep, bias)
+        if kind == "sparse":
+            where = self.window, self.global_frames, self.causal
+            return lambda q, k, v, keep, bias: sparse_attention(q, k, v, *where, keep, bias)
+        return torch_attention if kind == "sdpa" else dense_attention
+
+    @property
+    def splits_work(self) -> bool:
+        """Said to the tracer: the operator floor is that of the tiles."""
+        return (self.choice.kind if self.choice else self.kind) in ("chunked", "sparse")
+
+    def extra_repr(self) -> str:
+        """Shown when the network is printed."""
+        return f"kind={self.kind}, heads={self.heads}" + (f", chose {self.choice}" if self.choice else "")
 
     def finish(self, x_BTE: Tensor, out_BATD: Tensor) -> Tensor:
         """The block's output from its input and what its frames saw."""

@@ -136,6 +136,7 @@ def _slices(start: int, stop: int, size: int) -> Iterator[slice]:
 
 def _tiled(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, bias: Tensor | None, plan: Plan) -> Tensor:
     assert bias is None or not bias.requires_grad, "the bias gets no gradient"
+    q, k, v = (tensor.contiguous() for tensor in (q, k, v))  # one copy here spares one of each tile in every product
     with torch.autocast(q.device.type, enabled=False):
         return _TiledAttention.apply(q, k, v, keep, bias, plan)
 
@@ -162,22 +163,10 @@ class _TiledAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_BATD: Tensor) -> tuple[Tensor | None, ...]:
         q_BATD, k_BASD, v_BASD, keep, bias, out_BATD, log_weight_NT1 = ctx.saved_tensors
-        q, grad = _flat(q_BATD), _flat(grad_BATD)
-        common_NT1 = (grad.view_as(out_BATD) * out_BATD).sum(-1, keepdim=True).reshape_as(log_weight_NT1)
-        tiles = _Tiles(q, k_BASD, v_BASD, keep, bias, ctx.plan)
-        grad_q, grad_k, grad_v = torch.zeros_like(q), torch.empty_like(k_BASD), torch.empty_like(v_BASD)
-        for columns, spans in ctx.plan.by_key(q.shape[-2], k_BASD.shape[-2]):
-            k, v = tiles.keys(columns)
-            sum_k, sum_v = torch.zeros_like(k), torch.zeros_like(v)
-            for rows in spans:
-                share = tiles.scores(rows, columns, k).sub_(log_weight_NT1[:, rows]).exp_()
-                sum_v.baddbmm_(share.mT, grad[:, rows])
-                grad_scores = share.mul_((grad[:, rows] @ v.mT).sub_(common_NT1[:, rows])).mul_(tiles.scale)
-                grad_q[:, rows].baddbmm_(grad_scores, k)
-                sum_k.baddbmm_(grad_scores.mT, q[:, rows])
-            grad_k[..., columns, :] = sum_k.unflatten(0, k_BASD.shape[:2])
-            grad_v[..., columns, :] = sum_v.unflatten(0, k_BASD.shape[:2])
-        return grad_q.to(q_BATD.dtype).view_as(q_BATD), grad_k, grad_v, None, None, None
+        tiles = _Tiles(_flat(q_BATD), k_BASD, v_BASD, keep, bias, ctx.plan)
+        with torch.autocast(grad_BATD.device.type, enabled=False):
+            grads = tiles.gradients(grad_BATD, out_BATD, log_weight_NT1)
+        return *grads, None, None, None
 
 
 class _Tiles(NamedTuple):
@@ -226,10 +215,29 @@ class _Tiles(NamedTuple):
             sums.mul_(rescale).baddbmm_(share, v)
             weight.mul_(rescale).add_(share.sum(-1, keepdim=True))
             top = new_top
+            del scores, share  # before the next tile is made
         empty = weight == 0
         sums.div_(weight.masked_fill(empty, 1.0))
         # +inf makes every share of an empty row 0 in backward, too
         return sums, top.add_(weight.log_()).masked_fill_(empty, math.inf)
+
+    def gradients(self, grad_BATD: Tensor, out_BATD: Tensor, log_weight_NT1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of queries, keys and values, from that of the output."""
+        q, grad, heads = self.q_NTD, _flat(grad_BATD), self.k_BASD.shape[:2]
+        common_NT1 = (grad.unflatten(0, heads) * out_BATD).sum(-1, keepdim=True).reshape_as(log_weight_NT1)
+        grad_q, grad_k, grad_v = torch.zeros_like(q), torch.empty_like(self.k_BASD), torch.empty_like(self.v_BASD)
+        for columns, spans in self.plan.by_key(q.shape[-2], self.k_BASD.shape[-2]):
+            k, v = self.keys(columns)
+            sum_k, sum_v = torch.zeros_like(k), torch.zeros_like(v)
+            for rows in spans:
+                share = self.scores(rows, columns, k).sub_(log_weight_NT1[:, rows]).exp_()
+                sum_v.baddbmm_(share.mT, grad[:, rows])
+                grad_scores = share.mul_((grad[:, rows] @ v.mT).sub_(common_NT1[:, rows])).mul_(self.scale)
+                grad_q[:, rows].baddbmm_(grad_scores, k)
+                sum_k.baddbmm_(grad_scores.mT, q[:, rows])
+                del share, grad_scores  # before the next tile is made
+            grad_k[..., columns, :], grad_v[..., columns, :] = sum_k.unflatten(0, heads), sum_v.unflatten(0, heads)
+        return grad_q.to(self.k_BASD.dtype).unflatten(0, heads), grad_k, grad_v
 
 
 def _part(whole: Any, rows: slice, columns: slice) -> Any:

@@ -1,5 +1,6 @@
 """``slr-bench profile``: every workload and arm of the repository accounts for every byte, real and fake alike."""
 
+import itertools
 import json
 
 import pytest
@@ -18,13 +19,15 @@ ARMS = {
     "optimized": {"training.recompute": "block", "training.precision": "bf16"},
 }
 
+ATTENTIONS = {kind: {"model.attention": kind, "training.precision": "fp32"} for kind in ("sparse", "auto")}
+
 
 @pytest.fixture
 def profiled(tiny_setting):
     """``profiled("train_step", "baseline", fake=True)`` -> what the child finds, in this process."""
 
     def run(workload, arm, fake=False):
-        cell = own_cell(GridConfig(workload=workload, set=tiny_setting, arms=ARMS), {}, arm)
+        cell = own_cell(GridConfig(workload=workload, set=tiny_setting, arms=ARMS | ATTENTIONS), {}, arm)
         setting = cell.settings.model_dump(mode="json")
         job = {"workload": workload, "setting": setting, "device": "cpu", "fake": fake, "warmup_steps": 1}
         return profile_cell(job, lambda message: None)["profile"]
@@ -32,8 +35,13 @@ def profiled(tiny_setting):
     return run
 
 
-@pytest.mark.parametrize("arm", ARMS)
-@pytest.mark.parametrize("workload", ["train_step", "inference"])
+@pytest.mark.parametrize(
+    ("workload", "arm"),
+    [
+        *itertools.product(("train_step", "inference"), ARMS),
+        *(pytest.param("train_step", kind, marks=pytest.mark.slow) for kind in ATTENTIONS),
+    ],
+)
 def test_every_byte_is_named_and_fake_is_real(profiled, workload, arm):
     real, fake = profiled(workload, arm), profiled(workload, arm, fake=True)
     assert real["residual_bytes"] == 0
