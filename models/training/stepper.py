@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,22 +73,25 @@ class Stepper:
         self.last_correct = torch.stack(correct).sum()
         return self.last_losses.sum()
 
-    def _on_device(self, micro_batches: Iterable[ClipBatch]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _on_device(self, micro_batches: Iterable[ClipBatch]) -> Iterator[tuple[Any, Tensor]]:
+        """Micro-batches; of a network that looks at a part of the clips (``see``), that part: the rest is free then."""
         source = iter(micro_batches)
         while True:
             with self.phase("load"):
                 batch = next(source, None)
                 if batch is None:
                     return
-                pair = (
-                    batch.clips_BTCHW.to(self.device, non_blocking=True),
-                    batch.labels_B.to(self.device, non_blocking=True),
-                )
+                clips = batch.clips_BTCHW.to(self.device, non_blocking=True)
+                labels_B = batch.labels_B.to(self.device, non_blocking=True)
                 del batch
-            yield pair
-            del pair
+            see = getattr(self.model, "see", None)
+            if see is not None:
+                with self.phase("forward"), torch.no_grad():
+                    clips = see(clips)
+            yield clips, labels_B
+            del clips, labels_B
 
-    def _accumulate(self, clips_BTCHW: Tensor, labels_B: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    def _accumulate(self, clips_BTCHW: Any, labels_B: Tensor, share: float) -> tuple[Tensor, Tensor]:
         with self.phase("forward"), autocast(self.device, self.config):
             logits_BK = self.model(clips_BTCHW).float()
             loss = F.cross_entropy(logits_BK, labels_B, label_smoothing=self.config.label_smoothing) * share

@@ -61,6 +61,15 @@ def test_the_backbone_sees_only_the_chosen_frames_with_their_positions():
         assert torch.equal(logits_BK, model.classify(model.pyramid(model.attention(x_BTD))))
 
 
+def test_who_owns_the_clips_can_let_them_go():
+    model = build(frame_budget=2, pyramid_levels=(1, 2)).eval()
+    clips_BTCHW = torch.randint(0, 256, (2, 4, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        seen = model.see(clips_BTCHW)
+        assert seen.frames_BTCHW.untyped_storage().nbytes() == clips_BTCHW.nbytes // 2
+        assert torch.equal(model(seen), model(clips_BTCHW))
+
+
 def test_merged_tokens_count_as_their_frames():
     """A clip that stands still: merging any pairs of its equal frames changes no average, only what is attended to."""
     clips_BTCHW = torch.randint(0, 256, (2, 1, 3, 32, 32), dtype=torch.uint8).expand(2, 4, 3, 32, 32)
