@@ -18,6 +18,7 @@ from models.layers.temporal_pyramid import TemporalPyramid
 from models.layers.temporal_resolution import choose_frames, merge_frames, motion_energy, take_frames
 from models.networks.backbone import FrameBackbone, Recompute
 from models.networks.frozen import FrozenBackbone
+from models.networks.seen import Seen
 from models.networks.video import build_video_network
 from models.networks.weights import load_weights
 from slr_bench.errors import ConfigError
@@ -64,25 +65,46 @@ class EfficientRecogniser(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(features * sum(config.pyramid_levels), config.num_classes)
 
-    def forward(self, clips_BTCHW: Tensor) -> Tensor:
-        """``uint8`` (0..255) or float (0..1) RGB clips to ``logits_BK``. Normalises on the clips' device.
+    def forward(self, clips: Tensor | Seen) -> Tensor:
+        """``uint8`` (0..255) or float (0..1) RGB clips, or what :meth:`see` gave of them, to ``logits_BK``.
 
-        A causal network in evaluation takes clips of any length and tells the sign at their last frame.
+        Normalises on the clips' device. A causal network in evaluation takes clips of any length and tells the sign at
+        their last frame.
 
         Raises:
             ConfigError: clips of another number of frames than the network was built for.
         """
-        self._check(clips_BTCHW.shape[1])
+        seen = clips if isinstance(clips, Seen) else self.see(clips)
+        x_BTD, size_BT = self._tokens(seen)
+        if self.attention is not None:
+            x_BTD = self.attention(x_BTD, size_BT=size_BT)
         if self.causal:
-            return self.classify(self.pyramid(self._attended(self.backbone(clips_BTCHW))[:, -self.num_frames :]))
-        x_BTD, size_BT = self._tokens(clips_BTCHW)
-        return self.classify(self.pyramid(self._attended(x_BTD, size_BT), size_BT))
+            x_BTD = x_BTD[:, -self.num_frames :]
+        return self.classify(self.pyramid(x_BTD, size_BT))
+
+    def see(self, clips_BTCHW: Tensor) -> Seen:
+        """The frames and pixels that the network will look at. Who owns the clips calls this first, and can then let them go.
+
+        Raises:
+            ConfigError: clips of another number of frames than the network was built for.
+        """
+        frames = clips_BTCHW.shape[1]
+        if frames != self.num_frames and (self.training or not self.causal):
+            raise ConfigError(
+                f"clips have {frames} frames but the network was built for {self.num_frames}; "
+                "set model.num_frames to what the data yields"
+            )
+        if self.frames_seen == self.num_frames:
+            return Seen(self.focus(clips_BTCHW))
+        chosen_BT = choose_frames(motion_energy(clips_BTCHW), self.frames_seen)
+        return Seen(self.focus(take_frames(clips_BTCHW, chosen_BT)), chosen_BT)
 
     def at_every_frame(self, clips_BTCHW: Tensor) -> Tensor:
         """``logits_BTK`` of a causal network: at each frame the sign of the ``num_frames`` frames that end there."""
         assert self.causal, "a network that sees later frames knows the sign at the end only"
-        self._check(clips_BTCHW.shape[1])
-        x_BTD = self._attended(self.backbone(clips_BTCHW))
+        x_BTD = self.backbone(clips_BTCHW)
+        if self.attention is not None:
+            x_BTD = self.attention(x_BTD)
         before = self.num_frames - 1
         keep_BT = F.pad(torch.ones(x_BTD.shape[:2], dtype=torch.bool, device=x_BTD.device), (before, 0))
         return self.classify(self.pyramid.ending_at_each(F.pad(x_BTD, (0, 0, before, 0)), keep_BT, self.num_frames))
@@ -91,24 +113,12 @@ class EfficientRecogniser(nn.Module):
         """Logits of what the pyramid gave, for any dimensions before L and D."""
         return self.classifier(self.dropout(pooled_BLD.flatten(-2)))
 
-    def _check(self, frames: int) -> None:
-        if frames != self.num_frames and (self.training or not self.causal):
-            raise ConfigError(
-                f"clips have {frames} frames but the network was built for {self.num_frames}; "
-                "set model.num_frames to what the data yields"
-            )
-
-    def _tokens(self, clips_BTCHW: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features of the chosen frames, merged; with the frames that each stands for, None where it is one."""
-        position_TD = self.position_TD
-        if self.frames_seen < self.num_frames:
-            chosen_BT = choose_frames(motion_energy(clips_BTCHW), self.frames_seen)
-            clips_BTCHW, position_TD = take_frames(clips_BTCHW, chosen_BT), position_TD[chosen_BT]
-        x_BTD = self.backbone(self.focus(clips_BTCHW)) + position_TD
+    def _tokens(self, seen: Seen) -> tuple[Tensor, Tensor | None]:
+        """Features in their places, merged; and how many frames each stands for, None where that is one."""
+        x_BTD = self.backbone(seen.clips_BTCHW)
+        if self.position_TD is not None:
+            x_BTD = x_BTD + (self.position_TD if seen.places_BT is None else self.position_TD[seen.places_BT])
         return merge_frames(x_BTD, self.token_merging) if self.token_merging else (x_BTD, None)
-
-    def _attended(self, x_BTD: Tensor, size_BT: Tensor | None = None) -> Tensor:
-        return x_BTD if self.attention is None else self.attention(x_BTD, size_BT=size_BT)
 
 
 def build_recogniser(config: ModelConfig, recompute: Recompute = "none") -> nn.Module:

@@ -61,13 +61,24 @@ def test_the_backbone_sees_only_the_chosen_frames_with_their_positions():
         assert torch.equal(logits_BK, model.classify(model.pyramid(model.attention(x_BTD))))
 
 
+def test_who_owns_the_clips_can_let_them_go():
+    model = build(frame_budget=2, pyramid_levels=(1, 2)).eval()
+    clips_BTCHW = torch.randint(0, 256, (2, 4, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        seen = model.see(clips_BTCHW)
+        assert seen.frames_BTCHW.untyped_storage().nbytes() == clips_BTCHW.nbytes // 2
+        assert torch.equal(model(seen), model(clips_BTCHW))
+
+
 def test_merged_tokens_count_as_their_frames():
-    """A clip that stands still: merging any pairs of its equal frames changes no average, only what is attended to."""
-    clips_BTCHW = torch.randint(0, 256, (2, 1, 3, 32, 32), dtype=torch.uint8).expand(2, 4, 3, 32, 32)
+    """Two equal frames, then two others: merging one pair changes nothing, as its size counts for both of it."""
+    clips_BTCHW = torch.rand(2, 2, 3, 32, 32).repeat_interleave(2, 1)
     changes = {"temporal_shift": "none", "attention": "dense", "pyramid_levels": (1, 2)}
-    whole, merged = build(**changes).eval(), build(token_merging=2, **changes).eval()
+    whole, merged = build(**changes).eval(), build(token_merging=1, **changes).eval()
     for model in (whole, merged):
         torch.nn.init.zeros_(model.position_TD)
+        torch.nn.init.normal_(model.attention.to_qkv.weight, std=0.5)
+    merged.load_state_dict(whole.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(merged(clips_BTCHW), whole(clips_BTCHW))
 
