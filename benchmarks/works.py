@@ -18,6 +18,7 @@ from torch import Tensor
 from models.config import Settings
 from models.data.clips import build_loaders
 from models.networks.efficient import build_recogniser
+from models.networks.seen import seen_by
 from models.training.efficient_trainer import EfficientTrainer
 from models.training.optimization import autocast, steps_per_epoch
 from slr_bench.grid.workload import BuildContext
@@ -120,9 +121,12 @@ class Inference(_Steps):
         device = self._context.device
         with torch.no_grad(), autocast(device, self._settings.training):
             for batch in self._handed_over():
+                with self._context.phase("load"):
+                    clips_BTCHW = seen_by(self._model, batch.clips_BTCHW.to(device, non_blocking=True))
+                    del batch
                 with self._context.phase("forward"):
-                    self._model(batch.clips_BTCHW.to(device, non_blocking=True))
-                del batch
+                    self._model(clips_BTCHW)
+                del clips_BTCHW
 
     def tensors(self) -> Mapping[str, Iterable[Tensor]]:
         """The model, and what the loader holds."""

@@ -13,6 +13,7 @@ from models.layers.attention import TemporalAttention
 from models.layers.region_focus import RegionFocus
 from models.layers.temporal_pyramid import TemporalPyramid
 from models.networks.backbone import FrameBackbone, Recompute
+from models.networks.seen import Seen
 from models.networks.video import build_video_network
 from models.networks.weights import load_weights
 from slr_bench.errors import ConfigError
@@ -40,8 +41,20 @@ class EfficientRecogniser(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(features * sum(config.pyramid_levels), config.num_classes)
 
-    def forward(self, clips_BTCHW: Tensor) -> Tensor:
+    def forward(self, clips_BTCHW: Tensor | Seen) -> Tensor:
         """``uint8`` (0..255) or float (0..1) RGB clips to ``logits_BK``. Normalises on the clips' device.
+
+        Raises:
+            ConfigError: as :meth:`see`.
+        """
+        seen = clips_BTCHW if isinstance(clips_BTCHW, Seen) else self.see(clips_BTCHW)
+        x_BTD = self.backbone(seen.clips_BTCHW) + self.position_TD
+        if self.attention is not None:
+            x_BTD = self.attention(x_BTD)
+        return self.classifier(self.dropout(self.pyramid(x_BTD).flatten(1)))
+
+    def see(self, clips_BTCHW: Tensor) -> Seen:
+        """The clips as the backbone sees them.
 
         Raises:
             ConfigError: clips of another number of frames than the network was built for.
@@ -51,10 +64,7 @@ class EfficientRecogniser(nn.Module):
                 f"clips have {clips_BTCHW.shape[1]} frames but the network was built for {self.num_frames}; "
                 "set model.num_frames to what the data yields"
             )
-        x_BTD = self.backbone(self.focus(clips_BTCHW)) + self.position_TD
-        if self.attention is not None:
-            x_BTD = self.attention(x_BTD)
-        return self.classifier(self.dropout(self.pyramid(x_BTD).flatten(1)))
+        return Seen(self.focus(clips_BTCHW))
 
 
 def build_recogniser(config: ModelConfig, recompute: Recompute = "none") -> nn.Module:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.config import TrainingConfig
+from models.networks.seen import Seen, seen_by
 from models.training.evaluation import ClipBatch, Evaluation, evaluate
 from models.training.optimization import autocast, build_optimizer, one_cycle
 
@@ -72,7 +73,7 @@ class Stepper:
         self.last_correct = torch.stack(correct).sum()
         return self.last_losses.sum()
 
-    def _on_device(self, micro_batches: Iterable[ClipBatch]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _on_device(self, micro_batches: Iterable[ClipBatch]) -> Iterator[tuple[Tensor | Seen, Tensor]]:
         source = iter(micro_batches)
         while True:
             with self.phase("load"):
@@ -80,14 +81,14 @@ class Stepper:
                 if batch is None:
                     return
                 pair = (
-                    batch.clips_BTCHW.to(self.device, non_blocking=True),
+                    seen_by(self.model, batch.clips_BTCHW.to(self.device, non_blocking=True)),
                     batch.labels_B.to(self.device, non_blocking=True),
                 )
                 del batch
             yield pair
             del pair
 
-    def _accumulate(self, clips_BTCHW: Tensor, labels_B: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    def _accumulate(self, clips_BTCHW: Tensor | Seen, labels_B: Tensor, share: float) -> tuple[Tensor, Tensor]:
         with self.phase("forward"), autocast(self.device, self.config):
             logits_BK = self.model(clips_BTCHW).float()
             loss = F.cross_entropy(logits_BK, labels_B, label_smoothing=self.config.label_smoothing) * share

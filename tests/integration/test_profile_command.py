@@ -1,5 +1,6 @@
 """``slr-bench profile``: every workload and arm of the repository accounts for every byte, real and fake alike."""
 
+import itertools
 import json
 
 import pytest
@@ -19,12 +20,28 @@ ARMS = {
 }
 
 
+OTHER_NETWORKS = {
+    name: {
+        "model.network": name,
+        "model.base_channels": 64,
+        "model.num_frames": 8,
+        "model.region_focus": "motion",
+        "data.frame_size": 40,
+        "model.focus_size": 32,
+        "training.recompute": "block",
+        "training.precision": "fp32",  # on CPUs without matrix units, bf16 convolutions in 3-D take minutes
+    }
+    for name in ("i3d", "r3d_18", "s3d")
+}
+FOCUSED = {"focused": ARMS["optimized"] | {"model.region_focus": "motion", "data.frame_size": 40}}
+
+
 @pytest.fixture
 def profiled(tiny_setting):
     """``profiled("train_step", "baseline", fake=True)`` -> what the child finds, in this process."""
 
     def run(workload, arm, fake=False):
-        cell = own_cell(GridConfig(workload=workload, set=tiny_setting, arms=ARMS), {}, arm)
+        cell = own_cell(GridConfig(workload=workload, set=tiny_setting, arms=ARMS | FOCUSED | OTHER_NETWORKS), {}, arm)
         setting = cell.settings.model_dump(mode="json")
         job = {"workload": workload, "setting": setting, "device": "cpu", "fake": fake, "warmup_steps": 1}
         return profile_cell(job, lambda message: None)["profile"]
@@ -32,8 +49,12 @@ def profiled(tiny_setting):
     return run
 
 
-@pytest.mark.parametrize("arm", ARMS)
-@pytest.mark.parametrize("workload", ["train_step", "inference"])
+SLOW_CASES = [pytest.param(w, n, marks=pytest.mark.slow) for w in ("train_step", "inference") for n in OTHER_NETWORKS]
+
+
+@pytest.mark.parametrize(
+    ("workload", "arm"), [*itertools.product(["train_step", "inference"], ARMS), ("inference", "focused"), *SLOW_CASES]
+)
 def test_every_byte_is_named_and_fake_is_real(profiled, workload, arm):
     real, fake = profiled(workload, arm), profiled(workload, arm, fake=True)
     assert real["residual_bytes"] == 0
