@@ -33,7 +33,6 @@ OTHER_NETWORKS = {
     }
     for name in ("i3d", "r3d_18", "s3d")
 }
-FOCUSED = {"focused": ARMS["optimized"] | {"model.region_focus": "motion", "data.frame_size": 40}}
 
 
 @pytest.fixture
@@ -41,7 +40,7 @@ def profiled(tiny_setting):
     """``profiled("train_step", "baseline", fake=True)`` -> what the child finds, in this process."""
 
     def run(workload, arm, fake=False):
-        cell = own_cell(GridConfig(workload=workload, set=tiny_setting, arms=ARMS | FOCUSED | OTHER_NETWORKS), {}, arm)
+        cell = own_cell(GridConfig(workload=workload, set=tiny_setting, arms=ARMS | OTHER_NETWORKS), {}, arm)
         setting = cell.settings.model_dump(mode="json")
         job = {"workload": workload, "setting": setting, "device": "cpu", "fake": fake, "warmup_steps": 1}
         return profile_cell(job, lambda message: None)["profile"]
@@ -49,12 +48,12 @@ def profiled(tiny_setting):
     return run
 
 
-SLOW_CASES = [pytest.param(w, n, marks=pytest.mark.slow) for w in ("train_step", "inference") for n in OTHER_NETWORKS]
+CASES = [*itertools.product(["train_step", "inference"], ARMS), ("inference", "s3d")]
+ALL_CASES = itertools.product(["train_step", "inference"], OTHER_NETWORKS)
+CASES += [pytest.param(*case, marks=pytest.mark.slow) for case in ALL_CASES if case not in CASES]
 
 
-@pytest.mark.parametrize(
-    ("workload", "arm"), [*itertools.product(["train_step", "inference"], ARMS), ("inference", "focused"), *SLOW_CASES]
-)
+@pytest.mark.parametrize(("workload", "arm"), CASES)
 def test_every_byte_is_named_and_fake_is_real(profiled, workload, arm):
     real, fake = profiled(workload, arm), profiled(workload, arm, fake=True)
     assert real["residual_bytes"] == 0

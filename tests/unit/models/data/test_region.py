@@ -5,11 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from clip_files import write_video
+from clip_files import write_directory, write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.config import Settings
 from models.data.clip_reader import ClipReader
+from models.data.clips import build_loaders
 from models.data.feature_cache import ClipCache
 from models.data.region import MIDDLE, bbox_square
 from models.data.transforms import Augmentation
@@ -119,6 +121,19 @@ def test_without_the_key_the_bbox_is_not_looked_at(path):
     middle = read(path, (4, 4, 44, 60), cut_to_bbox=False)
     assert torch.equal(middle, read(path, (100, 20, 140, 60), cut_to_bbox=False))
     assert MIDDLE == (1.0, 0.5, 0.5)
+
+
+def test_the_configuration_reaches_the_loader(path):
+    write_directory(path.parents[1], {"00001": ("train", "walk")}, ["walk"], bbox=[100, 20, 140, 60])
+    model = {"num_classes": 1, "num_frames": FRAMES}
+    data = {"dir": path.parents[1], "frame_size": SIZE, "num_workers": 0, "augment": False}
+    for kind in ("none", "motion", "manifest"):
+        loaders = build_loaders(
+            Settings.model_validate({"model": model | {"region_focus": kind, "pyramid_levels": [1]}, "data": data})
+        )
+        (batch,) = loaders.train
+        expected = read(path, (100, 20, 140, 60), cut_to_bbox=kind == "manifest")
+        assert torch.equal(batch.clips_BTCHW[0], expected)
 
 
 @pytest.mark.parametrize("bbox", [(100, 20, 140, 60), (0, 0, 160, 80)])
