@@ -21,6 +21,7 @@ from models.config import Settings
 from models.data.clips import build_loaders
 from models.layers.channels_last import to_channels_last
 from models.networks.efficient import build_recogniser
+from models.networks.seen import seen_by
 from models.training.efficient_trainer import EfficientTrainer
 from models.training.frozen_features import with_kept_features
 from models.training.optimization import autocast, fp32_products, steps_per_epoch
@@ -134,9 +135,14 @@ class Inference(_Steps):
         training = self._settings.training
         with torch.no_grad(), autocast(device, training), fp32_products(device, training):
             for batch in self._handed_over():
+                with self._context.phase("load"):
+                    clips_BTCHW = batch.clips_BTCHW.to(device, non_blocking=True)
+                    del batch
                 with self._context.phase("forward"):
-                    self._model(batch.clips_BTCHW.to(device, non_blocking=True))
-                del batch
+                    seen = seen_by(self._model, clips_BTCHW)
+                    del clips_BTCHW
+                    self._model(seen)
+                    del seen
 
     def tensors(self) -> Mapping[str, Iterable[Tensor]]:
         """The model, and what the loader holds."""

@@ -83,7 +83,7 @@ class EfficientRecogniser(nn.Module):
         return self.classify(self.pyramid(x_BTD, size_BT))
 
     def see(self, clips_BTCHW: Tensor) -> Seen:
-        """The frames and pixels that the network will look at. Who owns the clips calls this first, and can then let them go.
+        """The frames and pixels that the network looks at. Who owns the clips calls this first, and can let them go.
 
         Raises:
             ConfigError: clips of another number of frames than the network was built for.

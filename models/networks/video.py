@@ -19,6 +19,7 @@ from models.layers.recompute import recomputed
 from models.layers.region_focus import RegionFocus
 from models.networks.backbone import Recompute
 from models.networks.i3d import InceptionI3d, window_mean
+from models.networks.seen import Seen
 from models.networks.weights import read_tensor_file, state_difference
 from slr_bench.errors import ConfigError
 
@@ -108,8 +109,12 @@ class VideoNetwork(nn.Module):
         for name, value in (("mean_C1", anatomy.mean), ("std_C1", anatomy.std)):
             self.register_buffer(name, torch.tensor(value).view(-1, 1, 1, 1), persistent=False)
 
-    def forward(self, clips_BTCHW: Tensor) -> Tensor:
-        x = self.focus(clips_BTCHW)
+    def see(self, clips_BTCHW: Tensor) -> Seen:
+        """The clips as the first layer sees them."""
+        return Seen(self.focus(clips_BTCHW))
+
+    def forward(self, clips_BTCHW: Tensor | Seen) -> Tensor:
+        x = (clips_BTCHW if isinstance(clips_BTCHW, Seen) else self.see(clips_BTCHW)).clips_BTCHW
         for index, unit in enumerate(self._units):
             run = partial(self._first, unit) if index == 0 else unit
             x = run(x) if self.recompute == "none" else recomputed(run, x, [unit])
