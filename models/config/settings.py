@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import model_validator
 
 from models.config.base import Frozen
@@ -42,6 +44,24 @@ class Settings(Frozen):
                 "the backbone would see more pixels, not fewer; use at most the frame size"
             )
         return self
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """``A.B=C`` as on a command line, to overrides for :func:`load_settings`; C is YAML.
+
+    Raises:
+        ConfigError: no assignment, or not YAML.
+    """
+    overrides: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {assignment}: expected A.B=C, e.g. --set training.epochs=10")
+        try:
+            overrides[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {assignment}: the value is not valid YAML; quote it") from error
+    return overrides
 
 
 def load_settings(path: Path, overrides: dict[str, Any] | None = None) -> Settings:
