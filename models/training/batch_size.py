@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -14,12 +15,19 @@ from torch import nn
 
 from models.training.checkpoint import random_state, set_random_state
 from models.training.evaluation import ClipBatch
+from slr_bench.errors import EXIT_DOES_NOT_FIT, SlrBenchError
 
 GROW_AFTER_STEPS = 50
 T = TypeVar("T")
 
 # What has no class of its own: torch's CPU allocator, cuBLAS's handle, a driver call outside torch's allocator.
 _WORDS = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+
+
+class DoesNotFit(SlrBenchError):
+    """The training needs more memory than there is."""
+
+    exit_code = EXIT_DOES_NOT_FIT
 
 
 class OutOfMemory:
@@ -31,6 +39,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
+
+
+@contextmanager
+def out_of_memory_told(what: str) -> Iterator[None]:
+    """Turn an out-of-memory inside into :class:`DoesNotFit`, with the cure; ``what`` did not fit."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        kind = "GPU memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
+        raise DoesNotFit(
+            f"out of {kind}: {what} does not fit; python -m models.training.advisor --symptom oom says what to change, "
+            "training.dynamic_batch_size: true halves the micro-batch by itself"
+        ) from error
 
 
 def attempt(work: Callable[[], T], may_repeat: Callable[[], bool]) -> T | OutOfMemory:
