@@ -142,9 +142,9 @@ class ModelConfig(Frozen):
     @model_validator(mode="after")
     def _frozen_features_are_those_of_all_frames(self) -> ModelConfig:
         reasons = {
-            f"network: {self.network}": self.network != "efficient" and "it has no backbone of frames",
             f"frame_budget: {self.frame_budget}": self.frame_budget is not None and "features of all frames are kept",
-            f"region_focus: {self.region_focus}": self.region_focus != "none" and "it stands before the backbone",
+            f"region_focus: {self.region_focus}": self.region_focus == "motion" and "it stands before the backbone",
+            f"focus_size: {self.focus_size}": self.focus_size is not None and "it stands before the backbone",
         }
         for what, reason in reasons.items():
             if self.freeze_backbone and reason:

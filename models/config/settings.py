@@ -51,9 +51,6 @@ class Settings(Frozen):
             f"training.recompute: {training.recompute}": (
                 training.recompute_budget_mib is not None and "its layers are not chosen one by one; use stage or block"
             ),
-            f"training.stem_chunk: {training.stem_chunk}": (
-                training.stem_chunk is not None and "its first layer needs all frames at once; use null"
-            ),
             "training.channels_last: true": training.channels_last and "NHWC is for 2-D convolutions; use false",
         }
         for what, reason in reasons.items():

@@ -66,7 +66,7 @@ def test_who_owns_the_clips_can_let_them_go():
     clips_BTCHW = torch.randint(0, 256, (2, 4, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
         seen = model.see(clips_BTCHW)
-        assert seen.frames_BTCHW.untyped_storage().nbytes() == clips_BTCHW.nbytes // 2
+        assert seen.clips_BTCHW.untyped_storage().nbytes() == clips_BTCHW.nbytes // 2
         assert torch.equal(model(seen), model(clips_BTCHW))
 
 

@@ -49,10 +49,14 @@ def test_the_version_is_that_of_every_weight():
     assert FrozenBackbone(*ARGUMENTS).version() != version
 
 
-@pytest.mark.parametrize(("key", "value"), [("network", "i3d"), ("frame_budget", 8), ("region_focus", "motion")])
+@pytest.mark.parametrize(("key", "value"), [("frame_budget", 8), ("region_focus", "motion")])
 def test_what_would_stand_before_kept_features_is_refused(key, value):
     with pytest.raises(
         ValueError, match=rf"freeze_backbone: true cannot go with {key}: {value}: .*; change one of them"
     ):
         ModelConfig.model_validate({"freeze_backbone": True, key: value})
     ModelConfig.model_validate({"freeze_backbone": True, "region_focus": "manifest"})
+    with pytest.raises(ValueError, match="cannot go with focus_size: 64"):
+        ModelConfig.model_validate({"freeze_backbone": True, "region_focus": "manifest", "focus_size": 64})
+    with pytest.raises(ValueError, match="freeze_backbone=True has no effect with network: i3d"):
+        ModelConfig.model_validate({"freeze_backbone": True, "network": "i3d"})

@@ -153,7 +153,6 @@ def test_region_focus_comes_before_any_network():
         ({"model.frame_budget": 8}, "frame_budget=8 has no effect"),
         ({"model.causal": True}, "causal: true cannot go with network: i3d"),
         ({"training.recompute": "budget:64"}, "its layers are not chosen one by one; use stage or block"),
-        ({"training.stem_chunk": 2}, "network: i3d cannot go with training.stem_chunk: 2"),
         ({"training.channels_last": True}, "cannot go with training.channels_last: true"),
         ({"model.network": "s3d", "model.num_frames": 4}, "less than the 5 frames"),
     ],
