@@ -159,7 +159,12 @@ def _quick() -> tuple[Case, ...]:
 
 
 QUICK = _quick()
-"""A part of ``CASES`` that takes under a minute."""
+"""A part of ``CASES`` for every day."""
+
+
+def quick(*heavy: str) -> tuple[Case, ...]:
+    """Of ``QUICK`` the light networks and these heavy ones: each heavy one is run every day by one suite of the two."""
+    return tuple(case for case in QUICK if case.model not in _HEAVY or case.model in heavy)
 
 
 @functools.cache

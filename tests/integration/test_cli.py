@@ -142,7 +142,9 @@ def test_a_schema_of_an_unknown_workload_is_refused(slr_bench):
     assert "did you mean 'train_step'?" in done.stderr
 
 
-def test_a_run_with_a_crashed_cell_ends_as_7_with_one_json_object_and_a_report(write_grid, slr_bench, tmp_path):
+def test_a_run_with_a_crashed_cell_ends_as_7_with_one_json_object_and_a_report(
+    write_grid, slr_bench, quick_server, tmp_path
+):
     grid = FAULTY | {"axes": {"fault.mode": ["ok", "unsupported", "sigkill"]}}
     done = slr_bench("run", write_grid(grid), "--out", "run", "--json")
     assert done.returncode == 7, done.stderr

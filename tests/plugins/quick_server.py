@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from typing import Any
@@ -38,6 +39,8 @@ def quick_job(job: dict[str, Any], descriptor: int) -> None:
     for phase in ("build", "step 1/1", "trace"):
         guarded("cell", phase.split()[0], send)({"phase": phase})
         time.sleep(WORK_S / 3)  # this is the work
+    if job["setting"]["fault"]["mode"] == "sigkill":
+        os.kill(os.getpid(), signal.SIGKILL)
     if job["setting"]["fault"]["mode"] == "unsupported":
         end = {"outcome": "unsupported", "reason": "this machine cannot do it", "environment": ENVIRONMENT}
         guarded("cell", "result", send, send_half)({"result": end | {"metrics": {}, "work_s": WORK_S}})

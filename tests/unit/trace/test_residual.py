@@ -6,7 +6,7 @@ import gc
 
 import pytest
 import torch
-from zoo import CASES, QUICK, Case, build, is_runnable
+from zoo import CASES, Case, build, is_runnable, quick
 
 from slr_bench.trace.allocations import CpuAllocations
 from slr_bench.trace.attribution import breakdown
@@ -15,6 +15,7 @@ from slr_bench.trace.matching import match_peak
 from slr_bench.trace.recorder import Recorder
 from slr_bench.trace.tracer import others_alive, with_held
 
+QUICK = quick("mvit_v2_s", "s3d")
 CPU = torch.device("cpu")
 
 
