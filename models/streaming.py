@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -130,7 +130,8 @@ def main(arguments: list[str] | None = None) -> int:
     except SlrBenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:  # how one leaves a camera
+    except KeyboardInterrupt:
+        print("error: interrupted before the stream began", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # whoever read the lines has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -163,7 +164,8 @@ def _run(options: argparse.Namespace) -> None:
     glosses = _glosses(options.classes, settings.data.dir)
     with open_live(_source(options)) as video:
         stride = options.stride or default_stride(video.fps, settings.model.num_frames)
-        with StreamDisplay(glosses, stride, video.fps) as display:
+        # Ctrl-C is how one leaves a camera: the stream ends there, with its summary.
+        with StreamDisplay(glosses, stride, video.fps) as display, suppress(KeyboardInterrupt):
             _recognise(recogniser, video, stride, settings.data.frame_size, display)
 
 

@@ -13,6 +13,7 @@ from typing import Self
 import numpy as np
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -47,7 +48,7 @@ class StreamDisplay:
     ) -> None:
         if self._live:
             self._live.stop()
-        elif kind is None or kind is KeyboardInterrupt:
+        elif kind is None:
             print(self._summary(), flush=True)
 
     def show(self, frame: LiveFrame, probabilities_K: Tensor, latency_s: float) -> None:
@@ -69,7 +70,7 @@ class StreamDisplay:
     def _table(self, place: str, top: list[tuple[str, float]]) -> Table:
         table = Table(title=place, caption=self._summary(), box=None, show_header=False, min_width=44)
         for name, value in top:
-            table.add_row(name, f"{value:.2f}", "\u2588" * round(20 * value))
+            table.add_row(escape(name), f"{value:.2f}", "\u2588" * round(20 * value))
         return table
 
     def _summary(self) -> str:

@@ -29,11 +29,12 @@ class ModelConfig(Frozen):
     norm: Literal["batch", "group"] = "batch"
     """``group`` normalises each frame alone: micro-batches then give exactly the gradient of the whole batch."""
     causal: Flag = False
-    """No frame sees a later one: the network can then recognise an endless stream (``models/streaming.py``)."""
+    """No frame sees a later one, nor where in a clip it stands: the network can then recognise an endless stream
+    (``models/streaming.py``) and clips of any length."""
     num_frames: Count = 16
     """Frames T sampled uniformly from a clip."""
     frame_budget: Count | None = None
-    """Frames of the T that the backbone sees, chosen where the clip moves; null: all."""
+    """Frames of the T that the backbone sees: half of them spread evenly, half where the clip moves; null: all."""
     region_focus: Literal["none", "motion", "manifest"] = "none"
     """Resample the signing region to ``focus_size``: found by ``motion``, or the ``manifest``'s bbox, which the loader
     cuts out (where it does not apply: found by motion)."""

@@ -25,12 +25,12 @@ def load_recogniser(path: Path, config: Path | None, overrides: dict[str, Any]) 
     parts = content.get("parts")
     if not isinstance(parts, dict) or not isinstance(parts.get("model"), dict):
         raise ConfigError(f"checkpoint: {path} holds no network; use the checkpoint.pt of train_efficient_model.py")
-    beside = path.with_name("config.yml")
-    if config is not None or ("settings" not in content and beside.exists()):
+    own, beside = content.get("settings", {}), path.with_name("config.yml")
+    if config is not None or ("model" not in own and beside.exists()):
         source = config or beside
         values, where = read_yaml(source), str(source)
-    elif "settings" in content:
-        values, where = content["settings"], f"checkpoint {path}"
+    elif "model" in own:
+        values, where = own, f"checkpoint {path}"
     else:
         raise ConfigError(f"checkpoint: {path} does not say how it was made; name its config.yml with --config")
     settings = settings_of(values, overrides, where)

@@ -3,6 +3,7 @@
 import io
 import re
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -10,7 +11,7 @@ from clip_files import write_video
 from rich.console import Console
 
 from models.config import ModelConfig, Settings
-from models.data.live_video import LiveFrame, Source, open_live
+from models.data.live_video import LiveFrame, LiveVideo, Source, open_live
 from models.data.transforms import centre_crop, working_size
 from models.networks.efficient import build_recogniser
 from models.streaming import StreamingRecogniser, main
@@ -77,12 +78,22 @@ def test_prints_what_the_network_says(place, capsys):
     assert f"class {best} {probabilities_K[best]:.2f}" in last
 
 
+def test_ctrl_c_ends_a_stream_with_its_summary(place, capsys, monkeypatch):
+    def two_and_ctrl_c(video, stride, side):
+        yield from (LiveFrame(number, None, np.zeros((side, side, 3), np.uint8)) for number in (0, 1))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LiveVideo, "frames", two_and_ctrl_c)
+    assert run(place) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("2 frames (")
+
+
 def test_a_live_table_on_a_terminal():
     console = Console(file=io.StringIO(), force_terminal=True, width=80)
-    with StreamDisplay({1: "book"}, 4, None, console) as display:
+    with StreamDisplay({1: "[book]"}, 4, None, console) as display:
         display.show(LiveFrame(8, None, None), torch.tensor([0.1, 0.7, 0.2]), 0.012)
     shown = console.file.getvalue()
-    assert "book" in shown
+    assert "[book]" in shown
     assert "class 2" in shown
     assert "1 frames (one frame in 4): 12.0 ms a frame" in shown
 
