@@ -107,8 +107,9 @@ class InceptionBlock(nn.Module):
 class InceptionI3d(nn.Module):
     """Clips of RGB in [-1, 1] to logits: a T/8 x H/32 x W/32 grid of 1024 features, averaged, then classified.
 
-    The published WLASL files were trained on frames in the order blue, green, red (their loader keeps OpenCV's);
-    the Kinetics files on RGB.
+    The published WLASL files were trained on frames in the order blue, green, red (their loader of videos keeps
+    OpenCV's), the Kinetics files on RGB. This network takes RGB: for the published accuracy of a WLASL file, turn its
+    first layer round once, ``state["Conv3d_1a_7x7.conv3d.weight"] = state["Conv3d_1a_7x7.conv3d.weight"].flip(1)``.
     """
 
     def __init__(self, num_classes: int, dropout: float) -> None:
