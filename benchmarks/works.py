@@ -9,12 +9,11 @@ import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
 from torch import Tensor
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from models.config import Settings
 from models.data.clips import build_loaders
@@ -101,11 +100,11 @@ class TrainStep(_Steps):
 
     def tensors(self) -> Mapping[str, Iterable[Tensor]]:
         """State between steps."""
-        state = [value for entry in self._trainer.optimizer.state.values() for value in entry.values()]
+        state = self._trainer.optimizer.state.values()
         return {
             "parameter": list(self._model.parameters()),
             "buffer": list(self._model.buffers()),
-            "optimizer state": list(itertools.chain.from_iterable(map(_plain_tensors, state))),
+            "optimizer state": [value for entry in state for value in entry.values() if isinstance(value, Tensor)],
             "loader": self._loader_tensors(),
         }
 
@@ -136,15 +135,6 @@ class Inference(_Steps):
             "buffer": list(self._model.buffers()),
             "loader": self._loader_tensors(),
         }
-
-
-def _plain_tensors(value: Any) -> Iterator[Tensor]:
-    """A tensor, or those that a quantised one is made of."""
-    if is_traceable_wrapper_subclass(value):
-        for name in value.__tensor_flatten__()[0]:
-            yield from _plain_tensors(getattr(value, name))
-    elif isinstance(value, Tensor):
-        yield value
 
 
 class TrainEpochs:
