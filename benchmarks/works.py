@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from rich.console import Console
 from torch import Tensor
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from models.config import Settings
 from models.data.clips import build_loaders
@@ -111,11 +110,11 @@ class TrainStep(_Steps):
 
     def tensors(self) -> Mapping[str, Iterable[Tensor]]:
         """State between steps."""
-        state = [value for entry in self._trainer.optimizer.state.values() for value in entry.values()]
+        state = self._trainer.optimizer.state.values()
         return {
             "parameter": list(self._model.parameters()),
             "buffer": list(self._model.buffers()),
-            "optimizer state": list(itertools.chain.from_iterable(map(_plain_tensors, state))),
+            "optimizer state": [value for entry in state for value in entry.values() if isinstance(value, Tensor)],
             "loader": self._loader_tensors(),
         }
 
@@ -151,15 +150,6 @@ class Inference(_Steps):
             "buffer": list(self._model.buffers()),
             "loader": self._loader_tensors(),
         }
-
-
-def _plain_tensors(value: Any) -> Iterator[Tensor]:
-    """A tensor, or those that a quantised one is made of."""
-    if is_traceable_wrapper_subclass(value):
-        for name in value.__tensor_flatten__()[0]:
-            yield from _plain_tensors(getattr(value, name))
-    elif isinstance(value, Tensor):
-        yield value
 
 
 class TrainEpochs:

@@ -30,13 +30,14 @@ class TrainingConfig(Frozen):
     of fp32 products on GPUs that can, and is fp32 elsewhere."""
     recompute: Annotated[str, Field(pattern=r"^(none|stage|block|budget:\d+)$")] = "block"
     """What backward computes again instead of keeping: nothing (``none``), backbone stages (``stage``), residual blocks
-    (``block``), or as few blocks as keep the activations within a number of MiB (``budget:256``)."""
+    (``block``), or the cheapest choice of stem and blocks that keeps all that the backbone makes in a micro-batch
+    within a number of MiB (``budget:256``; gradients of parameters apart)."""
     activation_offload: Flag = False
-    """Keep what backward needs in host memory instead of the GPU's."""
+    """Keep what backward needs in host memory instead of the GPU's; without effect on a CPU."""
     channels_last: Flag = False
     """Convolutions in the NHWC memory format: often faster, sometimes without layout copies."""
     optimizer: Literal["adamw", "adamw_8bit", "sgd"] = "adamw"
-    """``adamw_8bit`` keeps its state in 8 bits (needs the package torchao); ``sgd`` has momentum 0.9."""
+    """``adamw_8bit`` keeps its state in 8 bits (``pip install torchao``); ``sgd`` has momentum 0.9."""
     optimizer_in_backward: Flag = False
     """Update each parameter as soon as its gradient is there and free it: gradients never exist all at once."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3

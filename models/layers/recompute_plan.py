@@ -34,7 +34,7 @@ class UnitCost(NamedTuple):
     backward_peak_bytes: int
     """Alive at most in backward, output and its gradient included."""
     buffer_bytes: int
-    """Copied when it is recomputed, to write running statistics to."""
+    """Copied when it is recomputed, to write running statistics to; taken as alive until its backward ends."""
     flops: int
     """Of forward: what recomputing it costs."""
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from models.config import TrainingConfig
-from slr_bench.errors import UnsupportedSettingError
+from models.training.eight_bit import adamw_8bit
 
 FP32_PRECISIONS = {"fp32": "ieee", "tf32": "tf32"}
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -62,47 +62,8 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
     ]
     if config.optimizer == "sgd":
         return SGD(groups, lr=config.learning_rate, momentum=0.9)
-    kind = _adamw_8bit() if config.optimizer == "adamw_8bit" else AdamW
+    kind = adamw_8bit() if config.optimizer == "adamw_8bit" else AdamW
     return kind(groups, lr=config.learning_rate)
-
-
-def _adamw_8bit() -> type[Optimizer]:
-    """AdamW whose two moments take 8 bits a number and 32 a block of 256 (Dettmers et al., ICLR 2022), by torchao.
-
-    Parameters below 4096 numbers, or not of whole blocks, have moments of their own type.
-    """
-    try:
-        from torchao.optim import AdamW8bit
-        from torchao.optim.subclass_8bit import OptimState8bit
-    except ImportError as error:
-        raise UnsupportedSettingError(
-            "training.optimizer: adamw_8bit needs the package torchao, which is not installed; "
-            "pip install torchao, or use training.optimizer: adamw"
-        ) from error
-
-    for signed in (True, False):  # its tables of values are made once, and cannot be made among fake tensors
-        OptimState8bit.zeros((1,), signed, block_size=1)
-
-    class EagerAdamW8bit(AdamW8bit):
-        """Uncompiled, and with plain rates: torchao compiles the update of every shape, which takes minutes, and keeps
-        each rate as a tensor, which is then a real one among fake ones."""
-
-        def add_param_group(self, param_group: dict[str, Any]) -> None:
-            super().add_param_group(param_group)
-            self.param_groups[-1]["lr"] = float(self.param_groups[-1]["lr"])
-
-        def step(self, closure: Any = None) -> Any:
-            rates = [group["lr"] for group in self.param_groups]
-            for group in self.param_groups:
-                group["lr"] = torch.tensor(group["lr"])
-            try:
-                with torch.compiler.set_stance("force_eager"):
-                    return super().step(closure)
-            finally:
-                for group, rate in zip(self.param_groups, rates, strict=True):
-                    group["lr"] = rate
-
-    return EagerAdamW8bit
 
 
 def one_cycle(step: int, total_steps: int, warmup_fraction: float) -> float:

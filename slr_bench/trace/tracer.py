@@ -119,8 +119,11 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         key: int = storage._cdata
         if key in self._watched:
             return key
+        if is_traceable_wrapper_subclass(tensor):  # quantised and such: its parts are tensors of their own
+            for part in tensor.__tensor_flatten__()[0]:
+                self._count(getattr(tensor, part), category)
+            return None
         is_other = self._fake and not real_too and not isinstance(tensor, FakeTensor)
-        is_other = is_other or is_traceable_wrapper_subclass(tensor)  # quantised and such: its parts are tensors, too
         if is_other or key in self._not_counted or tensor.device.type != self._device_type:
             return None
         size = storage.nbytes()

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing._internal.two_tensor import TwoTensor
 
 from slr_bench.trace.fake import swap_for_fake
 from slr_bench.trace.tracer import LiveBytes
@@ -42,6 +43,18 @@ def test_a_storage_lives_as_long_as_its_last_view():
         assert tracer.live_bytes == 64 * F32
         del row
         assert tracer.live_bytes == 0
+
+
+def test_a_tensor_made_of_others_counts_as_its_parts():
+    with LiveBytes(CPU, {}) as tracer:
+        pair = TwoTensor(torch.zeros(10), torch.zeros(10))
+        result = pair + 1
+        assert tracer.live_bytes == 4 * 40
+        del pair, result
+        assert tracer.live_bytes == 0
+    state = TwoTensor(torch.zeros(10), torch.zeros(10))
+    with LiveBytes(CPU, {"optimizer state": [state]}) as tracer:
+        assert tracer.live_bytes == 2 * 40
 
 
 def test_in_place_makes_nothing():

@@ -1,7 +1,7 @@
 """One optimizer step: accumulation equals the full batch, one micro-batch alive, precisions, fake tensors."""
 
 import weakref
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 import torch
@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from models.config import ModelConfig
 from models.networks.efficient import build_recogniser
+from models.training import stepper as stepper_module
+from models.training.optimization import fp32_products
 from models.training.stepper import Stepper
 
 
@@ -40,9 +42,9 @@ def test_unequal_micro_batches_equal_the_full_batch(sizes, optimizer):
     whole, parts = make(optimizer=optimizer), make(optimizer=optimizer)
     loss_whole = whole.step([batch], sum(sizes))
     loss_parts = parts.step(cut(batch, sizes), sum(sizes))
-    torch.testing.assert_close(loss_parts.double(), loss_whole.double(), rtol=1e-5, atol=1e-6)  # losses are fp32
+    torch.testing.assert_close(loss_parts, loss_whole, rtol=1e-12, atol=1e-12)
     for a, b in zip(parts.model.parameters(), whole.model.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)  # AdamW divides by tiny gradients
 
 
 def test_step_is_the_textbook_step():
@@ -51,16 +53,16 @@ def test_step_is_the_textbook_step():
     torch.manual_seed(0)
     model = TinyNet(False, 0.0).double()
     batch = clips(6)
-    F.cross_entropy(model(batch.clips_BTCHW).float(), batch.labels_B, label_smoothing=0.1).backward()
+    F.cross_entropy(model(batch.clips_BTCHW), batch.labels_B, label_smoothing=0.1).backward()
     norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
     with torch.no_grad():
         for p in model.parameters():
             decay = 0.5 * p if p.ndim > 1 else 0.0
-            p -= 0.01 / 5 * (p.grad * 0.01 / norm + decay)  # 4 of 40 steps warm up: the first rate is a fifth
+            p -= 0.01 / 5 * (p.grad * 0.01 / (norm + 1e-6) + decay)  # 4 of 40 steps warm up: the first rate is a fifth
     stepper.step([batch], 6)
     assert norm > 0.01
     for a, b in zip(stepper.model.parameters(), model.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-9)
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
 
 
 def test_no_gradient_outlives_the_step_and_one_micro_batch_is_alive():
@@ -171,6 +173,57 @@ def test_fp16_overflow_moves_neither_weights_nor_schedule():
     assert all(torch.equal(before[name], value) for name, value in stepper.model.state_dict().items())
     assert stepper.schedule.get_last_lr() == rate
     assert stepper.scaler.get_scale() < 2**16
+
+
+CUDA = torch.device("cuda")  # a name: nothing here needs one
+PLACES = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+
+
+def places():
+    return [place.fp32_precision for place in PLACES]
+
+
+@pytest.mark.parametrize(("precision", "inside"), [("tf32", ["tf32"] * 3), ("fp32", ["ieee"] * 3)])
+def test_fp32_products_are_set_for_cuda_and_put_back(precision, inside):
+    before = places()
+    with suppress(KeyError), fp32_products(CUDA, tiny_config(precision=precision)):
+        assert places() == inside
+        raise KeyError
+    assert places() == before
+    assert before not in (["tf32"] * 3, ["ieee"] * 3)  # torch's default is neither
+
+
+@pytest.mark.parametrize(
+    ("device", "precision"), [("cuda", "bf16"), ("cuda", "fp16"), ("cpu", "fp32"), ("cpu", "tf32")]
+)
+def test_fp32_products_are_otherwise_left_alone(device, precision):
+    before = places()
+    with fp32_products(torch.device(device), tiny_config(precision=precision)):
+        assert places() == before
+
+
+def test_steps_and_evaluation_run_with_the_products_of_their_precision(monkeypatch):
+    seen = []
+
+    @contextmanager
+    def noted(device, config):
+        seen.append(f"enter {config.precision}")
+        yield
+        seen.append("leave")
+
+    monkeypatch.setattr(stepper_module, "fp32_products", noted)
+    stepper = make(precision="tf32", dtype=torch.float32)
+    stepper.model.head.weight.register_hook(lambda grad: seen.append("backward"))
+    stepper.step([clips(4)], 4)
+    stepper.evaluate(TinyLoader(4, 4))
+    assert seen == ["enter tf32", "backward", "leave", "enter tf32", "leave"]
+
+
+def test_tf32_on_a_cpu_is_fp32():
+    ways = [make(precision=precision, dtype=torch.float32) for precision in ("tf32", "fp32")]
+    for stepper in ways:
+        stepper.step([clips(4)], 4)
+    assert all(torch.equal(a, b) for a, b in zip(*(way.model.parameters() for way in ways), strict=True))
 
 
 def fake_model(mode):

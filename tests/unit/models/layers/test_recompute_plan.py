@@ -1,0 +1,80 @@
+"""The choice within a budget, against every choice there is."""
+
+import re
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.layers.recompute_plan import UnitCost, within_budget
+from slr_bench.errors import UnsupportedSettingError
+from slr_bench.units import MIB
+
+SIZES = st.integers(0, 12)
+
+
+@st.composite
+def units(draw):
+    inner, output, temporary, buffers, flops = (draw(SIZES) for _ in range(5))
+    forward = inner + output + draw(SIZES)
+    return UnitCost(inner, output, forward, inner + 2 * output + temporary, buffers, flops)
+
+
+chains = st.lists(units(), min_size=1, max_size=7)
+
+
+def timeline(costs, choice):
+    """Bytes alive at each moment of a micro-batch, written out: forward, then backward from the last unit."""
+    kept, moments = 0, []
+    starts = []
+    for cost, again in zip(costs, choice, strict=True):
+        starts.append(kept)
+        moments.append(kept + cost.forward_peak_bytes)  # recomputed or not: at most this
+        kept += cost.output_bytes + (0 if again else cost.inner_bytes)
+    for cost, again, start in reversed(list(zip(costs, choice, starts, strict=True))):
+        copies = cost.buffer_bytes if again else 0
+        if again:
+            moments.append(start + cost.output_bytes + cost.forward_peak_bytes + copies)
+        moments.append(start + cost.backward_peak_bytes + copies)
+    return moments
+
+
+def every_plan(costs):
+    for choice in product((False, True), repeat=len(costs)):
+        flops = sum(cost.flops for cost, again in zip(costs, choice, strict=True) if again)
+        yield flops, max(timeline(costs, choice)), choice
+
+
+@settings(max_examples=80, deadline=None)
+@given(chains, st.integers(0, 120))
+def test_it_is_the_least_work_that_fits_and_of_these_the_lowest_peak(costs, budget):
+    fitting = [(flops, peak) for flops, peak, _ in every_plan(costs) if peak <= budget]
+    if not fitting:
+        with pytest.raises(UnsupportedSettingError):
+            within_budget(costs, budget)
+        return
+    plan = within_budget(costs, budget)
+    assert (plan.flops, max(timeline(costs, plan.recompute))) == min(fitting)
+    assert plan.kept_bytes <= budget
+
+
+@settings(max_examples=25, deadline=None)
+@given(chains)
+def test_a_smaller_budget_never_peaks_higher(costs):
+    largest = max(peak for _, peak, _ in every_plan(costs))
+    least = min(peak for _, peak, _ in every_plan(costs))
+    peaks = [max(timeline(costs, within_budget(costs, budget).recompute)) for budget in range(least, largest + 1)]
+    assert peaks == sorted(peaks)
+
+
+@settings(max_examples=25, deadline=None)
+@given(chains)
+def test_an_impossible_budget_says_the_least_possible(costs):
+    costs = [UnitCost(*(MIB * size for size in cost[:-1]), cost.flops) for cost in costs]
+    least = min(peak for _, peak, _ in every_plan(costs)) // MIB
+    if least:
+        with pytest.raises(UnsupportedSettingError, match=re.escape(f"budget:{least - 1} is below")) as raised:
+            within_budget(costs, (least - 1) * MIB)
+        assert f"use budget:{least} or" in str(raised.value)
+    within_budget(costs, least * MIB)
