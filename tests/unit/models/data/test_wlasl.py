@@ -103,7 +103,8 @@ def test_other_containers_are_found_and_mp4_goes_first(directory):
     videos = directory / "videos"
     (videos / "00001.mp4").rename(videos / "00001.swf")
     (videos / "00002.mp4").rename(videos / "00002.MP4")
-    (videos / "00003.webm").write_bytes(b"x")
+    for suffix in ("3gp", "avi", "flv", "mkv", "mov", "webm"):  # before and after .mp4, in whatever order they lie
+        (videos / f"00003.{suffix}").write_bytes(b"x")
     (videos / "00007.txt").write_bytes(b"no video")
     (videos / "00009.mp4").unlink()
     (videos / "00009.mp4").mkdir()
