@@ -9,7 +9,8 @@ import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from typing import NamedTuple
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -141,6 +142,12 @@ class TrainEpochs:
         self._settings, self._context = settings, context
         self._model = context.place(build_recogniser(settings.model, settings.training.recompute))
 
+        self._ranks: dict[str, int] = {}
+
+    def details(self) -> Mapping[str, Any]:
+        """Rank of the true class of each validation clip after the last epoch, 0 is best."""
+        return {"val_ranks": self._ranks}
+
     def run(self) -> Mapping[str, Metric]:
         """Train, then validate."""
         training = self._settings.training
@@ -152,14 +159,19 @@ class TrainEpochs:
             start_s = time.perf_counter()
             history = trainer.fit(loaders.train, loaders.val, output_dir=None, console=Console(quiet=True))
             training_s = time.perf_counter() - start_s
+        assert trainer.last_evaluation is not None, "fit evaluates after every epoch"
+        self._ranks = trainer.last_evaluation.ranks
         last = history[-1]
         clock = "perf_counter around all epochs, decoding included"
         split = f"val split ({len(loaders.val.indices)} clips), after epoch {training.epochs}"
         return {
             "training_time_s": Metric(value=training_s, unit="s", source=clock, quality="measured"),
             "epoch_time_s": Metric(value=training_s / training.epochs, unit="s", source=clock, quality="measured"),
-            "accuracy_top1": Metric(value=last.val_top1, unit="ratio", source=split, quality="measured"),
-            "accuracy_top5": Metric(value=last.val_top5, unit="ratio", source=split, quality="measured"),
+            **{
+                name.replace("val_", "accuracy_"): Metric(value=value, unit="ratio", source=split, quality="measured")
+                for name, value in asdict(last).items()
+                if name.startswith(("val_top", "val_per_class_top"))
+            },
             "train_loss": Metric(value=last.loss, unit="1", source="mean of the last epoch", quality="measured"),
             "parameters": Metric(
                 value=sum(p.numel() for p in self._model.parameters()), unit="1", source="numel", quality="exact"

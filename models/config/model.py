@@ -35,6 +35,8 @@ class ModelConfig(Frozen):
     """Height and width the backbone sees with ``region_focus``, pixels; null: those of the frame."""
     temporal_shift: Literal["none", "plain", "memory_efficient"] = "memory_efficient"
     """``memory_efficient`` computes the same as ``plain`` but keeps only the unshifted input for backward."""
+    max_pool: Literal["plain", "memory_efficient"] = "memory_efficient"
+    """Of the stem, with its ReLU. ``memory_efficient`` computes the same as ``plain`` but keeps one byte an output."""
     token_merging: Amount = 0
     """Pairs of alike neighbouring frames that are merged behind the backbone (r); 0: none."""
     attention: Literal["none", "dense", "chunked", "sparse", "auto"] = "chunked"

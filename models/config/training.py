@@ -29,8 +29,6 @@ class TrainingConfig(Frozen):
     recompute: Annotated[str, Field(pattern=r"^(none|stage|block|budget:\d+)$")] = "block"
     """What backward computes again instead of keeping: nothing (``none``), backbone stages (``stage``), residual blocks
     (``block``), or as few blocks as keep the activations within a number of MiB (``budget:256``)."""
-    stem_chunk: Count | None = None
-    """Frames of the first convolution, norm and pooling computed at a time (same function); null: all at once."""
     activation_offload: Flag = False
     """Keep what backward needs in host memory instead of the GPU's."""
     channels_last: Flag = False

@@ -58,7 +58,8 @@ class ClipReader:
                 frames_TCHW = augmentation.apply(frames_TCHW, self.frame_size)
             # Both ascend, so a chunk's frames go to one run of places; a repeated frame fills several.
             first, end = np.searchsorted(chosen_T, [numbers_T[0], numbers_T[-1] + 1])
-            out_TCHW[first:end] = frames_TCHW[np.searchsorted(numbers_T, chosen_T[first:end])]
+            places = torch.from_numpy(np.searchsorted(numbers_T, chosen_T[first:end]))
+            torch.index_select(frames_TCHW, 0, places, out=out_TCHW[first:end])  # whole frames at a time, unlike x[i]
         return padded
 
     def _range(self, clip: ClipInfo) -> tuple[int, int]:

@@ -20,6 +20,7 @@ _SMALLEST_CROP = 0.75
 _ASPECT_JITTER = 0.1
 _COLOUR_JITTER = 0.2
 _GREY = (0.2989, 0.587, 0.114)  # torchvision's luma weights; no tensor: importing this runs no operator
+_PIXELS_TOGETHER = 2**17  # 1.5 MiB of fp32 colours
 
 
 def working_size(frame_size: int) -> int:
@@ -126,17 +127,20 @@ def rotated_crop(
 def jitter_colours(frames_TCHW: torch.Tensor, brightness: float, contrast: float, saturation: float) -> torch.Tensor:
     """torchvision's ``adjust_brightness``, ``adjust_contrast`` and ``adjust_saturation``, one after the other.
 
-    All three are linear in a frame's pixels, so one 3 x 3 matrix and an offset do it, a frame at a time: measured
-    4 ms a clip of 16 x 224 x 224 against 25 ms for the three calls. Rounded and clamped once, at the end.
+    All three are linear in a frame's pixels: a multiple of each, plus a multiple of its grey value and an offset.
+    Computed on as many frames at once as fit a core's cache: measured 1.0 ms a clip of 16 x 96 x 96, against 2.3 for a
+    3 x 3 product a frame. Rounded and clamped once, at the end.
     """
     gain = brightness * contrast
-    grey_C = torch.tensor(_GREY)
-    matrix_CC = gain * (saturation * torch.eye(3) + (1 - saturation) * grey_C.expand(3, 3))
     out_TCHW = torch.empty(frames_TCHW.shape, dtype=torch.uint8)
-    for out_CHW, frame_CHW in zip(out_TCHW, frames_TCHW, strict=True):
-        pixels_CN = frame_CHW.flatten(1).float()
-        offset = (1 - contrast) * brightness * (grey_C @ pixels_CN.mean(1)) + 0.5
-        out_CHW.copy_(torch.addmm(offset, matrix_CC, pixels_CN).clamp_(0, 255).view(out_CHW.shape))
+    together = max(1, _PIXELS_TOGETHER // frames_TCHW[0, 0].numel())
+    for out_NCHW, part_NCHW in zip(out_TCHW.split(together), frames_TCHW.split(together), strict=True):
+        pixels_NCHW = part_NCHW.to(torch.float32, memory_format=torch.contiguous_format)
+        red_NHW, green_NHW, blue_NHW = pixels_NCHW.unbind(1)
+        grey_NHW = (red_NHW * _GREY[0]).add_(green_NHW, alpha=_GREY[1]).add_(blue_NHW, alpha=_GREY[2])
+        offset_N11 = grey_NHW.mean((1, 2), keepdim=True).mul_((1 - contrast) * brightness).add_(0.5)
+        grey_NHW.mul_(gain * (1 - saturation)).add_(offset_N11)
+        out_NCHW.copy_(pixels_NCHW.mul_(gain * saturation).add_(grey_NHW.unsqueeze(1)).clamp_(0, 255))
     return out_TCHW
 
 

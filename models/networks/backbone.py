@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from models.layers.pooled_relu import PooledReLU, PoolKind
 from models.layers.prepared_conv import conv_of_prepared
 from models.layers.recompute import recomputed
 from models.layers.temporal_shift import ShiftedConv2d, ShiftKind
@@ -57,7 +58,13 @@ class FrameBackbone(nn.Module):
     std_C11: Tensor
 
     def __init__(
-        self, depth: str, base_channels: int, num_frames: int, shift: ShiftKind = "none", recompute: Recompute = "none"
+        self,
+        depth: str,
+        base_channels: int,
+        num_frames: int,
+        shift: ShiftKind = "none",
+        recompute: Recompute = "none",
+        max_pool: PoolKind = "plain",
     ) -> None:
         super().__init__()
         self.recompute = recompute
@@ -66,8 +73,7 @@ class FrameBackbone(nn.Module):
         self.register_buffer("std_C11", torch.tensor(IMAGENET_STD).view(-1, 1, 1), persistent=False)
         self.conv1 = nn.Conv2d(3, base_channels, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(base_channels)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.pool = PooledReLU(max_pool)
         inside = base_channels
         for stage, count in enumerate(BLOCKS[depth]):
             outside = base_channels << stage
@@ -93,8 +99,7 @@ class FrameBackbone(nn.Module):
         return [(self._stem, [self.bn1]), *((part, [part]) for part in parts)]
 
     def _stem(self, frames_NCHW: Tensor) -> Tensor:
-        # Pooled before the ReLU: the same values and gradients (both are monotone), on a quarter of the numbers.
-        return self.relu(self.maxpool(self.bn1(self._first_conv(frames_NCHW))))
+        return self.pool(self.bn1(self._first_conv(frames_NCHW)))
 
     def _first_conv(self, frames_NCHW: Tensor) -> Tensor:
         if self.recompute == "none" or frames_NCHW.is_floating_point():

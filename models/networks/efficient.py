@@ -23,7 +23,12 @@ class EfficientRecogniser(nn.Module):
         super().__init__()
         self.num_frames = config.num_frames
         self.backbone = FrameBackbone(
-            config.backbone, config.base_channels, config.num_frames, config.temporal_shift, recompute
+            config.backbone,
+            config.base_channels,
+            config.num_frames,
+            config.temporal_shift,
+            recompute,
+            config.max_pool,
         )
         features = self.backbone.features
         # Attention and means do not see the order of frames; this tells them. Small, beside features of size 1.

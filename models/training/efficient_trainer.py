@@ -17,7 +17,7 @@ from torch import nn
 
 from models.config import TrainingConfig
 from models.training.checkpoint import load_checkpoint, save_checkpoint, set_random_state, write_whole
-from models.training.evaluation import ClipBatch
+from models.training.evaluation import ClipBatch, Evaluation
 from models.training.interruption import Interruption, TrainingInterrupted
 from models.training.memory import MemoryTracker
 from models.training.progress import EpochResult, Tally, TrainingDisplay
@@ -69,6 +69,7 @@ class EfficientTrainer(Stepper):
         phase: Phase = no_phase,
     ) -> None:
         super().__init__(model, config, device, total_steps, phase)
+        self.last_evaluation: Evaluation | None = None
         self.tracker: MemoryTracker | None = None
         if config.enable_memory_tracking:
             self.tracker = MemoryTracker(config.memory_warning_threshold, config.memory_critical_threshold)
@@ -111,6 +112,7 @@ class EfficientTrainer(Stepper):
                     if signalled.signal_number is not None:
                         self._end_early(signalled.signal_number, progress, output_dir)
                 evaluation = self.evaluate(val_loader)
+                self.last_evaluation = evaluation
                 result = EpochResult.of(progress.epoch, progress.tally, evaluation, self.device)
                 progress = _Progress(progress.epoch + 1, Tally(), [*progress.history, result])
                 display.epoch(result, self.config.epochs)

@@ -30,13 +30,22 @@ class ClipBatch(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Fractions of 1. ``per_class_top1`` is the mean over the classes that occur, each weighing the same."""
+    """Fractions of 1, as WLASL's papers give them: per instance, and per class.
+
+    ``top5`` is the share of clips whose true class is among the five highest scores; ``per_class_top5`` that share
+    within each class that occurs, averaged over these classes: each weighs the same, however many clips it has.
+    """
 
     top1: float
     top5: float
+    top10: float
     per_class_top1: float
+    per_class_top5: float
+    per_class_top10: float
     loss: float
     clips: int
+    ranks: dict[str, int]
+    """Video id -> rank of the true class, 0 is best: two trainings are compared clip by clip."""
 
 
 def evaluate(
@@ -44,7 +53,7 @@ def evaluate(
 ) -> Evaluation:
     """Run ``model`` over ``batches`` in evaluation mode; the mode it was in comes back afterwards.
 
-    The loss is plain cross-entropy (no label smoothing), mean over clips. Of fewer than five classes, top-5 is 1.
+    The loss is plain cross-entropy (no label smoothing), mean over clips. Of at most five classes, top-5 is 1.
 
     Raises:
         DataError: there are no clips.
@@ -52,23 +61,29 @@ def evaluate(
     was_training = model.training
     model.eval()
     try:
-        rows = [_scored(model, batch, device, autocast) for batch in batches]
+        rows, ids = [], list[str]()
+        for batch in batches:
+            ids += batch.video_ids
+            rows.append(_scored(model, batch, device, autocast))
     finally:
         model.train(was_training)
     if not rows:
         raise DataError("nothing to evaluate: the split has no clips; check the split file and the videos")
     labels_B, rank_B, loss_B = (torch.cat(column) for column in zip(*rows, strict=True))
-    first_B = (rank_B == 0).double()
-    clips_of_K = torch.bincount(labels_B)
-    right_of_K = torch.bincount(labels_B, weights=first_B)
-    occurs_K = clips_of_K > 0
+    hits = {places: (rank_B < places).double() for places in (1, 5, 10)}
     return Evaluation(
-        top1=first_B.mean().item(),
-        top5=(rank_B < 5).double().mean().item(),
-        per_class_top1=(right_of_K[occurs_K] / clips_of_K[occurs_K]).mean().item(),
+        **{f"top{places}": hit_B.mean().item() for places, hit_B in hits.items()},
+        **{f"per_class_top{places}": _mean_over_classes(hit_B, labels_B) for places, hit_B in hits.items()},
         loss=loss_B.double().mean().item(),
         clips=len(labels_B),
+        ranks=dict(zip(ids, rank_B.tolist(), strict=True)),
     )
+
+
+def _mean_over_classes(hit_B: Tensor, labels_B: Tensor) -> float:
+    clips_K, hits_K = torch.bincount(labels_B), torch.bincount(labels_B, weights=hit_B)
+    occurs_K = clips_K > 0
+    return (hits_K[occurs_K] / clips_K[occurs_K]).mean().item()
 
 
 @torch.no_grad()

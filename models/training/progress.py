@@ -73,6 +73,10 @@ class EpochResult:
     """Kernel high-water mark of the training process; null where the kernel does not report it."""
     peak_gpu_allocated_bytes: int | None
     """Torch's allocator; null on the CPU."""
+    val_top10: float | None = None
+    """This and the two below are null only in epochs before a resumed checkpoint that did not have them yet."""
+    val_per_class_top5: float | None = None
+    val_per_class_top10: float | None = None
 
     @classmethod
     def of(cls, epoch: int, tally: Tally, evaluation: Evaluation, device: torch.device) -> EpochResult:
@@ -87,7 +91,10 @@ class EpochResult:
             train_top1=tally.correct / tally.clips,
             val_top1=evaluation.top1,
             val_top5=evaluation.top5,
+            val_top10=evaluation.top10,
             val_per_class_top1=evaluation.per_class_top1,
+            val_per_class_top5=evaluation.per_class_top5,
+            val_per_class_top10=evaluation.per_class_top10,
             val_loss=evaluation.loss,
             clips_per_s=tally.clips_per_s,
             train_s=tally.seconds,

@@ -57,8 +57,7 @@ _BY_NAME: Final = {
     "nvml_process_peak_bytes": _NVML,
     "nvml_device_peak_bytes": _NVML,
     "train_loss": _LEARNED,
-    "accuracy_top1": _LEARNED,
-    "accuracy_top5": _LEARNED,
+    **{f"accuracy_{kind}top{places}": _LEARNED for kind in ("", "per_class_") for places in (1, 5, 10)},
     "parameters": _COUNT,
 }
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from slr_bench.errors import ConfigError, checked, nearest, read_yaml
 from slr_bench.grid.config import GridConfig, Overrides, Part
+from slr_bench.grid.techniques import refuse_unexplained
 from slr_bench.grid.workload import WorkloadSpec, find_workload
 
 ID_LENGTH = 12
@@ -49,10 +50,10 @@ def expand(grid: GridConfig, overrides: Overrides, arm: str | None = None) -> li
     Raises:
         ConfigError: unknown keys or values, an unknown arm, an empty grid, or two cells that differ only in a path.
     """
-    if arm is not None and arm not in grid.arms:
-        raise ConfigError(f"--arm: the grid has no arm {arm!r}{nearest(arm, grid.arms)}")
-    arms = [arm] if arm else list(grid.arms)
-    bases = {name: _arm_base(grid, name) for name in arms}
+    if arm is not None and arm not in grid.all_arms:
+        raise ConfigError(f"--arm: the grid has no arm {arm!r}{nearest(arm, grid.all_arms)}")
+    arms = [arm] if arm else list(grid.all_arms)
+    bases = {name: _arm_base(grid, name) for name in grid.arms}
     cells = [cell for part in grid.parts for name in arms for cell in _part_cells(grid, part, name, bases, overrides)]
     if not cells:
         raise ConfigError("the grid is empty: its exclusions leave no cell; relax exclude")
@@ -85,10 +86,8 @@ def _part_cells(
     grid: GridConfig, part: Part, arm: str, bases: Mapping[str, Overrides], overrides: Overrides
 ) -> Iterator[Cell]:
     spec = find_workload(part.workload)
-    arm_values = {key: value for key, value in grid.arms[arm].items() if key != "base"}
     overrides = flatten(overrides)
-    # All flat, so that a section written nested lays its keys over the base's and does not replace them.
-    own_values = flatten(bases[arm]) | flatten(grid.set) | flatten(part.set) | flatten(arm_values) | overrides
+    own_values = _own_values(grid, part, arm, bases, overrides)
     own = _settings(spec, own_values, f"arm {arm!r}")
     axes = {key: values for key, values in part.axes.items() if key not in overrides}
     own_flat = _canonical(own)
@@ -110,6 +109,24 @@ def _part_cells(
             coordinates={key: flat[key] for key in axes},
             is_own=flat == own_flat,
         )
+
+
+def _own_values(
+    grid: GridConfig, part: Part, arm: str, bases: Mapping[str, Overrides], overrides: Overrides
+) -> Overrides:
+    """The arm's own setting, flat: a section written nested lays its keys over the base's and does not replace them."""
+    if arm in grid.arms:
+        arm_values = {key: value for key, value in grid.arms[arm].items() if key != "base"}
+        return flatten(bases[arm]) | flatten(grid.set) | flatten(part.set) | flatten(arm_values) | overrides
+    assert grid.ladder is not None, "further arms come from techniques alone"
+    spec = find_workload(part.workload)
+    start, end = (
+        flatten(_settings(spec, _own_values(grid, part, name, bases, overrides), f"arm {name!r}").model_dump())
+        for name in (grid.ladder.start, grid.ladder.end)
+    )
+    everything = _settings(spec, grid.ladder.setting(grid.ladder.end, start, end), "all techniques together")
+    refuse_unexplained(flatten(everything.model_dump()), end, grid.techniques)
+    return grid.ladder.setting(arm, start, end)
 
 
 def _matches(flat: Overrides, entry: Overrides) -> bool:

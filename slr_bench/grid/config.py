@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from slr_bench.errors import ConfigError, checked, read_yaml
+from slr_bench.grid.techniques import Ladder, Technique
 from slr_bench.units import parse_bytes
 
 Overrides = dict[str, Any]
@@ -47,6 +48,9 @@ class GridConfig(Part):
     """Training file the arms start from, relative to the grid file."""
     arms: Annotated[dict[str, Overrides], Field(min_length=1)] = {"default": {}}
     """Name -> dotted overrides. The key ``base`` starts this arm from another training file."""
+    techniques: dict[str, Technique] = {}
+    """Name -> the keys it stands for, between the first two arms; or the name of a file of these, relative to the grid
+    file. Further arms add them one by one, in this order, and leave them out one by one; the report draws it."""
     isolation: Literal["fork", "spawn"] = "fork"
     """``fork``: fast; ``spawn``: a fresh interpreter a cell, for absolute RAM figures."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -68,6 +72,25 @@ class GridConfig(Part):
             parse_bytes(self.ram_limit)
         return self
 
+    @model_validator(mode="after")
+    def _techniques_lie_between_two_arms(self) -> GridConfig:
+        if self.techniques and len(self.arms) < 2:
+            raise ValueError(f"techniques lead from the first arm to the second, the grid has {len(self.arms)}")
+        return self
+
+    @property
+    def ladder(self) -> Ladder | None:
+        """What the techniques make of the arms."""
+        if not self.techniques:
+            return None
+        start, end = list(self.arms)[:2]
+        return Ladder(start=start, end=end, techniques=self.techniques)
+
+    @property
+    def all_arms(self) -> tuple[str, ...]:
+        """The arms, and those that the techniques make."""
+        return tuple(dict.fromkeys([*(self.ladder.arms if self.ladder else ()), *self.arms]))
+
     @property
     def parts(self) -> tuple[Part, ...]:
         """The main part and the further ones, in order."""
@@ -83,6 +106,8 @@ def load_grid(path: Path) -> GridConfig:
     values = read_yaml(path)
     if not GridConfig.model_fields.keys() & values.keys():
         return GridConfig(base=path.resolve(), repeats=1)
+    if isinstance(values.get("techniques"), str):
+        values = values | {"techniques": read_yaml(path.parent / values["techniques"])}
     grid = checked(GridConfig, values, str(path))
     if grid.base is not None:
         grid = grid.model_copy(update={"base": path.parent / grid.base})

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
@@ -73,6 +73,15 @@ class WholeWork(Protocol):
 
     def run(self) -> Mapping[str, Metric]:
         """Do it; the readings."""
+        ...
+
+
+@runtime_checkable
+class DetailedWork(Protocol):
+    """Work that leaves more than numbers, such as its answer to every sample."""
+
+    def details(self) -> Mapping[str, Any]:
+        """JSON values, kept beside the time series in ``samples/``; asked for after the work."""
         ...
 
 

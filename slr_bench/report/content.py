@@ -8,6 +8,7 @@ from pathlib import Path
 
 from slr_bench.compare.summary import MEASURED, CellSummary, summarize_cells
 from slr_bench.errors import ConfigError
+from slr_bench.grid.techniques import Ladder
 from slr_bench.record import Record
 from slr_bench.report.answers import answers, questions
 from slr_bench.report.discards import discards_section
@@ -16,6 +17,7 @@ from slr_bench.report.provenance import cost_section, environment_section, metho
 from slr_bench.report.sections import disagreements, grid_section, missing_section, statistics_section, unread_section
 from slr_bench.report.setting import batch_warning, difference_table, main_workload, measured_sentence
 from slr_bench.report.table import Report, Section
+from slr_bench.report.waterfall import rungs, split_sentence, waterfall_section
 from slr_bench.report.words import plain
 from slr_bench.run.store import Manifest, Store
 
@@ -28,6 +30,8 @@ class RunContent:
 
     cells: tuple[CellSummary, ...]
     arms: tuple[str, ...]
+    """Those that the headline compares: the two ends where techniques lie between them."""
+    ladder: Ladder | None
     workload: str
     """The workload of the pictures."""
     measured: bool
@@ -49,10 +53,15 @@ def read_content(run_dir: Path) -> RunContent:
         )
     records, problems = store.read_records()
     cells = summarize_cells(manifest, records)
-    arms = tuple(dict.fromkeys(entry.arm for entry in manifest.cells))
+    ladder = manifest.ladder
+    made = dict.fromkeys(entry.arm for entry in manifest.cells)
+    ends = [arm for arm in made if ladder and arm in (ladder.start, ladder.end)]
+    arms = tuple(ends or made)
     workload = main_workload(cells, manifest.workload)
     report = _report(manifest, cells, arms, workload, records, problems, store.read_discarded())
-    return RunContent(tuple(cells), arms, workload, any(record.outcome in MEASURED for record in records), report)
+    return RunContent(
+        tuple(cells), arms, ladder, workload, any(record.outcome in MEASURED for record in records), report
+    )
 
 
 def _report(
@@ -68,7 +77,10 @@ def _report(
     found = [answers(cells, arms, question) for question in asked]
     warning = batch_warning(cells, arms, workload)
     differences = difference_table(cells, arms, workload)
+    waterfall = waterfall_section(cells, manifest.ladder, workload) if manifest.ladder else None
+    split = split_sentence(rungs(cells, manifest.ladder, workload)) if manifest.ladder else ""
     sections = [
+        waterfall,
         Section("arms", "What the arms are", (), (differences,)) if differences else None,
         grid_section(cells),
         statistics_section(asked, found),
@@ -81,7 +93,7 @@ def _report(
     ]
     return Report(
         title=_title(arms),
-        lead=lead(asked, found),
+        lead=f"{lead(asked, found)} {split}".strip(),
         measured=measured_sentence(cells, arms, workload, _seen_environment(manifest, cells, workload)),
         warnings=(*([warning] if warning else []), *disagreements(cells)),
         cards=cards(asked, found),

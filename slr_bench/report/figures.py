@@ -26,26 +26,31 @@ from slr_bench.report.drawing import (
 from slr_bench.report.scatter import memory_against_time
 from slr_bench.report.setting import value_text
 from slr_bench.report.timeline import Timeline, parse_samples, rss_timeline, traced_timeline
+from slr_bench.report.waterfall_figure import waterfall_picture
 from slr_bench.report.words import OUTCOME_WORDS, plain
 from slr_bench.run.store import Store
 from slr_bench.units import format_bytes
 
 MAX_BARS: Final = 32
 """Cells in the bar chart; own settings always, then in the grid's order. The table has all."""
+MAX_PANELS: Final = 6
+"""Arms side by side in a picture over time; the first ones."""
 LABEL: Final = 42
 """Characters of a bar's label."""
 
 
 def draw_pictures(content: RunContent, store: Store) -> list[Picture]:
     """Every picture for which there is data."""
-    made = [memory_by_cell(content), memory_against_time(content)]
+    made = [waterfall_picture(content.cells, content.ladder, content.workload)]
+    made += [memory_by_cell(content), memory_against_time(content)]
     made += [memory_over_time(content, store, traced=True), memory_over_time(content, store, traced=False)]
     return [picture for picture in made if picture is not None]
 
 
 def memory_by_cell(content: RunContent) -> Picture | None:
     """A bar a cell; own settings solid, the rest of the grid pale; a cell without memory says why."""
-    cells = [cell for cell in content.cells if cell.entry.workload == content.workload and cell.records]
+    shown = [cell for cell in content.cells if cell.entry.workload == content.workload and cell.records]
+    cells = [cell for cell in shown if cell.entry.arm in content.arms]
     cells = sorted(cells, key=lambda cell: not cell.entry.is_own)[:MAX_BARS]
     values = {id(cell): cell.value("peak_tensor_bytes") for cell in cells}
     if not any(value is not None for value in values.values()):
@@ -98,7 +103,7 @@ def _paint_bar(axes: Axes, place: int, cell: CellSummary, value: float | None, a
 def memory_over_time(content: RunContent, store: Store, *, traced: bool) -> Picture | None:
     """One panel an arm's own setting, phases below: live tensor bytes over the traced step, or RAM over seconds."""
     lines: list[tuple[str, int, Timeline]] = []
-    for place, arm in enumerate(content.arms):
+    for place, arm in enumerate(content.arms[:MAX_PANELS]):
         cell = own_cell(content.cells, arm, content.workload)
         for record in cell.finished if cell else ():
             samples = parse_samples(store.read_samples(record.name))

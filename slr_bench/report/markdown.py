@@ -11,7 +11,7 @@ from slr_bench.report.table import Cell, Report, Section, Table
 
 MAX_ROWS = 60
 """Rows of a table here; the HTML page has all."""
-_OPEN = frozenset({"arms", "grid", "missing"})
+_OPEN = frozenset({"waterfall", "arms", "grid", "missing"})
 """Sections shown unfolded."""
 
 

@@ -15,6 +15,8 @@ class MetricText(NamedTuple):
 
 _CUDA_BLIND = "The CUDA context and other libraries' memory."
 _HOST_BLIND = "Which part is tensors, libraries or allocator slack; a forked child starts lower than a fresh process."
+_OTHER_SEED = "How far another seed, more epochs or other signers would move it."
+_PER_CLASS = "within each sign that occurs, averaged over the signs: each weighs the same, however many clips it has."
 _BETWEEN = "What happens between two samples; who caused it."
 
 METRICS: Final[dict[str, MetricText]] = {
@@ -105,13 +107,21 @@ METRICS: Final[dict[str, MetricText]] = {
     "accuracy_top1": MetricText(
         "accuracy",
         "Share of validation clips whose highest score is the right sign.",
-        "How far another seed, more epochs or other signers would move it.",
+        _OTHER_SEED,
     ),
     "accuracy_top5": MetricText(
         "top-5 accuracy",
         "Share of validation clips with the right sign among the five highest scores.",
-        "How far another seed, more epochs or other signers would move it.",
+        _OTHER_SEED,
     ),
+    "accuracy_top10": MetricText(
+        "top-10 accuracy",
+        "Share of validation clips with the right sign among the ten highest scores.",
+        _OTHER_SEED,
+    ),
+    "accuracy_per_class_top1": MetricText("accuracy per class", f"Accuracy {_PER_CLASS}", _OTHER_SEED),
+    "accuracy_per_class_top5": MetricText("top-5 accuracy per class", f"Top-5 accuracy {_PER_CLASS}", _OTHER_SEED),
+    "accuracy_per_class_top10": MetricText("top-10 accuracy per class", f"Top-10 accuracy {_PER_CLASS}", _OTHER_SEED),
     "training_time_s": MetricText(
         "training time",
         "Wall time of the whole training, loading of data and validation included.",

@@ -17,6 +17,8 @@ from slr_bench.report.setting import effective_batch
 from slr_bench.report.words import plain
 from slr_bench.units import format_bytes, format_seconds
 
+PARTIAL = "with some of the techniques"
+
 
 @dataclass(frozen=True)
 class _Point:
@@ -24,6 +26,13 @@ class _Point:
     time_s: float
     memory_bytes: float
     colour: str
+    group: str
+    """Name in the key."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is an own setting that the headline compares."""
+        return self.cell.entry.is_own and self.group != PARTIAL
 
     @property
     def text(self) -> str:
@@ -49,14 +58,14 @@ def memory_against_time(content: RunContent) -> Picture | None:
         axes.plot(times_s, memories, color=MUTED, linestyle="--", linewidth=1, drawstyle="steps-post")
         for place, point in enumerate(points):
             _paint_point(axes, point, f"point-{place}")
-        present = {point.cell.entry.arm: point.colour for point in points}
+        present = {point.group: point.colour for point in points}
         front_key = Line2D([], [], color=MUTED, linestyle="--", linewidth=1)
         names = [plain(arm, 24) for arm in present]
         legend(axes, [*map(_dot, present.values()), front_key], [*names, "no cell beats this line"])
         _scale(axes, points, what)
         return {f"point-{place}": point.text for place, point in enumerate(points)}
 
-    own = "; ".join(point.text for point in points if point.cell.entry.is_own)
+    own = "; ".join(point.text for point in points if point.is_own)
     alt = plain(f"Scatter of peak tensor memory against {what} for {len(points)} cells. Own settings: {own}.", 600)
     return draw("memory-time", "Memory against time", alt, (WIDTH_INCH, 3.9), paint)
 
@@ -67,7 +76,9 @@ def _points(cells: Sequence[CellSummary], arms: Sequence[str], *, per_clip: bool
         time_s, memory = cell.value("step_time_s"), cell.value("peak_tensor_bytes")
         batch = (effective_batch(cell.entry.setting) or 1) if per_clip else 1
         if time_s and memory:
-            points.append(_Point(cell, time_s / batch, memory, arm_colour(arms.index(cell.entry.arm))))
+            group = cell.entry.arm if cell.entry.arm in arms else PARTIAL
+            colour = arm_colour([*arms, PARTIAL].index(group))
+            points.append(_Point(cell, time_s / batch, memory, colour, group))
     return points
 
 
@@ -104,7 +115,7 @@ def _dot(colour: str) -> Line2D:
 
 
 def _paint_point(axes: Axes, point: _Point, gid: str) -> None:
-    own = point.cell.entry.is_own
+    own = point.is_own
     axes.plot(
         point.time_s,
         point.memory_bytes,

@@ -20,7 +20,7 @@ _TEXT_WIDTH = 13
 _FEWEST_COLUMNS = 3
 _EDGES = 2  # rich measures a table without them
 _UNBOUNDED = 10_000
-_SHOWN = ("grid", "cost", "missing")
+_SHOWN = ("waterfall", "grid", "cost", "missing")
 
 
 def print_summary(source: Path | Report, console: Console) -> None:

@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel
 
 from slr_bench.errors import ProbeUnavailableError, UnsupportedSettingError
-from slr_bench.grid.workload import StepWork
+from slr_bench.grid.workload import DetailedWork, StepWork
 from slr_bench.probes import host, nvml
 from slr_bench.probes.allocator import CudaAllocatorProbe
 from slr_bench.probes.energy import EnergyProbe
@@ -91,6 +91,7 @@ class _Measurement:
 
     def _run(self, build: Any, settings: BaseModel, kind: str) -> dict[str, Any]:
         host_probe, cuda_probe = host.HostProbe(), self._cuda
+        details: dict[str, Any] | None = None
         energy = EnergyProbe(self._nvml, self._no_nvml)
         sampler = Sampler(self._read_samples, 1 / self._job["sample_hz"], clock=self._context.phase.now_s)
         with ExitStack() as probes:
@@ -102,6 +103,7 @@ class _Measurement:
                 probes.enter_context(cuda_probe)
                 probes.enter_context(energy)
                 own = dict(work.run())
+                details = dict(work.details()) if isinstance(work, DetailedWork) else None
             else:
                 self._warm_up(work)
                 probes.enter_context(cuda_probe)
@@ -122,7 +124,7 @@ class _Measurement:
         return {
             "metrics": metrics_json(metrics),
             "phases": phases_json(self._context, traced, self._cuda.peaks_by_phase),
-            "samples": samples_json(sampler, self._context, traced),
+            "samples": samples_json(sampler, self._context, traced, details),
             "gpu_facts": self._gpu_watch.facts(),
         }
 

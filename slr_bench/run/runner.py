@@ -139,6 +139,7 @@ class Runner:
             environment=environment,
             command=self._command,
             cells=cell_entries(self._cells),
+            ladder=self._grid.ladder,
         )
 
     def _totals(self, runs: Sequence[Run], duration_s: float, ran: int) -> Totals:

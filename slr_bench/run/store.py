@@ -14,9 +14,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from slr_bench.errors import ConfigError
+from slr_bench.grid.techniques import Ladder
 from slr_bench.record import SCHEMA, Record
 
 _OWN_NAMES = frozenset((".lock", ".grid.json.tmp", "records", "samples", "logs", "discarded"))
@@ -53,6 +62,15 @@ class Manifest(BaseModel):
     command: str
     """The command that makes this directory again."""
     cells: tuple[CellEntry, ...]
+    ladder: Ladder | None = None
+    """The techniques between two of the arms, where the grid names them; else left out of the file."""
+
+    @model_serializer(mode="wrap")
+    def _without_empty_ladder(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = serialize(self)
+        if self.ladder is None:
+            del values["ladder"]
+        return values
 
 
 class Store:

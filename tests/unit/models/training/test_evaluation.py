@@ -4,6 +4,8 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny import TinyBatch
 from torch import nn
 from torch.nn import functional as F
@@ -27,8 +29,9 @@ class Echo(nn.Module):
 def batches(logits, labels, size):
     logits_BK, labels_B = torch.tensor(logits, dtype=torch.float32), torch.tensor(labels)
     clips_BTCHW = logits_BK[:, None, None, None, :]
-    parts = zip(clips_BTCHW.split(size), labels_B.split(size), strict=True)
-    return [TinyBatch(clips, labels, ()) for clips, labels in parts]
+    ids = torch.arange(len(labels_B)).split(size)
+    parts = zip(clips_BTCHW.split(size), labels_B.split(size), ids, strict=True)
+    return [TinyBatch(clips, own, tuple(f"v{number}" for number in numbers.tolist())) for clips, own, numbers in parts]
 
 
 def run(logits, labels, size=2):
@@ -41,12 +44,30 @@ def test_counts(size):
     ramp = [7.0, 6.0, 5.0, 4.0, 3.0, 2.0]
     labels = [0, 0, 0, 1, 4, 5]
     result = run([ramp] * 6, labels, size)
+    assert result.ranks == {f"v{clip}": label for clip, label in enumerate(labels)}
     assert result.clips == 6
     assert result.top1 == pytest.approx(3 / 6)
     assert result.top5 == pytest.approx(5 / 6)
     assert result.per_class_top1 == pytest.approx(1 / 4)  # class 0 all, classes 1, 4 and 5 none; 2 and 3 do not occur
     expected = F.cross_entropy(torch.tensor([ramp] * 6), torch.tensor(labels))
     assert result.loss == pytest.approx(expected.item(), rel=1e-6)
+
+
+@settings(deadline=None)
+@given(st.integers(2, 14), st.lists(st.integers(0, 13), min_size=1, max_size=30), st.integers(0, 2**32), st.data())
+def test_per_instance_and_per_class_top_k_equal_counting_clip_by_clip(classes, labels, seed, data):
+    labels = [label % classes for label in labels]
+    logits = torch.rand(len(labels), classes, generator=torch.Generator().manual_seed(seed)).tolist()
+    result = run(logits, labels, data.draw(st.integers(1, len(labels))))
+    for places in (1, 5, 10):
+        by_class = {}
+        for row, label in zip(logits, labels, strict=True):
+            best = sorted(range(classes), key=row.__getitem__, reverse=True)[:places]
+            by_class.setdefault(label, []).append(label in best)
+        hits = [hit for found in by_class.values() for hit in found]
+        means = [sum(found) / len(found) for found in by_class.values()]
+        assert getattr(result, f"top{places}") == pytest.approx(sum(hits) / len(hits))
+        assert getattr(result, f"per_class_top{places}") == pytest.approx(sum(means) / len(means))
 
 
 def test_ties_and_nan_are_no_recognition():

@@ -1,0 +1,185 @@
+"""What each technique between two arms buys and costs: added one by one, and left out one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+from slr_bench.compare.summary import CellSummary, own_cell, pair, why_not_comparable
+from slr_bench.grid.techniques import Ladder, Same
+from slr_bench.report.table import Cell, Column, Row, Section, Table, unknown
+from slr_bench.report.words import describe, format_factor, format_value, plain
+
+SAME_WORDS: dict[Same, str] = {
+    "function": "computes the same function",
+    "accuracy": "is judged by accuracy",
+}
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One technique: its arm, the arm before it, and the arm of all the others."""
+
+    name: str
+    same: Same
+    before: CellSummary | None
+    added: CellSummary | None
+    end: CellSummary | None
+    left_out: CellSummary | None
+
+    @property
+    def saves(self) -> float | None:
+        """Tensor memory before it over tensor memory with it; None where one was not measured."""
+        return factor(self.before, self.added)
+
+    @property
+    def is_worth(self) -> float | None:
+        """Tensor memory without it over tensor memory with all."""
+        return factor(self.left_out, self.end)
+
+
+def factor(base: CellSummary | None, head: CellSummary | None, metric: str = "peak_tensor_bytes") -> float | None:
+    """``base / head`` of a metric that both have, by meters that compare."""
+    if base is None or head is None or metric not in base.readings or metric not in head.readings:
+        return None
+    one, other = base.readings[metric], head.readings[metric]
+    if why_not_comparable(one, other) is not None or not one.value or not other.value:
+        return None
+    return one.value / other.value
+
+
+def rungs(cells: Sequence[CellSummary], ladder: Ladder, workload: str) -> list[Rung]:
+    """The techniques in the order in which they are added."""
+    found, before = [], own_cell(cells, ladder.start, workload)
+    for name, technique in ladder.techniques.items():
+        added = own_cell(cells, ladder.arm_with(name), workload)
+        end = own_cell(cells, ladder.end, workload)
+        left_out = own_cell(cells, ladder.arm_without(name), workload)
+        found.append(Rung(name, technique.same, before, added, end, left_out))
+        before = added
+    return found
+
+
+def split_sentence(found: Sequence[Rung]) -> str:
+    """How much of the saving computes the same function, and how much is judged by accuracy alone."""
+    parts = []
+    for same in ("function", "accuracy"):
+        own = [rung for rung in found if rung.same == same]
+        saves = [rung.saves for rung in own]
+        if own and all(saves):
+            names = plain(", ".join(rung.name for rung in own))
+            parts.append(f"{format_factor(prod(x for x in saves if x))} {SAME_WORDS[same]} ({names})")
+    return f"Of this factor {' and '.join(parts)}." if parts else ""
+
+
+def waterfall_section(
+    cells: Sequence[CellSummary], ladder: Ladder, workload: str, accuracy: str = "train_epochs"
+) -> Section:
+    """Two tables of a row a technique: added one by one, left out one by one."""
+    found = rungs(cells, ladder, workload)
+    trained = rungs(cells, ladder, accuracy)
+    text = (
+        f"From {plain(ladder.start, 40)} to {plain(ladder.end, 40)}. What a technique saves depends on those before: "
+        "one that saves nothing where it is added can be worth much where it is left out, and the other way round."
+    )
+    beside = _beside(cells, ladder, workload, accuracy)
+    tables = (_added(found, trained), _left_out(found, trained), *([beside] if beside.rows else []))
+    return Section("waterfall", "What each technique buys", (text,), tables)
+
+
+def _added(found: Sequence[Rung], trained: Sequence[Rung]) -> Table:
+    start, start_trained = found[0].before, trained[0].before
+    first = (
+        Cell(plain(start.entry.arm, 40) if start else "–"),
+        Cell("–"),
+        _value(start, "peak_tensor_bytes"),
+        Cell("–"),
+        _value(start, "peak_over_floor"),
+        _value(start, "step_time_s"),
+        _value(start_trained, "accuracy_top1"),
+    )
+    rows = [
+        Row(
+            (
+                Cell(plain(rung.name, 60)),
+                Cell(rung.same),
+                _value(rung.added, "peak_tensor_bytes"),
+                _factor(rung.saves),
+                _value(rung.added, "peak_over_floor"),
+                _time(rung.before, rung.added),
+                _value(own.added, "accuracy_top1"),
+            )
+        )
+        for rung, own in zip(found, trained, strict=True)
+    ]
+    columns = (
+        Column("Technique"),
+        Column("Same"),
+        Column("Tensor memory", numeric=True),
+        Column("Saves", numeric=True),
+        Column("Peak/floor", numeric=True),
+        Column("Step time", numeric=True),
+        Column("Accuracy", numeric=True),
+    )
+    return Table("Added one by one", columns, (Row(first, strong=True), *rows))
+
+
+def _left_out(found: Sequence[Rung], trained: Sequence[Rung]) -> Table:
+    pairs = zip(found, trained, strict=True)
+    rows = tuple(_against(rung.name, rung.end, rung.left_out, own.left_out) for rung, own in pairs)
+    return Table("Left out one by one", _columns_against("All but"), rows)
+
+
+def _beside(cells: Sequence[CellSummary], ladder: Ladder, workload: str, accuracy: str) -> Table:
+    """The grid's further arms against the end of the ladder."""
+    further = dict.fromkeys(cell.entry.arm for cell in cells if cell.entry.arm not in ladder.arms)
+    end = own_cell(cells, ladder.end, workload)
+    rows = tuple(_against(arm, end, own_cell(cells, arm, workload), own_cell(cells, arm, accuracy)) for arm in further)
+    return Table(f"Further arms beside {plain(ladder.end, 40)}", _columns_against("Arm"), rows)
+
+
+def _against(name: str, end: CellSummary | None, own: CellSummary | None, trained: CellSummary | None) -> Row:
+    return Row(
+        (
+            Cell(plain(name, 60)),
+            _value(own, "peak_tensor_bytes"),
+            _factor(factor(own, end)),
+            _time(end, own),
+            _value(trained, "accuracy_top1"),
+        )
+    )
+
+
+def _columns_against(first: str) -> tuple[Column, ...]:
+    numbers = ("Tensor memory", "Of all", "Step time of all", "Accuracy")
+    return (Column(first), *(Column(title, numeric=True) for title in numbers))
+
+
+def _value(cell: CellSummary | None, metric: str) -> Cell:
+    if cell is None:
+        return unknown("the grid has no such cell, or --arm left it out")
+    reading = cell.readings.get(metric)
+    if reading is None:
+        return unknown(plain(cell.reasons[0]) if cell.reasons else "not measured by this workload or not yet")
+    if reading.value is None:
+        return unknown("; ".join(reading.reasons))
+    return Cell(format_value(reading.value, reading.unit), sort=reading.value)
+
+
+def _factor(value: float | None) -> Cell:
+    if value is None:
+        return unknown("one of the two was not measured")
+    return Cell("equal" if value == 1 else format_factor(value), sort=value, tone="good" if value > 1 else "")
+
+
+def _time(base: CellSummary | None, head: CellSummary | None) -> Cell:
+    """``head``'s step time over ``base``'s, with what it is worth as a note."""
+    if base is None or head is None or not {"step_time_s"} <= base.readings.keys() & head.readings.keys():
+        return unknown("not measured")
+    ratio = pair(base.readings["step_time_s"], head.readings["step_time_s"])
+    if ratio is None:
+        return unknown("no repeat that both finished")
+    if base.is_disturbed or head.is_disturbed:
+        return Cell("disturbed", note="a run behind it was disturbed: no ratio", tone="warn")
+    return Cell(f"{ratio.ratio:.2f}×", note=describe(ratio) if ratio.n > 1 else None, sort=ratio.ratio)

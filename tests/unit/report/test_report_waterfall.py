@@ -1,0 +1,96 @@
+"""The waterfall on figures that can be computed in the head."""
+
+import pytest
+from fake_runs import FakeRun, epoch_metrics, step_metrics
+
+from slr_bench.grid.techniques import Ladder
+from slr_bench.report.content import read_content
+from slr_bench.report.waterfall_figure import waterfall_picture
+
+MIB = 1024**2
+LADDER = Ladder.model_validate(
+    {
+        "start": "baseline",
+        "end": "optimized",
+        "techniques": {
+            "bf16": {"keys": ["training.precision"], "same": "accuracy"},
+            "shift": {"keys": ["model.temporal_shift"], "same": "function"},
+            "recomputation": {"keys": ["training.recompute"], "same": "function"},
+        },
+    }
+)
+MEMORY_MIB = {
+    "baseline": 960, "+ bf16": 480, "+ shift": 480, "optimized": 80,
+    "without bf16": 160, "without shift": 100, "without recomputation": 480,
+}  # fmt: skip
+
+
+def content(tmp_path, left_out=()):
+    run = FakeRun(tmp_path / "run")
+    run.ladder = LADDER
+    for place, (arm, size) in enumerate(MEMORY_MIB.items()):
+        if arm not in left_out:
+            cell = run.cell(arm, repeats=1)
+            run.record(cell, 0, step_metrics(size * MIB, 1.0 + place / 2))
+            run.record(run.cell(arm, "train_epochs", repeats=1), 0, epoch_metrics(0.5 + place / 100, 60))
+    return read_content(run.write())
+
+
+def tables(found):
+    section = next(section for section in found.report.sections if section.key == "waterfall")
+    return [[[cell.text for cell in row.cells] for row in table.rows] for table in section.tables]
+
+
+def test_each_technique_stands_against_the_one_before_and_against_all(tmp_path):
+    added, left_out = tables(content(tmp_path))
+    assert [row[:4] for row in added] == [
+        ["baseline", "–", "960.0 MiB", "–"],
+        ["bf16", "accuracy", "480.0 MiB", "2.0×"],
+        ["shift", "function", "480.0 MiB", "equal"],
+        ["recomputation", "function", "80.0 MiB", "6.0×"],
+    ]
+    assert [row[5:] for row in added] == [
+        ["1.00 s", "50.0 %"], ["1.50×", "51.0 %"], ["1.33×", "52.0 %"], ["1.25×", "53.0 %"],
+    ]  # fmt: skip
+    assert left_out == [
+        ["bf16", "160.0 MiB", "2.0×", "1.20×", "54.0 %"],
+        ["shift", "100.0 MiB", "1.25×", "1.40×", "55.0 %"],
+        ["recomputation", "480.0 MiB", "6.0×", "1.60×", "56.0 %"],
+    ]
+
+
+def test_the_headline_says_which_part_is_the_same_function(tmp_path):
+    found = content(tmp_path)
+    assert found.arms == ("baseline", "optimized")
+    assert "12.0× less" in found.report.lead
+    assert "6.0× computes the same function (shift, recomputation)" in found.report.lead
+    assert "2.0× is judged by accuracy (bf16)" in found.report.lead
+
+
+def test_what_was_not_measured_is_said_and_not_multiplied(tmp_path):
+    found = content(tmp_path, left_out={"+ shift", "without bf16"})
+    added, left_out = tables(found)
+    assert added[2][2:4] == ["–", "–"]
+    assert left_out[0][1:3] == ["–", "–"]
+    assert "same function" not in found.report.lead  # two of its factors are unknown
+
+
+@pytest.mark.parametrize("left_out", [(), ("+ shift", "without bf16")])
+def test_the_picture_names_every_technique_and_its_factor(tmp_path, left_out):
+    picture = waterfall_picture(content(tmp_path, left_out).cells, LADDER, "train_step")
+    for text in ("baseline", "bf16", "shift", "recomputation", "960.0 MiB", "80.0 MiB"):
+        assert text in picture.svg
+    assert ("÷ 6.0" in picture.svg) is not bool(left_out)
+    assert ("not measured" in picture.svg) is bool(left_out)
+
+
+def test_further_arms_stand_against_all(tmp_path):
+    run = FakeRun(tmp_path / "run")
+    run.ladder = LADDER
+    for arm, size in (MEMORY_MIB | {"in 8 bits": 60}).items():
+        run.record(run.cell(arm, repeats=1), 0, step_metrics(size * MIB, size / 100))
+    assert tables(read_content(run.write()))[2] == [["in 8 bits", "60.0 MiB", "0.75×", "0.75×", "–"]]
+
+
+def test_without_techniques_there_is_none(tmp_path):
+    assert waterfall_picture(content(tmp_path).cells, None, "train_step") is None
