@@ -10,10 +10,10 @@ DATA := data/synthetic
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data bench bench-gpu bench-compare bench-records bench-trace test test-slow test-faults test-gpu check report clean
+.PHONY: help setup data bench bench-gpu bench-compare bench-records bench-trace bench-attention test test-slow test-faults test-gpu check report clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make .venv with everything the project needs
 
@@ -37,7 +37,7 @@ $(READY): pyproject.toml constraints.txt
 data: $(READY) ## Render the synthetic signs that the benchmark trains on
 	@$(BIN)/python -m models.data.synthetic --out $(DATA)
 
-bench: data ## Measure baseline against optimized on this CPU (about 5 minutes), report in reports/latest
+bench: data ## Measure baseline against optimized on this CPU (about 4 minutes on 2 cores), report in reports/latest
 	$(BIN)/slr-bench run configs/ablation.yml --device cpu $(ARGS)
 
 bench-gpu: data ## The reference shape on a GPU: precision x recomputation x batch
@@ -51,6 +51,9 @@ bench-trace: data ## What tracing costs a step, beside torch's MemTracker (about
 
 bench-records: $(READY) ## Read, filter and tabulate 1,000 records
 	$(BIN)/pytest -q -s benchmarks/test_records.py $(ARGS)
+
+bench-attention: $(READY) ## Time and peak bytes of each attention from 64 to 4,096 frames (about 4 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q benchmarks/test_attention.py $(ARGS)
 
 test: $(READY) ## Run the fast tests, two processes at a time (7 minutes on 2 cores)
 	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)

@@ -6,21 +6,15 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from models.config import Settings, load_settings
-from slr_bench.errors import EXIT_DOES_NOT_FIT, EXIT_INTERRUPTED, EXIT_OK, ConfigError, SlrBenchError
+from models.config import Settings, load_settings, parse_overrides
+from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, SlrBenchError
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "efficient_training.yml"
 CHECKPOINT = "checkpoint.pt"
-
-
-class DoesNotFit(SlrBenchError):
-    """The training needs more GPU memory than there is."""
-
-    exit_code = EXIT_DOES_NOT_FIT
+CONFIG = "config.yml"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,6 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = _settings(options)
         _prepare(options.output_dir, options.resume)
+        if options.auto:
+            settings = _fitted(settings, options.output_dir, options.resume)
         _train(settings, options.output_dir, options.resume)
     except SlrBenchError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -50,24 +46,20 @@ def _parser() -> argparse.ArgumentParser:
     add("--config", type=Path, metavar="C", default=DEFAULT_CONFIG, help="configuration file")
     add("--num-classes", type=int, metavar="N", help="sign classes; sets model.num_classes")
     add("--set", action="append", default=[], metavar="A.B=C", help="change one key of the configuration; repeatable")
+    add("--weights", type=Path, metavar="F", help="file of weights to begin with; sets model.weights")
+    add("--auto", action="store_true", help="first pick workers, cache and micro-batch for this machine")
     add("--resume", action="store_true", help="go on from the checkpoint in the output directory")
     return parser
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    overrides: dict[str, Any] = {}
-    for assignment in options.set:
-        key, equals, text = assignment.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--set {assignment}: expected A.B=C, e.g. --set training.epochs=10")
-        try:
-            overrides[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {assignment}: the value is not valid YAML; quote it") from error
+    overrides = parse_overrides(options.set)
     if options.data_dir is not None:
         overrides["data.dir"] = str(options.data_dir)
     if options.num_classes is not None:
         overrides["model.num_classes"] = options.num_classes
+    if options.weights is not None:
+        overrides["model.weights"] = str(options.weights)
     settings = load_settings(options.config, overrides)
     if settings.data.dir is None:
         raise ConfigError(
@@ -93,34 +85,51 @@ def _prepare(output_dir: Path, resume: bool) -> None:
         )
 
 
+def _fitted(settings: Settings, output_dir: Path, resume: bool) -> Settings:
+    """The setting for this machine. A resumed training keeps the batches that it began with."""
+    from models.training.advice import advised
+    from models.training.advisor import advise, show
+    from models.training.machine import Machine
+
+    if resume and (output_dir / CONFIG).exists():
+        before = load_settings(output_dir / CONFIG).training
+        kept = {"batch_size": before.batch_size, "gradient_accumulation_steps": before.gradient_accumulation_steps}
+        training = settings.training.model_copy(update=kept)
+        settings = settings.model_copy(update={"training": training})
+    machine = Machine.here()
+    advice = advise(settings, machine, measure=not resume)
+    show(advice, machine, sys.stderr)
+    return advised(settings, advice)
+
+
 def _train(settings: Settings, output_dir: Path, resume: bool) -> None:
     # Imported here: a mistake in the configuration is told at once, not after seconds of importing torch.
     import torch
 
     from models.data.clips import build_loaders
     from models.networks.efficient import build_recogniser
+    from models.training.batch_size import out_of_memory_told
     from models.training.checkpoint import write_whole
     from models.training.efficient_trainer import EfficientTrainer
+    from models.training.frozen_features import with_kept_features
     from models.training.optimization import steps_per_epoch
 
     loaders = build_loaders(settings)
-    if missing := loaders.manifest.missing:
-        some = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
-        print(f"{len(missing)} listed videos are missing and left out: {some}", file=sys.stderr)
+    if left_out := loaders.manifest.left_out_text:
+        print(f"{left_out}; all of them: python -m models.data.wlasl check {settings.data.dir}", file=sys.stderr)
     resolved = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
-    write_whole(output_dir / "config.yml", lambda file: file.write(resolved.encode()))
+    write_whole(output_dir / CONFIG, lambda file: file.write(resolved.encode()))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(settings.training.seed)
     total_steps = settings.training.epochs * steps_per_epoch(len(loaders.train.indices), settings.training)
     try:
-        model = build_recogniser(settings.model, settings.training.recompute)
-        trainer = EfficientTrainer(model.to(device), settings.training, device, total_steps)
-        trainer.fit(loaders.train, loaders.val, output_dir, resume)
-    except torch.OutOfMemoryError as error:
-        raise DoesNotFit(
-            f"out of GPU memory at training.batch_size={settings.training.batch_size}; use a smaller one with more "
-            "training.gradient_accumulation_steps, training.recompute: block or training.mixed_precision: true"
-        ) from error
+        with out_of_memory_told(f"training.batch_size={settings.training.batch_size}"):
+            model = build_recogniser(settings.model, settings.training.recompute)
+            loaders = with_kept_features(loaders, model.to(device), settings, device)
+            trainer = EfficientTrainer(model.to(device), settings.training, device, total_steps, settings=settings)
+            trainer.fit(loaders.train, loaders.val, output_dir, resume)
+            if padding := loaders.padding_text:
+                print(padding, file=sys.stderr)
     finally:
         loaders.close()
 

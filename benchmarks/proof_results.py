@@ -19,6 +19,7 @@ from benchmarks.resampling import (
     rate,
     resampled,
     spread_of,
+    taking_turns,
     with_rule,
 )
 from slr_bench.compare.comparability import Bond
@@ -75,8 +76,9 @@ def results(collected: Collected, count: int = 40_000, end_to_end: int = 1_000) 
         "found_15": vars(detections(slower)),
         "found_5": vars(detections(little)),
         "in_order": {
-            "false_alarms": vars(alarms(list(in_order(pairs, MIN_PROCESSES)))),
-            "found_15": vars(detections(list(in_order(pairs, MIN_PROCESSES, SLOWDOWN)))),
+            "false_alarms": vars(alarms(list(in_order(pairs, MIN_PROCESSES, count)))),
+            "found_15": vars(detections(list(in_order(pairs, MIN_PROCESSES, count, SLOWDOWN)))),
+            "false_alarms_abba": vars(alarms(list(taking_turns(pairs, MIN_PROCESSES)))),
         },
         "clocks": {clock: _clock(collected.pairs(clock), count // 20) for clock in CLOCKS},
         "by_pairs": [_by_pairs(pairs, n, count // 20) for n in PAIR_COUNTS if n <= len(pairs) // 2],

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from slr_bench.compare.statistics import Ratio, paired_ratio
+from slr_bench.run.plan import first_side
 
 Pair = tuple[float, float]
 """Seconds of two processes that ran one after the other."""
@@ -78,8 +79,18 @@ def resampled(pairs: Sequence[Pair], n: int, count: int, factor: float = 1.0, se
         yield _compared([_turned(pair, generator.random() < 0.5) for pair in generator.sample(pairs, n)], factor)
 
 
-def in_order(pairs: Sequence[Pair], n: int, factor: float = 1.0) -> Iterator[Ratio]:
-    """Every comparison that an ABBA run would really have made: ``n`` pairs in a row, every other one turned round."""
+def in_order(pairs: Sequence[Pair], n: int, count: int, factor: float = 1.0) -> Iterator[Ratio]:
+    """``count`` comparisons as a run makes them: ``n`` pairs in a row, every process in the place in time where it ran,
+    and who of a pair went first drawn by the runner's own coin, for another grid each time.
+    """
+    for number in range(count):
+        start = number % (len(pairs) - n + 1)
+        turned = [first_side(f"grid {number}", "cell", repeat) == "b" for repeat in range(n)]
+        yield _compared([_turned(*each) for each in zip(pairs[start : start + n], turned, strict=True)], factor)
+
+
+def taking_turns(pairs: Sequence[Pair], n: int, factor: float = 1.0) -> Iterator[Ratio]:
+    """Every comparison of ``n`` pairs in a row that ABBA, the order before the coin, could have made."""
     for start in range(len(pairs) - n + 1):
         for first in (0, 1):
             window = [_turned(pair, (place + first) % 2 == 1) for place, pair in enumerate(pairs[start : start + n])]

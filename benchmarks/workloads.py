@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from models.config import Settings
-from slr_bench.errors import ConfigError
+from slr_bench.errors import ConfigError, DataError
 from slr_bench.grid.workload import BuildContext, WorkloadSpec
 
+SYNTHETIC = Path("data/synthetic")
+"""Where ``make data`` renders to."""
 # torch imports torch._dynamo (a second) with the first optimizer or checkpoint: once in the server, not in every cell.
 _PRELOAD = ("torch._dynamo", "torchvision.transforms.v2", "av", "benchmarks.works")
 
@@ -18,15 +21,18 @@ def _check_data(settings: Settings) -> Mapping[str, str]:
 
     Raises:
         ConfigError: no ``data.dir``.
-        DataError: not a data directory, no videos, or another class count.
+        DataError: no such directory, not a data directory, no videos, or another class count.
     """
     from models.data.wlasl import load_manifest
 
     if settings.data.dir is None:
         raise ConfigError(
-            "data.dir is not set; render signs with `python -m models.data.synthetic --out data/synthetic` and add "
-            "--set data.dir=data/synthetic, or trace without data: --fake"
+            f"data.dir is not set; render signs with `make data` and add --set data.dir={SYNTHETIC}, "
+            "or trace without data: --fake"
         )
+    if not settings.data.dir.is_dir():
+        cure = "`make data` renders it" if settings.data.dir == SYNTHETIC else "check the path"
+        raise DataError(f"data.dir: there is no directory {settings.data.dir}; {cure}, or trace without data: --fake")
     manifest = load_manifest(settings.data.dir, settings.model.num_classes)
     missing = {"data_missing_videos": str(len(manifest.missing))} if manifest.missing else {}
     return {"data_fingerprint": manifest.fingerprint} | missing

@@ -15,12 +15,16 @@ from typing import Any, NamedTuple
 import torch
 from rich.console import Console
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from models.config import Settings
 from models.data.clips import build_loaders
+from models.layers.channels_last import to_channels_last
 from models.networks.efficient import build_recogniser
+from models.networks.seen import seen_by
 from models.training.efficient_trainer import EfficientTrainer
-from models.training.optimization import autocast, steps_per_epoch
+from models.training.frozen_features import with_kept_features
+from models.training.optimization import autocast, fp32_products, steps_per_epoch
 from slr_bench.grid.workload import BuildContext
 from slr_bench.record import Metric
 
@@ -47,9 +51,16 @@ class _Steps:
         self._held = list(self._shapes() if self._context.is_fake else self._decoded())
 
     def metrics(self) -> Mapping[str, Metric]:
-        """``parameters``: a count, from the tensors themselves."""
+        """``parameters``: a count, from the tensors themselves; with ``attention: auto``, what that chose."""
         count = sum(parameter.numel() for parameter in self._model.parameters())
-        return {"parameters": Metric(value=count, unit="1", source="numel", quality="exact")}
+        metrics = {"parameters": Metric(value=count, unit="1", source="numel", quality="exact")}
+        choice = getattr(getattr(self._model, "attention", None), "choice", None)
+        if choice is not None:
+            size = choice.bytes_by_kind[choice.kind]
+            # Figures of different sources do not compare: two runs that chose differently say so.
+            source = f"attention: auto chose {choice.kind} for {choice.where}"
+            metrics["attention_bytes"] = Metric(value=size, unit="bytes", source=source, quality="exact")
+        return metrics
 
     def _shapes(self) -> Iterator[MicroBatch]:
         model, data, training = self._settings.model, self._settings.data, self._settings.training
@@ -100,11 +111,11 @@ class TrainStep(_Steps):
 
     def tensors(self) -> Mapping[str, Iterable[Tensor]]:
         """State between steps."""
-        state = self._trainer.optimizer.state.values()
+        state = [value for entry in self._trainer.optimizer.state.values() for value in entry.values()]
         return {
             "parameter": list(self._model.parameters()),
             "buffer": list(self._model.buffers()),
-            "optimizer state": [value for entry in state for value in entry.values() if isinstance(value, Tensor)],
+            "optimizer state": list(itertools.chain.from_iterable(map(_plain_tensors, state))),
             "loader": self._loader_tensors(),
         }
 
@@ -115,15 +126,23 @@ class Inference(_Steps):
     def __init__(self, settings: Settings, context: BuildContext) -> None:
         super().__init__(settings, context)
         self._model.eval()
+        if settings.training.channels_last:
+            to_channels_last(self._model)
 
     def step(self) -> None:
         """Forward passes in the setting's precision."""
         device = self._context.device
-        with torch.no_grad(), autocast(device, self._settings.training):
+        training = self._settings.training
+        with torch.no_grad(), autocast(device, training), fp32_products(device, training):
             for batch in self._handed_over():
+                with self._context.phase("load"):
+                    clips_BTCHW = batch.clips_BTCHW.to(device, non_blocking=True)
+                    del batch
                 with self._context.phase("forward"):
-                    self._model(batch.clips_BTCHW.to(device, non_blocking=True))
-                del batch
+                    seen = seen_by(self._model, clips_BTCHW)
+                    del clips_BTCHW
+                    self._model(seen)
+                    del seen
 
     def tensors(self) -> Mapping[str, Iterable[Tensor]]:
         """The model, and what the loader holds."""
@@ -132,6 +151,15 @@ class Inference(_Steps):
             "buffer": list(self._model.buffers()),
             "loader": self._loader_tensors(),
         }
+
+
+def _plain_tensors(value: Any) -> Iterator[Tensor]:
+    """A tensor, or those that a quantised one is made of."""
+    if is_traceable_wrapper_subclass(value):
+        for name in value.__tensor_flatten__()[0]:
+            yield from _plain_tensors(getattr(value, name))
+    elif isinstance(value, Tensor):
+        yield value
 
 
 class TrainEpochs:
@@ -157,8 +185,10 @@ class TrainEpochs:
                 self._model, training, self._context.device, total_steps=steps, phase=self._context.phase
             )
             start_s = time.perf_counter()
-            history = trainer.fit(loaders.train, loaders.val, output_dir=None, console=Console(quiet=True))
+            kept = with_kept_features(loaders, self._model, self._settings, self._context.device)
+            history = trainer.fit(kept.train, kept.val, output_dir=None, console=Console(quiet=True))
             training_s = time.perf_counter() - start_s
+            kept.close()
         assert trainer.last_evaluation is not None, "fit evaluates after every epoch"
         self._ranks = trainer.last_evaluation.ranks
         last = history[-1]

@@ -17,6 +17,10 @@ from pydantic import BaseModel, ValidationError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
+_CLOSE = 0.5
+"""From this likeness on a name is offered for an unknown one."""
+_SECTION_TYPES = ("model_type", "dict_type", "list_type", "tuple_type")
+
 EXIT_OK = 0
 EXIT_REGRESSION = 1
 EXIT_USAGE = 2
@@ -77,7 +81,7 @@ class ProbeUnavailableError(SlrBenchError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'batch_size'?"``, or the list of known names when nothing is near."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=_CLOSE)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
 
 
@@ -93,10 +97,26 @@ def read_yaml(path: Path) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigError(f"cannot read configuration {path}: {reason}; check the path") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path} is not valid YAML: {_yaml_mistake(error)}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a mapping of keys, got {type(values).__name__}")
+        raise ConfigError(_no_mapping(values, str(path), "the file"))
     return values
+
+
+def _yaml_mistake(error: yaml.YAMLError) -> str:
+    """What is wrong where; the parser's own text calls every file ``<unicode string>``."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"character {error.position + 1}: {error.reason}"
+    return type(error).__name__
+
+
+def _no_mapping(values: Any, where: str, what: str) -> str:
+    if values is None:
+        return f"{where}: {what} is empty; give it keys, or leave it out"
+    return f"{where}: expected a mapping of keys, got {_short(values)}"
 
 
 def checked(model: type[ModelT], values: Any, where: str) -> ModelT:
@@ -106,7 +126,7 @@ def checked(model: type[ModelT], values: Any, where: str) -> ModelT:
         ConfigError: one line a mistake, the nearest known key offered for an unknown one.
     """
     if not isinstance(values, dict):
-        raise ConfigError(f"{where}: expected a mapping of keys, got {type(values).__name__}")
+        raise ConfigError(_no_mapping(values, where, "it"))
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -122,12 +142,27 @@ def _describe(model: type[BaseModel], item: Any) -> str:
     path = [str(part) for part in item["loc"]]
     key = ".".join(path)
     if item["type"] == "extra_forbidden":
-        owner = _model_at(model, path[:-1])
-        return f"unknown key {key!r}{nearest(path[-1], owner.model_fields)}" if owner else f"unknown key {key!r}"
+        return f"unknown key {key!r}{_nearest_key(model, path)}"
     if item["type"] == "missing":
         return f"key {key!r} is missing"
+    if item["input"] is None and item["type"] in _SECTION_TYPES:
+        return _no_mapping(None, key, "the section")
     message = str(item["msg"]).removeprefix("Value error, ")
     return f"{key}: {message}; got {_short(item['input'])}" if key else message
+
+
+def _nearest_key(model: type[BaseModel], path: list[str]) -> str:
+    """The key meant, of its own section or of another: ``model.num_frames`` for ``data.num_frames``."""
+    owner = _model_at(model, path[:-1])
+    if owner is None:
+        return ""
+    shown = {name: name for name in owner.model_fields}
+    for section in model.model_fields:
+        inside = _model_at(model, [section])
+        for name in inside.model_fields if inside else ():
+            shown.setdefault(name, f"{section}.{name}")
+    close = difflib.get_close_matches(path[-1], shown, n=1, cutoff=_CLOSE)
+    return f"; did you mean {shown[close[0]]!r}?" if close else nearest(path[-1], owner.model_fields)
 
 
 def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:

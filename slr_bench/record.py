@@ -24,6 +24,10 @@ SCHEMA: Final = 1
 Quality = Literal["exact", "sampled", "measured", "estimated", "unavailable"]
 
 
+SPLIT: Final = "; split: "
+"""In the source of peak/floor; the modules follow whose operators work on a part at a time."""
+
+
 class Outcome(StrEnum):
     """How a run ended. Running out of memory is a result, not an error."""
 

@@ -6,7 +6,10 @@ Keys keep the names of the reference configuration (``configs/efficient_training
 from models.config.base import Frozen
 from models.config.data import DataConfig
 from models.config.model import ModelConfig
-from models.config.settings import Settings, load_settings
+from models.config.settings import Settings, load_settings, parse_overrides, settings_of
 from models.config.training import TrainingConfig
 
-__all__ = ["DataConfig", "Frozen", "ModelConfig", "Settings", "TrainingConfig", "load_settings"]
+__all__ = [
+    "DataConfig", "Frozen", "ModelConfig", "Settings", "TrainingConfig", "load_settings", "parse_overrides",
+    "settings_of",
+]  # fmt: skip

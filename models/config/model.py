@@ -9,6 +9,11 @@ from pydantic import Field, model_validator
 
 from models.config.base import Amount, Count, Flag, Frozen
 
+_KEYS_OF_EVERY_NETWORK = {
+    "num_classes", "network", "num_frames", "region_focus", "focus_size", "dropout", "weights",
+    "enable_feature_caching", "cache_size_limit_mb",
+}  # fmt: skip
+
 
 class ModelConfig(Frozen):
     """The network. Two arms of a comparison differ only here and in the other sections' values."""
@@ -30,7 +35,8 @@ class ModelConfig(Frozen):
     frame_budget: Count | None = None
     """Frames of the T that the backbone sees, chosen where the clip moves; null: all."""
     region_focus: Literal["none", "motion", "manifest"] = "none"
-    """Resample the signing region to ``focus_size``: by ``motion``, or the ``manifest``'s bbox where that applies."""
+    """Resample the signing region to ``focus_size``: found by ``motion``, or the ``manifest``'s bbox, which the loader
+    cuts out (where it does not apply: found by motion)."""
     focus_size: Annotated[int, Field(strict=True, ge=32)] | None = None
     """Height and width the backbone sees with ``region_focus``, pixels; null: those of the frame."""
     temporal_shift: Literal["none", "plain", "memory_efficient"] = "memory_efficient"
@@ -41,7 +47,8 @@ class ModelConfig(Frozen):
     """Pairs of alike neighbouring frames that are merged behind the backbone (r); 0: none."""
     attention: Literal["none", "dense", "chunked", "sparse", "auto"] = "chunked"
     """Over the frame features. ``dense`` holds the T x T scores, ``chunked`` one chunk of them, ``sparse`` only those
-    of a window and some global frames; ``auto`` measures which exact one is cheapest."""
+    of a window and some global frames; ``auto`` counts and takes the exact one (torch's own, chunked, dense) with the
+    fewest peak bytes on this device, in this type and length, the faster among equals, and says which."""
     attention_heads: Count = 4
     """Heads of the temporal attention; must divide 8 x base_channels."""
     attention_chunk_size: Count = 8
@@ -55,10 +62,13 @@ class ModelConfig(Frozen):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
     """Dropout before the classifier."""
     weights: Path | None = None
-    """File with a torchvision ResNet state dict (ImageNet) for the backbone, or the state dict of another ``network``;
-    null starts from scratch."""
+    """File with a torchvision ResNet state dict (ImageNet) for the backbone, or the state dict of another ``network``
+    (of other classes: all but its classifier is loaded, with a warning); null starts from scratch."""
+    freeze_backbone: Flag = False
+    """Train only what is behind the backbone, which stays as ``weights`` made it. With ``data.augment: false`` nothing
+    before it is random: the features of clips are then kept in RAM in place of their frames."""
     enable_feature_caching: Flag = True
-    """Keep decoded clips in RAM between epochs, up to ``cache_size_limit_mb``."""
+    """Keep decoded clips, or features of a frozen backbone, in RAM between epochs, up to ``cache_size_limit_mb``."""
     cache_size_limit_mb: Count = 1024
     """Limit of all caches of the process tree together, MiB."""
 
@@ -66,6 +76,24 @@ class ModelConfig(Frozen):
     def frames_seen(self) -> int:
         """Frames of a clip that reach the backbone."""
         return self.num_frames if self.frame_budget is None else self.frame_budget
+
+    @model_validator(mode="after")
+    def _other_networks_have_their_own_parts(self) -> ModelConfig:
+        if self.network == "efficient":
+            return self
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name not in _KEYS_OF_EVERY_NETWORK and name != "causal" and value != field.default:
+                raise ValueError(
+                    f"{name}={value} has no effect with network: {self.network}; leave it at {field.default} "
+                    "or use network: efficient"
+                )
+        if self.network == "s3d" and self.num_frames < 5:
+            raise ValueError(
+                f"num_frames={self.num_frames} is less than the 5 frames that the poolings of network: s3d take; "
+                "use 5 or more, as 16"
+            )
+        return self
 
     @model_validator(mode="after")
     def _heads_divide_features(self) -> ModelConfig:
@@ -78,6 +106,8 @@ class ModelConfig(Frozen):
 
     @model_validator(mode="after")
     def _frames_suffice(self) -> ModelConfig:
+        if self.network != "efficient":
+            return self
         if self.frames_seen > self.num_frames:
             raise ValueError(
                 f"frame_budget={self.frame_budget} is above num_frames={self.num_frames}; "
@@ -107,6 +137,18 @@ class ModelConfig(Frozen):
                 f"focus_size={self.focus_size} has no effect with region_focus: none; "
                 "use region_focus: motion, or make data.frame_size smaller"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_features_are_those_of_all_frames(self) -> ModelConfig:
+        reasons = {
+            f"network: {self.network}": self.network != "efficient" and "it has no backbone of frames",
+            f"frame_budget: {self.frame_budget}": self.frame_budget is not None and "features of all frames are kept",
+            f"region_focus: {self.region_focus}": self.region_focus != "none" and "it stands before the backbone",
+        }
+        for what, reason in reasons.items():
+            if self.freeze_backbone and reason:
+                raise ValueError(f"freeze_backbone: true cannot go with {what}: {reason}; change one of them")
         return self
 
     @model_validator(mode="after")

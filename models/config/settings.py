@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import model_validator
 
 from models.config.base import Frozen
@@ -21,6 +24,11 @@ class Settings(Frozen):
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
 
+    @property
+    def keeps_features(self) -> bool:
+        """Features of a frozen backbone are cached in place of decoded clips: nothing before it is random."""
+        return self.model.freeze_backbone and self.model.enable_feature_caching and not self.data.augment
+
     @model_validator(mode="after")
     def _batch_fits_frame_budget(self) -> Settings:
         limit = self.data.max_frames_in_memory
@@ -32,6 +40,25 @@ class Settings(Frozen):
                 f"{max(1, limit // self.model.num_frames)} with more training.gradient_accumulation_steps, "
                 "or raise the limit"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _training_fits_the_network(self) -> Settings:
+        network, training = self.model.network, self.training
+        if network == "efficient":
+            return self
+        reasons = {
+            f"training.recompute: {training.recompute}": (
+                training.recompute_budget_mib is not None and "its layers are not chosen one by one; use stage or block"
+            ),
+            f"training.stem_chunk: {training.stem_chunk}": (
+                training.stem_chunk is not None and "its first layer needs all frames at once; use null"
+            ),
+            "training.channels_last: true": training.channels_last and "NHWC is for 2-D convolutions; use false",
+        }
+        for what, reason in reasons.items():
+            if reason:
+                raise ValueError(f"model.network: {network} cannot go with {what}: {reason}")
         return self
 
     @model_validator(mode="after")
@@ -50,13 +77,40 @@ def load_settings(path: Path, overrides: dict[str, Any] | None = None) -> Settin
     Raises:
         ConfigError: unreadable file, unknown key, wrong type or impossible value.
     """
-    values = read_yaml(path)
-    for key, value in (overrides or {}).items():
+    return settings_of(read_yaml(path), overrides or {}, str(path))
+
+
+def settings_of(values: dict[str, Any], overrides: dict[str, Any], where: str) -> Settings:
+    """``values`` by section with ``overrides`` laid over them; ``where`` they are from begins the message.
+
+    Raises:
+        ConfigError: unknown key, wrong type or impossible value.
+    """
+    values = copy.deepcopy(values)
+    for key, value in overrides.items():
         *sections, name = key.split(".")
         node: Any = values
         for section in sections:
             node = node.setdefault(section, {})
             if not isinstance(node, dict):
-                raise ConfigError(f"{key}: {section!r} is {node!r}, not a section of keys; remove it from {path}")
+                raise ConfigError(f"{key}: {section!r} is {node!r}, not a section of keys; remove it from {where}")
         node[name] = value
-    return checked(Settings, values, str(path))
+    return checked(Settings, values, where)
+
+
+def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
+    """What ``--set A.B=C`` says, the values read as YAML.
+
+    Raises:
+        ConfigError: no assignment, or a value that is not YAML.
+    """
+    overrides: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {assignment}: expected A.B=C, e.g. --set training.epochs=10")
+        try:
+            overrides[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {assignment}: the value is not valid YAML; quote it") from error
+    return overrides

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from models.config.base import Amount, Count, Flag, Fraction, Frozen
 
+Threshold = Annotated[float, Field(gt=0.0, le=1.0)]
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
 
@@ -20,7 +21,8 @@ class TrainingConfig(Frozen):
     gradient_accumulation_steps: Count = 4
     """Micro-batches an optimizer step; effective batch = batch_size x this."""
     dynamic_batch_size: Flag = False
-    """Halve the micro-batch when memory runs out, and grow it again, at the same effective batch."""
+    """Halve the micro-batch when memory runs out, and grow it again to ``batch_size`` at most, at the same effective
+    batch."""
     mixed_precision: Flag = True
     """With ``precision: auto``: true means bf16, false fp32. After loading it says whether precision is 16 bits."""
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "bf16"
@@ -53,10 +55,11 @@ class TrainingConfig(Frozen):
     """Seed of initialisation, shuffling and augmentation."""
     enable_memory_tracking: Flag = True
     """Show and check GPU and RAM use while training."""
-    memory_warning_threshold: Fraction = 0.9
-    """Part of the memory limit at which the trainer sheds caches, prefetching and loader processes."""
-    memory_critical_threshold: Fraction = 0.95
-    """Part of the memory limit at which the trainer halves the micro-batch, at the same effective batch."""
+    memory_warning_threshold: Threshold = 0.9
+    """Part of the RAM limit at which the trainer sheds the clip cache, then prefetching, then loader processes."""
+    memory_critical_threshold: Threshold = 0.95
+    """Part of the limit of the device's memory at which the trainer halves the micro-batch, at the same effective
+    batch."""
 
     @model_validator(mode="before")
     @classmethod

@@ -29,12 +29,12 @@ class Batch:
     """What a step takes."""
 
     clips_BTCHW: torch.Tensor
-    """uint8 RGB."""
+    """uint8 RGB; from a ``FeatureLoader`` the features (B, T, D) of a frozen backbone."""
     labels_B: torch.Tensor
     """int64 class ids."""
     video_ids: tuple[str, ...]
-    padded_frames: int
-    """Frames that only repeat the last one of a clip shorter than T."""
+    padded_B: tuple[int, ...]
+    """Frames of each clip that only repeat its last one, because it is shorter than T."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class BatchDataset(Dataset[Answer]):
             frame_size=data.frame_size,
             chunk_size=data.chunk_size,
             threads=max(1, len(os.sched_getaffinity(0)) // processes),
-            cache=ClipCache(limit_bytes) if model.enable_feature_caching else None,
+            cache=ClipCache(limit_bytes) if model.enable_feature_caching and not settings.keeps_features else None,
+            cut_to_bbox=model.region_focus == "manifest",
         )
 
     def __getitem__(self, ticket: Ticket) -> Answer:
@@ -84,7 +85,8 @@ class BatchDataset(Dataset[Answer]):
             with _one_torch_thread():
                 return Answer(frames, self._make(ticket))
         except DataError as error:
-            return Answer(frames, error)
+            command = f"python -m models.data.wlasl check {self._settings.data.dir} --leave-out"
+            return Answer(frames, DataError(f"{error} ({command} does so with all such clips)"))
 
     def _make(self, ticket: Ticket) -> Batch:
         model, size = self._settings.model, self._settings.data.frame_size
@@ -92,15 +94,15 @@ class BatchDataset(Dataset[Answer]):
         clips_BTCHW = torch.empty((len(clips), model.num_frames, 3, size, size), dtype=torch.uint8)
         if get_worker_info() is not None:
             clips_BTCHW.share_memory_()  # filled where the other process will read it: no second copy of the batch
-        padded = 0
+        padded = []
         for place, index in enumerate(ticket.clips):
             augmentation = None
             if ticket.augment:
                 rng = np.random.default_rng((self._settings.training.seed, ticket.epoch, index))
                 augmentation = Augmentation.draw(rng, model.num_frames, self._settings.data)
-            padded += self._reader.read_into(clips_BTCHW[place], clips[place], augmentation)
+            padded.append(self._reader.read_into(clips_BTCHW[place], clips[place], augmentation))
         labels_B = torch.tensor([clip.label for clip in clips])
-        return Batch(clips_BTCHW, labels_B, tuple(clip.video_id for clip in clips), padded)
+        return Batch(clips_BTCHW, labels_B, tuple(clip.video_id for clip in clips), tuple(padded))
 
 
 @contextmanager

@@ -7,16 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from models.data.feature_cache import ClipCache
+from models.data.frame_ranges import frame_range
+from models.data.region import MIDDLE, Square, bbox_square
 from models.data.transforms import Augmentation, centre_crop, working_size
 from models.data.video import Chunk, open_video, segment_candidates, uniform_indices
 from models.data.wlasl import ClipInfo
-from slr_bench.errors import DataError
+from models.layers.region_focus import motion_box, resample
+
+
+class _Place(NamedTuple):
+    """Where in its file a clip is."""
+
+    frames: tuple[int, int]
+    square: Square | None
+    """None: the middle one."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,10 @@ class ClipReader:
     chunk_size: int
     threads: int
     cache: ClipCache | None
-    _ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
+    cut_to_bbox: bool = False
+    """``region_focus: manifest``: the bbox's square instead of the middle one, at the same size; where a bbox does not
+    apply, the finished clip is focused by motion."""
+    _places: dict[str, _Place] = field(default_factory=dict)
 
     def read_into(self, out_TCHW: torch.Tensor, clip: ClipInfo, augmentation: Augmentation | None) -> int:
         """Fill ``out_TCHW`` (uint8) with the clip, without ``augmentation`` its centre; how many frames are repeats.
@@ -42,7 +56,7 @@ class ClipReader:
         Raises:
             DataError: the file cannot be read.
         """
-        span = self._range(clip)
+        span, square = self._place(clip)
         if augmentation is None:
             chosen_T, padded = uniform_indices(*span, self.num_frames)
             kept = chosen_T
@@ -60,23 +74,28 @@ class ClipReader:
             first, end = np.searchsorted(chosen_T, [numbers_T[0], numbers_T[-1] + 1])
             places = torch.from_numpy(np.searchsorted(numbers_T, chosen_T[first:end]))
             torch.index_select(frames_TCHW, 0, places, out=out_TCHW[first:end])  # whole frames at a time, unlike x[i]
+        if self.cut_to_bbox and square is None:
+            clips_BTCHW = out_TCHW.unsqueeze(0)
+            clips_BTCHW.copy_(resample(clips_BTCHW, motion_box(clips_BTCHW), self.frame_size))
         return padded
 
-    def _range(self, clip: ClipInfo) -> tuple[int, int]:
+    def _place(self, clip: ClipInfo) -> _Place:
         # Remembered, so that a cached clip's file is not opened again.
-        if clip.video_id not in self._ranges:
+        if clip.video_id not in self._places:
             with open_video(clip.path, threads=self.threads) as video:
-                self._ranges[clip.video_id] = frame_range(clip, video.frames, video.fps)
-        return self._ranges[clip.video_id]
+                span = frame_range(clip, video.frames, video.fps)
+                square = bbox_square(clip.bbox, *video.size) if self.cut_to_bbox else None
+            self._places[clip.video_id] = _Place(span, square)
+        return self._places[clip.video_id]
 
     def _chunks(self, clip: ClipInfo, kept: NDArray[np.int64], chosen: NDArray[np.int64]) -> Iterator[Chunk]:
         side = working_size(self.frame_size)
-        if self.cache is None or not self.cache.accepts(len(kept) * side * side * 3):
-            yield from self._decode(clip, chosen)
-            return
         key = (clip.video_id, tuple(kept.tolist()), side)
-        stored_THWC = self.cache.get(key)
+        stored_THWC = self.cache.get(key) if self.cache is not None else None
         if stored_THWC is None:
+            if self.cache is None or not self.cache.has_room(len(kept) * side * side * 3):
+                yield from self._decode(clip, chosen)
+                return
             stored_THWC = torch.empty((len(kept), side, side, 3), dtype=torch.uint8)
             filled = 0
             for numbers_T, frames_THWC in self._decode(clip, kept):
@@ -88,36 +107,12 @@ class ClipReader:
             yield Chunk(numbers_T, stored_THWC.numpy()[np.searchsorted(kept, numbers_T)])
 
     def _decode(self, clip: ClipInfo, numbers: NDArray[np.int64]) -> Iterator[Chunk]:
-        """The middle square of the frames: signers stand there, and all clips become equally large."""
+        """A square of the frames: all clips become equally large."""
         side = working_size(self.frame_size)
+        square = self._place(clip).square or MIDDLE
+        short_side = round(side / square.side)
         with open_video(clip.path, threads=self.threads) as video:
-            for numbers_T, frames_THWC in video.chunks(numbers, short_side=side, chunk_size=self.chunk_size):
-                top, left = ((extent - side) // 2 for extent in frames_THWC.shape[1:3])
+            for numbers_T, frames_THWC in video.chunks(numbers, short_side=short_side, chunk_size=self.chunk_size):
+                height, width = frames_THWC.shape[1:3]
+                top, left = int(square.down * (height - side)), int(square.right * (width - side))
                 yield Chunk(numbers_T, frames_THWC[:, top : top + side, left : left + side])
-
-
-def frame_range(clip: ClipInfo, file_frames: int, file_fps: float | None) -> tuple[int, int]:
-    """The clip's frames [start, end) in a file of ``file_frames`` at ``file_fps``.
-
-    Annotated numbers count at the annotation's rate (25 a second) and are scaled where the file's rate is another.
-    WLASL's own preparation cuts the sign out of a long source and keeps the annotation: a range that does not fit a
-    file which is as long as the range means the whole file.
-
-    Raises:
-        DataError: the file ends before the clip begins.
-    """
-    rate = file_fps / clip.fps if file_fps else 1.0
-    if abs(rate - 1.0) < 0.01:  # 29.97 against 30, or a rounded header
-        rate = 1.0
-    start = round(clip.frame_start * rate)
-    end = file_frames if clip.frame_end is None else round(clip.frame_end * rate)
-    if end <= file_frames and start < end:
-        return start, end
-    if clip.frame_end is not None and abs(end - start - file_frames) <= max(2, file_frames // 10):
-        return 0, file_frames
-    if start >= file_frames:
-        raise DataError(
-            f"{clip.path.name} has {file_frames} frames, but its sign begins at frame {start}; "
-            "fetch the file again, or delete it to leave it out"
-        )
-    return start, max(start + 1, min(end, file_frames))

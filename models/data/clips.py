@@ -9,7 +9,8 @@ import numpy as np
 
 from models.config import Settings
 from models.data.batches import Batch, Ticket
-from models.data.loader_pool import ClipLoader
+from models.data.left_out import some_of
+from models.data.loader_pool import ClipLoader, Shed
 from models.data.wlasl import SPLITS, Manifest, load_manifest
 from slr_bench.errors import ConfigError
 
@@ -39,14 +40,23 @@ class SplitLoader:
         return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        return self.loader.epoch(self.tickets())
+        return self.batches()
 
-    def tickets(self) -> list[Ticket]:
-        """The epoch's batches, before anything is read."""
+    def batches(self, first: int = 0) -> Iterator[Batch]:
+        """The epoch from batch number ``first`` on. Clips before it are not read."""
+        return self.loader.epoch(self.tickets(first))
+
+    def shed(self, what: Shed) -> str | None:
+        """See ``ClipLoader.shed``; the splits share what is shed. An open epoch is over: go on with ``batches``."""
+        return self.loader.shed(what)
+
+    def tickets(self, first: int = 0) -> list[Ticket]:
+        """The epoch's batches from number ``first`` on, before anything is read. They count from 0."""
         order = np.array(self.indices, dtype=np.int64)
         if self.shuffle:
             np.random.default_rng((self.seed, self._epoch[0])).shuffle(order)
-        parts = (order[first : first + self.batch_size].tolist() for first in range(0, len(order), self.batch_size))
+        starts = range(first * self.batch_size, len(order), self.batch_size)
+        parts = (order[start : start + self.batch_size].tolist() for start in starts)
         return [Ticket(number, self._epoch[0], tuple(part), self.augment) for number, part in enumerate(parts)]
 
 
@@ -60,6 +70,18 @@ class Loaders:
     val: SplitLoader
     test: SplitLoader
     """For the last evaluation only; empty in many directories."""
+
+    @property
+    def padding_text(self) -> str | None:
+        """One line on the clips loaded so far that are too short; None if none was."""
+        loader = self.train.loader
+        if not loader.padded:
+            return None
+        frames = loader.num_frames
+        return (
+            f"clips shorter than model.num_frames={frames}: {len(loader.padded)} ({some_of(sorted(loader.padded))}), "
+            f"padded with {sum(loader.padded.values())} frames (their last one, repeated)"
+        )
 
     def close(self) -> None:
         """End the loader processes; they start again when they are needed."""

@@ -1,4 +1,4 @@
-"""A least-recently-used store of decoded clips that counts the bytes it really holds."""
+"""A least-recently-used store of what is known of clips that counts the bytes it really holds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 class ClipCache:
     """Tensors by key, never more than ``limit_bytes`` of storage together. One process's own: not shared, not locked.
 
-    A stored tensor is handed out as it is: read it, do not write to it.
+    Decoded frames, or features of a frozen backbone. The key holds all that the tensor depends on: clip, frames,
+    transform, version of the weights. A stored tensor is handed out as it is: read it, do not write to it.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -22,9 +23,17 @@ class ClipCache:
     def __len__(self) -> int:
         return len(self._clips)
 
-    def accepts(self, clip_bytes: int) -> bool:
-        """Whether a clip of this size could be stored, at the cost of all others if need be."""
-        return clip_bytes <= self.limit_bytes
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether ``get`` would find it. Is no use of it."""
+        return key in self._clips
+
+    def has_room(self, clip_bytes: int) -> bool:
+        """Whether a clip of this size can be stored and nothing is dropped for it.
+
+        Loaders store only then: an epoch uses every clip once, so the longest unused is the one needed soonest. With
+        half of the data in the cache that gives 50 % hits in shuffled epochs, where dropping gives 15 %.
+        """
+        return self.stored_bytes + clip_bytes <= self.limit_bytes
 
     def get(self, key: Hashable) -> torch.Tensor | None:
         """The clip of ``key``, which is then the most recently used; None if it is not here."""
@@ -38,7 +47,7 @@ class ClipCache:
 
         A view is cloned: it would keep the whole storage behind it alive.
         """
-        if not self.accepts(clip.nbytes):
+        if clip.nbytes > self.limit_bytes:
             return False
         if clip.untyped_storage().nbytes() != clip.nbytes:
             clip = clip.clone(memory_format=torch.contiguous_format)
@@ -49,6 +58,11 @@ class ClipCache:
         self._clips[key] = clip
         self.stored_bytes += clip.untyped_storage().nbytes()
         return True
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._clips.clear()
+        self.stored_bytes = 0
 
     def _drop(self, key: Hashable) -> None:
         self.stored_bytes -= self._clips.pop(key).untyped_storage().nbytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import DataLoader
@@ -15,6 +16,8 @@ from models.data.frame_budget import FrameBudget
 from models.data.wlasl import ClipInfo
 from slr_bench.errors import DataError
 
+Shed = Literal["cache", "prefetch", "workers"]
+
 
 class ClipLoader:
     """One pool of loader processes for all splits: one frame budget, one cache limit. It runs one epoch at a time.
@@ -24,7 +27,9 @@ class ClipLoader:
     """
 
     def __init__(self, clips: tuple[ClipInfo, ...], settings: Settings) -> None:
-        self._clips, self._settings = clips, settings
+        self.clips, self._settings = clips, settings
+        self.padded: dict[str, int] = {}
+        """Clips shorter than T that have been loaded: id -> frames that repeat the last one."""
         self._pool: _Pool | None = None
 
     def epoch(self, tickets: Sequence[Ticket]) -> Iterator[Batch]:
@@ -36,22 +41,47 @@ class ClipLoader:
         """
         if self._pool and self._pool.batches_left:
             self.close()
-        self._pool = pool = self._pool or _Pool(self._clips, self._settings)
+        self._pool = pool = self._pool or _Pool(self.clips, self._settings)
         try:
             pool.begin(tickets)
             for _ in tickets:
                 if pool is not self._pool:
                     raise RuntimeError("this epoch ended when another one began or the loader was closed")
-                yield pool.take()  # given no name here: the batch is the step's alone
+                yield self._noted(pool.take())  # given no name here: the batch is the step's alone
         finally:
             if pool is self._pool and pool.batches_left:
                 self.close()
+
+    def _noted(self, batch: Batch) -> Batch:
+        self.padded.update(
+            {name: padded for name, padded in zip(batch.video_ids, batch.padded_B, strict=True) if padded}
+        )
+        return batch
 
     def close(self) -> None:
         """End the loader's processes and drop its caches. An open epoch is over."""
         if self._pool:
             self._pool.close()
         self._pool = None
+
+    def shed(self, what: Shed) -> str | None:
+        """Give memory back for good: drop the cache, prefetch one batch, or halve the processes; says what was done.
+
+        None where nothing is left to give. Batches stay the same. The pool ends, and with it an open epoch; the next
+        one starts with what is left.
+        """
+        section, changes, done = _less(self._settings, what)
+        if not changes:
+            return None
+        changed = getattr(self._settings, section).model_copy(update=changes)
+        self._settings = self._settings.model_copy(update={section: changed})
+        self.close()
+        return done
+
+    @property
+    def num_frames(self) -> int:
+        """Frames T of a clip."""
+        return self._settings.model.num_frames
 
     @property
     def high_water_frames(self) -> int:
@@ -118,6 +148,21 @@ class _Pool:
         """End the processes: waiting ones at once, decoding ones after their batch."""
         self.budget.cancel()
         self._answers, self._loader = iter(()), None
+
+
+def _less(settings: Settings, what: Shed) -> tuple[str, dict[str, Any], str]:
+    """Section, the keys of it that change (none where there is nothing to give), and the change in words."""
+    model, data = settings.model, settings.data
+    if what == "cache":
+        limit_mib = model.cache_size_limit_mb
+        changes = {"enable_feature_caching": False} if model.enable_feature_caching else {}
+        return "model", changes, f"the clip cache of up to {limit_mib} MiB is dropped"
+    if what == "prefetch":
+        changes = {"prefetch_batches": 1} if data.num_workers and data.prefetch_batches > 1 else {}
+        return "data", changes, f"batches prefetched by each process: {data.prefetch_batches} -> 1"
+    fewer = data.num_workers // 2
+    changes = {"num_workers": fewer} if data.num_workers else {}
+    return "data", changes, f"loader processes: {data.num_workers} -> {fewer}"
 
 
 def _start_method() -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,8 +68,9 @@ def open_video(path: Path, *, threads: int = 1) -> Iterator[Video]:
         DataError: the file is missing, empty, cut off or no video, at opening or at any read inside the block.
     """
     try:
-        with av.open(path) as container:
-            yield Video(container, path, threads)
+        with closing(Video(path, threads)) as video:
+            video._read_timeline()
+            yield video
     except av.FFmpegError as error:
         raise DataError(f"cannot read video {path.name}: {error.strerror}; {_CURE}") from error
 
@@ -101,20 +102,41 @@ class Video:
     found by their stamp, exact with B-frames, dropped frames and after a seek.
     """
 
-    def __init__(self, container: av.container.InputContainer, path: Path, threads: int) -> None:
-        if not container.streams.video:
-            raise DataError(f"{path.name} has no video stream; {_CURE}")
-        self._container, self._path, self._threads = container, path, threads
-        self._stream = container.streams.video[0]
-        if self._stream.codec_context is None:  # a cut header can hide the codec
-            raise DataError(f"{path.name} does not say how its video is coded; {_CURE}")
-        self._stream.codec_context.thread_count = threads
-        self._stream.thread_type = "AUTO"
+    def __init__(self, path: Path, threads: int) -> None:
+        self._path, self._threads = path, threads
+        self._open()
         # One converter for the file: making one costs more than several conversions.
         self._converter = VideoReformatter()
         self.fps = float(self._stream.average_rate) if self._stream.average_rate else None
         """Frames a second; None where the file does not say."""
+        self.size = (self._stream.width, self._stream.height)
+        """Width and height of the frames, pixels."""
         self._read_timeline()
+
+    def close(self) -> None:
+        """No frame can be had any more."""
+        self._container.close()
+
+    def _open(self) -> None:
+        self._container = av.open(self._path)
+        try:
+            if not self._container.streams.video:
+                raise DataError(f"{self._path.name} has no video stream; {_CURE}")
+            self._stream = self._container.streams.video[0]
+            if self._stream.codec_context is None:  # a cut header can hide the codec
+                raise DataError(f"{self._path.name} does not say how its video is coded; {_CURE}")
+        except DataError:
+            self._container.close()
+            raise
+        self._stream.codec_context.thread_count = self._threads
+        self._stream.thread_type = "AUTO"
+
+    def _seek(self, stamp: int) -> None:
+        try:
+            self._container.seek(stamp, stream=self._stream)
+        except av.PermissionError:  # .swf knows no way back but from its beginning
+            self._container.close()
+            self._open()
 
     def _read_timeline(self) -> None:
         packets = [p for p in self._container.demux(self._stream) if p.size and not (p.is_corrupt or p.is_discard)]
@@ -160,6 +182,18 @@ class Video:
                 ).to_ndarray()
             yield Chunk(part_T, frames_THWC)
 
+    def verify(self, start: int, end: int, *, decode: bool) -> None:
+        """Look whether the frames [start, end) are in the file; with ``decode``, whether each can be decoded.
+
+        Raises:
+            DataError: one of them cannot be had.
+        """
+        if end > len(self._stamps):
+            raise self._unavailable(len(self._stamps))
+        if decode:
+            for _ in self._decode(np.arange(start, end)):
+                pass
+
     def _decode(self, numbers: NDArray[np.int64]) -> Iterator[av.VideoFrame]:
         next_number: int | None = None
         decoded: Iterator[av.VideoFrame] = iter(())
@@ -169,7 +203,7 @@ class Video:
             key = self._key_before(wanted)
             # Reading on is cheaper than a seek to a key frame that the decoder's threads are already working on.
             if next_number is None or key >= next_number + self._threads:
-                self._container.seek(self._stamps[key], stream=self._stream)
+                self._seek(self._stamps[key])
                 decoded = self._container.decode(self._stream)
             for frame in decoded:
                 # After a seek into an open group the decoder may first give frames of the group before.

@@ -1,23 +1,28 @@
 """The manifest of a WLASL-style data directory: which clips there are, their classes and their splits. No torch.
 
 Layout: an annotation list (any ``*.json`` that is a list of glosses with instances), split files ``nslt_<N>.json``,
-optionally a class list (``*class_list*.txt``), and ``videos/<video_id>.mp4``. Source: Li et al., WACV 2020.
+optionally a class list (``*class_list*.txt``), and ``videos/<video_id>.mp4`` (or another container). Source: Li et al.,
+WACV 2020. ``python -m models.data.wlasl check DIR`` tells what such a directory has and lacks.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from models.data.left_out import LeftOut, Reason, describe, read_list
 from models.data.wlasl_files import (
     Instance,
     Split,
     SplitEntry,
+    VideoFile,
     choose_split_file,
+    find_videos,
     list_directory,
     load_annotations,
     load_class_list,
@@ -46,6 +51,8 @@ class ClipInfo:
     fps: float
     path: Path
     file_bytes: int
+    cut_frames: int = 0
+    """Frames of the authors' own copy, which holds the sign alone, by the split file; 0: it does not say."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +63,32 @@ class Manifest:
     """Gloss of each class, by class id."""
     clips: dict[Split, tuple[ClipInfo, ...]]
     """All three splits, each sorted by video id; a split may be empty, train is not."""
-    missing: tuple[str, ...]
-    """Ids that the split file lists and ``videos/`` has not; a caller says so once."""
+    left_out: tuple[LeftOut, ...]
+    """Clips that the split file lists and cannot be used, sorted by id; a caller says so once."""
     fingerprint: str
     """SHA-256 over (id, class, split, frame range, file size) of the clips: equal data, wherever it lies."""
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Ids that the split file lists and ``videos/`` has not."""
+        return tuple(clip.video_id for clip in self.left_out if clip.reason == "missing")
+
+    @property
+    def listed(self) -> int:
+        """Clips of the split file."""
+        return len(self.left_out) + sum(map(len, self.clips.values()))
+
+    @property
+    def left_out_text(self) -> str | None:
+        """One line on the clips that are left out; None where all are there."""
+        return describe(self.left_out, self.listed) if self.left_out else None
 
 
 def load_manifest(data_dir: Path, num_classes: int | None) -> Manifest:
     """Read the manifest of ``data_dir``; ``num_classes`` chooses ``nslt_<N>.json``, None takes the only one.
 
-    Class ids are those of the split file; other tools' ids (sorted glosses) are not interchangeable.
+    Class ids are those of the split file; other tools' ids (sorted glosses) are not interchangeable. Clips without a
+    file, with an empty one, or named in ``left_out.txt`` are left out and listed. No video is opened.
 
     Raises:
         DataError: unreadable directory, broken or contradictory files, another class count, no training video.
@@ -75,8 +98,9 @@ def load_manifest(data_dir: Path, num_classes: int | None) -> Manifest:
     entries = load_split(split_path)
     instances = {i.video_id: (g.gloss, i) for g in load_annotations(data_dir, names) for i in g.instances}
     glosses = load_class_list(data_dir, names)
+    videos, unreadable = find_videos(data_dir), read_list(data_dir)
     clips: dict[Split, list[ClipInfo]] = {split: [] for split in SPLITS}
-    missing = []
+    left_out = []
     for video_id, entry in sorted(entries.items()):
         label = entry.action[0]
         if label >= count:
@@ -89,34 +113,34 @@ def load_manifest(data_dir: Path, num_classes: int | None) -> Manifest:
                 f"{split_path}: class {label} is {glosses[label]!r} elsewhere, but {gloss!r} for video {video_id}; "
                 "use a class list and a split file of one release"
             )
-        clip = _clip(data_dir, entry, gloss, instance)
-        if clip is None:
-            missing.append(video_id)
+        video = videos.get(video_id)
+        reason = _why_left_out(video, video_id in unreadable)
+        if video is None or reason is not None:
+            left_out.append(LeftOut(video_id, entry.subset, reason or "missing"))
         else:
-            clips[clip.split].append(clip)
+            clips[entry.subset].append(_clip(video, entry, gloss, instance))
     if not clips["train"]:
         raise DataError(
-            f"no training video of {split_path.name} is in {data_dir / 'videos'} ({len(missing)} of {len(entries)} "
-            "files are missing); fetch or render the videos, or change data.dir"
+            f"no training video of {split_path.name} is in {data_dir / 'videos'} ({describe(left_out, len(entries))}); "
+            "fetch or render the videos, or change data.dir"
         )
     return Manifest(
         glosses=tuple(glosses.get(label, "") for label in range(count)),
         clips={split: tuple(found) for split, found in clips.items()},
-        missing=tuple(missing),
+        left_out=tuple(left_out),
         fingerprint=_fingerprint(clip for split in SPLITS for clip in clips[split]),
     )
 
 
-def _clip(data_dir: Path, entry: SplitEntry, gloss: str, instance: Instance) -> ClipInfo | None:
-    path = data_dir / "videos" / f"{instance.video_id}.mp4"
-    try:
-        file_bytes = path.stat().st_size
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}; check the permissions") from error
-    if file_bytes == 0:
-        raise DataError(f"{path} is empty (0 bytes); fetch it again, or delete it to leave it out")
+def _why_left_out(video: VideoFile | None, unreadable: bool) -> Reason | None:
+    if video is None:
+        return "missing"
+    if unreadable:
+        return "unreadable"
+    return None if video.file_bytes else "empty"
+
+
+def _clip(video: VideoFile, entry: SplitEntry, gloss: str, instance: Instance) -> ClipInfo:
     end = None if instance.frame_end == -1 else instance.frame_end
     if end is not None and end < instance.frame_start:
         raise DataError(f"video {instance.video_id}: frames {instance.frame_start} to {end} are none; fix the list")
@@ -130,11 +154,18 @@ def _clip(data_dir: Path, entry: SplitEntry, gloss: str, instance: Instance) -> 
         frame_end=end,
         bbox=instance.bbox,
         fps=instance.fps,
-        path=path,
-        file_bytes=file_bytes,
+        path=video.path,
+        file_bytes=video.file_bytes,
+        cut_frames=max(0, entry.action[2] - entry.action[1] + 1),
     )
 
 
 def _fingerprint(clips: Iterable[ClipInfo]) -> str:
     rows = [[c.video_id, c.label, c.split, c.frame_start, c.frame_end, c.file_bytes] for c in clips]
     return hashlib.sha256(json.dumps(sorted(rows, key=str)).encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    from models.data.wlasl_check import main
+
+    sys.exit(main())

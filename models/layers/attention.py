@@ -1,4 +1,4 @@
-"""Attention over the frames of a clip: written plainly, or a chunk of keys at a time.
+"""Attention over the frames of a clip: written plainly, a chunk of keys at a time, or within a window.
 
 B clip, A attention head, T frame (query), S frame (key), D feature of a head, E feature of all heads
 """
@@ -6,20 +6,29 @@ B clip, A attention head, T frame (query), S frame (key), D feature of a head, E
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from models.layers.attention_choice import Attention, Choice, choose
+from models.layers.attention_tiles import chunked_attention, sparse_attention
+
+AttentionKind = Literal["dense", "chunked", "sparse", "auto"]
 
 
-def dense_attention(q_BATD: Tensor, k_BASD: Tensor, v_BASD: Tensor, keep: Tensor | None = None) -> Tensor:
-    """``softmax(q k^T / sqrt(D)) v`` as the formula stands: T x S scores and weights a head are kept for backward.
+def dense_attention(
+    q_BATD: Tensor, k_BASD: Tensor, v_BASD: Tensor, keep: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """``softmax(q k^T / sqrt(D) + bias) v`` as the formula stands: T x S scores and weights a head kept for backward.
 
     ``keep`` (bool, broadcastable to BATS, last dimension S) marks the pairs that may attend; a row without any is zero.
+    ``bias`` (likewise) is added to the scores.
     """
     scores_BATS = q_BATD @ k_BASD.transpose(-2, -1) / math.sqrt(q_BATD.shape[-1])
+    if bias is not None:
+        scores_BATS = scores_BATS + bias.to(scores_BATS.dtype)
     if keep is None:
         return scores_BATS.softmax(-1).to(v_BASD.dtype) @ v_BASD
     # The lowest number, not -inf: a row of -inf would make NaN here, and in backward even after it is zeroed.
@@ -27,101 +36,105 @@ def dense_attention(q_BATD: Tensor, k_BASD: Tensor, v_BASD: Tensor, keep: Tensor
     return scores_BATS.softmax(-1).masked_fill(~keep, 0.0).to(v_BASD.dtype) @ v_BASD
 
 
-def chunked_attention(
-    q_BATD: Tensor, k_BASD: Tensor, v_BASD: Tensor, chunk_size: int, keep: Tensor | None = None
+def torch_attention(
+    q_BATD: Tensor, k_BASD: Tensor, v_BASD: Tensor, keep: Tensor | None = None, bias: Tensor | None = None
 ) -> Tensor:
-    """The same function as :func:`dense_attention` in memory linear in T: scores of ``chunk_size`` keys at a time.
-
-    Online softmax (Rabe & Staats, 2021; FlashAttention, Dao et al., 2022). Backward keeps the inputs, the output and
-    one number a row, and computes each chunk's scores again. Sums are fp32 where the inputs are narrower.
-    """
-    with torch.autocast(q_BATD.device.type, enabled=False):
-        return _ChunkedAttention.apply(q_BATD, k_BASD, v_BASD, keep, chunk_size)
-
-
-class _ChunkedAttention(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, q_BATD: Tensor, k_BASD: Tensor, v_BASD: Tensor, keep: Tensor | None, chunk_size: int
-    ) -> Tensor:
-        q = _wide(q_BATD)
-        sum_BATD = torch.zeros_like(q)
-        weight_BAT1 = torch.zeros_like(q[..., :1])
-        top_BAT1 = torch.full_like(weight_BAT1, -math.inf)
-        for k, v, kept in _chunks(k_BASD, v_BASD, keep, chunk_size):
-            scores = _scores(q, k, kept)
-            new_top = torch.maximum(top_BAT1, scores.amax(-1, keepdim=True))
-            shift = new_top.masked_fill(new_top == -math.inf, 0.0)  # a row with nothing kept so far: exp(-inf - 0) = 0
-            rescale = (top_BAT1 - shift).exp()
-            share = (scores - shift).exp()
-            sum_BATD = sum_BATD * rescale + share @ v
-            weight_BAT1 = weight_BAT1 * rescale + share.sum(-1, keepdim=True)
-            top_BAT1 = new_top
-        empty = weight_BAT1 == 0
-        out_BATD = (sum_BATD / weight_BAT1.masked_fill(empty, 1.0)).to(q_BATD.dtype)
-        # log of the softmax's denominator; +inf makes every share of an empty row 0 in backward, too
-        log_weight_BAT1 = (top_BAT1 + weight_BAT1.log()).masked_fill(empty, math.inf)
-        ctx.save_for_backward(q_BATD, k_BASD, v_BASD, keep, out_BATD, log_weight_BAT1)
-        ctx.chunk_size = chunk_size
-        return out_BATD
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_BATD: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        q_BATD, k_BASD, v_BASD, keep, out_BATD, log_weight_BAT1 = ctx.saved_tensors
-        q, grad = _wide(q_BATD), _wide(grad_BATD)
-        grad_q = torch.zeros_like(q)
-        grads_k, grads_v = [], []
-        common_BAT1 = (grad * out_BATD).sum(-1, keepdim=True)
-        for k, v, kept in _chunks(k_BASD, v_BASD, keep, ctx.chunk_size):
-            share = (_scores(q, k, kept) - log_weight_BAT1).exp()
-            grad_scores = share * (grad @ v.transpose(-2, -1) - common_BAT1) / math.sqrt(q.shape[-1])
-            grad_q += grad_scores @ k
-            grads_k.append((grad_scores.transpose(-2, -1) @ q).to(k_BASD.dtype))
-            grads_v.append((share.transpose(-2, -1) @ grad).to(v_BASD.dtype))
-        return grad_q.to(q_BATD.dtype), torch.cat(grads_k, -2), torch.cat(grads_v, -2), None, None
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    """At least fp32: sums over many chunks lose too much in 8 or 11 bits."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def _chunks(k: Tensor, v: Tensor, keep: Tensor | None, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    for start in range(0, k.shape[-2], size):
-        here = slice(start, start + size)
-        yield _wide(k[..., here, :]), _wide(v[..., here, :]), None if keep is None else keep[..., here]
-
-
-def _scores(q: Tensor, k: Tensor, kept: Tensor | None) -> Tensor:
-    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
-    return scores if kept is None else scores.masked_fill(~kept, -math.inf)
+    """The same function by torch's ``scaled_dot_product_attention``: fused where the device has a kernel for it."""
+    mask = keep
+    if bias is not None:
+        mask = bias.to(q_BATD.dtype) if keep is None else bias.to(q_BATD.dtype).masked_fill(~keep, -math.inf)
+    return F.scaled_dot_product_attention(q_BATD, k_BASD, v_BASD, attn_mask=mask)
 
 
 class TemporalAttention(nn.Module):
     """Pre-norm residual block: ``x + project(attention(norm(x)))`` over the frames of each clip.
 
     The last projection starts at zero, so that the block starts as the identity and the backbone's features reach
-    the classifier undisturbed from the first step.
+    the classifier undisturbed from the first step. Its three parts are there for a stream, which keeps the last
+    ``window`` frames' keys and values between calls: ``finish(x, attend(q, k of cache and x, v likewise))``.
     """
 
-    def __init__(self, features: int, heads: int, kind: Literal["dense", "chunked"], chunk_size: int) -> None:
+    def __init__(
+        self,
+        features: int,
+        heads: int,
+        kind: AttentionKind,
+        chunk_size: int = 8,
+        window: int = 4,
+        global_frames: int = 1,
+        causal: bool = False,
+    ) -> None:
+        """``window``, ``global_frames`` and ``causal`` are those of ``kind="sparse"``; the others see all frames.
+
+        ``kind="auto"`` is ``dense``, ``chunked`` or torch's own: see :func:`models.layers.attention_choice.choose`.
+        """
         super().__init__()
+        if causal and kind != "sparse":
+            raise ValueError(f"causal attention of kind {kind!r} would see later frames; use kind 'sparse'")
+        if causal and global_frames:
+            raise ValueError(f"global_frames={global_frames} attend to later frames; use 0 with causal attention")
         self.heads, self.kind, self.chunk_size = heads, kind, chunk_size
-        self.splits_work = kind == "chunked"  # said to the tracer: its operator floor is that of the chunks
+        self.window, self.global_frames, self.causal = window, global_frames, causal
+        self.choice: Choice | None = None
+        """What ``kind="auto"`` took in the last call."""
         self.norm = nn.LayerNorm(features)
         self.to_qkv = nn.Linear(features, 3 * features)
         self.project = nn.Linear(features, features)
         nn.init.zeros_(self.project.weight)
         nn.init.zeros_(self.project.bias)
 
-    def forward(self, x_BTE: Tensor, keep_BT: Tensor | None = None) -> Tensor:
-        """``keep_BT`` (bool) marks the frames that may be attended to."""
+    def forward(self, x_BTE: Tensor, keep_BT: Tensor | None = None, size_BT: Tensor | None = None) -> Tensor:
+        """``keep_BT`` (bool) marks the frames that may be attended to.
+
+        ``size_BT`` is how many frames each one stands for: it is attended to as that many equal ones would be, by the
+        log of its size added to its scores (ToMe, Bolya et al., ICLR 2023).
+        """
+        keep = None if keep_BT is None else keep_BT[:, None, None, :]
+        bias = None if size_BT is None else size_BT.log()[:, None, None, :]
+        return self.finish(x_BTE, self.attend(*self.qkv(x_BTE), keep, bias))
+
+    def qkv(self, x_BTE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the frames, each BATD."""
         qkv_BT3AD = self.to_qkv(self.norm(x_BTE)).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv_BT3AD.permute(2, 0, 3, 1, 4).unbind(0)
-        keep = None if keep_BT is None else keep_BT[:, None, None, :]
-        if self.kind == "dense":
-            out_BATD = dense_attention(q, k, v, keep)
-        else:
-            out_BATD = chunked_attention(q, k, v, self.chunk_size, keep)
+        return q, k, v
+
+    def attend(
+        self,
+        q_BATD: Tensor,
+        k_BASD: Tensor,
+        v_BASD: Tensor,
+        keep: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        """What the queries, the last T of the S frames, see of keys and values; BATD.
+
+        ``keep`` (bool) and ``bias`` broadcast to BATS; with a cache that is not full yet, ``keep`` marks what is in it.
+        """
+        kind: str = self.kind
+        if kind == "auto":
+            exact = {name: self._backend(name) for name in ("sdpa", "chunked", "dense")}
+            self.choice = choose(exact, q_BATD, k_BASD, v_BASD, keep, bias)
+            kind = self.choice.kind
+        return self._backend(kind)(q_BATD, k_BASD, v_BASD, keep, bias)
+
+    def _backend(self, kind: str) -> Attention:
+        if kind == "chunked":
+            return lambda q, k, v, keep, bias: chunked_attention(q, k, v, self.chunk_size, keep, bias)
+        if kind == "sparse":
+            where = self.window, self.global_frames, self.causal
+            return lambda q, k, v, keep, bias: sparse_attention(q, k, v, *where, keep, bias)
+        return torch_attention if kind == "sdpa" else dense_attention
+
+    @property
+    def splits_work(self) -> bool:
+        """Said to the tracer: the operator floor is that of the tiles."""
+        return (self.choice.kind if self.choice else self.kind) in ("chunked", "sparse")
+
+    def extra_repr(self) -> str:
+        """Shown when the network is printed."""
+        return f"kind={self.kind}, heads={self.heads}" + (f", chose {self.choice}" if self.choice else "")
+
+    def finish(self, x_BTE: Tensor, out_BATD: Tensor) -> Tensor:
+        """The block's output from its input and what its frames saw."""
         return x_BTE + self.project(out_BATD.transpose(1, 2).flatten(2))

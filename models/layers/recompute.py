@@ -11,11 +11,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
-def recomputed(run: Callable[[Tensor], Tensor], x: Tensor, norms_in: Iterable[nn.Module]) -> Tensor:
+def recomputed(run: Callable[[Tensor], Tensor], x: Tensor, norms_in: Iterable[nn.Module], draws: bool = True) -> Tensor:
     """``run(x)``, keeping only ``x``: what backward needs of the inside is computed again.
 
-    The random state is kept, so dropout inside draws the same mask. ``norms_in`` are the modules whose batch norms
-    ``run`` passes through; during recomputation they write to copies of their statistics.
+    The random state is kept, so dropout inside draws the same mask; 5 KiB of host memory a call, which a ``run`` that
+    ``draws`` no random numbers can do without. ``norms_in`` are the modules whose batch norms ``run`` passes through;
+    during recomputation they write to copies of their statistics.
     """
     if not torch.is_grad_enabled():
         return run(x)
@@ -24,7 +25,7 @@ def recomputed(run: Callable[[Tensor], Tensor], x: Tensor, norms_in: Iterable[nn
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _scratch_statistics(norms)
 
-    return checkpoint(run, x, use_reentrant=False, context_fn=contexts)
+    return checkpoint(run, x, use_reentrant=False, context_fn=contexts, preserve_rng_state=draws)
 
 
 @contextmanager

@@ -1,6 +1,9 @@
 """Temporal pyramid pooling: one feature tensor, averaged over spans of several lengths.
 
-B clip, T frame, L span (of all levels together), D feature
+Spatial pyramid pooling (He et al., ECCV 2014) along time. Cost: B x L x T x D multiplications, no copy of the features.
+
+B clip, T token (a frame, or several merged ones), S frame of a longer video, W frame of a window,
+L span (of all levels together), D feature
 """
 
 from __future__ import annotations
@@ -27,21 +30,33 @@ class TemporalPyramid(nn.Module):
         self.register_buffer("index_L1", index_L1, persistent=False)
         self.register_buffer("level_L1", level_L1, persistent=False)
 
-    def forward(self, x_BTD: Tensor, keep_BT: Tensor | None = None) -> Tensor:
-        """``keep_BT`` (bool) marks the frames that count: padding changes nothing, wherever it stands.
+    def forward(self, x_BTD: Tensor, size_BT: Tensor | None = None) -> Tensor:
+        """``size_BT`` (whole numbers or bool) says how many frames a token stands for; None: one each.
 
-        A clip without any frame pools to zeros.
+        A token counts as that many equal frames in a row, so level 1 stays the mean over frames. Padding is of size 0
+        and changes nothing, wherever it stands; a clip without any frame pools to zeros.
         """
-        if keep_BT is None:
-            keep_BT = torch.ones(x_BTD.shape[:2], dtype=torch.bool, device=x_BTD.device)
+        if size_BT is None:
+            size_BT = torch.ones(x_BTD.shape[:2], dtype=torch.int64, device=x_BTD.device)
         with torch.autocast(x_BTD.device.type, enabled=False):  # bf16 would round the weights of a span of 3
-            return self._span_weights(keep_BT).to(x_BTD.dtype) @ x_BTD
+            return self._span_weights(size_BT).to(x_BTD.dtype) @ x_BTD
 
-    def _span_weights(self, keep_BT: Tensor) -> Tensor:
+    def ending_at_each(self, x_BSD: Tensor, keep_BS: Tensor, window: int) -> Tensor:
+        """The pyramid over every run of ``window`` frames: ``(B, S, D) -> (B, S - window + 1, L, D)``.
+
+        ``keep_BS`` (bool) is False before a video's first frame. Copies each frame ``window`` times.
+        """
+        x_BTWD = x_BSD.unfold(1, window, 1).transpose(2, 3)
+        keep_BTW = keep_BS.unfold(1, window, 1)
+        return self(x_BTWD.flatten(0, 1), keep_BTW.flatten(0, 1)).unflatten(0, keep_BTW.shape[:2])
+
+    def _span_weights(self, size_BT: Tensor) -> Tensor:
         """Weights ``(B, L, T)`` that average each span's frames; small beside the features (L < D)."""
-        place_B1T = (keep_BT.cumsum(1) - 1).unsqueeze(1)  # a frame's place among the kept ones
-        count_B11 = keep_BT.sum(1).view(-1, 1, 1)
-        begin_BL1 = self.index_L1 * count_B11 // self.level_L1
-        end_BL1 = ((self.index_L1 + 1) * count_B11 + self.level_L1 - 1) // self.level_L1
-        inside_BLT = keep_BT.unsqueeze(1) & (place_B1T >= begin_BL1) & (place_B1T < end_BL1)
-        return inside_BLT.double() / inside_BLT.sum(2, keepdim=True).clamp(min=1)
+        size_B1T = size_BT.long().unsqueeze(1)
+        end_B1T = size_B1T.cumsum(2)  # a token's frames among all frames: from begin to end
+        begin_B1T = end_B1T - size_B1T
+        count_B11 = end_B1T[..., -1:]
+        first_BL1 = self.index_L1 * count_B11 // self.level_L1
+        last_BL1 = ((self.index_L1 + 1) * count_B11 + self.level_L1 - 1) // self.level_L1
+        inside_BLT = (torch.minimum(end_B1T, last_BL1) - torch.maximum(begin_B1T, first_BL1)).clamp(min=0)
+        return inside_BLT.double() / (last_BL1 - first_BL1).clamp(min=1)

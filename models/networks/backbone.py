@@ -5,7 +5,7 @@ B clip, T frame, N = B x T, C channel, H height, W width, D feature
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection
 from typing import Literal
 
 import torch
@@ -14,32 +14,53 @@ from torch import Tensor, nn
 from models.layers.pooled_relu import PooledReLU, PoolKind
 from models.layers.prepared_conv import conv_of_prepared
 from models.layers.recompute import recomputed
+from models.layers.recompute_plan import Plan, Unit, chain_costs, within_budget
 from models.layers.temporal_shift import ShiftedConv2d, ShiftKind
+from slr_bench.units import MIB
 
-Recompute = Literal["none", "stage", "block"]
+Recompute = str
+"""``none``, ``stage``, ``block`` or ``budget:<MiB>``."""
+NormKind = Literal["batch", "group"]
 
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+def norm_of(kind: NormKind, channels: int) -> nn.Module:
+    """Batch norm, or group norm over each frame alone (Wu & He, ECCV 2018): groups of 8 channels, at most 32 groups.
+
+    Group norm keeps torchvision's names of weight and bias and has no running statistics.
+    """
+    return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(min(32, channels // 8), channels)
+
+
 class BasicBlock(nn.Module):
     """Two 3 x 3 convolutions beside a shortcut. The first looks at the shifted frames, the shortcut never does.
 
-    In-place ReLU and addition are safe: batch norm keeps its input, the addition keeps nothing.
+    In-place ReLU and addition are safe: both norms keep their input, the addition keeps nothing.
     """
 
-    def __init__(self, inside: int, outside: int, stride: int, num_frames: int, shift: ShiftKind) -> None:
+    def __init__(
+        self,
+        inside: int,
+        outside: int,
+        stride: int,
+        num_frames: int,
+        shift: ShiftKind,
+        norm: NormKind = "batch",
+        causal: bool = False,
+    ) -> None:
         super().__init__()
-        self.conv1 = ShiftedConv2d(inside, outside, stride, num_frames, shift)
-        self.bn1 = nn.BatchNorm2d(outside)
+        self.conv1 = ShiftedConv2d(inside, outside, stride, num_frames, shift, causal)
+        self.bn1 = norm_of(norm, outside)
         self.relu = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(outside, outside, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outside)
+        self.bn2 = norm_of(norm, outside)
         self.downsample = None
         if stride != 1 or inside != outside:
             shortcut = nn.Conv2d(inside, outside, 1, stride, bias=False)
-            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(outside))
+            self.downsample = nn.Sequential(shortcut, norm_of(norm, outside))
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         out_NCHW = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x_NCHW)))))
@@ -52,6 +73,8 @@ class FrameBackbone(nn.Module):
 
     ``recompute`` says what backward computes again: ``stage`` keeps the frames and five stage outputs, ``block`` also
     every block's output. ``block`` usually peaks lower: less is alive at once while one unit is recomputed.
+    ``budget:<MiB>`` bounds all that the backbone's forward and backward make, kept or not, gradients of parameters
+    apart; of the choices within it the one that recomputes the least work (:mod:`models.layers.recompute_plan`).
     """
 
     mean_C11: Tensor
@@ -64,22 +87,28 @@ class FrameBackbone(nn.Module):
         num_frames: int,
         shift: ShiftKind = "none",
         recompute: Recompute = "none",
+        norm: NormKind = "batch",
         max_pool: PoolKind = "plain",
+        causal: bool = False,
     ) -> None:
         super().__init__()
         self.recompute = recompute
+        self.plans: dict[tuple[object, ...], Plan] = {}
+        """What ``budget`` chose, by shape and types of a micro-batch."""
         self.features = 8 * base_channels
         self.register_buffer("mean_C11", torch.tensor(IMAGENET_MEAN).view(-1, 1, 1), persistent=False)
         self.register_buffer("std_C11", torch.tensor(IMAGENET_STD).view(-1, 1, 1), persistent=False)
         self.conv1 = nn.Conv2d(3, base_channels, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(base_channels)
+        self.bn1 = norm_of(norm, base_channels)
         self.pool = PooledReLU(max_pool)
         inside = base_channels
         for stage, count in enumerate(BLOCKS[depth]):
             outside = base_channels << stage
             widths = [inside] + [outside] * (count - 1)
             strides = [1 if stage == 0 else 2] + [1] * (count - 1)
-            blocks = [BasicBlock(w, outside, s, num_frames, shift) for w, s in zip(widths, strides, strict=True)]
+            blocks = [
+                BasicBlock(w, outside, s, num_frames, shift, norm, causal) for w, s in zip(widths, strides, strict=True)
+            ]
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
             inside = outside
         for module in self.modules():
@@ -88,15 +117,42 @@ class FrameBackbone(nn.Module):
 
     def forward(self, clips_BTCHW: Tensor) -> Tensor:
         """``uint8`` (0..255) or float (0..1) RGB clips to features ``(B, T, D)``."""
+        for conv in self.shifted():
+            conv.num_frames = clips_BTCHW.shape[1]
         x_NCHW = clips_BTCHW.flatten(0, 1)
-        for run, norms_in in self._units():
-            x_NCHW = run(x_NCHW) if self.recompute == "none" else recomputed(run, x_NCHW, norms_in)
+        units = self._units()
+        again = self._computed_again(units, x_NCHW)
+        for number, (run, modules) in enumerate(units):
+            # Nothing in a unit draws random numbers.
+            x_NCHW = recomputed(run, x_NCHW, modules, draws=False) if number in again else run(x_NCHW)
         return x_NCHW.mean((2, 3)).unflatten(0, clips_BTCHW.shape[:2])
 
-    def _units(self) -> list[tuple[Callable[[Tensor], Tensor], list[nn.Module]]]:
+    def shifted(self) -> list[ShiftedConv2d]:
+        """The convolutions that look at other frames, in order."""
+        return [module for module in self.modules() if isinstance(module, ShiftedConv2d)]
+
+    def _units(self) -> list[Unit]:
         stages = [self.get_submodule(f"layer{number}") for number in range(1, 5)]
-        parts = [block for stage in stages for block in stage.children()] if self.recompute == "block" else stages
-        return [(self._stem, [self.bn1]), *((part, [part]) for part in parts)]
+        parts = stages if self.recompute in ("none", "stage") else [block for s in stages for block in s.children()]
+        return [(self._stem, [self.conv1, self.bn1]), *((part, [part]) for part in parts)]
+
+    def _computed_again(self, units: list[Unit], x_NCHW: Tensor) -> Collection[int]:
+        """Numbers of the units that are recomputed.
+
+        Raises:
+            UnsupportedSettingError: the budget is below the least possible.
+        """
+        if self.recompute == "none" or not torch.is_grad_enabled():
+            return ()
+        kind, _, budget_mib = self.recompute.partition(":")
+        if kind != "budget":
+            return range(len(units))
+        device = x_NCHW.device.type
+        autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+        key = (x_NCHW.shape, x_NCHW.dtype, device, autocast, self.training)
+        if key not in self.plans:
+            self.plans[key] = within_budget(chain_costs(units, x_NCHW), int(budget_mib) * MIB)
+        return [number for number, again in enumerate(self.plans[key].recompute) if again]
 
     def _stem(self, frames_NCHW: Tensor) -> Tensor:
         return self.pool(self.bn1(self._first_conv(frames_NCHW)))

@@ -61,7 +61,13 @@ def load_weights(backbone: nn.Module, path: Path) -> None:
     """
     state = read_tensor_file(path, "model.weights")
     state = {name: value for name, value in state.items() if not str(name).startswith("fc.")}
-    difference = state_difference(backbone.state_dict(), state)
+    expected = backbone.state_dict()
+    if "bn1.running_mean" in state and "bn1.running_mean" not in expected:
+        raise ConfigError(
+            f"model.weights: {path} was trained with batch norm, whose scales mean nothing to model.norm: group; "
+            "use model.norm: batch, or model.weights: null"
+        )
+    difference = state_difference(expected, state)
     if difference:
         raise ConfigError(
             f"model.weights: {path} does not fit: {difference}; "

@@ -10,14 +10,25 @@ from typing import IO, Any, Protocol
 
 import torch
 
+from models.config import Settings
 from models.networks.weights import read_tensor_file, state_difference
 from slr_bench.errors import ConfigError
 
 FORMAT = "slr-recogniser-checkpoint"
-SCHEMA = 1  # 1: first version
+SCHEMA = 2  # 1: the training section as ``config``; 2: the whole setting as ``settings``, events and micro-batch
 
-# Settings that change memory or messages, never the weights: a checkpoint may be resumed under other values.
-HARMLESS = {"recompute", "enable_memory_tracking", "memory_warning_threshold", "memory_critical_threshold"}
+# What changes memory, speed or messages and no weight: a checkpoint may be resumed under other values. So may
+# ``dynamic_batch_size``, which rescues a training that does not fit, ``weights``, which only begins one, and paths.
+HARMLESS = {
+    "model": {"weights", "enable_feature_caching", "cache_size_limit_mb"},
+    "data": {"dir", "chunk_size", "max_frames_in_memory", "num_workers", "prefetch_batches"},
+    "training": {
+        "recompute", "activation_offload", "optimizer_in_backward", "dynamic_batch_size",
+        "enable_memory_tracking", "memory_warning_threshold", "memory_critical_threshold",
+    },
+}  # fmt: skip
+
+Section = dict[str, Any]
 
 
 class Stateful(Protocol):
@@ -49,14 +60,20 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             os.fsync(directory)  # the rename itself must survive a power cut
         finally:
             os.close(directory)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; free space or choose another directory") from error
+    except (OSError, RuntimeError) as error:
+        # On a file that cannot grow torch.save raises an error of its own, while it handles the system's.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise ConfigError(f"cannot write {path}: {cause.strerror}; free space or choose another directory") from error
 
 
 def save_checkpoint(
-    path: Path, parts: Mapping[str, Stateful], config: dict[str, Any], total_steps: int, progress: dict[str, Any]
+    path: Path, parts: Mapping[str, Stateful], settings: dict[str, Section], total_steps: int, progress: dict[str, Any]
 ) -> None:
     """Write the state of ``parts`` (``model`` among them), the random states and ``progress`` (plain containers).
+
+    ``settings``: sections of a :class:`Settings` as JSON would have them.
 
     Raises:
         ConfigError: the place cannot be written; an earlier checkpoint stays as it was.
@@ -64,7 +81,7 @@ def save_checkpoint(
     content = {
         "format": FORMAT,
         "schema": SCHEMA,
-        "config": config,
+        "settings": settings,
         "total_steps": total_steps,
         "progress": progress,
         "random": random_state(),
@@ -74,7 +91,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, parts: Mapping[str, Stateful], config: dict[str, Any], total_steps: int
+    path: Path, parts: Mapping[str, Stateful], settings: dict[str, Section], total_steps: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Put a checkpoint's state into ``parts``; returns its ``progress`` and random state, which is not set yet.
 
@@ -83,17 +100,18 @@ def load_checkpoint(
             Nothing has been loaded then.
     """
     content = read_tensor_file(path, "checkpoint")
-    if content.get("format") != FORMAT or content.get("schema") != SCHEMA:
-        raise ConfigError(f"checkpoint: {path} was not written by this trainer (schema {SCHEMA}); train anew")
+    if content.get("format") != FORMAT or content.get("schema") not in (1, SCHEMA):
+        raise ConfigError(f"checkpoint: {path} was not written by this trainer (schemas 1 to {SCHEMA}); train anew")
+    kept = "config" if content["schema"] == 1 else "settings"
+    missing = {kept, "total_steps", "progress", "random", "parts"} - set(content)
+    if missing or set(content["parts"]) != set(parts):
+        raise ConfigError(f"checkpoint: {path} lacks {', '.join(sorted(missing)) or 'some parts'}; train anew")
     network = state_difference(parts["model"].state_dict(), content["parts"]["model"])
     if network:
         raise ConfigError(f"checkpoint: {path} is of another network: {network}; resume with the same model settings")
-    for key, value in config.items():
-        if key not in HARMLESS and content["config"].get(key) != value:
-            raise ConfigError(
-                f"checkpoint: {path} was made with training.{key}={content['config'].get(key)}, now it is {value}; "
-                "resume with the same settings"
-            )
+    before = {"training": content["config"]} if content["schema"] == 1 else content["settings"]
+    if difference := _settings_difference(before, settings):
+        raise ConfigError(f"checkpoint: {path} was made with {difference}; resume with the same settings")
     if content["total_steps"] != total_steps:
         raise ConfigError(
             f"checkpoint: {path} was made for {content['total_steps']} optimizer steps, now there are {total_steps}; "
@@ -102,6 +120,17 @@ def load_checkpoint(
     for name, part in parts.items():
         part.load_state_dict(content["parts"][name])
     return content["progress"], content["random"]
+
+
+def _settings_difference(saved: dict[str, Section], now: dict[str, Section]) -> str:
+    """The first key that both know of and that trains otherwise; a key younger than the checkpoint had its default."""
+    defaults = Settings().model_dump(mode="json")
+    for section in [name for name in now if name in saved]:
+        for key, value in now[section].items():
+            before = saved[section].get(key, defaults[section][key])
+            if key not in HARMLESS[section] and before != value:
+                return f"{section}.{key}={before}, now it is {value}"
+    return ""
 
 
 def random_state() -> dict[str, Any]:

@@ -16,8 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from models.training.evaluation import Evaluation
-from slr_bench.errors import ProbeUnavailableError
-from slr_bench.probes.host import high_water_bytes
+from models.training.memory import OwnPeaks
 from slr_bench.probes.live import LiveReader
 from slr_bench.units import format_bytes, sparkline
 
@@ -79,12 +78,8 @@ class EpochResult:
     val_per_class_top10: float | None = None
 
     @classmethod
-    def of(cls, epoch: int, tally: Tally, evaluation: Evaluation, device: torch.device) -> EpochResult:
+    def of(cls, epoch: int, tally: Tally, evaluation: Evaluation, device: torch.device, peaks: OwnPeaks) -> EpochResult:
         """The finished epoch number ``epoch`` (from 0)."""
-        try:
-            peak_rss_bytes = high_water_bytes()
-        except ProbeUnavailableError:
-            peak_rss_bytes = None
         return cls(
             epoch=epoch + 1,
             loss=tally.loss,
@@ -98,8 +93,8 @@ class EpochResult:
             val_loss=evaluation.loss,
             clips_per_s=tally.clips_per_s,
             train_s=tally.seconds,
-            peak_rss_bytes=peak_rss_bytes,
-            peak_gpu_allocated_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+            peak_rss_bytes=peaks.rss_bytes(),
+            peak_gpu_allocated_bytes=peaks.gpu_bytes(device),
         )
 
 

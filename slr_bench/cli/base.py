@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 DEFAULT_RUN_DIRECTORY = Path("reports/latest")
 
@@ -34,3 +40,37 @@ def finish(result: dict[str, Any], exit_code: int, as_json: bool) -> NoReturn:
     if as_json:
         sys.stdout.write(json.dumps(result) + "\n")
     raise typer.Exit(exit_code)
+
+
+def make_report(directory: Path, console: Console) -> dict[str, str]:
+    """Write the report files and print the summary; the files' paths."""
+    from slr_bench.report.build import write_reports
+    from slr_bench.report.terminal import print_summary
+
+    try:
+        paths = write_reports(directory)
+    finally:
+        if (directory / "grid.json").is_file():
+            print_summary(directory, console)
+    console.print(f"report: {paths.html} and {paths.markdown}", soft_wrap=True)
+    return {"html": str(paths.html), "markdown": str(paths.markdown)}
+
+
+def public_command(arguments: Sequence[str]) -> str:
+    """The command as others can give it: what lies below the working directory is named from there, and of every other
+    path the last part alone stays. Nobody's home directory is in it.
+    """
+    from slr_bench.run.outcome import without_paths
+
+    words = ["slr-bench", *map(_public_word, arguments)]
+    return without_paths(shlex.join(words), "{}")
+
+
+def _public_word(word: str) -> str:
+    key, equals, value = word.rpartition("=")  # --out=DIR, data.dir=DIR
+    if not value.startswith(("/", "~", "..")):
+        return word
+    expanded = os.path.expanduser(value)  # pathlib's raises where the user is unknown
+    path = os.path.normpath(Path.cwd() / expanded)
+    is_inside = not expanded.startswith("~") and Path(path).is_relative_to(Path.cwd())
+    return key + equals + (os.path.relpath(path) if is_inside else Path(path).name)

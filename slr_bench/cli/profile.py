@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from slr_bench.cli.base import JsonOption, SetOption, app, finish
+from slr_bench.cli.base import JsonOption, SetOption, app, finish, public_command
 from slr_bench.errors import EXIT_OK
 
 
@@ -50,6 +49,6 @@ def profile(
     if not as_json:
         print_profile(found, console)
     if out is not None:
-        page = write_page(found, out, shlex.join(["slr-bench", *sys.argv[1:]]))
+        page = write_page(found, out, public_command(sys.argv[1:]))
         console.print(f"page: {page}", soft_wrap=True, markup=False, highlight=False)
     finish(found, EXIT_OK, as_json)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import statistics
 import sys
 from pathlib import Path
@@ -11,8 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slr_bench.cli.base import DEFAULT_RUN_DIRECTORY, JsonOption, SetOption, app, finish
-from slr_bench.cli.report import make_report
+from slr_bench.cli.base import (
+    DEFAULT_RUN_DIRECTORY,
+    JsonOption,
+    SetOption,
+    app,
+    finish,
+    make_report,
+    public_command,
+)
 from slr_bench.errors import EXIT_CELL_CRASHED, EXIT_OK, ConfigError, NothingMeasuredError, SlrBenchError
 
 if TYPE_CHECKING:
@@ -39,7 +45,7 @@ def run(
     no_skip: Annotated[
         bool, typer.Option("--no-skip", help="Run also what is larger than a cell that ran out of memory.")
     ] = False,
-    aa: Annotated[bool, typer.Option("--aa", help="Every cell as both sides, in ABBA pairs: what noise does.")] = False,
+    aa: Annotated[bool, typer.Option("--aa", help="Every cell as both sides, in pairs: what noise does.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a grid, each cell in processes of its own, resuming what is missing; then report."""
@@ -56,7 +62,7 @@ def run(
     grid = grid.model_copy(update={"sides": 2}) if aa else grid
     cells = expand(grid, dict(parse_override(text) for text in sets or []), arm)
     directory = out or DEFAULT_RUN_DIRECTORY
-    command = shlex.join(["slr-bench", *sys.argv[1:]])
+    command = public_command(sys.argv[1:])
     runner = Runner(grid, cells, Store(directory), fake=fake, command=command, retry=retry, skip=not no_skip)
     if fresh:
         _set_aside(directory, console)

@@ -31,7 +31,7 @@ def watch(
     from slr_bench.probes.live import LiveReader, open_gpus
     from slr_bench.probes.nvml import load_library
     from slr_bench.probes.thresholds import Thresholds
-    from slr_bench.probes.tree import short_name
+    from slr_bench.probes.tree import short_name, tree_pids
     from slr_bench.report import watching
 
     thresholds = Thresholds(warning, critical)
@@ -41,7 +41,12 @@ def watch(
             gpus = open_gpus(load_library())
         except ProbeUnavailableError as error:
             no_gpu = str(error)
-        reader = LiveReader(pid, gpus)
+        ourselves = os.getpid()  # started from the shell that is watched, it would count itself
+
+        def tree_without_us(root: int) -> list[int]:
+            return [number for number in tree_pids(root) if number != ourselves or number == root]
+
+        reader = LiveReader(pid, gpus, read_tree=tree_without_us)
         what = "machine" if pid is None else f"{short_name(pid) or 'process'} (PID {pid})"
         console = Console(soft_wrap=as_json)
         can_redraw = console.is_terminal and not console.is_dumb_terminal

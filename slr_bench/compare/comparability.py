@@ -49,7 +49,9 @@ _TIME: Final = Family("time", in_turn=True)
 _BY_NAME: Final = {
     "peak_tensor_bytes": _TRACED,
     "floor_bytes": _TRACED,
+    "peak_over_floor": _TRACED,
     "flops_per_step": _TRACED,
+    "attention_bytes": _TRACED,
     "peak_cpu_allocator_bytes": _CPU_ALLOCATOR,
     "peak_allocated_bytes": _CUDA,
     "peak_requested_bytes": _CUDA,

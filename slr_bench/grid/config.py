@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from slr_bench.errors import ConfigError, checked, read_yaml
 from slr_bench.grid.techniques import Ladder, Technique
@@ -41,6 +41,14 @@ class Part(BaseModel):
     """Pairs of blocks (sampler on, off) run in each process to measure what sampling costs."""
 
 
+def _size_with_unit(value: Any) -> Any:
+    if value is not None and not isinstance(value, str):
+        raise ValueError("expected a size with its unit, like ram_limit: 4GiB")
+    if value is not None:
+        parse_bytes(value)
+    return value
+
+
 class GridConfig(Part):
     """A whole grid file."""
 
@@ -57,20 +65,14 @@ class GridConfig(Part):
     """``auto``: CUDA where there is one."""
     sample_hz: Annotated[float, Field(gt=0, le=20)] = 20
     """Readings of RSS and NVML a second."""
-    ram_limit: str | None = None
+    ram_limit: Annotated[str | None, BeforeValidator(_size_with_unit)] = None
     """Limit of a cell's data segment, like ``8GiB``; above it the cell ends as ``oom_host``."""
     sides: Literal[1, 2] = 1
-    """``2``: A/A, the same cell as both sides; each repeat is a pair of neighbours, in the order ABBA."""
+    """``2``: A/A, the same cell as both sides; each repeat is a pair of neighbours, AB or BA by a coin."""
     invalid_reruns: Annotated[int, Field(strict=True, ge=0)] = 1
     """How often a run that was disturbed from outside is made again; ``0``: never, it is only marked."""
     also: tuple[Part, ...] = ()
     """Further workloads measured on the same arms into the same run directory."""
-
-    @model_validator(mode="after")
-    def _size_has_unit(self) -> GridConfig:
-        if self.ram_limit is not None:
-            parse_bytes(self.ram_limit)
-        return self
 
     @model_validator(mode="after")
     def _techniques_lie_between_two_arms(self) -> GridConfig:

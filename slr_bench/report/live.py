@@ -46,12 +46,14 @@ class LiveView:
             self._draw(now=True)
             self._live.__exit__(kind, error, trace)
 
-    def planned(self, runs: Sequence[Run], finished: int) -> None:
-        """The plan is known; ``finished`` runs have their records already."""
+    def planned(self, runs: Sequence[Run], finished: int, note: str | None) -> None:
+        """The plan is known; ``finished`` runs have their records already; ``note``: what else to know of it."""
         self._labels = {run.cell.cell_id: cell_label(run) for run in runs}
         self._progress.update(self._task, total=len(runs), completed=finished)
         kept = f", {finished} of them finished earlier" if finished else ""
         self._console.print(f"{len(runs)} runs of {len(self._labels)} cells{kept}")
+        if note:
+            self._console.print(note, style="yellow", highlight=False, markup=False)
 
     def started(self, run: Run) -> None:
         """A process begins."""

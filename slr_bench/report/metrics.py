@@ -129,6 +129,12 @@ METRICS: Final[dict[str, MetricText]] = {
     ),
     "epoch_time_s": MetricText("epoch time", "Training time over the number of epochs.", "How the epochs differ."),
     "train_loss": MetricText("training loss", "Mean loss of the last epoch.", "What it says about unseen clips."),
+    "attention_bytes": MetricText(
+        "attention chosen",
+        "Most bytes that attention needs beside its inputs, forward and backward, by the back-end that was chosen; the "
+        "source says which. Counted at every operator before the first step.",
+        "What an operator allocates inside itself.",
+    ),
     "parameters": MetricText("parameters", "Trainable parameters of the network.", "Buffers."),
     "flops_per_step": MetricText("work of a step", "Floating-point operations of a step.", "How fast they run."),
     "floor_bytes": MetricText(

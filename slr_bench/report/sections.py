@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from slr_bench.compare.summary import CellSummary, Reading, pair, why_not_comparable
-from slr_bench.record import Outcome, Record
+from slr_bench.record import SPLIT, Outcome, Record
 from slr_bench.report.answers import Answer, Question
 from slr_bench.report.metrics import label
 from slr_bench.report.setting import value_text
@@ -27,6 +27,8 @@ GRID_METRICS: Final = (
     "accuracy_top5",
 )
 """Columns of the grid; one without any value is left out."""
+_KEPT: Final = ("peak_tensor_bytes", "peak_allocated_bytes", "step_time_s", "training_time_s", "accuracy_top1")
+"""Columns that a narrow terminal gives up last."""
 
 
 def coordinates_text(cell: CellSummary) -> str:
@@ -70,10 +72,11 @@ def _grid_table(workload: str, cells: Sequence[CellSummary]) -> Table:
     for cell in cells:
         lead = (Cell(plain(cell.entry.arm, 40)), Cell(coordinates_text(cell)), outcome_cell(cell))
         values = tuple(_grid_cell(cell, name) for name in names)
-        count = Cell(f"{len(cell.finished)}/{cell.entry.repeats}", sort=len(cell.finished))
+        made = max(cell.entry.repeats, len(cell.records))
+        count = Cell(f"{len(cell.finished)}/{made}", sort=len(cell.finished))
         rows.append(Row((*lead, *values, count), strong=cell.entry.is_own))
     columns = [Column("Arm"), Column("Setting"), Column("Outcome")]
-    columns += [Column(label(name), numeric=True) for name in names]
+    columns += [Column(label(name), numeric=True, spare=name not in _KEPT) for name in names]
     columns.append(Column("n", numeric=True))
     return Table(plain(workload, 60), tuple(columns), tuple(rows))
 
@@ -90,7 +93,13 @@ def _grid_cell(cell: CellSummary, name: str) -> Cell:
     if reading.unit == "s" and reading.summary.n > 1:
         low, high = (format_value(limit, "s") for limit in (reading.summary.low, reading.summary.high))
         text += f" [{low} – {high}]"
-    return Cell(text, sort=reading.value)
+    return Cell(text, _split_note(reading), reading.value)
+
+
+def _split_note(reading: Reading) -> str | None:
+    """Peak/floor of a step with split operators stands on a lower floor than that of whole ones."""
+    names = dict.fromkeys(source.partition(SPLIT)[2] for source in reading.sources if SPLIT in source)
+    return plain(f"works on a part at a time, which lowers the floor: {', '.join(names)}") if names else None
 
 
 def statistics_section(asked: Sequence[Question], found: Sequence[Sequence[Answer]]) -> Section:
@@ -158,7 +167,9 @@ def missing_section(cells: Sequence[CellSummary], records: Sequence[Record], pro
     lines = [f"Unreadable and left out: {plain(problem)}" for problem in problems]
     lines += [f"Records of cell {plain(name, 60)} are left out: the grid does not have it." for name in strays]
     if not tables and not lines:
-        lines = ["Nothing: every cell ended ok."]
+        disturbed = sum(bool(record.marks) for cell in cells for record in cell.finished)
+        but = f"; disturbed while it was timed: {disturbed} of the runs, listed below" if disturbed else ""
+        lines = [f"Nothing: every cell ended ok{but}."]
     return Section("missing", "What failed or is missing", tuple(lines), tuple(tables))
 
 

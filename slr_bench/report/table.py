@@ -27,6 +27,8 @@ class Column:
 
     title: str
     numeric: bool = False
+    spare: bool = False
+    """Given up first where there is no room."""
 
 
 @dataclass(frozen=True)

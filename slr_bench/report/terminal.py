@@ -8,7 +8,6 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -18,8 +17,7 @@ from slr_bench.report.table import Cell, Column, Report, Row, Table
 _STYLES = {"": "", "good": "green", "bad": "red", "warn": "yellow"}
 _TEXT_WIDTH = 13
 _FEWEST_COLUMNS = 3
-_EDGES = 2  # rich measures a table without them
-_UNBOUNDED = 10_000
+_FRAME = 2  # a gap of two between columns, an edge of one at either side
 _SHOWN = ("waterfall", "grid", "cost", "missing")
 
 
@@ -47,16 +45,17 @@ def print_summary(source: Path | Report, console: Console) -> None:
 
 
 def print_table(data: Table, console: Console) -> None:
-    """In a narrow terminal first the ranges go, then the last columns but one; the reports have them all."""
-    room = console.options.update(max_width=_UNBOUNDED)
-    shown, drawn = list(range(len(data.columns))), _draw(data, range(len(data.columns)))
-    if Measurement.get(console, room, drawn).minimum + _EDGES > console.width:
+    """In a narrow terminal the ranges go first, then the spare columns from the last, then the last but one.
+
+    The reports have them all.
+    """
+    shown = list(range(len(data.columns)))
+    if _missing_room(data, shown, console.width) > 0:
         data = _without_ranges(data)
-        while (drawn := _draw(data, shown, _TEXT_WIDTH)) and len(shown) > _FEWEST_COLUMNS:
-            if Measurement.get(console, room, drawn).minimum + _EDGES <= console.width:
-                break
-            del shown[-2]
-    console.print(drawn)
+    while _missing_room(data, shown, console.width) > 0 and len(shown) > _FEWEST_COLUMNS:
+        spare = [index for index in shown[1:-1] if data.columns[index].spare]
+        shown.remove(spare[-1] if spare else shown[-2])
+    console.print(_draw(data, shown, console.width))
     for note, number in data.notes.items():
         console.print(Text(f"  {number}) {note}", style="dim"))
 
@@ -68,24 +67,39 @@ def _without_ranges(data: Table) -> Table:
     return replace(data, rows=tuple(rows))
 
 
-def _draw(data: Table, shown: Sequence[int], widest_text: int | None = None) -> RichTable:
-    """Numbers and the first column stay whole; headings and other texts wrap."""
-    drawn = RichTable(
-        title=Text(data.caption), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
-    )
-    notes = data.notes
+def _extents(data: Table, shown: Sequence[int]) -> list[tuple[int, int]]:
+    """The least and the whole width of each column: numbers and the first one stay whole, headings and texts wrap."""
+    notes, found = data.notes, []
     for index in shown:
         column = data.columns[index]
         longest = max((len(_text(row.cells[index], notes)) for row in data.rows), default=0)
-        longest = max([longest, *(len(word) for word in column.title.split())])
-        is_whole = column.numeric or index == 0
+        words = [len(word) for word in column.title.split()]
+        least = longest if column.numeric or index == 0 else min(longest, _TEXT_WIDTH)
+        found.append((max([least, *words]), max(longest, len(column.title))))
+    return found
+
+
+def _missing_room(data: Table, shown: Sequence[int], room: int) -> int:
+    return sum(least for least, _ in _extents(data, shown)) + _FRAME * len(shown) - room
+
+
+def _draw(data: Table, shown: Sequence[int], room: int) -> RichTable:
+    """With the width of each column given: rich would shrink numbers too, and then overrun the terminal."""
+    extents = _extents(data, shown)
+    widths = [least for least, _ in extents]
+    for _ in range(-_missing_room(data, shown, room)):  # what room there is goes to whoever lacks most
+        lacks = [whole - width for (_, whole), width in zip(extents, widths, strict=True)]
+        if max(lacks) > 0:
+            widths[lacks.index(max(lacks))] += 1
+    drawn = RichTable(
+        title=Text(data.caption), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
+    for index, width in zip(shown, widths, strict=True):
+        column = data.columns[index]
         drawn.add_column(
-            Text(column.title),
-            justify="right" if column.numeric else "left",
-            overflow="fold",
-            min_width=longest if is_whole else min(longest, _TEXT_WIDTH),
-            max_width=None if is_whole else widest_text,
+            Text(column.title), justify="right" if column.numeric else "left", overflow="fold", width=width
         )
+    notes = data.notes
     for row in data.rows:
         drawn.add_row(*(_text(row.cells[index], notes) for index in shown), style="bold" if row.strong else None)
     return drawn

@@ -35,9 +35,10 @@ def screen(
 
 def line(reading: LiveReading, peaks: Peaks, thresholds: Thresholds, clock: str) -> str:
     """One reading in one line, for a pipe or a log."""
-    parts = [f"{clock}  {_what(reading)} {format_bytes(reading.ram_bytes)}"]
-    parts.append(f"peak {format_bytes(peaks.ram_bytes[reading.ram_kind])}")
-    parts.append(f"{reading.memory.source} {_share(reading)}{_mark(reading.used_fraction, thresholds)}")
+    parts = [f"{clock}  {_what(reading)} {format_bytes(reading.ram_bytes)}"] if reading.processes else [clock]
+    share = f"{reading.memory.source} {_share(reading)}{_mark(reading.used_fraction, thresholds)}"
+    peak = f"peak {format_bytes(peaks.ram_bytes[reading.ram_kind])}"
+    parts += [peak, share] if reading.processes else [share, peak]
     for gpu in reading.gpus:
         words = [f"GPU {gpu.number}"]
         if reading.processes:
@@ -49,8 +50,10 @@ def line(reading: LiveReading, peaks: Peaks, thresholds: Thresholds, clock: str)
 
 
 def as_json(reading: LiveReading, thresholds: Thresholds, time: str, no_gpu: str | None = None) -> dict[str, Any]:
-    """One reading as an object; what is not known is null, and ``reasons`` or ``no_gpu`` has why."""
-    return {
+    """One reading as an object; what is not known is null, and ``reasons`` has why. ``no_gpu`` has why there is no GPU,
+    and is left out where it was said before, or where there is one.
+    """
+    found = {
         "time": time,
         "ram_bytes": reading.ram_bytes,
         "ram_kind": reading.ram_kind,
@@ -66,8 +69,8 @@ def as_json(reading: LiveReading, thresholds: Thresholds, time: str, no_gpu: str
             | {"reasons": gpu.reasons}
             for gpu in reading.gpus
         ],
-        "no_gpu": no_gpu,
     }
+    return found | {"no_gpu": no_gpu} if no_gpu else found
 
 
 def summary(peaks: Peaks, what: str, ending: str, duration_s: float) -> str:
@@ -102,7 +105,7 @@ _KINDS = {"PSS": "RAM", "RSS": "RAM (RSS, shared pages counted several times)", 
 
 
 def _what(reading: LiveReading) -> str:
-    return {"PSS": "RAM", "RSS": "RAM (RSS)", "used": "in use"}[reading.ram_kind]
+    return {"PSS": "RAM", "RSS": "RAM (RSS)"}[reading.ram_kind]
 
 
 def _share(reading: LiveReading) -> str:

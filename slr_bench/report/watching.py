@@ -127,6 +127,7 @@ class JsonView(LineView):
         """One object."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._print(json.dumps(as_json(reading, self._thresholds, now, self._no_gpu)))
+        self._no_gpu = None  # said once
 
     def finish(self, ending: Ending, duration_s: float) -> None:
         """The summary's object."""

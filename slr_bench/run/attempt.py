@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from slr_bench.errors import NothingMeasuredError
+from slr_bench.errors import NothingMeasuredError, UnsupportedSettingError
 from slr_bench.grid.config import GridConfig
 from slr_bench.record import Metric, Outcome, Phase, Record
 from slr_bench.run.evidence import read_oom_kills, rose
 from slr_bench.run.executors.local import Ending, LocalExecutor
 from slr_bench.run.outcome import classify, without_paths
 from slr_bench.run.plan import Run
+from slr_bench.run.preparation import NO_CUDA
 from slr_bench.run.validity import Disturbances, Readers
 from slr_bench.run.watch import PSS_PERIOD_S, TIMED_PREFIX, Watch
 from slr_bench.units import parse_bytes
@@ -49,12 +50,15 @@ class Attempts:
 
         Raises:
             NothingMeasuredError: the child could not say.
+            UnsupportedSettingError: CUDA was asked for, and it sees none.
         """
         job = self._job("environment", "environment")
         ending = executor.run(job, _ENVIRONMENT_TIMEOUT_S, lambda _: None, lambda _: None, _ENVIRONMENT_TIMEOUT_S / 2)
         if ending.result is None:
             log = self._logs / "environment.log"
             raise NothingMeasuredError(f"a child could not describe its environment; {_last_line(log)} (whole: {log})")
+        if ending.result.get("device") == "cuda" and "gpu" not in ending.result:
+            raise UnsupportedSettingError(NO_CUDA)
         return ending.result
 
     def make(self, executor: LocalExecutor, run: Run, progressed: Callable[[str], None]) -> Attempt:

@@ -68,8 +68,8 @@ def cell_entries(cells: Sequence[Cell]) -> tuple[CellEntry, ...]:
     )
 
 
-def bind(store: Store, manifest: Manifest) -> None:
-    """Tie the directory to this source, environment and configuration.
+def bind(store: Store, manifest: Manifest) -> str | None:
+    """Tie the directory to this source, environment and configuration. What to tell of the earlier plan, or None.
 
     Raises:
         BoundElsewhereError: it, or a record put into it, is of another.
@@ -87,6 +87,20 @@ def bind(store: Store, manifest: Manifest) -> None:
                 f"{store.directory}: records/{record.name}.json is of another {found}; take it out, or: {_CURE}"
             )
     store.write_manifest(manifest)  # anew each time: repeats may have grown
+    return repeats_change(earlier, manifest) if earlier else None
+
+
+def repeats_change(earlier: Manifest, manifest: Manifest) -> str | None:
+    """What a second run with other ``repeats`` does, in a line; None where they are the same."""
+    before = {entry.cell_id: entry.repeats for entry in earlier.cells}
+    asked = [(before.get(entry.cell_id, entry.repeats), entry.repeats) for entry in manifest.cells]
+    changes = [f"{old} before, {new} now" for old, new in dict.fromkeys(asked) if old != new]
+    if not changes:
+        return None
+    return (
+        f"repeats: {'; '.join(changes)}. Missing runs are added, finished ones stay and count, "
+        "and grid.json keeps this command"
+    )
 
 
 def foreign_trait(record: Record, manifest: Manifest) -> str | None:

@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from slr_bench.errors import UnsupportedSettingError
 from slr_bench.grid.workload import WorkloadSpec, find_workload
 from slr_bench.probes.phases import PhaseClock
+from slr_bench.run.preparation import NO_CUDA
 from slr_bench.trace.fake import swap_for_fake
 from slr_bench.trace.rules import CpuFakeMode
 from slr_bench.trace.tracer import others_alive
@@ -69,9 +70,7 @@ def open_job(job: dict[str, Any]) -> OpenJob:
     """
     device = torch.device("cpu" if job["fake"] else resolve_device(job["device"]))
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UnsupportedSettingError(
-            "device: cuda, but torch sees no CUDA device; use --device cpu or a machine with one"
-        )
+        raise UnsupportedSettingError(NO_CUDA)
     torch.manual_seed(0)
     spec = find_workload(job["workload"])
     for name in spec.preload:  # imported already in a fork; their constants are not the workload's memory

@@ -36,7 +36,7 @@ def collect_environment(device: str, isolation: str) -> dict[str, JsonValue]:
         "device": device,
     }
     environment |= {name: os.environ[name] for name in _ALLOCATOR_VARIABLES if name in os.environ}
-    if device == "cuda":
+    if device == "cuda" and torch.cuda.is_available():  # else who asked for it says so
         properties = torch.cuda.get_device_properties(0)
         environment |= {
             "gpu": properties.name,

@@ -14,6 +14,7 @@ from slr_bench.record import Outcome
 from slr_bench.run.evidence import read_oom_kills, rose
 from slr_bench.run.executors.local import LocalExecutor
 from slr_bench.run.outcome import classify, without_paths
+from slr_bench.run.preparation import prepare
 from slr_bench.run.runner import thread_environment
 from slr_bench.units import parse_bytes
 
@@ -28,7 +29,7 @@ def profile(grid: GridConfig, cell: Cell, fake: bool, progressed: Callable[[str]
         CellCrashedError: it crashed or timed out.
     """
     if not fake:
-        cell.spec.prepare(cell.settings)
+        prepare([cell], grid.device)
     with tempfile.TemporaryDirectory(prefix="slr-bench-") as place:
         log = Path(place) / "profile.log"
         job = {

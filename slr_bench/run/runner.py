@@ -17,6 +17,7 @@ from slr_bench.run.binding import bind, cell_entries, config_hash, source_hash
 from slr_bench.run.dominance import Dominance
 from slr_bench.run.executors.local import LocalExecutor
 from slr_bench.run.plan import Run, plan
+from slr_bench.run.preparation import prepare
 from slr_bench.run.store import Manifest, Store
 from slr_bench.run.validity import Readers, as_discarded, may_repeat
 
@@ -27,7 +28,7 @@ BROKEN_PAIR = "broken pair: the other side ran in an earlier start of the grid, 
 class Listener(Protocol):
     """Who is told how the grid goes on."""
 
-    def planned(self, runs: Sequence[Run], finished: int) -> None: ...
+    def planned(self, runs: Sequence[Run], finished: int, note: str | None) -> None: ...
 
     def started(self, run: Run) -> None: ...
 
@@ -63,9 +64,11 @@ class Runner:
         """``retry``: crashed and timed-out runs again; ``skip``: not the cells that an out-of-memory dominates."""
         self._grid, self._cells, self._store = grid, list(cells), store
         self._fake, self._command, self._retry, self._skip = fake, command, retry, skip
-        self._facts = {cell.cell_id: dict(cell.spec.prepare(cell.settings)) if not fake else {} for cell in cells}
+        self._facts = {cell.cell_id: {} for cell in cells} if fake else prepare(cells, grid.device)
         self._attempts = Attempts(grid, store.directory, self._facts, fake=fake, readers=readers)
         self._dominance = Dominance(self._cells)
+        self._source_hash = source_hash(self._cells)
+        self._config_hash = config_hash(grid, self._cells, self._facts, fake)
 
     @property
     def directory(self) -> Path:
@@ -80,14 +83,14 @@ class Runner:
             NothingMeasuredError: no run gave a result.
         """
         start_s = time.monotonic()
-        runs = plan(self._cells, self._grid.sides)
+        runs = plan(self._cells, self._grid.sides, self._source_hash + self._config_hash)
         preload = sorted({"slr_bench.run.measure", *(module for cell in self._cells for module in cell.spec.preload)})
         with self._store.locked(), LocalExecutor(preload, thread_environment()) as executor:
             environment = self._attempts.environment(executor)
-            bind(self._store, self._manifest(environment))
+            note = bind(self._store, self._manifest(environment))
             records = self._finished()
             earlier = frozenset(records)
-            listener.planned(runs, sum(run.name in records for run in runs))
+            listener.planned(runs, sum(run.name in records for run in runs), note)
             missing = [run for run in runs if run.name not in records]
             for run in missing:
                 listener.started(run)
@@ -134,8 +137,8 @@ class Runner:
     def _manifest(self, environment: dict[str, Any]) -> Manifest:
         return Manifest(
             workload=self._grid.workload,
-            source_hash=source_hash(self._cells),
-            config_hash=config_hash(self._grid, self._cells, self._facts, self._fake),
+            source_hash=self._source_hash,
+            config_hash=self._config_hash,
             environment=environment,
             command=self._command,
             cells=cell_entries(self._cells),

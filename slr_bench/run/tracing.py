@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from slr_bench.grid.workload import StepWork
-from slr_bench.record import Metric
+from slr_bench.record import SPLIT, Metric
 from slr_bench.run.context import Context
 from slr_bench.trace.allocations import Alloc, CpuAllocations, CudaAllocations, Event, why_no_cuda_log
 from slr_bench.trace.attribution import Breakdown, breakdown
@@ -117,7 +117,9 @@ def trace_metrics(traced: Traced, context: Context) -> dict[str, Metric]:
         "flops_per_step": exact(traced.recorder.flops, "1", "formulas of products, convolutions and attention"),
     }
     if floor_bytes:
-        metrics["peak_over_floor"] = exact(traced.breakdown.peak_bytes / floor_bytes, "1")
+        split = ", ".join(traced.recorder.split_modules)
+        how = f"{source}{SPLIT}{split}" if split else source
+        metrics["peak_over_floor"] = exact(traced.breakdown.peak_bytes / floor_bytes, "1", how)
     if context.device.type == "cpu":
         name = ALLOCATOR_SOURCES["cpu"]
         metrics["peak_cpu_allocator_bytes"] = (

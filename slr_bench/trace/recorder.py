@@ -22,6 +22,14 @@ LOAD_PHASE = "load"
 """What is made in this phase is input."""
 _CAST = torch.ops.aten._to_copy.default
 _DEVICE = torch.ops.prim.device.default  # fake tensors are asked for their device so; it is no work
+_aten = torch.ops.aten
+_FLOPS = {  # torch has no formulas for the CPU's fused attention; the products are those of the GPU's
+    **flop_registry,
+    _aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[_aten._scaled_dot_product_flash_attention],
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        _aten._scaled_dot_product_flash_attention_backward
+    ],
+}
 BEFORE = -1
 """Position of what was there before the first operator."""
 
@@ -124,8 +132,8 @@ class Recorder(LiveBytes):  # type: ignore[no-untyped-call]
             keys[self._count(tensor, None)] = None
         self._running = self._node = None
         packet = func.overloadpacket
-        if packet in flop_registry:
-            self.flops += flop_registry[packet](*args, **kwargs, out_val=made)
+        if packet in _FLOPS:
+            self.flops += _FLOPS[packet](*args, **kwargs, out_val=made)
         by_key = self._by_key
         storages = tuple(by_key[key] for key in keys if key is not None and key in by_key)
         self.operators.append(Operator(str(packet), self._modules.current(node), self._phase, storages))

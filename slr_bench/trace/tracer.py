@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
 OUTSIDE = "outside"  # between phases
 LOADER = "loader"
@@ -120,6 +120,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if key in self._watched:
             return key
         is_other = self._fake and not real_too and not isinstance(tensor, FakeTensor)
+        is_other = is_other or is_traceable_wrapper_subclass(tensor)  # quantised and such: its parts are tensors, too
         if is_other or key in self._not_counted or tensor.device.type != self._device_type:
             return None
         size = storage.nbytes()

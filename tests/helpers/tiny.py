@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from models.config import TrainingConfig
+from models.training.memory import MemoryTracker, OwnPeaks
+from slr_bench.probes.host import HostMemory
 
 CLASSES = 3
 
@@ -50,10 +54,16 @@ class TinyLoader:
         self.epoch = epoch
 
     def __iter__(self):
+        return self.batches()
+
+    def shed(self, what):
+        return None
+
+    def batches(self, first=0):
         order = torch.arange(len(self.indices))
         if self.shuffle:
             order = torch.randperm(len(order), generator=torch.Generator().manual_seed(self.epoch))
-        for part in order.split(self.batch_size):
+        for part in order.split(self.batch_size)[first:]:
             yield TinyBatch(self.clips_NTCHW[part], self.labels_N[part], tuple(f"v{i}" for i in part.tolist()))
 
 
@@ -63,3 +73,47 @@ def tiny_config(**changes):
         "enable_memory_tracking": False,
     }  # fmt: skip
     return TrainingConfig.model_validate(values | changes)
+
+
+class NoPeaks(OwnPeaks):
+    """The process of the tests has held much more than it holds: nothing that a fake reading is to know."""
+
+    over_now_bytes = 0
+    set_back_times = 0
+
+    def rss_over_now_bytes(self):
+        return self.over_now_bytes
+
+    def set_back(self):
+        self.set_back_times += 1
+
+
+def fake_tracker(ram_percent, gpu_percent=lambda: 0.0, peaks=None, **thresholds):
+    """A tracker on a machine of 10 GiB of RAM and a GPU of 10 GiB, of which half a percent is used between steps."""
+    gib = 2**30
+
+    def read_gpu():
+        percent = gpu_percent()
+        gpu = {"gpu_allocated": 0.05, "gpu_reserved": 0.0, "gpu_peak_allocated": percent / 10, "gpu_total": 10.0}
+        return {"gpu_available": percent > 0, "gpu_percent": percent, **gpu}
+
+    return MemoryTracker(
+        read_host=lambda: HostMemory(round(ram_percent() / 100 * 10 * gib), 10 * gib, "cgroup v2"),
+        read_gpu=read_gpu,
+        peaks=peaks or NoPeaks(),
+        **thresholds,
+    )
+
+
+def interrupt_after(subject, steps, signal_number=signal.SIGTERM):
+    """Send this process the signal during optimizer step number ``steps``."""
+    plain, taken = subject.step, []
+
+    def step(micro_batches, clips_in_step):
+        taken.append(1)
+        if len(taken) == steps:
+            os.kill(os.getpid(), signal_number)
+        return plain(micro_batches, clips_in_step)
+
+    subject.step = step
+    return subject

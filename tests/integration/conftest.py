@@ -2,6 +2,7 @@
 
 import os
 import select
+import signal
 import subprocess
 import sys
 from importlib import invalidate_caches
@@ -11,6 +12,8 @@ import pytest
 import yaml
 
 from models.data.synthetic import render_dataset
+from slr_bench.cli import main
+from slr_bench.run.executors import local
 
 PLUGINS = Path(__file__).resolve().parents[1] / "plugins"
 PATIENCE_S = 60  # only a failing test waits so long
@@ -38,14 +41,31 @@ def write_grid(tmp_path):
 
 
 @pytest.fixture
-def slr_bench(tmp_path):
-    """``slr_bench("run", ...)`` runs the command to its end in an empty directory."""
+def slr_bench(tmp_path, monkeypatch, capfd):
+    """``slr_bench("run", ...)`` runs the command to its end in an empty directory: its entry point in this process, the
+    cells in processes of their own as ever. What it and they wrote is caught at the descriptors.
+    """
 
     def call(*arguments: object) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "slr_bench", *map(str, arguments)]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S)
+        capfd.readouterr()
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["slr-bench", *map(str, arguments)])
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            with pytest.raises(SystemExit) as end:
+                main()
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        return subprocess.CompletedProcess(sys.argv, end.value.code or 0, *capfd.readouterr())
 
     return call
+
+
+@pytest.fixture
+def quick_server(monkeypatch, tmp_path):
+    """The real fork server, but cells without torch: for what the runner does, whatever the cells do."""
+    monkeypatch.setattr(local, "SERVER", "quick_server")
+    monkeypatch.setenv("QUICK_JOURNAL", str(tmp_path / "journal"))
 
 
 def _has_ended(pid: int) -> bool:

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from slr_bench.errors import ConfigError
+from slr_bench.run import runner
+
 SCRIPT = Path(sys.executable).with_name("slr-bench")
 FAULTY = {"workload": "faulty", "repeats": 1, "device": "cpu"}
 
@@ -60,13 +63,15 @@ STEP = {"workload": "train_step"}
         (STEP, ["--set", "training.batch_size=0"], ["training.batch_size", "greater than or equal to 1", "got 0"]),
         (STEP, ["--arm", "optimised"], ["no arm 'optimised'"]),
         (STEP, ["--device", "tpu"], ["--device", "'tpu'"]),
-        (STEP, ["--set", "data.dir=no/such/place"], ["no/such/place"]),
+        (STEP, ["--set", "data.dir=no/such/place"], ["no directory no/such/place", "check the path"]),
+        (STEP, ["--set", "data.dir=data/synthetic"], ["no directory data/synthetic", "`make data`"]),
+        (STEP, ["--set", "data.num_frames=8"], ["'data.num_frames'", "'model.num_frames'?"]),
         (STEP, [], ["data.dir is not set", "--set data.dir="]),
         ({"workload": "train_stepp"}, [], ["no workload 'train_stepp' is registered", "'train_step'?"]),
         (STEP | {"exclude": [{}]}, [], ["grid is empty", "exclude"]),
         (STEP | {"axes": {"training.batch_size": []}}, [], ["axes.training.batch_size", "at least 1"]),
         ("workload: [", [], ["grid.yml is not valid YAML"]),
-        ("", [], ["grid.yml: expected a mapping"]),
+        ("", [], ["grid.yml: the file is empty"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) and value else "",
 )
@@ -152,27 +157,47 @@ def test_a_run_with_a_crashed_cell_ends_as_7_with_one_json_object_and_a_report(w
     assert json.loads(again.stdout)["run_dir"] == "run"
 
 
-def test_what_an_out_of_memory_dominates_is_skipped_unless_told_otherwise(write_grid, slr_bench):
-    """A float32 of 2**36 elements fails under the limit; 2**37 is not tried, but with the flag, in the same place."""
+def test_what_an_out_of_memory_dominates_is_skipped(write_grid, slr_bench):
+    """A float32 of 2**36 elements fails under the limit; 2**37 is not tried."""
     sizes = {"fault.size": [1, 1 << 36, 1 << 37]}
     path = write_grid({"workload": "hungry", "axes": sizes, "repeats": 1, "device": "cpu", "ram_limit": "16GiB"})
     first = slr_bench("run", path, "--out", "run", "--json")
     assert first.returncode == 0, first.stderr
     assert json.loads(first.stdout)["outcomes"] == {"ok": 1, "oom_host": 1, "skipped_dominated": 1}
-    again = slr_bench("run", path, "--out", "run", "--json", "--no-skip")
-    assert json.loads(again.stdout)["outcomes"] == {"ok": 1, "oom_host": 2}
 
 
-def test_an_aa_run_leaves_pairs_of_one_cell_in_the_order_abba(write_grid, slr_bench, tmp_path):
+@pytest.mark.parametrize(
+    ("options", "reached"),
+    [
+        ([], {"fake": False, "retry": False, "skip": True}),
+        (["--no-skip"], {"fake": False, "retry": False, "skip": False}),
+        (["--retry", "--fake"], {"fake": True, "retry": True, "skip": True}),
+    ],
+)
+def test_the_options_reach_the_runner(write_grid, slr_bench, monkeypatch, options, reached):
+    """What the runner does with them is told by its own tests."""
+    seen = {}
+
+    def stop(grid, cells, store, *, command, **given):
+        seen.update(given)
+        raise ConfigError("far enough")
+
+    monkeypatch.setattr(runner, "Runner", stop)
+    assert slr_bench("run", write_grid(FAULTY), *options).returncode == 2
+    assert seen == reached
+
+
+def test_an_aa_run_leaves_pairs_of_one_cell_side_by_side(write_grid, slr_bench, quick_server, tmp_path):
     done = slr_bench("run", write_grid(FAULTY | {"repeats": 2}), "--aa", "--out", "run", "--json")
     assert done.returncode == 0, done.stderr
     paths = sorted((tmp_path / "run" / "records").iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    assert [path.stem[-3:] for path in paths] == ["a-0", "b-0", "b-1", "a-1"]
+    assert [path.stem[-1] for path in paths] == ["0", "0", "1", "1"]
+    assert {path.stem[-3:] for path in paths} == {"a-0", "b-0", "b-1", "a-1"}
     assert len({path.stem[:-4] for path in paths}) == 1
     assert json.loads(done.stdout)["cells"] == 1
 
 
-def test_without_a_measurement_it_ends_as_5_and_says_why(write_grid, slr_bench):
+def test_without_a_measurement_it_ends_as_5_and_says_why(write_grid, slr_bench, quick_server):
     done = slr_bench("run", write_grid(FAULTY | {"set": {"fault.mode": "unsupported"}}), "--json")
     assert (done.returncode, done.stdout) == (5, "")
     assert "nothing was measured" in done.stderr
@@ -180,7 +205,7 @@ def test_without_a_measurement_it_ends_as_5_and_says_why(write_grid, slr_bench):
     assert "Traceback" not in done.stderr
 
 
-def test_a_run_of_another_source_in_the_default_place_is_set_aside(write_grid, slr_bench, tmp_path):
+def test_a_run_of_another_source_in_the_default_place_is_set_aside(write_grid, slr_bench, quick_server, tmp_path):
     earlier = tmp_path / "reports" / "latest"
     (earlier / "records").mkdir(parents=True)
     (earlier / "records" / "of-another-time.json").write_text("{}")

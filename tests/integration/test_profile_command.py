@@ -1,5 +1,6 @@
 """``slr-bench profile``: every workload and arm of the repository accounts for every byte, real and fake alike."""
 
+import itertools
 import json
 
 import pytest
@@ -18,13 +19,32 @@ ARMS = {
     "optimized": {"training.recompute": "block", "training.precision": "bf16"},
 }
 
+ATTENTIONS = {kind: {"model.attention": kind, "training.precision": "fp32"} for kind in ("sparse", "auto")}
+
+
+OTHER_NETWORKS = {
+    name: {
+        "model.network": name,
+        "model.base_channels": 64,
+        "model.num_frames": 8,
+        "model.region_focus": "motion",
+        "data.frame_size": 40,
+        "model.focus_size": 32,
+        "training.recompute": "block",
+        "training.precision": "fp32",  # on CPUs without matrix units, bf16 convolutions in 3-D take minutes
+    }
+    for name in ("i3d", "r3d_18", "s3d")
+}
+
 
 @pytest.fixture
 def profiled(tiny_setting):
     """``profiled("train_step", "baseline", fake=True)`` -> what the child finds, in this process."""
 
     def run(workload, arm, fake=False):
-        cell = own_cell(GridConfig(workload=workload, set=tiny_setting, arms=ARMS), {}, arm)
+        cell = own_cell(
+            GridConfig(workload=workload, set=tiny_setting, arms=ARMS | ATTENTIONS | OTHER_NETWORKS), {}, arm
+        )
         setting = cell.settings.model_dump(mode="json")
         job = {"workload": workload, "setting": setting, "device": "cpu", "fake": fake, "warmup_steps": 1}
         return profile_cell(job, lambda message: None)["profile"]
@@ -32,8 +52,12 @@ def profiled(tiny_setting):
     return run
 
 
-@pytest.mark.parametrize("arm", ARMS)
-@pytest.mark.parametrize("workload", ["train_step", "inference"])
+CASES = [*itertools.product(["train_step", "inference"], ARMS), ("inference", "s3d")]
+ALL_CASES = [*itertools.product(["train_step", "inference"], OTHER_NETWORKS), *(("train_step", a) for a in ATTENTIONS)]
+CASES += [pytest.param(*case, marks=pytest.mark.slow) for case in ALL_CASES if case not in CASES]
+
+
+@pytest.mark.parametrize(("workload", "arm"), CASES)
 def test_every_byte_is_named_and_fake_is_real(profiled, workload, arm):
     real, fake = profiled(workload, arm), profiled(workload, arm, fake=True)
     assert real["residual_bytes"] == 0

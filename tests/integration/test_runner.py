@@ -45,7 +45,7 @@ class Events:
     def __init__(self):
         self.seen = []
 
-    def planned(self, runs, finished):
+    def planned(self, runs, finished, note):
         self.seen.append(("planned", len(runs), finished))
 
     def started(self, run):

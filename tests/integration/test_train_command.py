@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 TINY = [
     "model.base_channels=8", "model.num_frames=4", "data.frame_size=32", "data.num_workers=0",
     "training.batch_size=2", "training.gradient_accumulation_steps=2", "training.precision=fp32",
+    "training.memory_critical_threshold=1.0",  # a full machine must not change the micro-batch here
 ]  # fmt: skip
 
 
@@ -51,7 +53,8 @@ def data(tmp_path_factory):
         ]  # fmt: skip
         glosses.append({"gloss": gloss, "instances": instances})
     (root / "WLASL_v0.3.json").write_text(json.dumps(glosses))
-    (root / "nslt_2.json").write_text(json.dumps(split))
+    for count in (2, 100):  # of a hundred classes most have no clip yet
+        (root / f"nslt_{count}.json").write_text(json.dumps(split))
     return root
 
 
@@ -67,14 +70,23 @@ def run(*arguments, settings=()):
     )  # fmt: skip
 
 
+DOCUMENTED = """
+python train_efficient_model.py \
+    --data-dir /path/to/data \
+    --output-dir outputs \
+    --config configs/efficient_training.yml \
+    --num-classes 100
+"""
+
+
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
+    """The documented call, on a network that trains in seconds."""
     output = tmp_path_factory.mktemp("trained")
-    config = ROOT / "configs" / "efficient_training.yml"
-    result = run(
-        "--data-dir", data, "--output-dir", output, "--config", config, "--num-classes", 2,
-        settings=[*TINY, "training.epochs=3"],
-    )  # fmt: skip
+    places = {"/path/to/data": data, "outputs": output}
+    python, script, *arguments = [places.get(word, word) for word in shlex.split(DOCUMENTED)]
+    assert (python, script) == ("python", "train_efficient_model.py")
+    result = run(*arguments, settings=[*TINY, "training.epochs=3"])
     assert result.returncode == 0, result.stderr
     return output, result
 
@@ -91,12 +103,13 @@ def test_what_a_training_leaves(data, trained):
     epochs = json.loads((output / "metrics.json").read_text())["epochs"]
     assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3]
     settings = load_settings(output / "config.yml")
-    assert (settings.model.num_classes, settings.data.dir, settings.training.epochs) == (2, data, 3)
+    assert (settings.model.num_classes, settings.data.dir, settings.training.epochs) == (100, data, 3)
 
 
 def test_a_terminated_training_resumes_to_the_same_weights(data, trained, tmp_path):
-    arguments = ("--data-dir", data, "--output-dir", tmp_path, "--num-classes", 2)
-    settings = [*TINY, "training.epochs=3"]
+    """With a loader process and dynamic micro-batches, against a training without either."""
+    arguments = ("--data-dir", data, "--output-dir", tmp_path, "--num-classes", 100)
+    settings = [*TINY, "training.epochs=3", "data.num_workers=1", "training.dynamic_batch_size=true"]
     with subprocess.Popen(
         command(*arguments, settings=settings), cwd=ROOT, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -162,18 +175,70 @@ def test_output_directory_that_is_a_file(tmp_path, capsys, monkeypatch, data):
     told(mistake(capsys, "--data-dir", data, "--output-dir", below), "cannot be used: Not a directory")
 
 
+def train_here(capsys, monkeypatch, *arguments, settings=()):
+    """The command in this process; its exit code and stderr."""
+    import train_efficient_model
+
+    monkeypatch.syspath_prepend(ROOT)
+    pairs = [part for setting in [*TINY, *settings] for part in ("--set", setting)]
+    code = train_efficient_model.main([*map(str, arguments), *pairs])
+    return code, capsys.readouterr().err
+
+
+def test_it_picks_settings_for_the_machine_and_keeps_the_batches_when_it_resumes(data, tmp_path, capsys, monkeypatch):
+    """A machine on which the two clips of the configuration do not fit, until it has a GPU's worth of memory."""
+    from models.training import step_need
+    from models.training.advice import StepNeed
+    from models.training.machine import Machine
+
+    machine = Machine(cores=1, ram_free_bytes=100 * 2**20, ram_limit_bytes=2**30)
+    monkeypatch.setattr(Machine, "here", lambda: machine)
+    monkeypatch.setattr(step_need, "measure_step_need", lambda *_: StepNeed(0, 60 * 2**20))
+    arguments = ("--data-dir", data, "--output-dir", tmp_path, "--num-classes", 2, "--auto")
+    code, err = train_here(capsys, monkeypatch, *arguments, settings=["training.epochs=1", "data.num_workers=1"])
+    assert code == 0, err
+    assert "1 cores, 100.0 MiB of 1.00 GiB RAM free, no GPU" in err
+    used = load_settings(tmp_path / "config.yml")
+    assert (used.training.batch_size, used.training.gradient_accumulation_steps, used.data.num_workers) == (1, 4, 0)
+    kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["settings"]
+    assert Settings.model_validate(kept) == used
+    machine = Machine(cores=9, ram_free_bytes=2**30, ram_limit_bytes=2**30)
+    code, err = train_here(capsys, monkeypatch, *arguments, "--resume", settings=["training.epochs=1"])
+    assert code == 0, err
+    assert load_settings(tmp_path / "config.yml").training.batch_size == 1
+
+
+def test_weights_begin_a_training(data, trained, tmp_path, capsys, monkeypatch):
+    """As they were: one step at a rate of nothing moves no weight that decays or not."""
+    path = tmp_path / "backbone.pt"
+    state = weights(trained[0])
+    prefix = "backbone."
+    torch.save({name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}, path)
+    arguments = ("--data-dir", data, "--output-dir", tmp_path / "o", "--num-classes", 2, "--weights", path)
+    code, err = train_here(
+        capsys, monkeypatch, *arguments, settings=["training.epochs=1", "training.learning_rate=1e-30"]
+    )
+    assert code == 0, err
+    found = weights(tmp_path / "o")
+    assert torch.equal(found["backbone.conv1.weight"], state["backbone.conv1.weight"])
+    assert load_settings(tmp_path / "o" / "config.yml").model.weights == path
+
+
+def test_what_does_not_fit_is_one_line_with_the_cure(data, tmp_path, capsys, monkeypatch):
+    from models.training.stepper import Stepper
+
+    monkeypatch.setattr(Stepper, "_accumulate", lambda *_: torch.empty(2**50, dtype=torch.uint8))
+    code, err = train_here(capsys, monkeypatch, "--data-dir", data, "--output-dir", tmp_path, "--num-classes", 2)
+    assert code == 6
+    assert err.splitlines()[-1].startswith(
+        "error: out of memory: training.batch_size=2 does not fit; python -m models."
+    )
+    assert "Traceback" not in err
+
+
 def test_configuration_mistakes_are_told_without_torch():
     code = "import sys, train_efficient_model as t; t.main(['--set', 'a.b=1']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False).returncode == 0
-
-
-def test_memory_profiler_runs_the_script():
-    pytest.importorskip("memory_profiler")
-    result = subprocess.run(
-        [sys.executable, "-m", "memory_profiler", "train_efficient_model.py"],
-        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    told(result, "no data directory")
 
 
 def test_the_reference_configuration_names_every_key_with_its_default():

@@ -45,9 +45,19 @@ def test_json_lines_name_the_process_and_what_it_holds(slr_bench, target):
         assert [process["pid"] for process in reading["processes"]] == [target.pid]
         assert reading["processes"][0]["name"] == "python -c"
         assert 64 << 20 <= reading["pss_bytes"] <= reading["rss_bytes"] + (1 << 20)
-        assert reading["gpus"] or "NVML" in reading["no_gpu"]
+    assert readings[0]["gpus"] or "NVML" in readings[0]["no_gpu"]
+    assert "no_gpu" not in readings[1]  # said once
     assert last["summary"]["ending"] == "enough seen"
     assert last["summary"]["peak_ram_bytes"]["PSS"] >= 64 << 20
+
+
+def test_it_does_not_count_itself():
+    """Watched is the test's own process, whose children are the watch and whatever else it started."""
+    watch = start("--pid", os.getpid(), "--count", 1, "--json")
+    reading = json.loads(watch.communicate(timeout=60)[0].splitlines()[0])
+    pids = [process["pid"] for process in reading["processes"]]
+    assert os.getpid() in pids
+    assert watch.pid not in pids
 
 
 def test_it_ends_with_the_process_and_leaves_the_summary(target):

@@ -57,6 +57,25 @@ def test_fake_tensors_need_the_same_bytes_as_real_ones(measured, workload, arm):
     assert "step_time_s" not in fake
 
 
+@pytest.mark.slow
+def test_what_attention_auto_chose_is_on_the_record_and_the_same_on_fake_tensors(measured):
+    real, _ = measured("train_step", {"model.attention": "auto"})
+    fake, _ = measured("train_step", {"model.attention": "auto"}, fake=True)
+    assert real["attention_bytes"]["source"].startswith("attention: auto chose ")
+    for name in ("attention_bytes", "peak_tensor_bytes"):
+        assert real[name]["value"] == fake[name]["value"] > 0
+    assert real["attention_bytes"]["source"] == fake["attention_bytes"]["source"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["i3d", "r3d_18", "s3d"])
+def test_other_networks_train_and_are_judged_by_configuration_alone(measured, network):
+    changes = {"model.network": network, "model.base_channels": 64, "model.num_frames": 8, "training.precision": "fp32"}
+    metrics, _ = measured("train_epochs", changes)
+    assert 0 <= metrics["accuracy_top1"]["value"] <= 1
+    assert metrics["parameters"]["value"] > 7e6
+
+
 def test_frames_that_the_loader_holds_are_not_the_steps(measured):
     """Four micro-batches held instead of two: the step's own bytes stay the same."""
     peaks = [

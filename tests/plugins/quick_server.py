@@ -38,6 +38,10 @@ def quick_job(job: dict[str, Any], descriptor: int) -> None:
     for phase in ("build", "step 1/1", "trace"):
         guarded("cell", phase.split()[0], send)({"phase": phase})
         time.sleep(WORK_S / 3)  # this is the work
+    if job["setting"]["fault"]["mode"] == "unsupported":
+        end = {"outcome": "unsupported", "reason": "this machine cannot do it", "environment": ENVIRONMENT}
+        guarded("cell", "result", send, send_half)({"result": end | {"metrics": {}, "work_s": WORK_S}})
+        return
     size = {"value": job["setting"]["fault"]["size"], "unit": "bytes", "source": "cpu-real", "quality": "exact"}
     result = {
         "outcome": "ok",

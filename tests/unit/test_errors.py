@@ -68,9 +68,9 @@ def test_a_long_value_is_cut():
     assert len(line) < 150
 
 
-@pytest.mark.parametrize("values", [None, [], "text", 3])
+@pytest.mark.parametrize("values", [[], "text", 3])
 def test_what_is_no_mapping_is_refused(values):
-    assert message_of(values) == f"grid.yml: expected a mapping of keys, got {type(values).__name__}"
+    assert message_of(values) == f"grid.yml: expected a mapping of keys, got {values!r}"
 
 
 def test_without_a_near_name_all_are_listed_in_order():
@@ -98,3 +98,27 @@ def test_every_error_of_the_tree_has_one_of_them():
     assert {kind.exit_code for kind in tree} <= codes
     assert errors.NothingMeasuredError.exit_code == 5
     assert errors.ConfigError.exit_code == errors.DataError.exit_code == 2
+
+
+class Whole(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    left: Inner = Inner()
+    right: Outer = Outer(name="a")
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"left": {"name": 1}}, "unknown key 'left.name'; did you mean 'right.name'?"),
+        ({"left": {"nam": 1}}, "unknown key 'left.nam'; did you mean 'right.name'?"),
+        ({"left": {"batch": 1}}, "unknown key 'left.batch'; did you mean 'batch_size'?"),
+        ({"left": {"zzz": 1}}, "unknown key 'left.zzz'; known: batch_size, learning_rate"),
+        ({"left": None}, "left: the section is empty; give it keys, or leave it out"),
+        (None, "it is empty; give it keys, or leave it out"),
+    ],
+)
+def test_a_key_of_another_section_is_found_and_an_empty_section_is_called_so(values, text):
+    with pytest.raises(ConfigError) as caught:
+        checked(Whole, values, "grid.yml")
+    assert str(caught.value) == f"grid.yml: {text}"

@@ -21,6 +21,8 @@ from slr_bench.run.executors import reaping
 SERVER = "slr_bench.run.executors.fork_server"
 OWNER_VARIABLE = "SLR_BENCH_OWNER"
 """In the environment of the server and all it starts: a random word by which the runner knows its own."""
+_QUIET = {"KINETO_LOG_LEVEL": "6"}
+"""torch's profiler tells every cell's log that it began, ended, and found no GPU; its errors it raises."""
 GRACE_S = 30.0
 """A server that has not ended a cell, or itself, so long after it was told to is killed: it hangs or was stopped."""
 
@@ -58,7 +60,7 @@ class LocalExecutor:
         with theirs:
             self._server = subprocess.Popen(
                 [sys.executable, "-m", SERVER, str(theirs.fileno()), *self._preload],
-                env={**os.environ, **self._environment, OWNER_VARIABLE: self._owner},
+                env={**_QUIET, **os.environ, **self._environment, OWNER_VARIABLE: self._owner},
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,  # Ctrl-C reaches the runner alone, which ends the rest in order

@@ -158,7 +158,7 @@ def test_equal_things_raise_an_alarm_in_one_percent_at_most(draw, kind):
     generator, alarms, count = random.Random(7), 0, 1500
     for _ in range(count):
         logs = noise_of(draw, generator, kind)
-        # ABBA: the base goes first in every other pair.
+        # The base goes first in every other pair.
         base = [logs[place + (place // 2 % 2)] for place in range(0, 16, 2)]
         head = [logs[place + 1 - (place // 2 % 2)] for place in range(0, 16, 2)]
         verdict = paired_ratio([math.exp(log) for log in base], [math.exp(log) for log in head]).verdict

@@ -28,7 +28,14 @@ def test_a_disturbed_time_gives_no_ratio_and_its_row_says_so(tmp_path):
     assert rows[0].cells[2].text == "ok, 1 disturbed"
     assert "suspect" in rows[0].cells[2].note
     assert rows[1].cells[2].text == "ok"
+    missing = next(section for section in report.sections if section.key == "missing")
+    assert missing.paragraphs == (
+        "Nothing: every cell ended ok; disturbed while it was timed: 1 of the runs, listed below.",
+    )
 
 
 def test_an_undisturbed_time_is_compared(tmp_path):
-    assert "as long" in content(tmp_path, ()).lead
+    report = content(tmp_path, ())
+    assert "as long" in report.lead
+    missing = next(section for section in report.sections if section.key == "missing")
+    assert missing.paragraphs == ("Nothing: every cell ended ok.",)

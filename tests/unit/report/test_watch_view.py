@@ -102,6 +102,12 @@ def test_a_line_says_the_figure_its_kind_and_the_level(used, pss, expected):
     assert expected in line(one, peaks_of(one), Thresholds(), "12:00:00")
 
 
+def test_a_line_of_the_whole_machine_says_its_figure_once():
+    one = reading(processes=0)
+    text = line(one, peaks_of(one, reading(0.75, processes=0)), Thresholds(), "12:00:00")
+    assert text == "12:00:00  cgroup v2 8.00 GiB of 16.00 GiB 50 %  peak 12.00 GiB"
+
+
 def test_a_line_has_every_gpu():
     one = reading(gpus=[WELL, SILENT])
     text = line(one, peaks_of(one), Thresholds(0.8, 0.9), "12:00:00")

@@ -238,6 +238,19 @@ def test_flops_are_those_of_the_formula():
     assert recorder.flops == 2 * 8 * 16 * 4
 
 
+def test_fused_attention_on_a_cpu_has_the_flops_of_its_products():
+    """Two of scores and values in forward; five in backward, which makes the scores again."""
+    model = nn.Linear(4, 12, bias=False)
+    x_BTE = torch.ones(2, 6, 4)
+
+    def step():
+        q, k, v = model(x_BTE).unflatten(-1, (3, 1, 4)).permute(2, 0, 3, 1, 4).unbind(0)
+        nn.functional.scaled_dot_product_attention(q, k, v).sum().backward()
+
+    projection = 2 * (2 * 6) * 4 * 12
+    assert recorded(step, model).flops == 2 * projection + 7 * (2 * 2 * 6 * 6 * 4)
+
+
 def test_the_timeline_has_the_peak_and_adds_up():
     model = Chain(6, 3)
 

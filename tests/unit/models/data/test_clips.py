@@ -7,10 +7,11 @@ import torch
 from clip_files import number_shown, shared_data, write_directory, write_video
 
 from models.config import Settings
-from models.data import loader_pool
+from models.data import loader_pool, wlasl_check
 from models.data.clips import build_loaders
 from models.data.transforms import working_size
 from models.data.video import uniform_indices
+from models.data.wlasl import SPLITS
 from slr_bench.errors import ConfigError, DataError
 
 GLOSSES = ["walk", "book"]
@@ -82,7 +83,7 @@ def test_evaluation_sees_the_uniform_frames_of_every_clip(loaders_for, workers, 
     batches = list(loaders_for(num_workers=workers, chunk_size=chunk_size).val)
     assert [batch.video_ids for batch in batches] == [("val0", "val1"), ("val2",)]
     assert [batch.labels_B.tolist() for batch in batches] == [[0, 1], [0]]
-    assert [batch.padded_frames for batch in batches] == [FRAMES - 5, 0]
+    assert [batch.padded_B for batch in batches] == [(0, FRAMES - 5), (0,)]
     clips = [clip for batch in batches for clip in batch.clips_BTCHW]
     cropped = 1 - SIZE / working_size(SIZE)
     for clip_TCHW, length in zip(clips, LENGTHS["val"], strict=True):
@@ -210,6 +211,39 @@ def test_processes_stay_when_the_last_batch_is_taken_but_the_end_not_asked_for(l
     assert len(before) == 2
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_can_be_taken_up_at_any_batch(loaders_for, workers):
+    train = loaders_for(num_workers=workers).train
+    expected = epoch_of(train, 4)
+    for first in range(4):
+        assert_equal_batches(list(train.batches(first)), expected[first:])
+
+
+def test_what_is_shed_changes_no_batch_and_stays_shed(loaders_for):
+    """In the middle of an epoch: it ends, and is taken up with what is left."""
+    expected = epoch_of(loaders_for().train, 2)
+    train = loaders_for(caching=True, num_workers=2, prefetch_batches=3).train
+    train.set_epoch(2)
+    done, processes = [], []
+    for what in ("cache", "cache", "prefetch", "prefetch", "workers", "workers", "workers"):
+        batches = train.batches()
+        found = [next(batches)]
+        processes.append(len(multiprocessing.active_children()))
+        done.append(train.shed(what))
+        if done[-1] is not None:
+            with pytest.raises(RuntimeError, match="this epoch ended"):
+                next(batches)
+            batches = train.batches(1)
+        assert_equal_batches(found + list(batches), expected)
+    assert done == [
+        "the clip cache of up to 1024 MiB is dropped", None, "batches prefetched by each process: 3 -> 1", None,
+        "loader processes: 2 -> 1", "loader processes: 1 -> 0", None,
+    ]  # fmt: skip
+    assert processes == [2, 2, 2, 2, 2, 1, 0]
+    assert train.loader._settings.model.enable_feature_caching is False
+    assert train.shed("prefetch") is None
+
+
 def test_two_epochs_at_once_are_told_not_mixed(loaders_for):
     loaders = loaders_for(num_workers=1)
     batches = iter(loaders.train)
@@ -229,6 +263,26 @@ def test_an_unreadable_clip_is_one_line(tmp_path, loaders_for, workers, content)
     with pytest.raises(DataError, match=r"train2\.mp4") as caught:
         epoch_of(loaders.train)
     assert "\n" not in str(caught.value)
+
+
+def test_unreadable_clips_that_the_check_left_out_are_not_met_again(tmp_path, loaders_for, capsys):
+    root = make_data(tmp_path / "data")
+    (root / "videos" / "train2.mp4").write_bytes(b"no video")
+    with pytest.raises(DataError, match=rf"wlasl check {root} --leave-out does so with all such clips"):
+        epoch_of(loaders_for(data_dir=root).train)
+    assert wlasl_check.main(["check", str(root), "--leave-out"]) == 0
+    loaders = loaders_for(data_dir=root)
+    names = {video_id for batch in epoch_of(loaders.train) for video_id in batch.video_ids}
+    assert names == {"train0", "train1", "train3", "train4"}
+    assert loaders.manifest.left_out_text == "1 of 8 listed clips are left out: 1 unreadable (train2)"
+
+
+def test_splits_are_never_mixed(loaders_for):
+    loaders = loaders_for()
+    seen = {
+        split: {name for batch in epoch_of(getattr(loaders, split)) for name in batch.video_ids} for split in SPLITS
+    }
+    assert seen == {split: {f"{split}{number}" for number in range(len(LENGTHS[split]))} for split in SPLITS}
 
 
 def test_a_killed_loader_process_is_one_line(loaders_for, monkeypatch):

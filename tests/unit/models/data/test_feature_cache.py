@@ -1,58 +1,77 @@
 import torch
-from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from models.data.feature_cache import ClipCache
 
-OPERATIONS = st.lists(st.tuples(st.sampled_from(["put", "get"]), st.integers(0, 5), st.integers(0, 60)), max_size=60)
+KEYS = st.integers(0, 5)
+DTYPES = {torch.uint8: 1, torch.bfloat16: 2, torch.float32: 4}
 
 
-class NaiveCache:
-    """A list of (key, bytes), oldest use first."""
+class AgainstAList(RuleBasedStateMachine):
+    """The naive twin is a list of (key, values, bytes), longest unused first."""
 
-    def __init__(self, limit):
-        self.limit, self.items = limit, []
+    @initialize(limit=st.integers(0, 100))
+    def start(self, limit):
+        self.cache, self.limit, self.twin = ClipCache(limit), limit, []
 
+    @rule(
+        key=KEYS,
+        size=st.integers(0, 30),
+        dtype=st.sampled_from(list(DTYPES)),
+        kind=st.sampled_from(["own", "slice", "reversed", "column", "expanded"]),
+        value=st.integers(0, 99),
+    )
+    def put(self, key, size, dtype, kind, value):
+        base = (torch.arange(4 * size) % 7 + value).to(dtype)
+        tensor = {
+            "own": base[:size].clone(),
+            "slice": base[size : 2 * size],
+            "reversed": base.view(4, size).flip(0).permute(1, 0)[:, 0],
+            "column": base.view(size, 4)[:, 2],
+            "expanded": base.view(4, size)[:1, :1].expand(1, size).flatten() if size else base,
+        }[kind]
+        values, nbytes = tensor.tolist(), size * DTYPES[dtype]
+        stored = self.cache.put(key, tensor)
+        assert stored == (nbytes <= self.limit)
+        if kind != "own":
+            base.fill_(0)  # what is stored must not be a window on it
+        if stored:
+            self.twin = [item for item in self.twin if item[0] != key]
+            while sum(item[2] for item in self.twin) + nbytes > self.limit:
+                self.twin.pop(0)
+            self.twin.append((key, values, nbytes))
+
+    @rule(key=KEYS)
     def get(self, key):
-        for item in self.items:
-            if item[0] == key:
-                self.items.remove(item)
-                self.items.append(item)
-                return item[1]
-        return None
+        found = self.cache.get(key)
+        held = next((item for item in self.twin if item[0] == key), None)
+        assert (None if found is None else found.tolist()) == (held and held[1])
+        if held:
+            self.twin.remove(held)
+            self.twin.append(held)
 
-    def put(self, key, value):
-        if len(value) > self.limit:
-            return False
-        self.items = [item for item in self.items if item[0] != key]
-        while sum(len(held) for _, held in self.items) + len(value) > self.limit:
-            self.items.pop(0)
-        self.items.append((key, value))
-        return True
+    @rule(key=KEYS, size=st.integers(0, 120))
+    def look(self, key, size):
+        assert (key in self.cache) == any(item[0] == key for item in self.twin)
+        assert self.cache.has_room(size) == (sum(item[2] for item in self.twin) + size <= self.limit)
 
+    @rule()
+    def clear(self):
+        self.cache.clear()
+        self.twin = []
 
-@given(OPERATIONS, st.integers(0, 100))
-def test_equals_a_naive_twin(operations, limit):
-    cache, twin = ClipCache(limit), NaiveCache(limit)
-    for turn, (operation, key, size) in enumerate(operations):
-        if operation == "put":
-            value = [turn % 256] * size
-            assert cache.put(key, torch.tensor(value, dtype=torch.uint8)) == twin.put(key, value)
-        else:
-            found, expected = cache.get(key), twin.get(key)
-            assert (None if found is None else found.tolist()) == expected
-        held = {clip.data_ptr(): clip.untyped_storage().nbytes() for clip in cache._clips.values() if clip.numel()}
-        assert cache.stored_bytes == sum(held.values()) <= limit
-        assert len(cache) == len(twin.items)
+    @invariant()
+    def holds_what_the_twin_holds(self):
+        storages = {key: clip.untyped_storage().nbytes() for key, clip in self.cache._clips.items()}
+        assert list(storages.items()) == [(key, nbytes) for key, _, nbytes in self.twin]
+        assert self.cache.stored_bytes == sum(storages.values()) <= self.limit
+        assert len(self.cache) == len(self.twin)
 
 
-def test_a_view_does_not_keep_its_storage():
-    cache = ClipCache(100)
-    base = torch.arange(80, dtype=torch.uint8)
-    assert cache.put("view", base[:10])
-    assert cache.stored_bytes == 10
-    base.zero_()
-    assert cache.get("view").tolist() == list(range(10))
+AgainstAList.TestCase.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)
+TestAgainstAList = AgainstAList.TestCase
 
 
 def test_a_strided_view_with_the_bytes_of_its_storage_is_counted_right():
@@ -66,6 +85,6 @@ def test_a_strided_view_with_the_bytes_of_its_storage_is_counted_right():
 def test_an_item_above_the_limit_is_refused_and_drops_nothing():
     cache = ClipCache(10)
     assert cache.put("small", torch.zeros(10, dtype=torch.uint8))
-    assert not cache.accepts(11)
+    assert not cache.has_room(1)
     assert not cache.put("large", torch.zeros(11, dtype=torch.uint8))
     assert cache.get("small") is not None

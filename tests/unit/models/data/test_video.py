@@ -88,6 +88,9 @@ class CountingContainer:
             self.decoded += 1
             yield frame
 
+    def close(self):
+        self.container.close()
+
 
 @pytest.mark.parametrize(
     ("kind", "numbers", "most_decoded"),

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 from clip_files import shared_data, write_directory
 
+from models.data import wlasl
+from models.data.left_out import LeftOut, describe
 from models.data.wlasl import SPLITS, load_manifest
+from models.data.wlasl_files import VideoFile
 from slr_bench.errors import DataError
 
 GLOSSES = ["walk", "book", "drink"]  # the split file's order is not the alphabet's
@@ -57,15 +60,96 @@ def test_reads_clips_by_split_with_the_split_files_class_ids(directory):
 def test_frames_become_0_based_and_exclusive(tmp_path):
     clip = load_manifest(make_directory(tmp_path / "d", frame_start=11, frame_end=30), 3).clips["train"][0]
     assert (clip.frame_start, clip.frame_end) == (10, 30)  # 20 frames: 11 to 30 of those that count from 1
+    clip = load_manifest(make_directory(tmp_path / "open", frame_start=11), 3).clips["train"][0]
+    assert (clip.frame_start, clip.frame_end, clip.cut_frames) == (10, None, 10)
 
 
-def test_missing_videos_are_listed(directory):
-    for video_id in ("00003", "00009"):
-        (directory / "videos" / f"{video_id}.mp4").unlink()
+def test_what_cannot_be_used_is_left_out_counted_and_listed(directory):
+    (directory / "videos" / "00003.mp4").unlink()
+    (directory / "videos" / "00009.mp4").unlink()
+    (directory / "videos" / "00009.mp4").symlink_to("nowhere")
+    (directory / "videos" / "00007.mp4").write_bytes(b"")
+    (directory / "left_out.txt").write_text("00002\tcannot read video\n\n77777\n")
     manifest = load_manifest(directory, 3)
+    reasons = {clip.video_id: (clip.split, clip.reason) for clip in manifest.left_out}
+    assert reasons == {
+        "00002": ("train", "unreadable"),
+        "00003": ("train", "missing"),
+        "00007": ("val", "empty"),
+        "00009": ("test", "missing"),
+    }
     assert manifest.missing == ("00003", "00009")
-    assert [len(manifest.clips[split]) for split in SPLITS] == [2, 1, 0]
+    assert [len(manifest.clips[split]) for split in SPLITS] == [1, 0, 0]
     assert manifest.glosses == tuple(GLOSSES)
+    assert manifest.listed == 5
+    assert manifest.left_out_text == (
+        "4 of 5 listed clips are left out: 1 empty (00007), 2 missing (00003, 00009), 1 unreadable (00002)"
+    )
+
+
+def test_a_message_names_some_of_many():
+    many = [LeftOut(f"{number:05}", "train", "missing") for number in range(4000)]
+    text = describe(many, 14296)
+    assert text == ("4000 of 14296 listed clips are left out: 4000 missing (00000, 00001, 00002, 00003, 00004, …)")
+
+
+def test_a_broken_list_of_clips_to_leave_out_is_told(directory):
+    (directory / "left_out.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"left_out\.txt: .*; check the file, or delete it"):
+        load_manifest(directory, 3)
+
+
+def test_other_containers_are_found_and_mp4_goes_first(directory):
+    videos = directory / "videos"
+    (videos / "00001.mp4").rename(videos / "00001.swf")
+    (videos / "00002.mp4").rename(videos / "00002.MP4")
+    (videos / "00003.webm").write_bytes(b"x")
+    (videos / "00007.txt").write_bytes(b"no video")
+    (videos / "00009.mp4").unlink()
+    (videos / "00009.mp4").mkdir()
+    manifest = load_manifest(directory, 3)
+    assert [clip.path.name for clip in manifest.clips["train"]] == ["00001.swf", "00002.MP4", "00003.mp4"]
+    assert manifest.missing == ("00009",)
+
+
+PUBLISHED = {100: (1442, 338, 258), 300: (3549, 901, 668), 1000: (8978, 2320, 1876), 2000: (14296, 3920, 2879)}
+
+
+@pytest.fixture(scope="module")
+def wlasl_of_published_size(tmp_path_factory):
+    """Clips enough for every published split file; each has the first N classes of the annotation list."""
+    root = tmp_path_factory.mktemp("wlasl")
+    clips, first, before = {}, 0, (0, 0, 0)
+    for classes, counts in PUBLISHED.items():
+        for split, count, earlier in zip(SPLITS, counts, before, strict=True):
+            for number in range(count - earlier):
+                clips[f"{len(clips):05}"] = (split, f"sign{first + number % (classes - first)}")
+        first, before = classes, counts
+    glosses = [f"sign{label}" for label in range(2000)]
+    write_directory(root, clips, glosses)
+    whole = json.loads((root / "nslt_2000.json").read_text())
+    for classes in (100, 300, 1000):
+        part = {video_id: entry for video_id, entry in whole.items() if entry["action"][0] < classes}
+        (root / f"nslt_{classes}.json").write_text(json.dumps(part))
+    (root / "videos").mkdir()
+    return root
+
+
+@pytest.mark.parametrize("classes", PUBLISHED)
+def test_published_split_files_load_with_their_counts(wlasl_of_published_size, classes, monkeypatch):
+    everywhere = {f"{number:05}": VideoFile(Path(f"{number:05}.mp4"), 9) for number in range(21095)}
+    monkeypatch.setattr(wlasl, "find_videos", lambda data_dir: everywhere)
+    manifest = load_manifest(wlasl_of_published_size, classes)
+    assert tuple(len(manifest.clips[split]) for split in SPLITS) == PUBLISHED[classes]
+    assert manifest.glosses == tuple(f"sign{label}" for label in range(classes))
+    assert {clip.label for clip in manifest.clips["train"]} == set(range(classes))
+    ids = [clip.video_id for split in SPLITS for clip in manifest.clips[split]]
+    assert len(ids) == len(set(ids)), "a clip is in one split only"
+
+
+def test_a_published_directory_without_its_videos_says_how_many(wlasl_of_published_size):
+    with pytest.raises(DataError, match=r"\(2038 of 2038 listed clips are left out: 2038 missing \(00000, .*…\)\)"):
+        load_manifest(wlasl_of_published_size, 100)
 
 
 @pytest.mark.parametrize("whole_folder", [True, False])
@@ -75,7 +159,9 @@ def test_no_training_video_is_refused(directory, whole_folder):
     else:
         for video_id in ("00001", "00002", "00003"):
             (directory / "videos" / f"{video_id}.mp4").unlink()
-    with pytest.raises(DataError, match=rf"no training video .*\({5 if whole_folder else 3} of 5 files are missing\)"):
+    with pytest.raises(
+        DataError, match=rf"no training video .*\({5 if whole_folder else 3} of 5 listed clips are left out: "
+    ):
         load_manifest(directory, 3)
 
 
@@ -136,7 +222,6 @@ MISTAKES = {
         lambda d: edit(d / "signs_v1.json", lambda a: a[0]["instances"][0].update(frame_start=9, frame_end=3)),
         "video 00003: frames 9 to 3",
     ),
-    "empty file": (lambda d: (d / "videos" / "00001.mp4").write_bytes(b""), "00001.mp4 is empty"),
     "no directory": (shutil.rmtree, "cannot read data directory"),
     "a file": (lambda d: (shutil.rmtree(d), d.write_text("")), "cannot read data directory"),
 }
@@ -163,5 +248,5 @@ def test_real_data_loads_unchanged(name, classes, counts):
 
 
 def test_manifest_and_reader_need_no_torch():
-    code = "import sys, models.data.wlasl, models.data.video; sys.exit('torch' in sys.modules)"
+    code = "import sys, models.data.wlasl_check; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[4], check=False).returncode == 0

@@ -2,29 +2,13 @@
 
 import pytest
 import torch
+from attention_proof import assert_same_function, inputs, reference, with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from models.layers.attention import TemporalAttention, chunked_attention, dense_attention
-
-
-def inputs(queries, keys, dtype=torch.float64):
-    shapes = [(2, 3, queries, 4), (2, 3, keys, 4), (2, 3, keys, 4)]
-    return [torch.randn(shape, dtype=dtype).mul(3).requires_grad_() for shape in shapes]
-
-
-def with_gradients(attention, tensors):
-    tensors = [tensor.detach().clone().requires_grad_() for tensor in tensors]
-    out = attention(*tensors)
-    (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
-    return [out.detach(), *(tensor.grad for tensor in tensors)]
-
-
-def assert_same_function(attention, reference, tensors):
-    for got, expected in zip(with_gradients(attention, tensors), with_gradients(reference, tensors), strict=True):
-        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-10)
 
 
 @settings(max_examples=30, deadline=None)
@@ -44,11 +28,8 @@ def test_masked_equals_torch(frames, chunk_size, seed, mask_shape):
     keep = torch.rand(clips, heads, rows or frames, frames, generator=torch.Generator().manual_seed(seed)) < 0.5
     keep[..., -1] = True
 
-    def reference(*t):
-        return F.scaled_dot_product_attention(*t, attn_mask=keep)
-
-    assert_same_function(lambda *t: dense_attention(*t, keep), reference, tensors)
-    assert_same_function(lambda *t: chunked_attention(*t, chunk_size, keep), reference, tensors)
+    assert_same_function(lambda *t: dense_attention(*t, keep), reference(keep), tensors)
+    assert_same_function(lambda *t: chunked_attention(*t, chunk_size, keep), reference(keep), tensors)
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 5, 8])
@@ -64,6 +45,30 @@ def test_fully_masked_rows_are_zero_and_disturb_no_gradient(chunk_size):
     for got, expected in zip(chunked, dense, strict=True):
         assert expected.isfinite().all()
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-10)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 5), st.lists(st.integers(1, 4), min_size=1, max_size=6))
+def test_a_key_with_the_log_of_its_size_as_bias_counts_as_that_many_equal_keys(chunk_size, sizes):
+    q, k, v = inputs(3, len(sizes))
+    size_S = torch.tensor(sizes)
+    bias = size_S.double().log()[None, None, None, :]
+
+    def repeated(q, k, v):
+        return F.scaled_dot_product_attention(q, *(t.repeat_interleave(size_S, -2) for t in (k, v)))
+
+    assert_same_function(lambda *t: dense_attention(*t, bias=bias), repeated, [q, k, v])
+    assert_same_function(lambda *t: chunked_attention(*t, chunk_size, bias=bias), repeated, [q, k, v])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 9), st.integers(0, 2**32))
+def test_bias_and_mask_together_equal_torch(chunk_size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    bias = torch.randn(2, 1, 1, 6, dtype=torch.float64, generator=generator)
+    keep = torch.rand(2, 1, 1, 6, generator=generator) < 0.4
+    assert_same_function(lambda *t: dense_attention(*t, keep, bias), reference(keep, bias), inputs(5, 6))
+    assert_same_function(lambda *t: chunked_attention(*t, chunk_size, keep, bias), reference(keep, bias), inputs(5, 6))
 
 
 def test_large_scores_do_not_overflow():
@@ -95,9 +100,9 @@ def test_what_is_kept_grows_linearly_when_chunked_and_quadratically_when_dense()
     assert saved_bytes(dense_attention, 128) > 3 * saved_bytes(dense_attention, 64)
 
 
-def block(kind):
+def block(kind, **changes):
     torch.manual_seed(0)
-    attention = TemporalAttention(16, 4, kind, chunk_size=3)
+    attention = TemporalAttention(16, 4, kind, chunk_size=3, **changes)
     torch.nn.init.normal_(attention.project.weight, std=0.3)
     return attention
 
@@ -116,11 +121,23 @@ def test_block_kinds_agree_and_masked_frames_reach_nobody():
     torch.testing.assert_close(chunked[1:, :4], alone)
 
 
+def test_block_kinds_agree_on_merged_frames():
+    x_BTE = torch.randn(2, 7, 16, dtype=torch.float64)
+    size_BT = torch.tensor([[1, 1, 2, 1, 3, 1, 1], [1] * 7])
+    kinds = {"dense": {}, "chunked": {}, "sparse": {"window": 7}}
+    dense, *others = (block(kind, **changes).double()(x_BTE, size_BT=size_BT) for kind, changes in kinds.items())
+    plain = block("dense").double()(x_BTE)
+    for out in others:
+        torch.testing.assert_close(out, dense)
+    torch.testing.assert_close(dense[1], plain[1])
+    assert not torch.allclose(dense[0], plain[0])
+
+
 def test_autocast_computes_narrow_and_stays_near():
     x_BTE = torch.randn(2, 7, 16)
     exact = block("dense")(x_BTE)
-    for kind in ("dense", "chunked"):
-        attention = block(kind)
+    for kind in ("dense", "chunked", "sparse"):
+        attention = block(kind, window=7)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             out = attention(x_BTE)
         out.sum().backward()

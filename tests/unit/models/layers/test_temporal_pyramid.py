@@ -32,6 +32,28 @@ def test_padding_changes_nothing_wherever_it_stands(kept, levels):
     torch.testing.assert_close(pool(x_BTD, keep_BT), pool(x_BTD[:, keep_BT[0]]))
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=8).filter(any), level_lists)
+def test_a_token_counts_as_its_frames(sizes, levels):
+    """Equals torch's pooling of the frames written out one by one."""
+    x_BTD = torch.randn(1, len(sizes), 3, dtype=torch.float64)
+    frames_BDT = x_BTD.repeat_interleave(torch.tensor(sizes), 1).transpose(1, 2)
+    expected = torch.cat([F.adaptive_avg_pool1d(frames_BDT, level) for level in levels], 2).transpose(1, 2)
+    torch.testing.assert_close(TemporalPyramid(levels)(x_BTD, torch.tensor([sizes])), expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 6), level_lists)
+def test_windows_end_at_each_frame_and_are_shorter_at_the_beginning(frames, window, levels):
+    pool = TemporalPyramid(levels)
+    x_BTD = torch.randn(2, frames, 3, dtype=torch.float64)
+    keep_BS = F.pad(torch.ones(2, frames, dtype=torch.bool), (window - 1, 0))
+    pooled = pool.ending_at_each(F.pad(x_BTD, (0, 0, window - 1, 0)), keep_BS, window)
+    assert pooled.shape == (2, frames, sum(levels), 3)
+    for t in range(frames):
+        torch.testing.assert_close(pooled[:, t], pool(x_BTD[:, max(0, t + 1 - window) : t + 1]))
+
+
 def test_padding_gets_no_gradient_and_an_empty_clip_is_zero():
     keep_BT = torch.tensor([[True, True, False], [False, False, False]])
     x_BTD = torch.randn(2, 3, 4, requires_grad=True)

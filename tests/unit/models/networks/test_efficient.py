@@ -35,6 +35,68 @@ def test_optimized_arm_computes_what_the_baseline_computes():
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("causal", [{}, {"causal": True, "attention": "none"}])
+def test_the_shift_arms_of_the_whole_network_agree_to_the_bit(causal):
+    plain, efficient = (step(build(temporal_shift=kind, **causal)) for kind in ("plain", "memory_efficient"))
+    assert plain[0].dtype == torch.float32
+    assert all(torch.equal(a, b) for a, b in zip(plain, efficient, strict=True))
+
+
+def test_a_full_frame_budget_is_the_fixed_network_to_the_bit():
+    fixed, full = step(build()), step(build(frame_budget=4))
+    assert all(torch.equal(a, b) for a, b in zip(fixed, full, strict=True))
+
+
+def test_the_backbone_sees_only_the_chosen_frames_with_their_positions():
+    model = build(frame_budget=2, pyramid_levels=(1, 2)).eval()
+    torch.nn.init.normal_(model.position_TD)
+    seen = []
+    model.backbone.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    clips_BTCHW = torch.zeros(1, 4, 3, 32, 32, dtype=torch.uint8)
+    clips_BTCHW[:, 3] = 200  # all motion comes with the last frame
+    with torch.no_grad():
+        logits_BK = model(clips_BTCHW)
+        assert torch.equal(seen[0], clips_BTCHW[:, [2, 3]])
+        x_BTD = model.backbone(clips_BTCHW[:, [2, 3]]) + model.position_TD[[2, 3]]
+        assert torch.equal(logits_BK, model.classify(model.pyramid(model.attention(x_BTD))))
+
+
+def test_who_owns_the_clips_can_let_them_go():
+    model = build(frame_budget=2, pyramid_levels=(1, 2)).eval()
+    clips_BTCHW = torch.randint(0, 256, (2, 4, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        seen = model.see(clips_BTCHW)
+        assert seen.frames_BTCHW.untyped_storage().nbytes() == clips_BTCHW.nbytes // 2
+        assert torch.equal(model(seen), model(clips_BTCHW))
+
+
+def test_merged_tokens_count_as_their_frames():
+    """Two equal frames, then two others: merging one pair changes nothing, as its size counts for both of it."""
+    clips_BTCHW = torch.rand(2, 2, 3, 32, 32).repeat_interleave(2, 1)
+    changes = {"temporal_shift": "none", "attention": "dense", "pyramid_levels": (1, 2)}
+    whole, merged = build(**changes).eval(), build(token_merging=1, **changes).eval()
+    for model in (whole, merged):
+        torch.nn.init.zeros_(model.position_TD)
+        torch.nn.init.normal_(model.attention.to_qkv.weight, std=0.5)
+    merged.load_state_dict(whole.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(merged(clips_BTCHW), whole(clips_BTCHW))
+
+
+def test_a_causal_network_tells_the_sign_at_every_frame():
+    model = build(causal=True, attention="none", num_frames=3, pyramid_levels=(1, 2)).eval()
+    assert not any("position" in name for name, _ in model.named_parameters())
+    clips_BTCHW = torch.rand(1, 7, 3, 32, 32)
+    with torch.no_grad():
+        logits_BTK = model.at_every_frame(clips_BTCHW)
+        assert logits_BTK.shape == (1, 7, 5)
+        for t in range(7):
+            torch.testing.assert_close(model(clips_BTCHW[:, : t + 1]), logits_BTK[:, t])
+        later = clips_BTCHW.clone()
+        later[:, 4:] = 0
+        assert torch.equal(model.at_every_frame(later)[:, :4], logits_BTK[:, :4])
+
+
 def test_logits_shape_and_same_parameters_in_every_arm():
     names = [name for name, _ in build().named_parameters()]
     for changes in ({"temporal_shift": "none"}, {"temporal_shift": "plain"}, {"attention": "dense"}):
@@ -55,8 +117,9 @@ def test_order_is_seen(changes):
 
 
 def test_wrong_number_of_frames_is_told():
-    with pytest.raises(ConfigError, match=r"6 frames but the network was built for 4; set model\.num_frames"):
-        build()(torch.rand(1, 6, 3, 32, 32))
+    for model in (build().eval(), build(causal=True, attention="none").train()):
+        with pytest.raises(ConfigError, match=r"6 frames but the network was built for 4; set model\.num_frames"):
+            model(torch.rand(1, 6, 3, 32, 32))
 
 
 def test_weights_of_the_configuration_reach_the_backbone(tmp_path):

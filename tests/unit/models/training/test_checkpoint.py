@@ -1,12 +1,16 @@
 """Files that are whole or absent, and files that are refused."""
 
 import random
+import resource
+from contextlib import contextmanager
 
 import pytest
 import torch
 from tiny import TinyNet, tiny_config
 
+from models.config import Settings
 from models.training.checkpoint import (
+    HARMLESS,
     load_checkpoint,
     random_state,
     save_checkpoint,
@@ -15,7 +19,7 @@ from models.training.checkpoint import (
 )
 from slr_bench.errors import ConfigError
 
-CONFIG = tiny_config().model_dump(mode="json")
+CONFIG = {"training": tiny_config().model_dump(mode="json")}
 
 
 def saved(path, model=None):
@@ -47,7 +51,7 @@ def test_random_numbers_continue(tmp_path):
 
 def test_the_file_holds_nothing_that_needs_code(tmp_path):
     content = torch.load(saved(tmp_path / "c.pt"), weights_only=True)
-    assert set(content) == {"format", "schema", "config", "total_steps", "progress", "random", "parts"}
+    assert set(content) == {"format", "schema", "settings", "total_steps", "progress", "random", "parts"}
 
 
 def test_an_earlier_file_survives_a_failed_write(tmp_path):
@@ -85,10 +89,135 @@ def test_truncated(tmp_path, keep):
 
 
 @pytest.mark.parametrize(
-    "content", [{}, {"conv.weight": torch.zeros(1)}, {"format": "slr-recogniser-checkpoint", "schema": 2}]
+    "content", [{}, {"conv.weight": torch.zeros(1)}, {"format": "slr-recogniser-checkpoint", "schema": 3}]
 )
 def test_foreign(tmp_path, content):
     path = tmp_path / "c.pt"
     torch.save(content, path)
     with pytest.raises(ConfigError, match="not written by this trainer"):
         load_checkpoint(path, {"model": TinyNet()}, CONFIG, 9)
+
+
+@contextmanager
+def disk_full_after(size_bytes):
+    """No file of this process grows further: the write in between comes back short, the next one fails."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.9, 0.999])
+def test_a_disk_that_fills_while_saving_spares_the_earlier_checkpoint(tmp_path, part):
+    """With torch's own writer, which turns the system's error into one of its own."""
+    torch.manual_seed(0)
+    model = TinyNet()
+    path = saved(tmp_path / "c.pt", model)
+    before = path.read_bytes()
+    with disk_full_after(int(part * len(before))), pytest.raises(ConfigError, match=r"cannot write .*: File too large"):
+        saved(path, TinyNet())
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+    load_checkpoint(path, {"model": TinyNet()}, CONFIG, 9)
+
+
+def test_an_error_that_is_no_disks_comes_through(tmp_path):
+    def write(file):
+        raise RuntimeError("of torch's own")
+
+    with pytest.raises(RuntimeError, match="of torch's own"):
+        write_whole(tmp_path / "x", write)
+
+
+def whole(**changes):
+    """A whole setting as checkpoints carry it; ``model__dropout=0.5`` changes one key."""
+    sections = {}
+    for key, value in changes.items():
+        section, name = key.split("__")
+        sections.setdefault(section, {})[name] = value
+    return Settings.model_validate(sections).model_dump(mode="json")
+
+
+def test_the_whole_setting_is_carried_and_reads_back(tmp_path):
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, {"model": TinyNet()}, whole(model__num_classes=7), 9, {})
+    content = torch.load(path, weights_only=True)
+    assert content["schema"] == 2
+    assert Settings.model_validate(content["settings"]).model.num_classes == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model__dropout": 0.5}, "made with model.dropout=0.2, now it is 0.5"),
+        ({"model__temporal_shift": "none"}, "made with model.temporal_shift=memory_efficient, now it is none"),
+        ({"data__augment": False}, "made with data.augment=True, now it is False"),
+        ({"training__seed": 1}, "made with training.seed=0, now it is 1"),
+        ({"data__num_workers": 0, "data__dir": "elsewhere", "model__cache_size_limit_mb": 1}, None),
+        ({"training__dynamic_batch_size": True, "training__recompute": "stage", "model__weights": "x.pt"}, None),
+    ],
+)
+def test_a_setting_that_trains_otherwise_is_refused_and_one_that_only_saves_memory_is_not(tmp_path, change, words):
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, {"model": TinyNet()}, whole(), 9, {"epoch": 2})
+    if words is None:
+        assert load_checkpoint(path, {"model": TinyNet()}, whole(**change), 9)[0] == {"epoch": 2}
+        return
+    with pytest.raises(ConfigError, match=words):
+        load_checkpoint(path, {"model": TinyNet()}, whole(**change), 9)
+
+
+def test_every_harmless_key_exists():
+    known = Settings().model_dump()
+    assert {name: keys - set(known[name]) for name, keys in HARMLESS.items()} == {name: set() for name in known}
+
+
+OLD_CONFIG = {
+    "batch_size": 4, "gradient_accumulation_steps": 2, "mixed_precision": False, "precision": "fp32",
+    "recompute": "none", "optimizer": "adamw", "learning_rate": 0.01, "weight_decay": 0.02, "epochs": 3,
+    "warmup_fraction": 0.1, "label_smoothing": 0.1, "gradient_clip_norm": 5.0, "seed": 0,
+    "enable_memory_tracking": False, "memory_warning_threshold": 0.9, "memory_critical_threshold": 0.95,
+}  # fmt: skip
+"""The training section as schema 1 wrote it."""
+
+
+def old_checkpoint(path):
+    content = {
+        "format": "slr-recogniser-checkpoint", "schema": 1, "config": OLD_CONFIG, "total_steps": 9,
+        "progress": {"epoch": 1}, "random": random_state(), "parts": {"model": TinyNet().state_dict()},
+    }  # fmt: skip
+    torch.save(content, path)
+    return path
+
+
+def test_a_checkpoint_of_schema_1_is_read_and_a_key_younger_than_it_had_its_default(tmp_path):
+    path = old_checkpoint(tmp_path / "c.pt")
+    assert load_checkpoint(path, {"model": TinyNet()}, CONFIG, 9)[0] == {"epoch": 1}
+    with pytest.raises(ConfigError, match=r"made with training\.channels_last=False, now it is True"):
+        load_checkpoint(path, {"model": TinyNet()}, {"training": CONFIG["training"] | {"channels_last": True}}, 9)
+
+
+def test_a_file_of_ours_that_lacks_something(tmp_path):
+    path = saved(tmp_path / "c.pt")
+    content = torch.load(path, weights_only=True)
+    del content["progress"]
+    torch.save(content, path)
+    with pytest.raises(ConfigError, match="lacks progress; train anew"):
+        load_checkpoint(path, {"model": TinyNet()}, CONFIG, 9)
+    with pytest.raises(ConfigError, match="lacks some parts; train anew"):
+        load_checkpoint(saved(path), {"model": TinyNet(), "optimizer": TinyNet()}, CONFIG, 9)
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("code ran",))
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path, capsys):
+    path = tmp_path / "c.pt"
+    torch.save({"format": "slr-recogniser-checkpoint", "schema": 2, "progress": Evil()}, path)
+    with pytest.raises(ConfigError, match="not a file of tensors"):
+        load_checkpoint(path, {"model": TinyNet()}, CONFIG, 9)
+    assert "code ran" not in capsys.readouterr().out

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from rich.console import Console
-from tiny import TinyLoader, TinyNet, tiny_config
+from tiny import TinyLoader, TinyNet, fake_tracker, interrupt_after, tiny_config
 
 from models.training.efficient_trainer import CHECKPOINT_NAME, EfficientTrainer, TrainingDiverged
 from models.training.interruption import TrainingInterrupted
@@ -37,20 +37,6 @@ def fit(subject, output_dir=None, resume=False, train=None, console=None):
 
 def same_weights(a, b):
     return all(torch.equal(x, b.model.state_dict()[name]) for name, x in a.model.state_dict().items())
-
-
-def interrupt_after(subject, steps, signal_number=signal.SIGTERM):
-    """Send this process the signal during optimizer step number ``steps``."""
-    plain, taken = subject.step, []
-
-    def step(micro_batches, clips_in_step):
-        taken.append(1)
-        if len(taken) == steps:
-            os.kill(os.getpid(), signal_number)
-        return plain(micro_batches, clips_in_step)
-
-    subject.step = step
-    return subject
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +97,8 @@ def test_without_an_output_directory_the_message_says_that_nothing_is_saved():
 def test_metrics_file(uninterrupted, tmp_path):
     fit(trainer(), tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["schema"] == 1
+    assert metrics["schema"] == 2
+    assert metrics["events"] == []
     assert [epoch["epoch"] for epoch in metrics["epochs"]] == [1, 2, 3]
     last = metrics["epochs"][-1]
     assert last["loss"] == uninterrupted[1][-1].loss
@@ -151,8 +138,8 @@ def test_one_micro_batch_is_alive_in_fit_too():
     alive, seen = [], []
 
     class Watched(TinyLoader):
-        def __iter__(self):
-            for batch in super().__iter__():
+        def batches(self, first=0):
+            for batch in super().batches(first):
                 alive.append(sum(ref() is not None for ref in seen))
                 seen.append(weakref.ref(batch))
                 hand_over = [batch]
@@ -183,12 +170,41 @@ def test_a_terminal_shows_loss_rate_speed_and_memory():
 
 def test_memory_advice_is_printed_once():
     subject = trainer(enable_memory_tracking=True)
-    stats = {"level": "warning", "ram_percent": 92.0, "gpu_percent": 0.0, "gpu_available": False,
-             "ram_used": 9.2, "ram_total": 10.0}  # fmt: skip
-    subject.tracker.check_memory = lambda: stats
+    subject.tracker = fake_tracker(lambda: 92)
     console = quiet()
     fit(subject, console=console)
     assert console.file.getvalue().count("memory warning: RAM is 92 % full") == 1
+
+
+def test_a_training_that_crashed_goes_on_from_its_last_epoch_to_the_same_weights(uninterrupted, tmp_path):
+    """No signal, no chance to save: the half epoch is trained again."""
+
+    def crash(*_):
+        raise KeyError("power cut")
+
+    crashed = trainer()
+    plain = crashed.step
+    crashed.step = lambda *arguments: crash() if crashed.schedule.last_epoch == 5 else plain(*arguments)
+    with pytest.raises(KeyError):
+        fit(crashed, tmp_path)
+    resumed = trainer(seed=99)
+    history = fit(resumed, tmp_path, resume=True)
+    assert same_weights(resumed, uninterrupted[0])
+    assert untimed(history) == untimed(uninterrupted[1])
+
+
+def test_resuming_loads_no_batch_again_that_was_used(tmp_path):
+    asked = []
+
+    class Asked(TinyLoader):
+        def batches(self, first=0):
+            asked.append((self.epoch, first))
+            return super().batches(first)
+
+    with pytest.raises(TrainingInterrupted):
+        fit(interrupt_after(trainer(), 5), tmp_path)
+    fit(trainer(), tmp_path, resume=True, train=Asked(CLIPS, 4))
+    assert asked == [(1, 4), (2, 0)]
 
 
 @pytest.mark.parametrize(

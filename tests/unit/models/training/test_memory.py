@@ -2,28 +2,24 @@
 
 import pytest
 import torch
+from tiny import NoPeaks, fake_tracker
 
-from models.training.memory import MemoryTracker, read_gpu_memory
-from slr_bench.probes.host import HostMemory
+from models.training.memory import OwnPeaks, read_gpu_memory
+from slr_bench.errors import ProbeUnavailableError
+from slr_bench.probes.host import rss_bytes
 
-NO_GPU = dict.fromkeys(["gpu_allocated", "gpu_reserved", "gpu_peak_allocated", "gpu_total", "gpu_percent"], 0.0)
 GIB = 2**30
 
 
-def tracker(percents, gpu_percent=0.0, **thresholds):
-    readings = iter(percents)
-    return MemoryTracker(
-        read_host=lambda: HostMemory(round(next(readings) / 100 * 10 * GIB), 10 * GIB, "cgroup v2"),
-        read_gpu=lambda: {"gpu_available": gpu_percent > 0, **NO_GPU, "gpu_percent": gpu_percent},
-        **thresholds,
-    )
+def tracker(percents, gpu_percent=0.0, **more):
+    return fake_tracker(iter(percents).__next__, lambda: gpu_percent, **more)
 
 
 def test_readings_are_in_gib_and_of_the_limit():
     stats = tracker([25]).check_memory()
     assert (stats["ram_used"], stats["ram_total"], stats["ram_percent"]) == (2.5, 10.0, 25.0)
     assert stats["ram_source"] == "cgroup v2"
-    assert (stats["gpu_available"], stats["gpu_allocated"]) == (False, 0.0)
+    assert stats["gpu_available"] is False
 
 
 @pytest.mark.parametrize(
@@ -92,3 +88,53 @@ def test_gpu_cache_counts_as_free(monkeypatch):
     stats = read_gpu_memory()
     assert (stats["gpu_allocated"], stats["gpu_reserved"], stats["gpu_peak_allocated"]) == (2.0, 7.0, 4.0)
     assert (stats["gpu_total"], stats["gpu_percent"]) == (16.0, pytest.approx(100 * 7 / 16))
+
+
+def test_a_peak_between_two_readings_counts():
+    peaks = NoPeaks()
+    peaks.over_now_bytes = 6 * GIB
+    stats = tracker([35], peaks=peaks).check_memory()
+    assert (stats["ram_percent"], stats["ram_peak_percent"]) == (35.0, pytest.approx(95.0))
+    assert stats["ram_level"] == stats["level"] == "critical"
+
+
+@pytest.mark.parametrize(
+    ("now", "peak_over_now_gib", "gpu_percent", "fits"),
+    [
+        (30, 2.9, 0, True),  # 30 + 2 x 29 = 88
+        (30, 3.1, 0, False),  # 30 + 2 x 31 = 92
+        (10, 0, 44, True),  # 44 + 43.5 = 87.5
+        (10, 0, 46, False),
+        (91, 0, 0, False),
+    ],
+)
+def test_whether_twice_a_steps_memory_fits(now, peak_over_now_gib, gpu_percent, fits):
+    peaks = NoPeaks()
+    peaks.over_now_bytes = round(peak_over_now_gib * GIB)
+    watched = tracker([now], gpu_percent, peaks=peaks)
+    assert watched.doubling_fits(watched.check_memory()) is fits
+
+
+def test_own_peaks_of_this_process():
+    peaks = OwnPeaks()
+    peaks.set_back()
+    held = torch.ones(32 * 2**20, dtype=torch.float32)
+    del held
+    assert peaks.rss_over_now_bytes() > 100 * 2**20
+    before = peaks.rss_bytes()
+    peaks.set_back()
+    assert peaks.rss_over_now_bytes() < 16 * 2**20
+    assert peaks.rss_bytes() == before > rss_bytes()
+    assert peaks.gpu_bytes(torch.device("cpu")) is None
+
+
+def test_peaks_that_cannot_be_set_back_are_not_used(monkeypatch):
+    def refused():
+        raise ProbeUnavailableError("clear_refs cannot be written")
+
+    monkeypatch.setattr("models.training.memory.reset_high_water", refused)
+    monkeypatch.setattr("models.training.memory.high_water_bytes", lambda: 2 * rss_bytes())
+    peaks = OwnPeaks()
+    assert peaks.rss_over_now_bytes() > 0
+    peaks.set_back()
+    assert peaks.rss_over_now_bytes() == 0

@@ -80,6 +80,30 @@ def test_no_gradient_outlives_the_step_and_one_micro_batch_is_alive():
     assert all(parameter.grad is None for parameter in stepper.model.parameters())
 
 
+def test_clips_are_free_when_the_network_has_seen_its_part():
+    alive, refs = [], []
+
+    class Half(TinyNet):
+        def see(self, clips_BTCHW):
+            assert not torch.is_grad_enabled()
+            return clips_BTCHW[:, :1].clone()
+
+        def forward(self, clips_BTCHW):
+            alive.append([ref() is not None for ref in refs])
+            assert clips_BTCHW.shape[1] == 1
+            return super().forward(clips_BTCHW)
+
+    def batches():
+        for batch in TinyLoader(12, 4):
+            refs.append(weakref.ref(batch.clips_BTCHW))
+            held = [batch]
+            del batch
+            yield held.pop()
+
+    Stepper(Half(), tiny_config(), "cpu", 10).step(batches(), 12)
+    assert alive == [[False] * count for count in (1, 2, 3)]
+
+
 def test_phases_in_order():
     names = []
 

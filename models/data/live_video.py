@@ -1,0 +1,94 @@
+"""Frames as they come, from a file, a pipe or a camera, through PyAV: nothing is known of what follows. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
+from numpy.typing import NDArray
+
+from slr_bench.errors import DataError
+
+
+class Source(NamedTuple):
+    """Where a stream comes from, in FFmpeg's words and in the user's."""
+
+    url: str
+    name: str
+    cure: str
+    format: str | None = None
+    options: dict[str, str] = {}
+
+    @classmethod
+    def file(cls, path: Path) -> Source:
+        """A video file."""
+        return cls(f"file:{path}", str(path), "check the path and that it is a video")
+
+    @classmethod
+    def descriptor(cls, number: int = 0) -> Source:
+        """An open file or pipe, by default standard input; read without waiting for more than there is."""
+        cure = "a pipe takes what can be read front to back, as ffmpeg -i FILE -c copy -f matroska - writes it"
+        return cls("fd:", "standard input", cure, options={"fd": str(number)})
+
+    @classmethod
+    def camera(cls, number: int) -> Source:
+        """A camera under Linux (Video4Linux2)."""
+        device = f"/dev/video{number}"
+        cameras = ", ".join(path.name.removeprefix("video") for path in sorted(Path("/dev").glob("video*")))
+        return cls(device, f"camera {number} ({device})", f"cameras here: {cameras or 'none'}", format="v4l2")
+
+
+class LiveFrame(NamedTuple):
+    """One frame that is looked at."""
+
+    number: int
+    """From 0, the ones that are left out counted."""
+    time_s: float | None
+    """Its place in the stream; None where the stream does not say."""
+    frame_HWC: NDArray[np.uint8]
+    """The middle square, RGB."""
+
+
+class LiveVideo:
+    """An open stream; made by ``open_live``."""
+
+    def __init__(self, container: av.container.InputContainer, stream: av.VideoStream) -> None:
+        self._container, self._stream = container, stream
+        rate = stream.average_rate or stream.guessed_rate
+        self.fps = float(rate) if rate else None
+        """Frames a second; None where the stream does not say."""
+
+    def frames(self, stride: int, side: int) -> Iterator[LiveFrame]:
+        """Every ``stride``-th frame, cut to the middle square and scaled to ``side`` x ``side``, as the loader does."""
+        converter = VideoReformatter()
+        for number, frame in enumerate(self._container.decode(self._stream)):
+            if number % stride:
+                continue
+            scale = side / min(frame.width, frame.height)
+            width, height = round(frame.width * scale), round(frame.height * scale)
+            scaled = converter.reformat(
+                frame, width, height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1
+            ).to_ndarray()
+            top, left = (height - side) // 2, (width - side) // 2
+            yield LiveFrame(number, frame.time, scaled[top : top + side, left : left + side])
+
+
+@contextmanager
+def open_live(source: Source) -> Iterator[LiveVideo]:
+    """Open ``source`` for reading from where it is.
+
+    Raises:
+        DataError: it cannot be opened, or at any read inside the block.
+    """
+    try:
+        with av.open(source.url, format=source.format, options=source.options) as container:
+            if not container.streams.video:
+                raise DataError(f"{source.name} has no video stream; {source.cure}")
+            yield LiveVideo(container, container.streams.video[0])
+    except av.FFmpegError as error:
+        raise DataError(f"cannot read {source.name}: {error.strerror}; {source.cure}") from error

@@ -1,0 +1,221 @@
+"""What to change in a setting, and why: for the machine at hand, or against a symptom. Readings in, advice out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from models.config import Settings
+from models.training.machine import Machine, cached_clip_bytes, frame_bytes
+from slr_bench.errors import checked
+from slr_bench.units import MIB, format_bytes
+
+Symptom = Literal["oom", "ram", "slow"]
+MOST_PROCESSES = 8
+SMALL_CHUNK, WHOLE_CHUNK = 8, 32
+SAFE_PART = 0.8
+"""Of what is free; the rest is for what nobody has counted."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One key to change."""
+
+    key: str
+    """``section.name``."""
+    now: Any
+    value: Any
+    why: str
+
+
+@dataclass(frozen=True)
+class StepNeed:
+    """Device memory of a training step: linear in the micro-batch, from two measured sizes."""
+
+    fixed_bytes: int
+    per_clip_bytes: int
+
+    def of(self, clips: int) -> int:
+        """For a micro-batch of ``clips``."""
+        return self.fixed_bytes + clips * self.per_clip_bytes
+
+
+class _Draft:
+    """Collects what differs from the setting, each key once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.advice = settings, list[Advice]()
+
+    def set(self, key: str, value: Any, why: str) -> None:
+        section, name = key.split(".")
+        now = getattr(getattr(self.settings, section), name)
+        if now != value:
+            self.advice.append(Advice(key, now, value, why))
+            part = getattr(self.settings, section).model_copy(update={name: value})
+            self.settings = self.settings.model_copy(update={section: part})
+
+
+def advised(settings: Settings, advice: Iterable[Advice]) -> Settings:
+    """``settings`` with the advice followed.
+
+    Raises:
+        ConfigError: the whole cannot be.
+    """
+    values = settings.model_dump()
+    for one in advice:
+        section, name = one.key.split(".")
+        values[section][name] = one.value
+    return checked(Settings, values, "the advised setting")
+
+
+def for_machine(settings: Settings, machine: Machine, clips: int | None, need: StepNeed | None) -> list[Advice]:
+    """Loader processes, chunks, frames in memory, cache and micro-batch. The effective batch stays as it is.
+
+    ``clips``: how many the training reads again each epoch, for the cache; None if the data are not there yet.
+    ``need``: None leaves the micro-batch alone.
+    """
+    draft = _Draft(settings)
+    if need is not None:
+        _fit_micro_batch(draft, machine, need)
+    room = int(SAFE_PART * machine.ram_free_bytes)
+    if need is not None and not machine.has_gpu:
+        room = max(0, room - need.of(draft.settings.training.batch_size))
+    room -= _fit_processes(draft, machine, room)
+    room -= _fit_frames(draft, room)
+    _fit_cache(draft, room, clips)
+    return draft.advice
+
+
+def _fit_micro_batch(draft: _Draft, machine: Machine, need: StepNeed) -> None:
+    training, effective = draft.settings.training, draft.settings.training.effective_batch
+    if training.optimizer_in_backward:
+        return
+    room = int(SAFE_PART * machine.device_free_bytes)
+    sizes = [size for size in _divisors(effective) if need.of(size) <= room] or [1]
+    if not machine.has_gpu:  # larger ones are no faster there
+        sizes = [size for size in sizes if size <= training.batch_size] or [1]
+    best = max(sizes)
+    per_clip = f"{format_bytes(need.fixed_bytes)} + {format_bytes(need.per_clip_bytes)} a clip"
+    why = f"the largest of the effective batch {effective} within {format_bytes(room)}: a step needs {per_clip}"
+    if need.of(best) > room:
+        why = f"a step needs {per_clip}, more than the {format_bytes(room)} that are free: see --symptom oom"
+    draft.set("training.batch_size", best, why)
+    draft.set("training.gradient_accumulation_steps", effective // best, f"keeps the effective batch {effective}")
+    if best > 1:
+        why = f"halves the micro-batch should the estimate be wrong: {per_clip}"
+        draft.set("training.dynamic_batch_size", True, why)
+
+
+def _fit_processes(draft: _Draft, machine: Machine, room: int, at_least: int = 0) -> int:
+    """RAM of the loader processes."""
+    wanted = min(machine.cores - 1, MOST_PROCESSES if machine.has_gpu else max(1, machine.cores // 4))
+    count = min(max(at_least, wanted), room // 4 // machine.process_bytes)
+    what = "the step runs on the GPU" if machine.has_gpu else "the step needs the cores"
+    why = f"{machine.cores} cores, {what}; {format_bytes(machine.process_bytes)} each"
+    draft.set("data.num_workers", count, why)
+    return count * machine.process_bytes
+
+
+def _fit_frames(draft: _Draft, room: int) -> int:
+    """RAM of the frames that the loader owns."""
+    settings, size = draft.settings, frame_bytes(draft.settings)
+    data, batch = settings.data, settings.training.batch_size * settings.model.num_frames
+    useful = batch * (data.num_workers + 1)
+    frames = max(batch, min(useful, room // 4 // size))
+    why = f"a batch of {batch} frames in each process and one in the step, {format_bytes(size)} a frame"
+    if frames < useful:
+        why = f"{format_bytes(frames * size)}, a quarter of the RAM that is left; a batch is {batch} frames"
+    draft.set("data.max_frames_in_memory", frames, why)
+    if data.prefetch_batches > 1 and frames < 2 * batch:
+        draft.set("data.prefetch_batches", 1, "there is no room for a second batch")
+    if room > 2**30:
+        draft.set(
+            "data.chunk_size", max(data.chunk_size, WHOLE_CHUNK), "frames converted at a time: a clip's in one go"
+        )
+    else:
+        draft.set("data.chunk_size", min(data.chunk_size, SMALL_CHUNK), "frames converted at a time: RAM is short")
+    return frames * size
+
+
+def _fit_cache(draft: _Draft, room: int, clips: int | None) -> None:
+    per_clip = cached_clip_bytes(draft.settings)
+    known = draft.settings.model.cache_size_limit_mb * MIB if clips is None else clips * per_clip
+    size_mib = max(0, min(room, known)) // MIB
+    if size_mib < per_clip // MIB + 1:
+        draft.set("model.enable_feature_caching", False, "no RAM is left for it")
+        return
+    what = f"the RAM that is left; {format_bytes(per_clip)} a clip"
+    if clips is not None and clips * per_clip <= room:
+        what, size_mib = f"{clips} clips at {format_bytes(per_clip)}", max(1, -(-clips * per_clip // MIB))
+    draft.set("model.enable_feature_caching", True, "clips are decoded once, not once an epoch")
+    draft.set("model.cache_size_limit_mb", size_mib, what)
+
+
+def against(symptom: Symptom, settings: Settings, machine: Machine, clips: int | None = None) -> list[Advice]:
+    """The next notch of each cure; asked again with the changed setting, one notch further, until none is left."""
+    draft = _Draft(settings)
+    if symptom == "oom":
+        _less_on_device(draft)
+    elif symptom == "ram":
+        _less_ram(draft, machine)
+    else:
+        _faster(draft, machine, clips)
+    return draft.advice
+
+
+def _less_on_device(draft: _Draft) -> None:
+    training, effective = draft.settings.training, draft.settings.training.effective_batch
+    if training.batch_size > 1 and not training.optimizer_in_backward:
+        smaller = max(size for size in _divisors(effective) if size <= training.batch_size // 2)
+        draft.set("training.batch_size", smaller, "activations are those of one micro-batch")
+        draft.set(
+            "training.gradient_accumulation_steps", effective // smaller, f"keeps the effective batch {effective}"
+        )
+        draft.set("training.dynamic_batch_size", smaller > 1, "halves it again by itself if need be")
+    if training.precision in ("fp32", "tf32"):
+        draft.set("training.precision", "bf16", "half the bytes of activations (mixed precision)")
+    if training.recompute in ("none", "stage"):
+        draft.set("training.recompute", "block", "backward computes activations again; same function")
+    if draft.settings.model.temporal_shift == "plain":
+        draft.set("model.temporal_shift", "memory_efficient", "one activation less a block; same function")
+    if draft.settings.model.attention == "dense":
+        draft.set("model.attention", "chunked", "no T x T scores; same function")
+
+
+def _less_ram(draft: _Draft, machine: Machine) -> None:
+    model, data = draft.settings.model, draft.settings.data
+    batch = draft.settings.training.batch_size * model.num_frames
+    draft.set("data.num_workers", data.num_workers // 2, f"{format_bytes(machine.process_bytes)} each")
+    draft.set("data.prefetch_batches", 1, "one batch ahead is enough for a process")
+    if model.enable_feature_caching:
+        half = model.cache_size_limit_mb // 2
+        if half * MIB >= cached_clip_bytes(draft.settings):
+            draft.set("model.cache_size_limit_mb", half, "more clips are decoded again in each epoch")
+        else:
+            draft.set("model.enable_feature_caching", False, "it would hold no clip any more")
+    if data.max_frames_in_memory is None or data.max_frames_in_memory > 2 * batch:
+        why = f"two batches; {format_bytes(frame_bytes(draft.settings))} a frame"
+        draft.set("data.max_frames_in_memory", 2 * batch, why)
+    draft.set("data.chunk_size", min(data.chunk_size, SMALL_CHUNK), "frames converted at a time")
+    draft.set("training.enable_memory_tracking", True, "sheds cache, prefetching and processes before RAM is full")
+
+
+def _faster(draft: _Draft, machine: Machine, clips: int | None) -> None:
+    settings = draft.settings
+    room = int(SAFE_PART * machine.ram_free_bytes)
+    room -= _fit_processes(draft, machine, room, at_least=settings.data.num_workers)
+    room -= _fit_frames(draft, room)
+    _fit_cache(draft, room, clips)
+    lighter = {"block": "stage", "stage": "none"}.get(settings.training.recompute)
+    if lighter:
+        why = "less is computed twice, more is kept: memory for speed; back if it does not fit"
+        draft.set("training.recompute", lighter, why)
+    if settings.training.precision == "bf16" and not machine.has_gpu:
+        draft.set(
+            "training.precision", "fp32", "slower in bf16 on a CPU without matrix units: measured 0.87 s for 0.62"
+        )
+
+
+def _divisors(number: int) -> Iterable[int]:
+    return [size for size in range(1, number + 1) if number % size == 0]

@@ -1,0 +1,68 @@
+"""The machine a training is to run on, and what its parts need there. Imports torch only to look for a GPU."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from models.config import Settings
+from slr_bench.probes.host import read_host_memory
+from slr_bench.units import MIB
+
+# Private memory of a loader process, measured at 16 x 224 x 224 without cache and batch: forked 60 MiB; from a fork
+# server, which a process with CUDA needs, 409 MiB.
+FORKED_PROCESS_BYTES = 100 * MIB
+SERVED_PROCESS_BYTES = 400 * MIB
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to use."""
+
+    cores: int
+    """That this process may run on."""
+    ram_free_bytes: int
+    """Until the cgroup's limit, or the machine's."""
+    ram_limit_bytes: int
+    gpu_name: str | None = None
+    gpu_free_bytes: int = 0
+
+    @classmethod
+    def here(cls) -> Machine:
+        """This one, now."""
+        import torch
+
+        memory = read_host_memory()
+        name, free = None, 0
+        if torch.cuda.is_available():
+            name, free = torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0]
+        left = max(0, memory.limit_bytes - memory.used_bytes)
+        return cls(len(os.sched_getaffinity(0)), left, memory.limit_bytes, name, free)
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether the step runs on a GPU."""
+        return self.gpu_name is not None
+
+    @property
+    def device_free_bytes(self) -> int:
+        """Memory that the micro-batch can have."""
+        return self.gpu_free_bytes if self.has_gpu else self.ram_free_bytes
+
+    @property
+    def process_bytes(self) -> int:
+        """RAM of one more loader process."""
+        return SERVED_PROCESS_BYTES if self.has_gpu else FORKED_PROCESS_BYTES
+
+
+def frame_bytes(settings: Settings) -> int:
+    """A frame that the loader yields: uint8 RGB."""
+    return 3 * settings.data.frame_size**2
+
+
+def cached_clip_bytes(settings: Settings) -> int:
+    """A training clip in the cache: all frames that time jitter picks from, wider than the crop."""
+    from models.data.transforms import frames_per_segment, working_size
+
+    per_place = frames_per_segment(settings.data) if settings.data.augment else 1
+    return per_place * settings.model.num_frames * 3 * working_size(settings.data.frame_size) ** 2

@@ -1,0 +1,109 @@
+"""The calls of the page that this project implements, word for word, but for the places that a reader fills in.
+
+The documented training is the one of ``test_train_command.py``.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from models.config import Settings, load_settings, parse_overrides
+
+ROOT = Path(__file__).parents[2]
+SNIPPETS = {
+    "configuration": "model:\n  num_classes: 100\n  base_channels: 64\n  num_frames: 16\n"
+    "training:\n  batch_size: 8\n  gradient_accumulation_steps: 4\n  mixed_precision: true\n",
+    "caching": "model:\n  enable_feature_caching: true\n  cache_size_limit_mb: 1024  # 1GB limit\n",
+    "monitoring": "training:\n  enable_memory_tracking: true\n  memory_warning_threshold: 0.9\n"
+    "  memory_critical_threshold: 0.95\n",
+    "loading": "data:\n  chunk_size: 32\n  max_frames_in_memory: 256\n",
+}
+MONITORING = """
+from models.training.efficient_trainer import MemoryTracker
+
+tracker = MemoryTracker()
+stats = tracker.check_memory()
+print(f"GPU Memory: {stats['gpu_allocated']:.2f} GB")
+print(f"RAM Usage: {stats['ram_percent']:.1f}%")
+"""
+
+
+def call(line, *more):
+    command = [sys.executable if word == "python" else word for word in [*shlex.split(line), *map(str, more)]]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=290, check=False, env=environment)
+
+
+def in_readme(start):
+    """The README's code block that holds ``start``."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return next(block for block in blocks if start in block)
+
+
+@pytest.mark.parametrize("source", ["page", "readme"])
+def test_the_monitoring_snippet_prints_gib_and_percent(source, capsys):
+    snippet = MONITORING if source == "page" else in_readme("MemoryTracker")
+    exec(compile(snippet, source, "exec"), {})
+    gpu, ram = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"GPU Memory: \d+\.\d\d GB", gpu)
+    assert re.fullmatch(r"RAM Usage: \d+\.\d%", ram)
+    assert torch.cuda.is_available() or gpu == "GPU Memory: 0.00 GB"
+    assert 0 < float(ram.removeprefix("RAM Usage: ").rstrip("%")) <= 100
+
+
+@pytest.mark.parametrize("name", SNIPPETS)
+def test_the_documented_keys_exist_and_have_the_documented_values(name):
+    """The reference configuration says the same."""
+    reference = load_settings(ROOT / "configs" / "efficient_training.yml").model_dump(mode="json")
+    for section, values in yaml.safe_load(SNIPPETS[name]).items():
+        assert Settings.model_validate({section: values})
+        assert {key: reference[section][key] for key in values} == values
+
+
+def test_the_documented_product_is_what_the_optimizer_sees():
+    training = load_settings(ROOT / "configs" / "efficient_training.yml").training
+    effective_batch_size = training.batch_size * training.gradient_accumulation_steps
+    assert effective_batch_size == training.effective_batch == 32
+
+
+def test_memory_profiler_runs_the_script():
+    """As it stands it has no data, and says so."""
+    pytest.importorskip("memory_profiler")
+    result = call("python -m memory_profiler train_efficient_model.py")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: no data directory")
+
+
+@pytest.mark.slow
+def test_memory_profiler_runs_a_whole_training(tiny_setting, tmp_path):
+    pytest.importorskip("memory_profiler")
+    pairs = [part for key, value in tiny_setting.items() for part in ("--set", f"{key}={value}")]
+    result = call("python -m memory_profiler train_efficient_model.py", "--output-dir", tmp_path, *pairs)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.startswith("epoch 1/1")
+    assert (tmp_path / "checkpoint.pt").exists()
+
+
+@pytest.mark.slow
+def test_the_memory_tests_run_by_themselves():
+    result = call("python -m pytest tests/test_memory_efficiency.py")
+    assert result.returncode == 0, result.stdout
+
+
+def test_the_advisor_turns_troubleshooting_into_commands(capsys, monkeypatch):
+    """``oom``: reduce batch size, increase accumulation, mixed precision. The rest: tests/unit/models/training."""
+    from models.training import advisor
+
+    monkeypatch.chdir(ROOT)
+    assert advisor.main(["--symptom", "oom", "--config", "configs/baseline.yml"]) == 0
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert words[:4] == ["python", "train_efficient_model.py", "--config", "configs/baseline.yml"]
+    training = load_settings(ROOT / words[3], parse_overrides(words[5::2])).training
+    assert (training.batch_size, training.gradient_accumulation_steps, training.mixed_precision) == (16, 2, True)

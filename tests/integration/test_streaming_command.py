@@ -1,0 +1,128 @@
+"""The streaming command in this process, on a checkpoint and a video: what it prints, and every mistake in one line."""
+
+import io
+import re
+
+import pytest
+import torch
+import yaml
+from clip_files import write_video
+from rich.console import Console
+
+from models.config import ModelConfig, Settings
+from models.data.live_video import LiveFrame, Source, open_live
+from models.data.transforms import centre_crop, working_size
+from models.networks.efficient import build_recogniser
+from models.streaming import StreamingRecogniser, main
+from models.streaming_display import StreamDisplay
+
+SETTINGS = Settings.model_validate(
+    {
+        "model": {
+            "num_classes": 6, "base_channels": 8, "num_frames": 4, "causal": True, "attention": "sparse",
+            "attention_global_frames": 0,
+        },
+        "data": {"frame_size": 32},
+    }
+)  # fmt: skip
+
+
+def write_checkpoint(path, settings=SETTINGS, beside=True):
+    torch.manual_seed(0)
+    model = build_recogniser(settings.model)
+    torch.nn.init.normal_(model.classifier.weight)
+    torch.save({"parts": {"model": model.state_dict()}}, path)
+    if beside:
+        path.with_name("config.yml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    return model
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("streaming")
+    write_checkpoint(root / "checkpoint.pt")
+    write_video(root / "clip.mp4", 20)
+    (root / "class_list.txt").write_text("".join(f"{label}\tsign{label}\n" for label in range(5)))
+    return root
+
+
+def run(place, *arguments, video="clip.mp4", checkpoint="checkpoint.pt"):
+    return main(["--checkpoint", str(place / checkpoint), "--video", str(place / video), *map(str, arguments)])
+
+
+def test_prints_the_running_top_5_and_the_latency(place, capsys):
+    assert run(place, "--stride", 5, "--classes", place) == 0
+    *lines, summary = capsys.readouterr().out.splitlines()
+    assert [int(re.match(r"frame +(\d+) ", line)[1]) for line in lines] == [0, 5, 10, 15]
+    for line in lines:
+        signs = re.findall(r"(sign\d|class 5) (\d\.\d\d)", line)
+        assert len({name for name, _ in signs}) == 5
+        values = [float(value) for _, value in signs]
+        assert values == sorted(values, reverse=True)
+        assert line.endswith(" ms)")
+    assert re.fullmatch(
+        r"4 frames \(one frame in 5 of 25 a second\): [\d.]+ ms a frame, 95 % within [\d.]+ ms", summary
+    )
+
+
+def test_prints_what_the_network_says(place, capsys):
+    assert run(place, "--stride", 1) == 0
+    last = capsys.readouterr().out.splitlines()[-2]
+    model = write_checkpoint(place / "again.pt", beside=False)
+    with open_live(Source.file(place / "clip.mp4")) as video:
+        frames = [torch.from_numpy(frame.frame_HWC) for frame in video.frames(1, working_size(32))]
+    clip_TCHW = centre_crop(torch.stack(frames).permute(0, 3, 1, 2), 32)
+    probabilities_K = StreamingRecogniser(model).push(clip_TCHW)[-1].softmax(0)
+    best = int(probabilities_K.argmax())
+    assert f"class {best} {probabilities_K[best]:.2f}" in last
+
+
+def test_a_live_table_on_a_terminal():
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with StreamDisplay({1: "book"}, 4, None, console) as display:
+        display.show(LiveFrame(8, None, None), torch.tensor([0.1, 0.7, 0.2]), 0.012)
+    shown = console.file.getvalue()
+    assert "book" in shown
+    assert "class 2" in shown
+    assert "1 frames (one frame in 4): 12.0 ms a frame" in shown
+
+
+def told(capsys):
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_mistakes_are_told_in_one_line(place, capsys):
+    assert run(place, "--stride", 0) == 2
+    assert "--stride 0: use 1" in told(capsys)
+    assert run(place, video="none.mp4") == 2
+    assert "No such file" in told(capsys)
+    assert run(place, "--set", "model.base_channels=16") == 2
+    assert "backbone.conv1.weight is (8, 3, 7, 7), expected (16, 3, 7, 7)" in told(capsys)
+    assert run(place, checkpoint="clip.mp4") == 2
+    assert "not a file of tensors" in told(capsys)
+    torch.save({"parts": {}}, place / "empty.pt")
+    assert run(place, checkpoint="empty.pt") == 2
+    assert "holds no network" in told(capsys)
+
+
+def test_a_network_that_is_not_causal_is_refused(tmp_path, place, capsys):
+    write_checkpoint(tmp_path / "checkpoint.pt", Settings(model=ModelConfig(base_channels=8)))
+    assert main(["--checkpoint", str(tmp_path / "checkpoint.pt"), "--video", str(place / "clip.mp4")]) == 2
+    assert "was not built with model.causal: true" in told(capsys)
+
+
+def test_where_the_setting_comes_from(tmp_path, place, capsys):
+    """The checkpoint's own, then config.yml beside it; --config before both."""
+    arguments = ["--video", str(place / "clip.mp4"), "--stride", "10", "--checkpoint"]
+    bare, own = tmp_path / "bare.pt", tmp_path / "own.pt"
+    write_checkpoint(bare, beside=False)
+    assert main([*arguments, str(bare)]) == 2
+    assert "does not say how it was made; name its config.yml with --config" in told(capsys)
+    content = torch.load(bare, weights_only=True)
+    torch.save(content | {"settings": SETTINGS.model_dump(mode="json")}, own)
+    assert main([*arguments, str(own)]) == 0
+    assert main([*arguments, str(bare), "--config", str(place / "config.yml")]) == 0
+    (tmp_path / "other.yml").write_text("model: {base_channels: 16}")
+    assert main([*arguments, str(own), "--config", str(tmp_path / "other.yml")]) == 2

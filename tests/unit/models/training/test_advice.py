@@ -1,0 +1,239 @@
+"""Advice for machines that are made up, and for this one: what is chosen, that it is valid, and that it fits."""
+
+import io
+import shlex
+from itertools import pairwise
+
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.config import Settings, load_settings, parse_overrides
+from models.training import advisor
+from models.training.advice import SAFE_PART, StepNeed, advised, against, for_machine
+from models.training.machine import Machine, cached_clip_bytes, frame_bytes
+from models.training.step_need import measure_step_need
+from slr_bench.units import GIB, MIB
+
+LAPTOP = Machine(cores=8, ram_free_bytes=12 * GIB, ram_limit_bytes=16 * GIB, gpu_name="GPU", gpu_free_bytes=4 * GIB)
+NEED = StepNeed(fixed_bytes=200 * MIB, per_clip_bytes=150 * MIB)
+
+
+def setting(**changes):
+    sections = {}
+    for key, value in changes.items():
+        section, name = key.split("__")
+        sections.setdefault(section, {})[name] = value
+    return Settings.model_validate(sections)
+
+
+def chosen(advice):
+    return {one.key: one.value for one in advice}
+
+
+def test_the_reference_on_a_laptop_with_a_gpu():
+    """3.2 of 4 GiB hold 200 + 16 x 150 MiB and not 32; seven processes are one less than the cores."""
+    advice = for_machine(Settings(), LAPTOP, clips=1000, need=NEED)
+    assert chosen(advice) == {
+        "training.batch_size": 16,
+        "training.gradient_accumulation_steps": 2,
+        "training.dynamic_batch_size": True,
+        "data.num_workers": 6,  # 400 MiB each, a quarter of 9.6 GiB
+        "data.max_frames_in_memory": 16 * 16 * 7,
+        "model.cache_size_limit_mb": 6000,  # 1000 clips of 32 x 256 x 256 x 3 bytes do fit
+    }
+    assert cached_clip_bytes(Settings()) == 32 * 256 * 256 * 3 == 6 * MIB
+    assert all(one.why for one in advice)
+
+
+def test_a_small_machine_without_a_gpu_shrinks_the_cache_before_the_batch():
+    small = Machine(cores=2, ram_free_bytes=1 * GIB, ram_limit_bytes=2 * GIB)
+    got = chosen(for_machine(Settings(), small, clips=1000, need=StepNeed(100 * MIB, 80 * MIB)))
+    assert "training.batch_size" not in got  # 8: 740 MiB of 819; never more than was set: it is no faster on a CPU
+    assert got["data.num_workers"] == 0
+    assert got["data.max_frames_in_memory"] == 128
+    assert got["data.chunk_size"] == 8
+    assert got["model.cache_size_limit_mb"] == 60
+    tighter = Machine(cores=2, ram_free_bytes=950 * MIB, ram_limit_bytes=2 * GIB)
+    got = chosen(for_machine(Settings(), tighter, clips=1000, need=StepNeed(100 * MIB, 80 * MIB)))
+    assert "training.batch_size" not in got
+    assert got["model.enable_feature_caching"] is False
+
+
+def test_what_does_not_fit_at_all_is_told():
+    advice = for_machine(Settings(), LAPTOP, None, StepNeed(8 * GIB, GIB))
+    (batch,) = [one for one in advice if one.key == "training.batch_size"]
+    assert batch.value == 1
+    assert batch.why.endswith("more than the 3.20 GiB that are free: see --symptom oom")
+
+
+def test_an_optimizer_in_backward_keeps_its_batch():
+    changes = {"training__gradient_accumulation_steps": 1, "training__gradient_clip_norm": None}
+    got = chosen(for_machine(setting(training__optimizer_in_backward=True, **changes), LAPTOP, None, NEED))
+    assert not [key for key in got if key.startswith("training.")]
+
+
+machines = st.builds(
+    Machine,
+    cores=st.integers(1, 128),
+    ram_free_bytes=st.integers(0, 256 * GIB),
+    ram_limit_bytes=st.just(256 * GIB),
+    gpu_name=st.sampled_from([None, "GPU"]),
+    gpu_free_bytes=st.integers(0, 80 * GIB),
+)
+starts = st.builds(
+    lambda batch, steps, size, cache: setting(
+        training__batch_size=batch, training__gradient_accumulation_steps=steps, data__frame_size=size,
+        data__max_frames_in_memory=None, model__enable_feature_caching=cache,
+    ),
+    st.integers(1, 40), st.integers(1, 8), st.sampled_from([64, 112, 224]), st.booleans(),
+)  # fmt: skip
+needs = st.one_of(st.none(), st.builds(StepNeed, st.integers(0, 4 * GIB), st.integers(0, 2 * GIB)))
+
+
+@settings(deadline=None)
+@given(starts, machines, st.one_of(st.none(), st.integers(0, 30_000)), needs)
+def test_whatever_the_machine_the_advice_is_valid_fits_and_keeps_the_effective_batch(before, machine, clips, need):
+    after = advised(before, for_machine(before, machine, clips, need))
+    training, data = after.training, after.data
+    assert training.effective_batch == before.training.effective_batch
+    assert data.num_workers < machine.cores
+    batch = training.batch_size * after.model.num_frames
+    cache = after.model.cache_size_limit_mb * MIB if after.model.enable_feature_caching else 0
+    of_loader = data.num_workers * machine.process_bytes + data.max_frames_in_memory * frame_bytes(after) + cache
+    if data.max_frames_in_memory > batch:  # one batch there must be
+        assert of_loader <= SAFE_PART * machine.ram_free_bytes + MIB
+    if need and training.batch_size > 1 and training.batch_size != before.training.batch_size:
+        assert need.of(training.batch_size) <= SAFE_PART * machine.device_free_bytes
+
+
+@settings(deadline=None, max_examples=30)
+@given(starts, machines, st.sampled_from(["oom", "ram", "slow"]))
+def test_cures_can_be_repeated_until_none_is_left(now, machine, symptom):
+    effective = now.training.effective_batch
+    for _ in range(30):
+        advice = against(symptom, now, machine)
+        if not advice:
+            break
+        now = advised(now, advice)
+        assert now.training.effective_batch == effective
+    assert not advice
+    if symptom == "oom":
+        assert (now.training.batch_size, now.training.precision, now.training.recompute) == (1, "bf16", "block")
+    if symptom == "ram":
+        assert (now.data.num_workers, now.data.prefetch_batches, now.model.enable_feature_caching) == (0, 1, False)
+
+
+def test_out_of_memory_does_what_the_page_says():
+    """Reduce batch size, increase gradient accumulation steps, enable mixed precision."""
+    got = chosen(against("oom", setting(training__precision="fp32"), LAPTOP))
+    assert got["training.batch_size"] == 4
+    assert got["training.gradient_accumulation_steps"] == 8
+    assert got["training.precision"] == "bf16"
+    odd = chosen(against("oom", setting(training__batch_size=9, training__gradient_accumulation_steps=1), LAPTOP))
+    assert (odd["training.batch_size"], odd["training.gradient_accumulation_steps"]) == (3, 3)
+
+
+def test_high_ram_use_does_what_the_page_says():
+    """Reduce number of workers, decrease cache sizes, enable memory tracking."""
+    before = setting(data__num_workers=4, training__enable_memory_tracking=False)
+    assert chosen(against("ram", before, LAPTOP)) == {
+        "data.num_workers": 2, "data.prefetch_batches": 1, "data.chunk_size": 8, "model.cache_size_limit_mb": 512,
+        "training.enable_memory_tracking": True,
+    }  # fmt: skip
+
+
+def test_slow_training_does_what_the_page_says():
+    """Adjust chunk sizes, optimize data loading, balance memory vs. speed."""
+    before = setting(data__chunk_size=4, data__num_workers=0, model__enable_feature_caching=False)
+    got = chosen(against("slow", before, LAPTOP, clips=100))
+    assert got["data.chunk_size"] == 32
+    assert got["data.num_workers"] == 6
+    assert got["model.enable_feature_caching"] is True
+    assert got["training.recompute"] == "stage"
+    cpu = Machine(cores=2, ram_free_bytes=8 * GIB, ram_limit_bytes=8 * GIB)
+    assert chosen(against("slow", before, cpu))["training.precision"] == "fp32"
+    assert "data.num_workers" not in chosen(against("slow", setting(data__num_workers=5), cpu)), "never fewer"
+
+
+TINY = ["model.base_channels=8", "model.num_frames=4", "data.frame_size=32", "training.precision=fp32"]
+
+
+def tiny_arguments(*more):
+    return [*[word for pair in TINY for word in ("--set", pair)], *map(str, more)]
+
+
+def test_a_step_is_measured():
+    """A clip of 4 x 64 x 64 keeps at least the stem's output: 4 x 8 x 32 x 32 fp32 numbers, 128 KiB."""
+    tiny = setting(
+        model__base_channels=8, model__num_frames=4, data__frame_size=64, training__precision="fp32",
+        training__recompute="none",
+    )  # fmt: skip
+    need = measure_step_need(tiny, torch.device("cpu"))
+    assert 2**17 < need.per_clip_bytes < 64 * MIB
+    assert 0 <= need.fixed_bytes < GIB
+    assert need.of(3) - need.of(1) == 2 * need.per_clip_bytes
+
+
+def test_a_step_that_does_not_fit_is_one_line(monkeypatch, capsys):
+    def allocate(*_):
+        return torch.empty(2**50, dtype=torch.uint8)
+
+    monkeypatch.setattr("models.training.step_need._measured", allocate)
+    assert advisor.main(tiny_arguments()) == 6
+    assert capsys.readouterr().err.startswith(
+        "error: out of memory: a step of two clips does not fit; python -m models"
+    )
+
+
+def test_the_command_prints_why_and_the_command_that_does_it(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "advised.yml"
+    monkeypatch.setattr(Machine, "here", lambda: LAPTOP)
+    monkeypatch.setattr(advisor, "advise", lambda *_, measure: for_machine(Settings(), LAPTOP, None, NEED))
+    assert advisor.main(["--set", "training.epochs=3", "--set", "training.batch_size=4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "8 cores, 12.00 GiB of 16.00 GiB RAM free, GPU, 4.00 GiB free"
+    assert "the largest of the effective batch 32 within 3.20 GiB" in " ".join(lines)
+    command = lines[-1].split()
+    assert command[:4] == ["python", "train_efficient_model.py", "--config", "configs/efficient_training.yml"]
+    assert command.count("training.epochs=3") == command.count("training.batch_size=16") == 1
+    assert "training.batch_size=4" not in command
+    assert advisor.main(["--apply", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"python train_efficient_model.py --config {out}"
+    assert load_settings(out).training.batch_size == 16
+
+
+@pytest.mark.parametrize("symptom", ["oom", "ram", "slow"])
+def test_what_the_command_says_can_be_said_to_the_training(symptom, capsys):
+    """The words of the last line, read back by the parser of ``--set``, are the advised setting."""
+    assert advisor.main(tiny_arguments("--symptom", symptom)) == 0
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    pairs = [word for option, word in pairwise(words) if option == "--set"]
+    assert load_settings(advisor.DEFAULT_CONFIG, parse_overrides(pairs))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config", "nowhere.yml"], "cannot read configuration nowhere.yml"),
+        (["--set", "training"], "expected A.B=C"),
+        (["--symptom", "ram", "--apply", "/nowhere/x.yml"], "--apply /nowhere/x.yml: cannot be written: No such file"),
+        (["--set", "data.dir=/nowhere"], "/nowhere"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, words, capsys):
+    assert advisor.main([*arguments, "--no-measure"]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_nothing_to_change_is_said():
+    file = io.StringIO()
+    advisor.show([], LAPTOP, file)
+    assert file.getvalue().endswith("nothing to change\n")
+
+
+@given(st.one_of(st.none(), st.booleans(), st.integers(), st.sampled_from(["fp32", "block", "none"])))
+def test_values_are_spelled_as_yaml_reads_them(value):
+    assert yaml.safe_load(advisor.yaml_text(value)) == value

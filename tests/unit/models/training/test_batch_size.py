@@ -1,0 +1,147 @@
+"""Sizes that shrink and grow, micro-batches cut from batches, and what is left after an out-of-memory."""
+
+import random
+import weakref
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import TinyBatch, TinyLoader, TinyNet
+
+from models.training.batch_size import (
+    BeforeStep,
+    MicroBatchSize,
+    OutOfMemory,
+    attempt,
+    is_out_of_memory,
+    pieces_of,
+)
+
+
+def test_the_whole_sequence_of_halving_growing_and_waiting_ever_longer():
+    """Only 4 clips fit. 8 is tried after 3 good steps, after 6 more, after 12 more; a tight step does not count."""
+    sizes, micro = [], MicroBatchSize(8, grow_after_steps=3)
+    for step in range(24):
+        sizes.append(micro.size)
+        if micro.size > 4:
+            assert micro.shrink()
+            sizes.append(micro.size)
+        micro.step_done(room=step != 4)
+    #        step 0 .. 2             3             4, 5 .. 9 then 6 good          10              12 good
+    assert sizes == [8, 4, 4, 4, 8, 4] + 7 * [4] + [8, 4] + 11 * [4] + [8, 4]
+
+
+def test_a_single_clip_cannot_be_halved():
+    micro = MicroBatchSize(3)
+    assert [micro.shrink(), micro.size] == [True, 2]
+    assert [micro.shrink(), micro.size] == [True, 1]
+    assert [micro.shrink(), micro.size] == [False, 1]
+
+
+@given(st.integers(1, 100), st.lists(st.booleans(), max_size=60))
+def test_sizes_stay_on_the_ladder_of_halvings_and_states_round_trip(largest, shrinks):
+    ladder = [largest]
+    while ladder[-1] > 1:
+        ladder.append((ladder[-1] + 1) // 2)
+    micro = MicroBatchSize(largest, grow_after_steps=2)
+    for shrink in shrinks:
+        before = ladder.index(micro.size)
+        moved = micro.shrink() if shrink else micro.step_done(room=True)
+        assert ladder.index(micro.size) == before + (1 if shrink else -1) * moved
+        again = MicroBatchSize(largest, grow_after_steps=2, **micro.state())
+        assert again == micro
+
+
+def test_without_room_it_never_grows():
+    micro = MicroBatchSize(4, grow_after_steps=1)
+    micro.shrink()
+    assert not any(micro.step_done(room=False) for _ in range(100))
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 9), max_size=5), st.integers(1, 10))
+def test_pieces_are_the_batches_in_order_evenly_cut(sizes, limit):
+    first, batches = 0, []
+    for size in sizes:
+        labels_B = torch.arange(first, first + size)
+        batches.append(TinyBatch(labels_B.view(-1, 1, 1, 1, 1), labels_B, tuple(f"v{n}" for n in labels_B.tolist())))
+        first += size
+    pieces = list(pieces_of(batches, limit))
+    assert [n for piece in pieces for n in piece.labels_B.tolist()] == list(range(first))
+    assert all(torch.equal(piece.clips_BTCHW.flatten(), piece.labels_B) for piece in pieces)
+    assert [name for piece in pieces for name in piece.video_ids] == [f"v{n}" for n in range(first)]
+    assert max((len(piece.labels_B) for piece in pieces), default=0) <= limit
+    assert len(pieces) == sum(-(-size // limit) for size in sizes)
+    for size in sizes:
+        own, pieces = pieces[: -(-size // limit)], pieces[-(-size // limit) :]
+        lengths = [len(piece.labels_B) for piece in own]
+        assert max(lengths) - min(lengths) <= 1
+
+
+def test_a_batch_is_let_go_with_its_last_piece():
+    alive, seen = [], []
+
+    def batches():
+        for batch in TinyLoader(12, 4):
+            alive.append(sum(ref() is not None for ref in seen))
+            seen.append(weakref.ref(batch.clips_BTCHW.untyped_storage()))
+            hand_over = [batch]
+            del batch
+            yield hand_over.pop()
+
+    for piece in pieces_of(batches(), 2):
+        del piece
+    assert alive == [0, 0, 0]
+
+
+def cpu_allocation():
+    return torch.empty(2**50, dtype=torch.uint8)
+
+
+def test_what_is_an_out_of_memory():
+    with pytest.raises(RuntimeError) as cpu:
+        cpu_allocation()
+    for error in (cpu.value, MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")):
+        assert is_out_of_memory(error)
+    for error in (RuntimeError("shapes differ"), ValueError("can't allocate memory"), OSError(28, "No space left")):
+        assert not is_out_of_memory(error)
+
+
+def test_nothing_of_a_failed_attempt_is_alive_afterwards():
+    seen = []
+
+    def work():
+        tensor = torch.zeros(1000)
+        seen.append(weakref.ref(tensor))
+        loop = [tensor]
+        loop.append(loop)
+        return cpu_allocation()
+
+    assert isinstance(attempt(work, lambda: True), OutOfMemory)
+    assert seen[0]() is None
+
+
+def test_an_attempt_gives_results_back_and_other_errors_on():
+    assert attempt(lambda: 7, lambda: False) == 7
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        attempt(cpu_allocation, lambda: False)
+    with pytest.raises(ZeroDivisionError):
+        attempt(lambda: 1 / 0, lambda: True)
+    with pytest.raises(RuntimeError, match="size"):
+        attempt(lambda: torch.zeros(2) @ torch.zeros(3), lambda: True)
+
+
+def test_before_a_step_restores_statistics_and_random_numbers():
+    model = TinyNet()
+    before = BeforeStep(model)
+    expected = (torch.rand(2), random.random())
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    model.train()
+    model(next(iter(TinyLoader(4, 4))).clips_BTCHW)
+    assert any(not torch.equal(*pair) for pair in zip(buffers, model.buffers(), strict=True))
+    before.restore()
+    assert all(torch.equal(*pair) for pair in zip(buffers, model.buffers(), strict=True))
+    assert (torch.rand(2), random.random())[1] == expected[1]
+    before.restore()
+    assert torch.equal(torch.rand(2), expected[0])

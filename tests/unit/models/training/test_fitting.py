@@ -1,0 +1,262 @@
+"""Trainings in which memory runs out at a size that the test sets: what is stepped, on which clips, to what weights."""
+
+import gc
+import io
+import json
+import signal
+from collections import Counter
+
+import pytest
+import torch
+from rich.console import Console
+from tiny import NoPeaks, TinyLoader, TinyNet, fake_tracker, interrupt_after, tiny_config
+
+from models.training.efficient_trainer import EfficientTrainer
+from models.training.interruption import TrainingInterrupted
+from models.training.optimization import steps_per_epoch
+
+CLIPS = 22
+"""Loaded eight at a time, two batches a step: windows of 16 and 6."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def a_light_collector():
+    """A full collection after each failed attempt looks at all that pytest has imported: 0.7 s otherwise."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+class Memory:
+    """Lets ``room`` clips into a forward pass; more end like a real allocation that fails, in the middle of things."""
+
+    def __init__(self, room=1000, in_backward=False):
+        self.room, self.in_backward, self.sizes = room, in_backward, []
+
+    def watch(self, trainer):
+        trainer.model.head.register_forward_hook(self._forward)
+        trainer.peaks = NoPeaks()
+        return trainer
+
+    def _forward(self, module, inputs, out):
+        if not module.training:
+            return
+        self.sizes.append(len(out))
+        if len(out) > self.room:
+            if not self.in_backward:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
+            out.register_hook(lambda gradient: torch.empty(2**50, dtype=torch.uint8))
+
+
+def trainer(seed=0, norm=True, dropout=0.3, **changes):
+    torch.manual_seed(seed)
+    config = tiny_config(**{"batch_size": 8, "dynamic_batch_size": True} | changes)
+    total_steps = config.epochs * steps_per_epoch(CLIPS, config)
+    return EfficientTrainer(TinyNet(norm, dropout), config, "cpu", total_steps)
+
+
+def fit(subject, output_dir=None, resume=False, loader=None, console=None):
+    console = console or Console(file=io.StringIO(), width=300)
+    loader = loader or TinyLoader(CLIPS, 8)
+    return subject.fit(loader, TinyLoader(6, 8, shuffle=False), output_dir, resume, console)
+
+
+def assert_same_weights(a, b, **tolerance):
+    for name, value in a.model.state_dict().items():
+        torch.testing.assert_close(value, b.model.state_dict()[name], **tolerance or {"rtol": 0, "atol": 0})
+
+
+def started_at(size, **changes):
+    """An uninterrupted training that uses micro-batches of ``size`` from the start."""
+    subject = trainer(**changes)
+    subject.micro_batch.size = size
+    subject.micro_batch.grow_after_steps = 1000
+    return subject
+
+
+@pytest.mark.parametrize("in_backward", [False, True])
+def test_after_an_out_of_memory_the_step_is_taken_anew_as_if_it_had_begun_so(in_backward):
+    """Dropout and batch norm are in it: random numbers, running statistics, momentum and weights agree bit by bit."""
+    memory = Memory(room=3, in_backward=in_backward)
+    subject = memory.watch(trainer())
+    history = fit(subject)
+    expected = started_at(2)
+    assert [r.loss for r in history] == [r.loss for r in fit(expected)]
+    assert_same_weights(subject, expected)
+    epoch = 8 * [2] + 3 * [2]
+    assert memory.sizes == [8, 4, *epoch, *epoch, *epoch]
+    assert [event.micro_batch for event in subject.events] == [4, 2]
+
+
+def test_memory_that_runs_out_after_gradients_were_added_up():
+    """The second batch of the first window is the one that fails: the gradient of the first is dropped with it."""
+    memory = Memory(in_backward=True)
+    subject = memory.watch(trainer(epochs=1))
+
+    class Shrinking(TinyLoader):
+        def batches(self, first=0):
+            for number, batch in enumerate(super().batches(first)):
+                if first + number == 1:
+                    memory.room = 4
+                yield batch
+
+    fit(subject, loader=Shrinking(CLIPS, 8))
+    expected = started_at(4, epochs=1)
+    fit(expected)
+    assert memory.sizes == [8, 8, 4, 4, 4, 4, 3, 3]
+    assert_same_weights(subject, expected)
+
+
+def test_no_clip_is_lost_or_seen_twice_and_the_weights_are_those_of_the_whole_batch():
+    """Without norm over clips and dropout, the micro-batch changes nothing but rounding."""
+    seen = []
+
+    class Noting(EfficientTrainer):
+        def _one_step(self, window, clips):
+            loss, ids = super()._one_step(window, clips)
+            seen.extend(name for part in ids for name in part)
+            return loss, ids
+
+    plain, shrunk = trainer(norm=False, dropout=0.0, epochs=1), trainer(norm=False, dropout=0.0, epochs=1)
+    shrunk.__class__ = Noting
+    fit(Memory(room=1).watch(shrunk))
+    fit(plain)
+    assert Counter(seen) == Counter(f"v{index}" for index in range(CLIPS))
+    assert_same_weights(shrunk, plain, rtol=1e-4, atol=1e-6)
+
+
+def test_it_grows_back_and_each_change_is_an_event(tmp_path):
+    memory, console = Memory(room=4), Console(file=io.StringIO(), width=300)
+    subject = memory.watch(trainer(epochs=4))
+    subject.micro_batch.grow_after_steps = 3
+    subject.tracker = fake_tracker(lambda: 40)
+    fit(subject, tmp_path, console=console)
+    epoch = [4, 4, 4, 4, 3, 3]
+    # After three good steps 8 is tried, on a last window of 6 clips; the next failure asks for six.
+    assert memory.sizes == [8, *epoch, 4, 4, 4, 4, 6, 3, 3, *epoch, *epoch]
+    events = json.loads((tmp_path / "metrics.json").read_text())["events"]
+    assert [(event["step"], event["micro_batch"]) for event in events] == [(0, 4), (3, 8), (3, 4)]
+    assert events[0]["text"] == (
+        "out of memory: micro-batch 8 -> 4 clips, 4 of them a step; effective batch 16 as before, "
+        "batch norm averages over 4 clips"
+    )
+    assert events[1]["text"].startswith("room in memory: micro-batch 4 -> 8 clips, 2 of them a step")
+    lines = console.file.getvalue().splitlines()
+    assert [line for line in lines if "micro-batch" in line] == [event["text"] for event in events]
+
+
+def test_it_does_not_grow_into_full_memory():
+    memory = Memory(room=4)
+    subject = memory.watch(trainer())
+    subject.micro_batch.grow_after_steps = 1
+    subject.tracker = fake_tracker(lambda: 40, lambda: 46)  # twice 46 % of the GPU is too much
+    fit(subject)
+    assert max(memory.sizes[1:]) == 4
+
+
+@pytest.mark.parametrize("changes", [{}, {"dynamic_batch_size": False}])
+def test_where_it_cannot_or_may_not_shrink_the_error_comes_through(changes):
+    memory = Memory(room=0)
+    with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"):
+        fit(memory.watch(trainer(**changes)))
+    assert memory.sizes == ([8, 4, 2, 1] if not changes else [8])
+
+
+def test_memory_that_runs_out_in_the_update_is_not_tried_again():
+    """Half of the weights may have moved."""
+    subject = trainer()
+    subject.optimizer.step = lambda *_: torch.empty(2**50, dtype=torch.uint8)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        fit(subject)
+    assert subject.events == []
+
+
+def test_validation_that_does_not_fit_is_cut_too():
+    subject, expected = trainer(norm=False), started_at(4, norm=False)
+    sizes = []
+
+    def look(module, inputs, out):
+        if not module.training:
+            sizes.append(len(out))
+            if len(out) > 4:
+                raise MemoryError
+
+    subject.model.head.register_forward_hook(look)
+    history = fit(subject)
+    assert sizes == [6, 3, 3, 3, 3, 3, 3]
+    assert subject.events[0].text.startswith("out of memory in validation: micro-batch 8 -> 4")
+    assert [r.val_top1 for r in history][:1] == [r.val_top1 for r in fit(expected)][:1]
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4])
+def test_resume_is_exact_with_a_micro_batch_that_shrank(tmp_path, steps):
+    whole = Memory(room=4).watch(trainer())
+    history = fit(whole)
+    with pytest.raises(TrainingInterrupted):
+        fit(interrupt_after(Memory(room=4).watch(trainer()), steps + 1), tmp_path)  # the failed attempt is a call, too
+    memory = Memory(room=4)
+    resumed = memory.watch(trainer(seed=99))
+    assert [r.loss for r in fit(resumed, tmp_path, resume=True)] == [r.loss for r in history]
+    assert_same_weights(resumed, whole)
+    assert 8 not in memory.sizes
+    assert resumed.events == whole.events
+
+
+class Shedding(TinyLoader):
+    """Has a cache and two processes to give."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.left, self.loaded_from = {"cache": 1, "prefetch": 0, "workers": 1}, []
+
+    def shed(self, what):
+        if not self.left[what]:
+            return None
+        self.left[what] -= 1
+        return f"less {what}"
+
+    def batches(self, first=0):
+        self.loaded_from.append(first)
+        return super().batches(first)
+
+
+def test_full_memory_sheds_then_halves_and_the_training_is_that_of_smaller_micro_batches():
+    """Eight epochs of two steps; an action, then five readings of rest."""
+    percents = [91] * 7 + [96] * 6 + [50] * 3
+    subject = trainer(norm=False, dropout=0.0, epochs=8, dynamic_batch_size=False)
+    subject.tracker, subject.peaks = fake_tracker(iter(percents).__next__), NoPeaks()
+    loader = Shedding(CLIPS, 8)
+    fit(subject, loader=loader)
+    assert [(event.step, event.micro_batch, event.text) for event in subject.events] == [
+        (1, 8, "memory warning, RAM is 91 % full: less cache"),
+        (7, 8, "memory warning, RAM is 91 % full: less workers"),
+        (13, 4, "memory critical, RAM is 96 % full: micro-batch 8 -> 4 clips, 4 of them a step; "
+                "effective batch 16 as before"),
+    ]  # fmt: skip
+    assert loader.loaded_from == [0, 2, 0, 0, 0, 2, 0, 0, 0, 2, 0]
+    assert subject.peaks.set_back_times == 3
+    plain = trainer(norm=False, dropout=0.0, epochs=8, dynamic_batch_size=False)
+    fit(plain)
+    assert_same_weights(subject, plain, rtol=1e-4, atol=1e-6)
+
+
+def test_with_an_optimizer_in_backward_full_memory_is_told_only():
+    config = {"optimizer_in_backward": True, "gradient_accumulation_steps": 1, "gradient_clip_norm": None}
+    subject = trainer(dynamic_batch_size=False, epochs=1, **config)
+    subject.tracker, console = fake_tracker(lambda: 96), Console(file=io.StringIO(), width=300)
+    fit(subject, console=console)
+    assert (subject.micro_batch.size, subject.events) == (8, [])
+    assert "memory critical: RAM is 96 % full" in console.file.getvalue()
+
+
+def test_nothing_to_halve_is_a_warning():
+    with pytest.warns(UserWarning, match=r"nothing to halve at training\.batch_size: 1; use a larger"):
+        trainer(batch_size=1)
+
+
+def test_a_signal_that_comes_while_the_step_is_taken_anew_saves_the_step(tmp_path):
+    subject = Memory(room=4).watch(trainer())
+    with pytest.raises(TrainingInterrupted):
+        fit(interrupt_after(subject, 1, signal.SIGINT), tmp_path)
+    assert subject.schedule.last_epoch == 1

@@ -1,0 +1,70 @@
+"""Sequences of readings to exact sequences of actions."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import fake_tracker
+
+from models.training.pressure import MemoryPressure
+
+
+class Machine:
+    """Things that can be given up so many times each; ``done`` is what was, ``-`` where nothing was."""
+
+    def __init__(self, device="cpu", settle=0, **times):
+        self.left = {"cache": 1, "prefetch": 1, "workers": 2, "halve": 2} | times
+        shed = [lambda what=what: self.give(what) for what in ("cache", "prefetch", "workers")]
+        self.pressure = MemoryPressure(shed, lambda: self.give("halve"), device, settle)
+
+    def give(self, what):
+        if not self.left[what]:
+            return None
+        self.left[what] -= 1
+        return what
+
+    def react(self, ram, gpu=None):
+        gpu = gpu or [0.0] * len(ram)
+        tracker = fake_tracker(iter(ram).__next__, iter(gpu).__next__)
+        return " ".join(self.pressure.react(tracker.check_memory()) or "-" for _ in ram)
+
+
+def test_from_warning_on_the_loader_sheds_in_order_until_nothing_is_left():
+    assert Machine().react([89, 90, 91, 80, 92, 93, 94, 94]) == "- cache prefetch - workers workers - -"
+
+
+def test_critical_halves_first_where_the_micro_batch_lies_in_ram():
+    assert Machine().react([50, 96, 91, 97, 99, 96, 50]) == "- halve cache halve prefetch workers -"
+
+
+def test_with_a_gpu_ram_is_the_loaders_and_gpu_memory_the_micro_batchs():
+    ram = [96, 96, 10, 10, 96, 91, 10, 10]
+    gpu = [10, 91, 91, 96, 96, 96, 99, 10]
+    assert Machine("cuda").react(ram, gpu) == "cache prefetch - halve halve workers - -"
+
+
+def test_an_action_has_time_to_take_effect():
+    assert Machine(settle=2).react([91] * 7) == "cache - - prefetch - - workers"
+    assert Machine(settle=1).react([96, 91, 91, 50, 91]) == "halve - cache - prefetch"
+
+
+def test_what_is_not_there_is_passed_over():
+    assert Machine(cache=0, workers=0).react([91, 91, 91]) == "prefetch - -"
+    assert Machine(halve=0).react([99, 99]) == "cache prefetch"
+
+
+@given(st.lists(st.floats(0, 100), max_size=40), st.integers(0, 4), st.sampled_from(["cpu", "cuda"]))
+def test_one_action_at_a_time_none_below_the_threshold_and_none_while_settling(ram, settle, device):
+    taken = Machine(device, settle).react(ram).split()
+    acted = [index for index, what in enumerate(taken) if what != "-"]
+    assert all(ram[index] >= 89.99 for index in acted)
+    assert all(later - earlier > settle for earlier, later in pairwise(acted))
+    shed = [what for what in taken if what not in ("-", "halve")]
+    assert shed == ["cache", "prefetch", "workers", "workers"][: len(shed)]
+    assert device == "cpu" or "halve" not in taken
+
+
+@pytest.mark.parametrize("level", [89.9, 90.1])
+def test_the_threshold_itself(level):
+    assert (Machine().react([level]) == "cache") is (level > 90)
