@@ -27,3 +27,10 @@ class DataConfig(Frozen):
     """Batches a loader process prepares ahead."""
     augment: Flag = True
     """Random crop, time jitter and colour jitter on the training split. Never mirrors: it changes the sign."""
+    time_crop: Annotated[float, Field(ge=0.0, le=0.4)] = 0.0
+    """Largest part of a training clip that is cut off at random before, and again after, what is sampled: other speeds
+    and onsets."""
+    rotation_degrees: Annotated[float, Field(ge=0.0, le=45.0)] = 0.0
+    """Training clips are turned at random by up to this, either way."""
+    channel_shuffle: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Probability that a training clip's red, green and blue are exchanged at random: where colours mean nothing."""

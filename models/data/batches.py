@@ -18,7 +18,7 @@ from models.config import Settings
 from models.data.clip_reader import ClipReader
 from models.data.feature_cache import ClipCache
 from models.data.frame_budget import FrameBudget
-from models.data.transforms import Augmentation
+from models.data.transforms import Augmentation, frames_per_segment
 from models.data.wlasl import ClipInfo
 from slr_bench.errors import DataError
 from slr_bench.units import MIB
@@ -68,6 +68,7 @@ class BatchDataset(Dataset[Answer]):
         self._clips, self._settings, self._budget = clips, settings, budget
         self._reader = ClipReader(
             num_frames=model.num_frames,
+            frames_per_segment=frames_per_segment(data),
             frame_size=data.frame_size,
             chunk_size=data.chunk_size,
             threads=max(1, len(os.sched_getaffinity(0)) // processes),
@@ -98,7 +99,7 @@ class BatchDataset(Dataset[Answer]):
             augmentation = None
             if ticket.augment:
                 rng = np.random.default_rng((self._settings.training.seed, ticket.epoch, index))
-                augmentation = Augmentation.draw(rng, model.num_frames)
+                augmentation = Augmentation.draw(rng, model.num_frames, self._settings.data)
             padded.append(self._reader.read_into(clips_BTCHW[place], clips[place], augmentation))
         labels_B = torch.tensor([clip.label for clip in clips])
         return Batch(clips_BTCHW, labels_B, tuple(clip.video_id for clip in clips), tuple(padded))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from models.data.feature_cache import ClipCache
 from models.data.frame_ranges import frame_range
 from models.data.region import MIDDLE, Square, bbox_square
-from models.data.transforms import FRAMES_PER_SEGMENT, Augmentation, centre_crop, working_size
+from models.data.transforms import Augmentation, centre_crop, working_size
 from models.data.video import Chunk, open_video, segment_candidates, uniform_indices
 from models.data.wlasl import ClipInfo
 from models.layers.region_focus import motion_box, resample
@@ -35,11 +35,12 @@ class ClipReader:
     """Reads clips in one process.
 
     The cache holds a clip's frames as decoded, scaled and cut square, before any random change, and for training all
-    the frames that time jitter may pick (``FRAMES_PER_SEGMENT`` x T). Jitter draws from that set with or without a
+    the frames that time jitter may pick (``frames_per_segment`` x T). Jitter draws from that set with or without a
     cache, so caching changes no pixel. Cached frames count against the cache's limit, not the frame budget.
     """
 
     num_frames: int
+    frames_per_segment: int
     frame_size: int
     chunk_size: int
     threads: int
@@ -60,8 +61,8 @@ class ClipReader:
             chosen_T, padded = uniform_indices(*span, self.num_frames)
             kept = chosen_T
         else:
-            candidates_TV, padded = segment_candidates(*span, self.num_frames, FRAMES_PER_SEGMENT)
-            chosen_T = candidates_TV[np.arange(self.num_frames), augmentation.variant_T]
+            candidates_TV, padded = segment_candidates(*span, self.num_frames, self.frames_per_segment)
+            chosen_T = candidates_TV.flatten()[augmentation.place_T]
             kept = candidates_TV
         for numbers_T, frames_THWC in self._chunks(clip, np.unique(kept), np.unique(chosen_T)):
             frames_TCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)

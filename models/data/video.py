@@ -111,7 +111,6 @@ class Video:
         """Frames a second; None where the file does not say."""
         self.size = (self._stream.width, self._stream.height)
         """Width and height of the frames, pixels."""
-        self._read_timeline()
 
     def close(self) -> None:
         """No frame can be had any more."""

@@ -62,7 +62,7 @@ def frame_bytes(settings: Settings) -> int:
 
 def cached_clip_bytes(settings: Settings) -> int:
     """A training clip in the cache: all frames that time jitter picks from, wider than the crop."""
-    from models.data.transforms import FRAMES_PER_SEGMENT, working_size
+    from models.data.transforms import frames_per_segment, working_size
 
-    per_place = FRAMES_PER_SEGMENT if settings.data.augment else 1
+    per_place = frames_per_segment(settings.data) if settings.data.augment else 1
     return per_place * settings.model.num_frames * 3 * working_size(settings.data.frame_size) ** 2

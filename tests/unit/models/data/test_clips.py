@@ -138,18 +138,20 @@ def test_without_augmentation_epochs_have_the_same_pixels(loaders_for):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_caching_changes_no_pixel(loaders_for, workers):
-    plain = loaders_for(caching=False)
-    cached = loaders_for(caching=True, num_workers=workers, chunk_size=5)
+@pytest.mark.parametrize(("workers", "time_crop"), [(0, 0.0), (2, 0.0), (0, 0.3)])
+def test_caching_changes_no_pixel(loaders_for, workers, time_crop):
+    plain = loaders_for(caching=False, time_crop=time_crop)
+    cached = loaders_for(caching=True, num_workers=workers, chunk_size=5, time_crop=time_crop)
     for epoch in range(3):
         assert_equal_batches(epoch_of(cached.train, epoch), epoch_of(plain.train, epoch))
         assert_equal_batches(list(cached.val), list(plain.val))
 
 
-def test_cached_clips_need_no_file_in_later_epochs(tmp_path, loaders_for):
+@pytest.mark.parametrize("time_crop", [0.0, 0.3])
+def test_cached_clips_need_no_file_in_later_epochs(tmp_path, loaders_for, time_crop):
     root = make_data(tmp_path / "data")
-    plain, cached = loaders_for(data_dir=root), loaders_for(data_dir=root, caching=True)
+    plain = loaders_for(data_dir=root, time_crop=time_crop)
+    cached = loaders_for(data_dir=root, caching=True, time_crop=time_crop)
     expected = epoch_of(plain.train, 1)
     epoch_of(cached.train, 0)
     for path in (root / "videos").iterdir():

@@ -9,7 +9,7 @@ from clip_files import write_directory, write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.config import Settings
+from models.config import DataConfig, Settings
 from models.data.clip_reader import ClipReader
 from models.data.clips import build_loaders
 from models.data.feature_cache import ClipCache
@@ -83,7 +83,7 @@ def path(tmp_path_factory):
 
 def read(path, bbox, cut_to_bbox=True, cache=None, augmentation=None, reader=None):
     clip = ClipInfo("00001", 0, "walk", 0, "train", 0, None, bbox, 25.0, path, 1)
-    reader = reader or ClipReader(FRAMES, SIZE, 2, 1, cache, cut_to_bbox)
+    reader = reader or ClipReader(FRAMES, 2, SIZE, 2, 1, cache, cut_to_bbox)
     out_TCHW = torch.empty((FRAMES, 3, SIZE, SIZE), dtype=torch.uint8)
     assert reader.read_into(out_TCHW, clip, augmentation) == 0
     return out_TCHW
@@ -139,9 +139,9 @@ def test_the_configuration_reaches_the_loader(path):
 @pytest.mark.parametrize("bbox", [(100, 20, 140, 60), (0, 0, 160, 80)])
 @pytest.mark.parametrize("augmented", [False, True])
 def test_the_cache_changes_no_pixel(path, bbox, augmented):
-    augmentation = Augmentation.draw(np.random.default_rng(1), FRAMES) if augmented else None
+    augmentation = Augmentation.draw(np.random.default_rng(1), FRAMES, DataConfig()) if augmented else None
     cache = ClipCache(1 << 22)
-    reader = ClipReader(FRAMES, SIZE, 2, 1, cache, True)
+    reader = ClipReader(FRAMES, 2, SIZE, 2, 1, cache, True)
     expected = read(path, bbox, augmentation=augmentation)
     for _ in range(2):
         assert torch.equal(read(path, bbox, augmentation=augmentation, reader=reader), expected)
