@@ -34,7 +34,7 @@ def load_recogniser(path: Path, config: Path | None, overrides: dict[str, Any]) 
     else:
         raise ConfigError(f"checkpoint: {path} does not say how it was made; name its config.yml with --config")
     settings = settings_of(values, overrides, where)
-    model = build_recogniser(settings.model.model_copy(update={"weights": None}))
+    model = build_recogniser(settings.model.model_copy(update={"weights": None, "freeze_backbone": False}))
     difference = state_difference(model.state_dict(), parts["model"])
     if difference:
         raise ConfigError(
