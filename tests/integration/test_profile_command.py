@@ -116,7 +116,7 @@ def test_a_cell_that_cannot_run_ends_with_its_reason_and_exit_code(slr_bench, wr
 def test_run_and_profile_count_the_same(slr_bench, profiled, write_grid, tiny_setting, tmp_path):
     """The one in the command's child, which the fork server made; the other in this process."""
     common = {"workload": "train_step", "set": tiny_setting, "arms": ARMS, "device": "cpu"}
-    grid = write_grid(common | {"repeats": 1, "timed_steps": 1})
+    grid = write_grid(common | {"repeats": 1, "timed_steps": 1, "invalid_reruns": 0})
     run = slr_bench("run", grid, "--arm", "optimized", "--out", tmp_path / "run")
     assert run.returncode == 0, run.stderr
     (record,) = (tmp_path / "run" / "records").iterdir()
