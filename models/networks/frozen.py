@@ -20,8 +20,8 @@ class FrozenBackbone(FrameBackbone):
     What it gives for a clip never changes, so whoever has the features (B, T, D) may pass them in place of the clips.
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
         self.recompute = "none"
         self.requires_grad_(False)
         self.eval()
