@@ -45,7 +45,7 @@ class FeatureLoader(ClipLoader):
         """As ``ClipLoader.epoch``. Only the clips whose features are lacking reach the loader processes."""
         assert not any(ticket.augment for ticket in tickets)
         version = self._version()
-        if version != self._kept_version or not self._settings.model.enable_feature_caching:
+        if version != self._kept_version:
             self._features.clear()
         self._kept_version = version
         lacking = [[i for i in ticket.clips if self._key(i, version) not in self._features] for ticket in tickets]
@@ -55,6 +55,12 @@ class FeatureLoader(ClipLoader):
             for ticket, clips in zip(tickets, lacking, strict=True):
                 fresh = self._extracted(next(decoded), clips, version) if clips else {}
                 yield self._assembled(ticket, fresh, version)
+
+    def close(self) -> None:
+        """End the loader's processes. Features stay, unless the cache has been switched off."""
+        super().close()
+        if not self._settings.model.enable_feature_caching:
+            self._features.clear()
 
     def _extracted(self, batch: Batch, clips: Sequence[int], version: str) -> dict[int, Tensor]:
         found = {}

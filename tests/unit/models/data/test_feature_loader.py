@@ -156,6 +156,19 @@ def test_an_epoch_left_early_is_begun_anew(build):
         assert torch.equal(one.clips_BTCHW, another.clips_BTCHW)
 
 
+def test_a_cache_that_is_switched_off_gives_its_memory_back(build, data_dir):
+    loaders, _, decoded = build()
+    expected = by_name(epoch_of(loaders.train))
+    loader = loaders.train.loader
+    loader._settings = settings_for(data_dir, enable_feature_caching=False)
+    loader.close()
+    assert loader._features.stored_bytes == 0
+    found = by_name(epoch_of(loaders.train))
+    assert len(decoded) == 10
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert loader._features.stored_bytes == 0
+
+
 def test_with_augmentation_nothing_is_kept_in_place_of_clips(data_dir):
     settings = settings_for(data_dir)
     settings = settings.model_copy(update={"data": settings.data.model_copy(update={"augment": True})})

@@ -136,7 +136,7 @@ def wlasl_of_published_size(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("classes", PUBLISHED)
+@pytest.mark.parametrize("classes", [100, *(pytest.param(n, marks=pytest.mark.slow) for n in (300, 1000)), 2000])
 def test_published_split_files_load_with_their_counts(wlasl_of_published_size, classes, monkeypatch):
     everywhere = {f"{number:05}": VideoFile(Path(f"{number:05}.mp4"), 9) for number in range(21095)}
     monkeypatch.setattr(wlasl, "find_videos", lambda data_dir: everywhere)
