@@ -23,7 +23,7 @@ HARMLESS = {
     "model": {"weights", "enable_feature_caching", "cache_size_limit_mb"},
     "data": {"dir", "chunk_size", "max_frames_in_memory", "num_workers", "prefetch_batches"},
     "training": {
-        "recompute", "activation_offload", "dynamic_batch_size",
+        "recompute", "activation_offload", "optimizer_in_backward", "dynamic_batch_size",
         "enable_memory_tracking", "memory_warning_threshold", "memory_critical_threshold",
     },
 }  # fmt: skip
