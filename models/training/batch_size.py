@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 # What has no class of its own: torch's CPU allocator, cuBLAS's handle, a driver call outside torch's allocator.
 _WORDS = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+_ONEDNN = "could not create a primitive"  # and nothing more: seen with 100 MiB left; unsupported ones say "descriptor"
 
 
 class DoesNotFit(SlrBenchError):
@@ -38,7 +39,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on the host or on a GPU."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
+    text = str(error)
+    return isinstance(error, RuntimeError) and (text == _ONEDNN or any(words in text for words in _WORDS))
 
 
 @contextmanager

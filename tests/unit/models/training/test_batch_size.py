@@ -102,9 +102,17 @@ def cpu_allocation():
 def test_what_is_an_out_of_memory():
     with pytest.raises(RuntimeError) as cpu:
         cpu_allocation()
-    for error in (cpu.value, MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")):
+    cuda = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
+    onednn = "could not create a primitive"
+    for error in (cpu.value, MemoryError(), cuda, RuntimeError(onednn)):
         assert is_out_of_memory(error)
-    for error in (RuntimeError("shapes differ"), ValueError("can't allocate memory"), OSError(28, "No space left")):
+    unsupported = RuntimeError(f"{onednn} descriptor for a convolution forward propagation primitive")
+    for error in (
+        RuntimeError("shapes differ"),
+        unsupported,
+        ValueError("can't allocate memory"),
+        OSError(28, "No space left"),
+    ):
         assert not is_out_of_memory(error)
 
 
