@@ -49,7 +49,8 @@ class Settings(Frozen):
             return self
         reasons = {
             f"training.recompute: {training.recompute}": (
-                training.recompute_budget_mib is not None and "its layers are not chosen one by one; use stage or block"
+                training.recompute not in ("none", "stage", "block")
+                and "its layers are not chosen one by one; use stage or block"
             ),
             "training.channels_last: true": training.channels_last and "NHWC is for 2-D convolutions; use false",
         }

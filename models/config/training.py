@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -28,10 +27,10 @@ class TrainingConfig(Frozen):
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "bf16"
     """Compute type. ``auto`` follows ``mixed_precision``; a type named here overrides it. ``tf32`` rounds the factors
     of fp32 products on GPUs that can, and is fp32 elsewhere."""
-    recompute: Annotated[str, Field(pattern=r"^(none|stage|block|budget:\d+)$")] = "block"
+    recompute: Annotated[str, Field(pattern=r"^(none|stage|block|lowest|budget:\d+)$")] = "block"
     """What backward computes again instead of keeping: nothing (``none``), backbone stages (``stage``), residual blocks
     (``block``), or the cheapest choice of stem and blocks that keeps all that the backbone makes in a micro-batch
-    within a number of MiB (``budget:256``; gradients of parameters apart)."""
+    within a number of MiB (``budget:256``; gradients of parameters apart) or as low as any choice can (``lowest``)."""
     activation_offload: Flag = False
     """Keep what backward needs in host memory instead of the GPU's; without effect on a CPU."""
     channels_last: Flag = False
@@ -108,9 +107,3 @@ class TrainingConfig(Frozen):
     def effective_batch(self) -> int:
         """Clips the optimizer sees a step."""
         return self.batch_size * self.gradient_accumulation_steps
-
-    @property
-    def recompute_budget_mib(self) -> int | None:
-        """The number of ``recompute: budget:<MiB>``; None for the other kinds."""
-        found = re.fullmatch(r"budget:(\d+)", self.recompute)
-        return int(found[1]) if found else None

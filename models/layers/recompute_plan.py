@@ -70,11 +70,10 @@ def within_budget(costs: Sequence[UnitCost], budget_bytes: int) -> Plan:
     """
     best = _cheapest(costs, budget_bytes)
     if best is None:
-        everything = sum(cost.kept_bytes(False) + cost.peak_bytes(True) for cost in costs)
-        least = _lowest(everything, lambda limit: _cheapest(costs, limit) is not None)
         raise UnsupportedSettingError(
-            f"training.recompute: budget:{budget_bytes // MIB} is below what the backbone's activations take at "
-            f"the least with this micro-batch; use budget:{-(-least // MIB)} or a smaller training.batch_size"
+            f"training.recompute: budget:{budget_bytes // MIB} is below what the backbone's activations take at the "
+            f"least with this micro-batch; use budget:{-(-least_bytes(costs) // MIB)}, lowest, or a smaller "
+            "training.batch_size"
         )
 
     def as_cheap(limit: int) -> bool:
@@ -84,6 +83,12 @@ def within_budget(costs: Sequence[UnitCost], budget_bytes: int) -> Plan:
     plan = _cheapest(costs, _lowest(budget_bytes, as_cheap))
     assert plan is not None
     return plan
+
+
+def least_bytes(costs: Sequence[UnitCost]) -> int:
+    """The smallest budget that a plan can keep."""
+    everything = sum(cost.kept_bytes(False) + cost.peak_bytes(True) for cost in costs)
+    return _lowest(everything, lambda limit: _cheapest(costs, limit) is not None)
 
 
 def _cheapest(costs: Sequence[UnitCost], limit_bytes: int) -> Plan | None:

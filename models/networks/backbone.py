@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from models.layers.pooled_relu import PooledReLU, PoolKind
 from models.layers.prepared_conv import conv_of_prepared
 from models.layers.recompute import recomputed
-from models.layers.recompute_plan import Plan, Unit, chain_costs, within_budget
+from models.layers.recompute_plan import Plan, Unit, chain_costs, least_bytes, within_budget
 from models.layers.temporal_shift import ShiftedConv2d, ShiftKind
 from slr_bench.units import MIB
 
 Recompute = str
-"""``none``, ``stage``, ``block`` or ``budget:<MiB>``."""
+"""``none``, ``stage``, ``block``, ``lowest`` or ``budget:<MiB>``."""
 NormKind = Literal["batch", "group"]
 
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
@@ -144,14 +144,16 @@ class FrameBackbone(nn.Module):
         """
         if self.recompute == "none" or not torch.is_grad_enabled():
             return ()
-        kind, _, budget_mib = self.recompute.partition(":")
-        if kind != "budget":
+        if self.recompute in ("stage", "block"):
             return range(len(units))
         device = x_NCHW.device.type
         autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
         key = (x_NCHW.shape, x_NCHW.dtype, device, autocast, self.training)
         if key not in self.plans:
-            self.plans[key] = within_budget(chain_costs(units, x_NCHW), int(budget_mib) * MIB)
+            costs = chain_costs(units, x_NCHW)
+            budget_mib = self.recompute.removeprefix("budget:")
+            limit = least_bytes(costs) if budget_mib == "lowest" else int(budget_mib) * MIB
+            self.plans[key] = within_budget(costs, limit)
         return [number for number, again in enumerate(self.plans[key].recompute) if again]
 
     def _stem(self, frames_NCHW: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.layers.recompute_plan import UnitCost, within_budget
+from models.layers.recompute_plan import UnitCost, least_bytes, within_budget
 from slr_bench.errors import UnsupportedSettingError
 from slr_bench.units import MIB
 
@@ -76,5 +76,6 @@ def test_an_impossible_budget_says_the_least_possible(costs):
     if least:
         with pytest.raises(UnsupportedSettingError, match=re.escape(f"budget:{least - 1} is below")) as raised:
             within_budget(costs, (least - 1) * MIB)
-        assert f"use budget:{least} or" in str(raised.value)
+        assert f"use budget:{least}, lowest, or" in str(raised.value)
     within_budget(costs, least * MIB)
+    assert least_bytes(costs) == least * MIB

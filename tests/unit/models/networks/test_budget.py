@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import models.networks.backbone as module
-from models.layers.recompute_plan import chain_costs, within_budget
+from models.layers.recompute_plan import chain_costs, least_bytes, within_budget
 from models.networks.backbone import FrameBackbone
 from slr_bench.errors import UnsupportedSettingError
 from slr_bench.trace.recorder import SAVED, WEIGHT_CAST, Recorder
@@ -125,3 +125,13 @@ def test_one_plan_a_shape_and_none_without_gradients():
 def test_impossible_budget_is_refused_with_the_least():
     with pytest.raises(UnsupportedSettingError, match=r"budget:0 is below.*use budget:1 or a smaller training"):
         step(build("budget:1"))
+
+
+def test_lowest_is_the_smallest_budget_that_fits():
+    costs = costs_of("batch", "fp32")
+    backbone = build("lowest")
+    peak, _ = traced(backbone, "fp32")
+    (plan,) = backbone.plans.values()
+    assert plan == within_budget(costs, least_bytes(costs))
+    assert peak <= least_bytes(costs) + 16
+    assert not all(plan.recompute), "block would recompute all: as low, with more work"
