@@ -123,7 +123,9 @@ def test_one_plan_a_shape_and_none_without_gradients():
 
 
 def test_impossible_budget_is_refused_with_the_least():
-    with pytest.raises(UnsupportedSettingError, match=r"budget:0 is below.*use budget:1 or a smaller training"):
+    with pytest.raises(
+        UnsupportedSettingError, match=r"budget:0 is below.*use budget:1, lowest, or a smaller training"
+    ):
         step(build("budget:1"))
 
 
