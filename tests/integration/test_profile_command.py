@@ -125,7 +125,7 @@ def test_run_and_profile_count_the_same(slr_bench, profiled, write_grid, tiny_se
         assert metrics[name]["value"] == found[name], name
     assert metrics["peak_cpu_allocator_bytes"]["value"] == found["allocator"]["peak_bytes"]
     assert metrics["peak_over_floor"]["value"] == found["peak_tensor_bytes"] / found["floor_bytes"]
-    assert "split: attention" in metrics["peak_over_floor"]["source"]
+    assert "split: backbone.pool, attention" in metrics["peak_over_floor"]["source"]
     log = (tmp_path / "run" / "logs" / f"{record.stem}.log").read_text()
     assert "profiler_start" not in log
     assert "gpuGetDeviceCount" not in log

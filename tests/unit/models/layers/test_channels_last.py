@@ -7,6 +7,7 @@ from torch import nn
 
 from models.config import ModelConfig
 from models.layers.channels_last import to_channels_last
+from models.layers.pooled_relu import PooledReLU
 from models.networks.efficient import build_recogniser
 from models.training.stepper import Stepper
 
@@ -35,7 +36,7 @@ def test_every_activation_and_its_gradient_lie_in_nhwc(shift, norm):
         out.register_hook(lambda grad: seen.append((f"gradient of {name}", is_nhwc(grad))))
 
     for name, module in model.backbone.named_modules():
-        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, nn.MaxPool2d)):
+        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, PooledReLU)):
             module.register_forward_hook(lambda _, inputs, out, name=name: watch(name, out))
     model(CLIPS_BTCHW).sum().backward()
     assert len(seen) == 2 * (20 + 20 + 1)  # convolutions, norms, pooling

@@ -10,8 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.config import Settings, load_settings
-from models.config.settings import parse_assignments
+from models.config import Settings, load_settings, parse_overrides
 from models.training import advisor
 from models.training.advice import SAFE_PART, StepNeed, advised, against, for_machine
 from models.training.machine import Machine, cached_clip_bytes, frame_bytes
@@ -215,7 +214,7 @@ def test_what_the_command_says_can_be_said_to_the_training(symptom, capsys):
     assert advisor.main(tiny_arguments("--symptom", symptom)) == 0
     words = shlex.split(capsys.readouterr().out.splitlines()[-1])
     pairs = [word for option, word in pairwise(words) if option == "--set"]
-    assert load_settings(advisor.DEFAULT_CONFIG, parse_assignments(pairs))
+    assert load_settings(advisor.DEFAULT_CONFIG, parse_overrides(pairs))
 
 
 @pytest.mark.parametrize(

@@ -87,11 +87,11 @@ def test_resumes_exactly_also_as_the_ordinary_step(tmp_path, resumed_in_backward
     whole = tiny_stepper(True)
     for number, batch in enumerate(batches):
         if number == 2:
-            saved = whole.config.model_dump(mode="json")
+            saved = {"training": whole.config.model_dump(mode="json")}
             save_checkpoint(tmp_path / "c.pt", parts(whole), saved, 6, {})
         whole.step([batch], 4)
     resumed = tiny_stepper(resumed_in_backward, seed=9)
-    load_checkpoint(tmp_path / "c.pt", parts(resumed), resumed.config.model_dump(mode="json"), 6)
+    load_checkpoint(tmp_path / "c.pt", parts(resumed), {"training": resumed.config.model_dump(mode="json")}, 6)
     for batch in batches[2:]:
         resumed.step([batch], 4)
     for name, value in whole.model.state_dict().items():
