@@ -259,7 +259,8 @@ def test_the_baseline_has_the_same_effective_batch_and_differs_only_in_what_cost
         if value != getattr(getattr(reference, section), key)
     }
     assert differs == {
-        "model.temporal_shift": "plain", "model.max_pool": "plain", "model.attention": "dense", "model.enable_feature_caching": False,
+        "model.temporal_shift": "plain", "model.max_pool": "plain", "model.attention": "dense",
+        "model.enable_feature_caching": False,
         "data.max_frames_in_memory": None, "training.batch_size": 32, "training.gradient_accumulation_steps": 1,
         "training.mixed_precision": False, "training.precision": "fp32", "training.recompute": "none",
     }  # fmt: skip
