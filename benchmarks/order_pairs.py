@@ -1,6 +1,6 @@
 """Does the network see the order of frames? Trained on signs that come in pairs, each the other's film run backwards.
 
-``python -m benchmarks.order_pairs --clips-per-class 96`` renders the signs (about 2 minutes of one core), trains every
+``python -m benchmarks.order_pairs`` renders the signs (a minute of one core), trains every
 arm of ``configs/order_pairs.yml`` on the pairs alone, and judges on the signers that it never saw. A clip counts as
 right where its own class scores above its pair's other class: a network blind to order is right half the time.
 
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--grid", type=Path, default=GRID, help="grid file of the workload train_epochs whose arms are compared")
     add("--arm", help="this arm only")
-    add("--clips-per-class", type=int, default=96, help="two thirds are trained on, the rest judged")
+    add("--clips-per-class", type=int, default=48, help="two thirds are trained on, the rest judged")
     add("--set", action="append", default=[], metavar="A.B=C", help="change one key of every arm; repeatable")
     options = parser.parse_args(arguments)
     try:

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from models.config import ModelConfig
 from models.networks.backbone import FrameBackbone
-from models.networks.efficient import build_recogniser
+from models.networks.efficient import build_recogniser, initial_positions
 from slr_bench.errors import ConfigError
 
 SMALL = ModelConfig(num_classes=5, base_channels=8, num_frames=4, attention_chunk_size=3, dropout=0.5)
@@ -110,10 +110,21 @@ def test_logits_shape_and_same_parameters_in_every_arm():
 def test_order_is_seen(changes):
     """By the positions alone too: without shift, with attention and one mean over the clip."""
     model = build(**changes).eval()
-    torch.nn.init.normal_(model.position_TD, std=1.0)
+    torch.nn.init.normal_(model.attention.project.weight)  # it starts as the identity
     clips_BTCHW = torch.rand(1, 4, 3, 32, 32)
     with torch.no_grad():
         assert not torch.allclose(model(clips_BTCHW), model(clips_BTCHW.flip(1)), atol=1e-4)
+
+
+@pytest.mark.parametrize("frames", [2, 4, 16, 64])
+def test_positions_start_half_as_large_as_features_and_tell_any_two_frames_apart(frames):
+    position_TD = initial_positions(frames, 128)
+    assert position_TD.shape == (frames, 128)
+    assert position_TD.square().mean().sqrt() == pytest.approx(0.5, rel=1e-4)
+    apart = torch.nn.functional.pdist(position_TD) / position_TD.norm(dim=1).mean()
+    assert apart.min() > 0.5
+    from_first = (position_TD - position_TD[0]).norm(dim=1)
+    assert from_first[1:].min() == from_first[1]  # the neighbour is the most alike
 
 
 def test_wrong_number_of_frames_is_told():
