@@ -39,7 +39,7 @@ def run(
     arm: Annotated[str | None, typer.Option(help="Run only this arm.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda, in place of the grid's.")] = None,
     fake: Annotated[
-        bool, typer.Option("--fake", help="Trace bytes on fake tensors: no data, no GPU, no time.")
+        bool, typer.Option("--fake", help="Trace bytes on fake tensors: no data, no GPU, no time; one process a cell.")
     ] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Run crashed and timed-out runs again.")] = False,
     no_skip: Annotated[
@@ -60,6 +60,7 @@ def run(
     console = Console(stderr=as_json)
     grid = with_device(load_grid(config), device)
     grid = grid.model_copy(update={"sides": 2}) if aa else grid
+    grid = grid.once() if fake else grid
     cells = expand(grid, dict(parse_override(text) for text in sets or []), arm)
     directory = out or DEFAULT_RUN_DIRECTORY
     command = public_command(sys.argv[1:])

@@ -93,6 +93,11 @@ class GridConfig(Part):
         """The arms, and those that the techniques make."""
         return tuple(dict.fromkeys([*(self.ladder.arms if self.ladder else ()), *self.arms]))
 
+    def once(self) -> GridConfig:
+        """The same cells, one process each: fake tensors give the same bytes in every one."""
+        also = tuple(part.model_copy(update={"repeats": 1}) for part in self.also)
+        return self.model_copy(update={"repeats": 1, "also": also})
+
     @property
     def parts(self) -> tuple[Part, ...]:
         """The main part and the further ones, in order."""

@@ -119,3 +119,9 @@ def test_an_override_may_contain_an_equals_sign():
 def test_a_malformed_override_is_refused(text):
     with pytest.raises(ConfigError, match="--set"):
         parse_override(text)
+
+
+def test_fake_tensors_need_one_process_a_cell():
+    grid = GridConfig.model_validate({"repeats": 3, "also": [{"workload": "inference", "repeats": 4}]})
+    assert [part.repeats for part in grid.once().parts] == [1, 1]
+    assert [part.repeats for part in grid.parts] == [3, 4]

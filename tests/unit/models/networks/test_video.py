@@ -67,7 +67,7 @@ def step(model):
     return [logits_BK, *(parameter.grad for parameter in model.parameters()), *model.buffers()]
 
 
-@pytest.mark.parametrize("recompute", ["stage", "block"])
+@pytest.mark.parametrize("recompute", ["stage", pytest.param("block", marks=pytest.mark.slow)])
 def test_recomputation_changes_nothing(network, recompute):
     """Gradients, dropout's draws and statistics, the same bits; and parameters keep their only name."""
     name, model = network
