@@ -55,7 +55,7 @@ bench-records: $(READY) ## Read, filter and tabulate 1,000 records
 bench-attention: $(READY) ## Time and peak bytes of each attention from 64 to 4,096 frames (about 4 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q benchmarks/test_attention.py $(ARGS)
 
-test: $(READY) ## Run the fast tests, two processes of one thread each (7 minutes on 2 cores)
+test: $(READY) ## Run the fast tests, two processes of one thread each (5 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(READY) ## Run the tests that take minutes

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,9 +162,3 @@ def _clip(video: VideoFile, entry: SplitEntry, gloss: str, instance: Instance) -
 def _fingerprint(clips: Iterable[ClipInfo]) -> str:
     rows = [[c.video_id, c.label, c.split, c.frame_start, c.frame_end, c.file_bytes] for c in clips]
     return hashlib.sha256(json.dumps(sorted(rows, key=str)).encode()).hexdigest()
-
-
-if __name__ == "__main__":
-    from models.data.wlasl_check import main
-
-    sys.exit(main())

@@ -1,0 +1,7 @@
+"""``python -m models.data.wlasl check DIR``: what a data directory has and lacks."""
+
+import sys
+
+from models.data.wlasl_check import main
+
+sys.exit(main())
