@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from models.config.base import Amount, Count, Flag, Frozen
+from models.config.base import Amount, Count, Flag, Frozen, refuse_pairs
 
 _KEYS_OF_EVERY_NETWORK = {
     "num_classes", "network", "num_frames", "region_focus", "focus_size", "dropout", "weights",
@@ -147,9 +147,8 @@ class ModelConfig(Frozen):
             f"region_focus: {self.region_focus}": self.region_focus == "motion" and "it stands before the backbone",
             f"focus_size: {self.focus_size}": self.focus_size is not None and "it stands before the backbone",
         }
-        for what, reason in reasons.items():
-            if self.freeze_backbone and reason:
-                raise ValueError(f"freeze_backbone: true cannot go with {what}: {reason}; change one of them")
+        if self.freeze_backbone:
+            refuse_pairs("freeze_backbone: true", reasons, "; change one of them")
         return self
 
     @model_validator(mode="after")
@@ -166,10 +165,6 @@ class ModelConfig(Frozen):
                 self.attention == "sparse" and self.attention_global_frames > 0 and "they attend to later frames"
             ),
         }
-        for what, reason in reasons.items():
-            if reason:
-                raise ValueError(
-                    f"causal: true cannot go with {what}: {reason}; use attention: sparse with "
-                    "attention_global_frames: 0, no focus, no frame budget and no merging"
-                )
+        cure = "attention: sparse with attention_global_frames: 0, no focus, no frame budget and no merging"
+        refuse_pairs("causal: true", reasons, f"; use {cure}")
         return self

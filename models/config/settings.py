@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import model_validator
 
-from models.config.base import Frozen
+from models.config.base import Frozen, refuse_pairs
 from models.config.data import DataConfig
 from models.config.model import ModelConfig
 from models.config.training import TrainingConfig
@@ -54,9 +54,7 @@ class Settings(Frozen):
             ),
             "training.channels_last: true": training.channels_last and "NHWC is for 2-D convolutions; use false",
         }
-        for what, reason in reasons.items():
-            if reason:
-                raise ValueError(f"model.network: {network} cannot go with {what}: {reason}")
+        refuse_pairs(f"model.network: {network}", reasons)
         return self
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from models.config.base import Amount, Count, Flag, Fraction, Frozen
+from models.config.base import Amount, Count, Flag, Fraction, Frozen, refuse_pairs
 
 Threshold = Annotated[float, Field(gt=0.0, le=1.0)]
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
@@ -98,9 +98,7 @@ class TrainingConfig(Frozen):
             ),
             "precision: fp16": self.precision == "fp16" and "an overflow is known only after backward; use bf16",
         }
-        for what, reason in reasons.items():
-            if reason:
-                raise ValueError(f"optimizer_in_backward: true cannot go with {what}: {reason}")
+        refuse_pairs("optimizer_in_backward: true", reasons)
         return self
 
     @property

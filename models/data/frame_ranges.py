@@ -5,6 +5,7 @@ WLASL annotates original videos at 25 frames a second; people have copies: cut, 
 
 from __future__ import annotations
 
+from models.data.region import bbox_lies_within
 from models.data.wlasl import ClipInfo
 from slr_bench.errors import DataError
 
@@ -50,8 +51,8 @@ def bbox_applies(bbox: tuple[float, float, float, float], width: int, height: in
     It cannot where it reaches beyond the file or is empty. In a file of 256 x 256 it counts as stale unless it is the
     full frame: WLASL's preparation makes such copies, originals are not square.
     """
-    left, top, right, bottom = bbox
-    if not (0 <= left < right <= width + 1 and 0 <= top < bottom <= height + 1):  # NaN, too, is not within
+    if not bbox_lies_within(bbox, width, height):
         return False
+    left, top, right, bottom = bbox
     is_full_frame = left <= 1 and top <= 1 and right >= width - 1 and bottom >= height - 1
     return is_full_frame or (width, height) != (_RESIZED_SIDE, _RESIZED_SIDE)

@@ -27,6 +27,12 @@ MIDDLE = Square(1.0, 0.5, 0.5)
 """Signers stand there."""
 
 
+def bbox_lies_within(bbox: tuple[float, float, float, float], width: int, height: int) -> bool:
+    """Whether ``bbox`` (left, top, right, bottom in pixels) is not empty and within a file of this size; NaN is not."""
+    left, top, right, bottom = bbox
+    return 0 <= left < right <= width + 1 and 0 <= top < bottom <= height + 1
+
+
 def bbox_square(bbox: tuple[float, float, float, float], width: int, height: int) -> Square | None:
     """The square around ``bbox`` (left, top, right, bottom in pixels) in a ``width`` x ``height`` file, moved into the
     frame; None where the bbox is stale or tells nothing.
@@ -34,9 +40,9 @@ def bbox_square(bbox: tuple[float, float, float, float], width: int, height: int
     Stale is a bbox that reaches beyond the file: it was measured on the original video, and WLASL's prepared copies are
     256 x 256. One that happens to fit the smaller copy cannot be told from a true one.
     """
-    left, top, right, bottom = bbox
-    if not (0 <= left < right <= width + 1 and 0 <= top < bottom <= height + 1):  # NaN, too, is not within
+    if not bbox_lies_within(bbox, width, height):
         return None
+    left, top, right, bottom = bbox
     if right - left >= _WHOLE * width and bottom - top >= _WHOLE * height:
         return None
     short = min(width, height)

@@ -75,6 +75,7 @@ class FrameBackbone(nn.Module):
     every block's output. ``block`` usually peaks lower: less is alive at once while one unit is recomputed.
     ``budget:<MiB>`` bounds all that the backbone's forward and backward make, kept or not, gradients of parameters
     apart; of the choices within it the one that recomputes the least work (:mod:`models.layers.recompute_plan`).
+    ``lowest`` is the smallest such budget that a choice can keep.
     """
 
     mean_C11: Tensor

@@ -51,10 +51,9 @@ def factor(base: CellSummary | None, head: CellSummary | None, metric: str = "pe
 
 def rungs(cells: Sequence[CellSummary], ladder: Ladder, workload: str) -> list[Rung]:
     """The techniques in the order in which they are added."""
-    found, before = [], own_cell(cells, ladder.start, workload)
+    found, before, end = [], own_cell(cells, ladder.start, workload), own_cell(cells, ladder.end, workload)
     for name, technique in ladder.techniques.items():
         added = own_cell(cells, ladder.arm_with(name), workload)
-        end = own_cell(cells, ladder.end, workload)
         left_out = own_cell(cells, ladder.arm_without(name), workload)
         found.append(Rung(name, technique.same, before, added, end, left_out))
         before = added
@@ -175,7 +174,7 @@ def _factor(value: float | None) -> Cell:
 
 def _time(base: CellSummary | None, head: CellSummary | None) -> Cell:
     """``head``'s step time over ``base``'s, with what it is worth as a note."""
-    if base is None or head is None or not {"step_time_s"} <= base.readings.keys() & head.readings.keys():
+    if base is None or head is None or "step_time_s" not in base.readings or "step_time_s" not in head.readings:
         return unknown("not measured")
     ratio = pair(base.readings["step_time_s"], head.readings["step_time_s"])
     if ratio is None:
