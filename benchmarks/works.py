@@ -13,7 +13,6 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from models.config import Settings
@@ -160,11 +159,11 @@ class TrainEpochs:
         self._settings, self._context = settings, context
         self._model = context.place(build_recogniser(settings.model, settings.training.recompute))
 
-        self._ranks: dict[str, int] = {}
+        self._details: dict[str, Any] = {}
 
     def details(self) -> Mapping[str, Any]:
-        """Rank of the true class of each validation clip after the last epoch, 0 is best."""
-        return {"val_ranks": self._ranks}
+        """``val_ranks``: each validation clip's after the last epoch, 0 is best; ``epochs``: the curve."""
+        return self._details
 
     def run(self) -> Mapping[str, Metric]:
         """Train, then validate."""
@@ -176,11 +175,11 @@ class TrainEpochs:
             )
             start_s = time.perf_counter()
             kept = with_kept_features(loaders, self._model, self._settings, self._context.device)
-            history = trainer.fit(kept.train, kept.val, output_dir=None, console=Console(quiet=True))
+            history = trainer.fit(kept.train, kept.val, output_dir=None)  # a line an epoch to stderr: the run's log
             training_s = time.perf_counter() - start_s
             kept.close()
         assert trainer.last_evaluation is not None, "fit evaluates after every epoch"
-        self._ranks = trainer.last_evaluation.ranks
+        self._details = {"val_ranks": trainer.last_evaluation.ranks, "epochs": [asdict(epoch) for epoch in history]}
         last = history[-1]
         clock = "perf_counter around all epochs, decoding included"
         split = f"val split ({len(loaders.val.indices)} clips), after epoch {training.epochs}"
