@@ -39,7 +39,7 @@ def write_reports(run_dir: Path) -> ReportPaths:
             svg.write_text(picture.svg, encoding="utf-8")
             png.write_bytes(picture.png)
         paths.markdown.write_text(markdown.render(content.report, pictures), encoding="utf-8")
-        paths.html.write_text(html.render(content.report, pictures), encoding="utf-8")
+        paths.html.write_text(html.render(content.report), encoding="utf-8")
     except OSError as error:
         raise ConfigError(
             f"cannot write the report: {error.filename}: {error.strerror}; make {run_dir} writable or copy it"

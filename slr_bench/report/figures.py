@@ -58,7 +58,7 @@ def memory_by_cell(content: RunContent) -> Picture | None:
     cells.sort(key=lambda cell: (content.arms.index(cell.entry.arm), not cell.entry.is_own, values[id(cell)] or 0))
     largest = max(value for value in values.values() if value is not None)
 
-    def paint(figure: Figure) -> dict[str, str]:
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for place, cell in enumerate(cells):
             _paint_bar(axes, place, cell, values[id(cell)], content.arms.index(cell.entry.arm))
@@ -78,7 +78,6 @@ def memory_by_cell(content: RunContent) -> Picture | None:
         axes.grid(axis="x")
         byte_axis(axes.xaxis, [largest])
         axes.set_xlabel("peak tensor memory of one steady step")
-        return {}
 
     parts = [f"{plain(cell.entry.arm, 40)} {format_bytes(values[id(cell)])}" for cell in cells if cell.entry.is_own]
     alt = plain(f"Bar chart of peak tensor memory by cell. Own settings: {'; '.join(parts)}.", 600)
@@ -116,7 +115,7 @@ def memory_over_time(content: RunContent, store: Store, *, traced: bool) -> Pict
     names = list(dict.fromkeys(name for _, _, line in lines for name, _, _ in line.stretches))
     colours = {name: PHASE_COLOURS[place % len(PHASE_COLOURS)] for place, name in enumerate(names)}
 
-    def paint(figure: Figure) -> dict[str, str]:
+    def paint(figure: Figure) -> None:
         panels = figure.subplots(1, len(lines), sharey=True, squeeze=False)[0]
         for axes, (arm, place, line) in zip(panels, lines, strict=True):
             _paint_timeline(axes, line, arm_colour(place), colours)
@@ -128,7 +127,6 @@ def memory_over_time(content: RunContent, store: Store, *, traced: bool) -> Pict
         keys = [Patch(color=colours[name]) for name in names]
         if keys:
             figure.legend(keys, [plain(name, 24) for name in names], loc="outside lower left", ncols=6)
-        return {}
 
     peaks = "; ".join(f"{plain(arm, 40)} {format_bytes(max(line.y_bytes))}" for arm, _, line in lines)
     what = "live tensor bytes over one traced step" if traced else "RAM of one process over its run"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from slr_bench.report.drawing import Picture
-from slr_bench.report.table import Cell, Report, Section, Table
+from slr_bench.report.table import Cell, Report, Section, Table, turned
 
 MAX_ROWS = 60
 """Rows of a table here; the HTML page has all."""
@@ -27,7 +27,7 @@ def render(report: Report, pictures: Sequence[Picture]) -> str:
     """The whole document; pictures are linked as ``figures/<name>.png``."""
     parts = [f"# {escape(report.title)}", escape(report.lead), escape(report.measured)]
     parts += [f"> **Warning.** {escape(warning)}" for warning in report.warnings]
-    parts.append(table(report.headline))
+    parts.append(table(turned(report.headline)))
     parts += [
         f"[![{escape(picture.alt)}](figures/{picture.name}.png)](figures/{picture.name}.svg)" for picture in pictures
     ]
@@ -65,7 +65,7 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def _cell(cell: Cell, notes: dict[str, int], *, strong: bool) -> str:
-    text = escape(cell.text)
+    text = escape(cell.whole)
     if cell.tone == "warn":
         text = f"⚠ {text}"
     if strong:
