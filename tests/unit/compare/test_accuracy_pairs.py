@@ -46,8 +46,9 @@ def test_other_clips_or_no_common_seed_do_not_compare():
         pairs({1: {"a": True}}, {2: {"a": True}})
 
 
-def trained(directory, seeds=(0, 1), **wrong_by_arm):
+def trained(directory, seeds=(0, 1), fingerprint="data", **wrong_by_arm):
     run = FakeRun(directory)
+    run.environment = run.environment | {"data_fingerprint": fingerprint}
     for arm, wrong in wrong_by_arm.items():
         for seed in seeds:
             values = setting(16, 1, "fp32")
@@ -74,10 +75,10 @@ def test_arms_of_two_directories_are_read_together(tmp_path, capsys):
     assert (found["seeds"], found["difference"]) == ([0, 1], -0.01)
 
 
-def test_directories_of_two_sources_are_not_mixed(tmp_path, capsys):
-    base, head = trained(tmp_path / "base", baseline=0), trained(tmp_path / "head", optimized=2)
-    head.environment = head.environment | {"data_fingerprint": "another"}
-    assert main([str(base.write()), str(head.write())]) == 4
+def test_directories_of_two_data_sets_are_not_mixed(tmp_path, capsys):
+    base = trained(tmp_path / "base", baseline=0).write()
+    head = trained(tmp_path / "head", fingerprint="other", optimized=2).write()
+    assert main([str(base), str(head)]) == 4
     assert "another source, torch or data" in capsys.readouterr().err
 
 
