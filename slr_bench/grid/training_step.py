@@ -39,12 +39,13 @@ class TrainingStep:
         self.context, self.model, self.optimizer = context, model, optimizer
         self.clips_per_step = 0
         """Samples in all micro-batches, known once they are loaded."""
-        self._batch, self._loss, self._micro_batches = batch, loss, micro_batches
+        self.micro_batches = micro_batches
+        self._batch, self._loss = batch, loss
         self._held: list[Batch] = []
 
     def load(self) -> None:
         """Fetch every micro-batch of a step. With fake tensors they have shapes and no contents."""
-        self._held = [self._batch() for _ in range(self._micro_batches)]
+        self._held = [self._batch() for _ in range(self.micro_batches)]
         self.clips_per_step = sum(len(targets) for _, targets in self._held)
 
     def step(self) -> None:
@@ -52,8 +53,8 @@ class TrainingStep:
         phase = self.context.phase
         for inputs, targets in self.handed_over():
             with phase("forward"):
-                loss = self._loss(self.model(inputs), targets) / self._micro_batches
-            del inputs, targets  # else this micro-batch would live on beside the next one
+                loss = self._loss(self.model(inputs), targets) / self.micro_batches
+            del inputs, targets  # else it would live until the next one has been copied
             with phase("backward"):
                 loss.backward()  # type: ignore[no-untyped-call]
             del loss
