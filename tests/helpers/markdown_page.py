@@ -1,4 +1,4 @@
-"""A page of Markdown as its reader meets it: code blocks, commands, links, and the anchors that GitHub gives headings."""
+"""A page of Markdown as its reader meets it: code blocks, commands, links, tables, and anchors as GitHub makes them."""
 
 import re
 from dataclasses import dataclass
@@ -27,9 +27,8 @@ class Page:
 
     @property
     def blocks(self):
-        return [
-            Block(*(token.info.split() + ["", ""])[:2], token.content) for token in self.tokens if token.type == "fence"
-        ]
+        fences = [token for token in self.tokens if token.type == "fence"]
+        return [Block(*[*token.info.split(), "", ""][:2], token.content) for token in fences]
 
     @property
     def links(self):

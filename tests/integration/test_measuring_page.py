@@ -57,7 +57,9 @@ def test_what_is_shown_is_the_whole_module_and_it_is_about_twenty_lines():
 
 def test_it_needs_nothing_of_this_repositorys_models(installed):
     code = "import tiny_video_model.bench, sys; before = set(sys.modules); import tiny_video_model.network"
-    code += "\nprint('torch' in before, [name for name in sys.modules if name.split('.')[0] in ('models', 'benchmarks')])"
+    code += (
+        "\nprint('torch' in before, [name for name in sys.modules if name.split('.')[0] in ('models', 'benchmarks')])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.split(maxsplit=1) == ["False", "[]\n"]
 
@@ -76,7 +78,9 @@ def test_every_command_of_the_page_does_what_the_page_says(installed, slr_bench,
             promised = [" ".join(line.split()) for line in block.text.splitlines() if " ms" not in line]
             assert [line for line in promised if not any(text.startswith(line) for text in said)] == []
     assert [line.split()[1] for line in outputs] == ["schema", "run", "profile", "profile", "report"]
-    check_records(tmp_path / "reports" / "tiny", json.loads((tmp_path / "reports/tiny-profile/profile.json").read_text()))
+    check_records(
+        tmp_path / "reports" / "tiny", json.loads((tmp_path / "reports/tiny-profile/profile.json").read_text())
+    )
     assert json.loads(outputs["slr-bench schema tiny_video"])["properties"].keys() == {
         "batch_size", "micro_batches", "recompute",
     }  # fmt: skip
