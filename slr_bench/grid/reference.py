@@ -25,9 +25,9 @@ _HEAD: Final = """# Configuration
 <!-- Written by `{command} --markdown`; change the keys' descriptions, not this page. -->
 
 A **training file** holds one setting: every knob of a step or a training. A **grid file** names a workload, arms and
-axes; its cells are settings. Both are YAML. A key that is left out has its default; an unknown one is refused, and the
-nearest known one is offered. Rules that several keys make together are told in one line when the file is read, before
-any process starts.
+axes; its cells are settings. Both are YAML. Given to a command by itself, a training file is one cell of `train_step`.
+A key that is left out has its default; an unknown one is refused, and the nearest known one is offered. Rules that
+several keys make together are told in one line when the file is read, before any process starts.
 
 On the command line a key is written with its sections: `--set training.batch_size=4`. So it is in a grid file, under
 `set`, `arms`, `axes` and `exclude`; in `set` and `arms` nested sections will do as well.

@@ -119,7 +119,9 @@ def find_workload(name: str) -> WorkloadSpec:
     found = list({point.value: point for point in points if point.name == name}.values())
     if not found:
         known = nearest(name, {point.name for point in points})
-        raise ConfigError(f"workload: no workload {name!r} is registered{known}")
+        raise ConfigError(
+            f"workload: no workload {name!r} is registered{known} (or install the package that registers it)"
+        )
     if len(found) > 1:
         places = " and ".join(sorted(point.value for point in found))
         raise ConfigError(f"workload {name!r} is registered twice, as {places}; give one of them another name")
