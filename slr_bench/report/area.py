@@ -108,7 +108,7 @@ def _on_top(below: tuple[float, ...], own: tuple[float, ...]) -> tuple[float, ..
 
 def _path(edge: Sequence[float], top: float) -> str:
     """Steps of one unit a point, runs of equal height joined: ``M0 500V320h3v-12h1…``, closed along the ground."""
-    heights = [round(HEIGHT * value / top) for value in edge]
+    heights = [max(0, round(HEIGHT * value / top)) for value in edge]
     parts, run = [f"M0 {HEIGHT}v-{heights[0]}"], 0
     for before, after in zip(heights, [*heights[1:], None], strict=True):
         run += 1

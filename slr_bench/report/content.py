@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 from slr_bench.compare.summary import MEASURED, CellSummary, own_cell, summarize_cells
-from slr_bench.errors import ConfigError
 from slr_bench.grid.techniques import Ladder
 from slr_bench.record import Record
 from slr_bench.report.answers import answers, questions
@@ -21,12 +20,13 @@ from slr_bench.report.panel import Panels, panels
 from slr_bench.report.pareto import Field, field
 from slr_bench.report.predicted import predicted_section
 from slr_bench.report.provenance import cost_section, environment_section, methods_section
+from slr_bench.report.reading import RunDirectory, read_directory
 from slr_bench.report.sections import disagreements, grid_section, missing_section, statistics_section, unread_section
 from slr_bench.report.setting import batch_warning, difference_table, main_workload, measured_sentence
 from slr_bench.report.table import Report, Section
 from slr_bench.report.waterfall import rungs, split_sentence, waterfall_section
 from slr_bench.report.words import plain
-from slr_bench.run.store import Manifest, Store
+from slr_bench.run.store import Manifest
 
 SHOWN: Final = 2
 """Cells that are open at first."""
@@ -47,21 +47,17 @@ class RunContent:
     measured: bool
     """Whether any run ended ok or out of memory."""
     report: Report
+    directory: RunDirectory
 
 
 def read_content(run_dir: Path) -> RunContent:
     """Read a run directory, finished or not.
 
     Raises:
-        ConfigError: ``run_dir`` holds no readable ``grid.json``.
+        ConfigError: ``run_dir`` holds neither a readable ``grid.json`` nor a readable record.
     """
-    store = Store(run_dir)
-    manifest = store.read_manifest()
-    if manifest is None:
-        raise ConfigError(
-            f"{run_dir} is not a run directory: it has no grid.json; give the directory that `slr-bench run` wrote"
-        )
-    records, problems = store.read_records()
+    found = read_directory(run_dir)
+    store, manifest, records, problems = found.store, found.manifest, found.records, found.problems
     cells = summarize_cells(manifest, records)
     ladder = manifest.ladder
     made = dict.fromkeys(entry.arm for entry in manifest.cells)
@@ -77,30 +73,30 @@ def read_content(run_dir: Path) -> RunContent:
         _cells_section(panels(cells, shown, store)),
     )
     asked = questions(cells)
-    found = [answers(cells, arms, question) for question in asked]
+    answered = [answers(cells, arms, question) for question in asked]
     last = (
         grid_section(cells),
         missing_section(cells, records, problems),
-        discards_section(cells, store.read_discarded()),
+        discards_section(cells, found.discarded),
         _arms_section(cells, arms, workload),
         predicted_section(cells),
-        replace(statistics_section(asked, found), is_folded=True),
+        replace(statistics_section(asked, answered), is_folded=True),
         *_reference(manifest, records),
     )
     warning = batch_warning(cells, arms, workload)
     split = split_sentence(rungs(cells, ladder, workload)) if ladder else ""
     report = Report(
         title=_title(arms),
-        lead=f"{lead(asked, found)} {split}".strip(),
+        lead=f"{lead(asked, answered)} {split}".strip(),
         measured=measured_sentence(cells, arms, workload, _seen_environment(manifest, cells, workload)),
-        warnings=(*([warning] if warning else []), *disagreements(cells)),
-        cards=cards(asked, found),
-        headline=headline_table(asked, found, arms),
+        warnings=(*(plain(text, 600) for text in (found.fault, warning) if text), *disagreements(cells)),
+        cards=cards(asked, answered),
+        headline=headline_table(asked, answered, arms),
         sections=tuple(section for section in (*first, *last) if section is not None),
         command=again(manifest.command, arms),
     )
     measured = any(record.outcome in MEASURED for record in records)
-    return RunContent(tuple(cells), arms, ladder, workload, points, measured, report)
+    return RunContent(tuple(cells), arms, ladder, workload, points, measured, report, found)
 
 
 def _cells_section(shown: Panels) -> Section | None:

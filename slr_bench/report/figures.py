@@ -28,7 +28,6 @@ from slr_bench.report.setting import value_text
 from slr_bench.report.timeline import Timeline, parse_samples, rss_timeline, traced_timeline
 from slr_bench.report.waterfall_figure import waterfall_picture
 from slr_bench.report.words import OUTCOME_WORDS, plain
-from slr_bench.run.store import Store
 from slr_bench.units import format_bytes
 
 MAX_BARS: Final = 32
@@ -39,11 +38,11 @@ LABEL: Final = 42
 """Characters of a bar's label."""
 
 
-def draw_pictures(content: RunContent, store: Store) -> list[Picture]:
+def draw_pictures(content: RunContent) -> list[Picture]:
     """Every picture for which there is data."""
     made = [waterfall_picture(content.cells, content.ladder, content.workload)]
     made += [memory_by_cell(content), memory_against_time(content)]
-    made += [memory_over_time(content, store, traced=True), memory_over_time(content, store, traced=False)]
+    made += [memory_over_time(content, traced=True), memory_over_time(content, traced=False)]
     return [picture for picture in made if picture is not None]
 
 
@@ -99,13 +98,13 @@ def _paint_bar(axes: Axes, place: int, cell: CellSummary, value: float | None, a
     )  # fmt: skip
 
 
-def memory_over_time(content: RunContent, store: Store, *, traced: bool) -> Picture | None:
+def memory_over_time(content: RunContent, *, traced: bool) -> Picture | None:
     """One panel an arm's own setting, phases below: live tensor bytes over the traced step, or RAM over seconds."""
     lines: list[tuple[str, int, Timeline]] = []
     for place, arm in enumerate(content.arms[:MAX_PANELS]):
         cell = own_cell(content.cells, arm, content.workload)
         for record in cell.finished if cell else ():
-            samples = parse_samples(store.read_samples(record.name))
+            samples = parse_samples(content.directory.store.read_samples(record.name))
             line = None if samples is None else traced_timeline(samples) if traced else rss_timeline(samples)
             if line is not None:
                 lines.append((arm, place, line))

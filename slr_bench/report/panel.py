@@ -175,7 +175,7 @@ def _samples(cell: CellSummary, store: Store) -> Samples | None:
 def _why_empty(cell: CellSummary) -> str:
     if cell.value("peak_tensor_bytes") is None:
         return "No step of it was traced."
-    return "Its series over the step is not in the run directory (samples/)."
+    return "Its series over the step is missing or not readable (samples/)."
 
 
 def _facts(cell: CellSummary) -> tuple[tuple[str, str], ...]:

@@ -58,7 +58,7 @@ def field(cells: Sequence[CellSummary], workload: str) -> Field | None:
     points = []
     for cell in own:
         time_s, needed = cell.value("step_time_s"), cell.value(memory)
-        if time_s and needed:
+        if time_s and needed and time_s > 0 and needed > 0:
             batch = (effective_batch(cell.entry.setting) or 1) if is_per_clip else 1
             points.append(Point(cell, needed, time_s / batch, _accuracy(cell, accuracies)))
     marked = tuple(

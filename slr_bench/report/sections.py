@@ -79,7 +79,7 @@ def _grid_table(workload: str, cells: Sequence[CellSummary]) -> Table:
 
 
 def _with_bar(cell: Cell, most: float | None) -> Cell:
-    return replace(cell, bar=Bar(0, cell.sort / most, "arm-1")) if most and cell.sort else cell
+    return replace(cell, bar=Bar(0, cell.sort / most, "arm-1")) if most and cell.sort and cell.sort > 0 else cell
 
 
 def _grid_cell(cell: CellSummary, name: str) -> Cell:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from slr_bench.report.content import read_content
 from slr_bench.report.table import Cell, Report, Row, Table, transposed
 
 _STYLES = {"": "", "good": "green", "bad": "red", "warn": "yellow"}
@@ -21,13 +19,8 @@ _FRAME = 2  # a gap of two between columns, an edge of one at either side
 _SHOWN = ("waterfall", "grid", "cost", "missing")
 
 
-def print_summary(source: Path | Report, console: Console) -> None:
-    """Print a report, or that of a run directory. Text of the run is never read as rich markup.
-
-    Raises:
-        ConfigError: the directory holds no readable ``grid.json``.
-    """
-    report = source if isinstance(source, Report) else read_content(source).report
+def print_summary(report: Report, console: Console) -> None:
+    """Print the heart of a report. Text of the run is never read as rich markup."""
     console.print(Text(report.title, style="bold"))
     console.print(Text(report.lead))
     console.print(Text(report.measured, style="dim"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -100,8 +101,8 @@ def rss_timeline(samples: Samples, most: int = POINTS) -> Timeline | None:
         return None
     column = samples.columns.index("rss_bytes")
     rows = zip(samples.times_s, samples.rows, strict=False)
-    points = [(time_s, row[column]) for time_s, row in rows if column < len(row)]
-    seen = [(time_s, value) for time_s, value in points if value is not None]
+    points = [(time_s, row[column]) for time_s, row in rows if column < len(row) and isfinite(time_s)]
+    seen = [(time_s, value) for time_s, value in points if value is not None and isfinite(value)]
     if len(seen) < 2:
         return None
     spans = sorted(samples.phases, key=lambda span: span.start_s)

@@ -128,7 +128,7 @@ def test_a_cell_without_samples_says_so(new_run):
     run = new_run()
     run.record(run.cell("baseline"), 0, step_metrics(MIB, 1.0))
     [one] = shown(run)
-    assert one.reason == "Its series over the step is not in the run directory (samples/)."
+    assert one.reason == "Its series over the step is missing or not readable (samples/)."
 
 
 def test_two_arms_with_the_same_setting_share_a_panel(new_run):

@@ -235,5 +235,5 @@ def test_three_arms_each_have_a_change(new_run):
 
 
 def test_a_directory_without_manifest_is_refused_with_the_cure(tmp_path):
-    with pytest.raises(ConfigError, match=r"no grid\.json; give the directory that `slr-bench run` wrote"):
+    with pytest.raises(ConfigError, match=r"no grid\.json and no record; give the directory that `slr-bench run`"):
         read_content(tmp_path)

@@ -8,12 +8,14 @@ import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 
 import pytest
-from fake_runs import MIB, samples, setting, step_metrics
+from fake_runs import MIB, FakeRun, fill_large, samples, setting, step_metrics
 from rich.console import Console
 
 from slr_bench.errors import ConfigError, NothingMeasuredError
 from slr_bench.record import Metric, Outcome
+from slr_bench.report import markdown
 from slr_bench.report.build import write_reports
+from slr_bench.report.content import read_content
 from slr_bench.report.markdown import MAX_ROWS
 from slr_bench.report.terminal import print_summary
 
@@ -189,7 +191,7 @@ def test_hostile_text_stays_text_everywhere(new_run):
     for path in (directory / "figures").glob("*.svg"):
         ElementTree.parse(path)
     console = Console(file=io.StringIO(), width=160, force_terminal=True, color_system=None)
-    print_summary(directory, console)
+    print_summary(read_content(directory).report, console)
     shown = console.file.getvalue()
     assert "\x1b[2J" not in shown
     assert "[red]markup[/red]" in shown
@@ -197,9 +199,14 @@ def test_hostile_text_stays_text_everywhere(new_run):
 
 def test_terminal_shows_headline_and_grid(usual_run):
     console = Console(file=io.StringIO(), width=160)
-    print_summary(usual_run, console)
+    print_summary(read_content(usual_run).report, console)
     shown = console.file.getvalue()
-    for part in ("100.0 MiB (8.0× less)", "1.65 s (1.50× as long, n too small)", "out of RAM", "batch_size 8, precision bf16"):
+    for part in (
+        "100.0 MiB (8.0× less)",
+        "1.65 s (1.50× as long, n too small)",
+        "out of RAM",
+        "batch_size 8, precision bf16",
+    ):
         assert part in shown
 
 
@@ -246,3 +253,20 @@ def test_no_manifest_and_no_place_to_write_are_config_errors(tmp_path, usual_run
     (usual_run / "figures").write_text("a file")
     with pytest.raises(ConfigError, match="cannot write the report"):
         write_reports(usual_run)
+
+
+def test_markdown_of_many_cells_is_a_comment_s_length_and_says_what_it_leaves_out(tmp_path):
+    content = read_content(fill_large(FakeRun(tmp_path / "run"), 200, repeats=1).write())
+    text = markdown.render(content.report, [])
+    assert 30_000 < len(text.encode()) <= 65_000
+    check_markdown_tables(text)
+    rows = re.search(r"\*\*train\\_step\*\*\n\n((?:\|.*\n)+)\n(\d+) more rows are in report\.html\.", text)
+    assert int(rows[2]) == 200 - (rows[1].count("\n") - 2)
+    assert text.count("<details>") == text.count("</details>")
+
+
+def test_markdown_gives_up_rows_until_it_fits(tmp_path, monkeypatch):
+    content = read_content(fill_large(FakeRun(tmp_path / "run"), 60, repeats=1).write())
+    whole = len(markdown.render(content.report, []).encode())
+    monkeypatch.setattr(markdown, "LIMIT", whole // 2)
+    assert len(markdown.render(content.report, []).encode()) <= whole // 2
