@@ -1,7 +1,8 @@
 // Tables sort by their headings; long ones can be filtered by words and by the values of some columns.
 {
   const said = document.getElementById("said");
-  const text = (cell) => cell.firstChild ? cell.textContent.trim() : "";
+  // What a cell says, without the number of its footnote and its second line.
+  const text = (cell) => [...cell.childNodes].filter((node) => !/^(SUP|SMALL)$/.test(node.nodeName)).map((node) => node.textContent).join("").trim();
   const key = (cell) => ("s" in cell.dataset ? Number(cell.dataset.s) : text(cell));
   const order = new Intl.Collator(undefined, { numeric: true });
   const isUnknown = (cell) => /^[–·]/.test(text(cell));

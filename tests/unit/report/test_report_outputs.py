@@ -8,20 +8,19 @@ import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 
 import pytest
-from fake_runs import MIB, FakeRun, fill_large, samples, setting, step_metrics
+from fake_runs import MIB, FakeRun, fill_large, step_metrics
+from hostile_runs import fill_hostile
+from markdown_it import MarkdownIt
 from rich.console import Console
 
 from slr_bench.errors import ConfigError, NothingMeasuredError
-from slr_bench.record import Metric, Outcome
+from slr_bench.record import Outcome
 from slr_bench.report import markdown
 from slr_bench.report.build import write_reports
 from slr_bench.report.content import read_content
 from slr_bench.report.markdown import MAX_ROWS
 from slr_bench.report.terminal import print_summary
 
-HOSTILE = (
-    '<script>alert(1)</script> | pipe `tick` $x_1$ "quote" [red]markup[/red]\nline\x1b[2J \u202eabc ' + "x" * 10_000
-)
 VOID = {"meta", "br", "wbr", "img", "input", "link", "hr"}
 
 
@@ -43,7 +42,8 @@ class Page(HTMLParser):
 
     def handle_startendtag(self, tag, attrs):
         self.handle_starttag(tag, attrs)
-        self.open.pop()
+        if tag not in VOID:
+            self.open.pop()
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -155,24 +155,8 @@ def test_markdown_is_short_and_its_tables_hold(usual_report):
     assert "```sh\nslr-bench run configs/ablation.yml  # measure it\n" in text
 
 
-def hostile_run(run):
-    """Foreign text wherever a run can carry any."""
-    run.environment["cpu"] = HOSTILE
-    bad = setting(16, 1, HOSTILE)
-    axes = {f"training.{HOSTILE[:60]}": HOSTILE}
-    metrics = step_metrics(5 * MIB, 1.0) | {"energy_j": Metric.unavailable("J", HOSTILE, HOSTILE)}
-    for arm in (HOSTILE, "_hidden", "$math"):
-        cell = run.cell(arm, setting=bad)
-        series = samples(5 * MIB)
-        series["phases"][0]["name"] = HOSTILE
-        run.record(cell, 0, metrics, series=series)
-        run.record(run.cell(arm, own=False, coordinates=axes, setting=bad), 0, outcome=Outcome.CRASH, reason=HOSTILE)
-        run.record(run.cell(arm, f"w {HOSTILE}", setting=bad), 0, metrics)
-    return run.write(command=f"slr-bench ```` run '{HOSTILE}'")
-
-
 def test_hostile_text_stays_text_everywhere(new_run):
-    directory = hostile_run(new_run())
+    directory = fill_hostile(new_run())
     write_reports(directory)
     html = (directory / "report.html").read_text()
     page = Page(html)
@@ -180,6 +164,7 @@ def test_hostile_text_stays_text_everywhere(new_run):
     assert page.open == []
     assert len(page.ids) == len(set(page.ids))
     assert "&lt;script&gt;alert(1)" in html
+    assert not {"img", "b&gt;"} & set(page.tags)
     markdown = (directory / "report.md").read_text()
     check_markdown_tables(markdown)
     assert "<script" not in markdown.split("Made by:")[0]
@@ -188,6 +173,11 @@ def test_hostile_text_stays_text_everywhere(new_run):
         assert "\x1b" not in text
         assert "\u202e" not in text
         assert "x" * 2100 not in text
+    shown_by_github = Page(MarkdownIt("commonmark").enable("table").render(markdown))
+    assert not {"script", "style", "iframe"} & set(shown_by_github.tags)
+    links = {value for name, value in shown_by_github.attributes if name in ("href", "src")}
+    assert all(link.startswith("figures/") for link in links)
+    assert len(shown_by_github.tags) > 500
     for path in (directory / "figures").glob("*.svg"):
         ElementTree.parse(path)
     console = Console(file=io.StringIO(), width=160, force_terminal=True, color_system=None)
