@@ -53,7 +53,7 @@ class NothingMeasuredError(SlrBenchError):
 
 
 class CellCrashedError(SlrBenchError):
-    """The one cell that was asked for crashed or timed out."""
+    """The one cell that was asked for crashed or timed out, or all of a head's did."""
 
     exit_code = EXIT_CELL_CRASHED
 
@@ -68,6 +68,12 @@ class NotComparableError(SlrBenchError):
     """Two sides that have no cell in common."""
 
     exit_code = EXIT_NOT_COMPARABLE
+
+
+class InterruptedRunError(SlrBenchError):
+    """The user ended a command; what is kept of its work the message says."""
+
+    exit_code = EXIT_INTERRUPTED
 
 
 class UnsupportedSettingError(SlrBenchError):

@@ -13,12 +13,13 @@ from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import WorkloadSpec
 from slr_bench.probes import host
 from slr_bench.run import attempt as attempt_module
+from slr_bench.run import lane as lane_module
 from slr_bench.run import preparation
-from slr_bench.run import runner as runner_module
 from slr_bench.run.binding import BoundElsewhereError
 from slr_bench.run.evidence import OomKills
 from slr_bench.run.executors.local import Ending
-from slr_bench.run.runner import BROKEN_PAIR, Runner, outcome_counts
+from slr_bench.run.lane import BROKEN_PAIR
+from slr_bench.run.runner import Runner, outcome_counts
 from slr_bench.run.store import Store
 from slr_bench.run.validity import Readers
 
@@ -106,7 +107,7 @@ def bench(tmp_path, monkeypatch):
     def run(sizes=(1, 2), spec=TOY, executor=None, fake=False, retry=False, skip=True, readers=None, **grid_values):
         executor = executor or FakeExecutor()
         options = {"fake": fake, "retry": retry, "skip": skip, "readers": readers or STILL}
-        monkeypatch.setattr(runner_module, "LocalExecutor", executor)
+        monkeypatch.setattr(lane_module, "LocalExecutor", executor)
         grid = GridConfig(workload=spec.name, **({"repeats": 2} | grid_values))
         cells = [
             Cell(id_of(size, spec), "a", spec, grid, Toy(size=size), {"size": size}, is_own=True) for size in sizes
