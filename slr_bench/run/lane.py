@@ -151,7 +151,9 @@ class Lane:
 
 
 def thread_environment() -> dict[str, str]:
-    """Thread settings fixed when the server starts: one OpenMP thread a core unless the user says otherwise."""
-    cores = str(len(os.sched_getaffinity(0)))
-    defaults = {"OMP_NUM_THREADS": cores, "MKL_NUM_THREADS": cores, "OPENBLAS_NUM_THREADS": "1"}
+    """Thread settings fixed when the server starts: one OpenMP thread a core unless the user says otherwise. MKL's
+    follows, since torch takes its number of threads from there: a user's ``OMP_NUM_THREADS=1`` alone would do nothing.
+    """
+    threads = os.environ.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+    defaults = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": "1"}
     return {name: os.environ.get(name, value) for name, value in defaults.items()}
