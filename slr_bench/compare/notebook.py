@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from slr_bench.compare.judgement import ComparedCell
+from slr_bench.compare.verdict import verdict_word
 from slr_bench.units import format_value, plain
 
 MAX_ROWS = 200
@@ -38,6 +39,5 @@ def _texts(cell: ComparedCell) -> tuple[str, ...]:
 
 
 def _verdict(cell: ComparedCell) -> str:
-    if cell.significant is None:
-        return cell.reason or "no verdict"
-    return "different" if cell.significant else "~"
+    word = verdict_word(cell)
+    return f"{word}: {cell.reason}" if cell.significant is None and cell.reason else word

@@ -103,7 +103,7 @@ def parse_limit(text: str, where: str) -> Limit:
         kind, factor = _FACTORS[unit]
         return Limit(Fraction(Decimal(found["number"])) * Fraction(factor), kind)
     try:
-        return Limit(Fraction(parse_bytes(text)), "bytes")
+        return Limit(Fraction(parse_bytes(text if found else "")), "bytes")
     except ValueError:
         raise ConfigError(
             f"{where}: limit {plain(text, 60)!r} is no amount with a unit; "

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-from slr_bench.compare.direction import is_bigger_better
 from slr_bench.compare.judgement import ComparedCell, ComparedMetric
-from slr_bench.compare.statistics import MIN_PROCESSES
-from slr_bench.compare.summary import DETERMINISTIC
+from slr_bench.compare.verdict import Word, verdict_word
 from slr_bench.report.table import Cell, Tone
 from slr_bench.units import plain
 
 NAME_LIMIT = 160
 """Characters of a cell's name."""
+_TONES: Final[Mapping[Word, Tone]] = {"fault": "warn", "different": "warn", "worse": "bad", "better": "good"}
 
 
 class Named(Protocol):
@@ -57,26 +56,7 @@ def _ratio_text(ratio: float) -> str:
 
 
 def verdict_cell(found: ComparedCell | ComparedMetric) -> Cell:
-    """``worse``, ``better``, ``equal``, ``~`` (no significant difference), ``n too small``, ``fault`` or ``not
-    comparable``, with the reason as a note.
-    """
-    if found.is_fault:
-        return Cell("fault", plain(found.reason), tone="warn")
-    if found.significant is None:
-        is_few = found.ratio is not None and found.n < MIN_PROCESSES
-        return Cell("n too small" if is_few else "not comparable", plain(found.reason) if found.reason else None)
-    if not found.significant:
-        return Cell("equal" if found.metric in DETERMINISTIC else "~")
-    word, tone = direction(found)
-    return Cell(word, tone=tone)
-
-
-def direction(found: ComparedCell | ComparedMetric) -> tuple[str, Tone]:
-    """Of a significant difference: ``worse`` or ``better``."""
-    ratio = found.ratio
-    if ratio is None and isinstance(found, ComparedCell) and found.base is not None and found.head is not None:
-        ratio = 2.0 if found.head > found.base else 0.5
-    if ratio is None or ratio == 1:
-        return "different", "warn"
-    is_worse = (ratio < 1) == is_bigger_better(found.metric, found.unit)
-    return ("worse", "bad") if is_worse else ("better", "good")
+    """The verdict's word, with the reason as a note where there is none on the difference."""
+    word = verdict_word(found)
+    note = plain(found.reason) if found.significant is None and found.reason else None
+    return Cell(word, note, tone=_TONES.get(word, ""))

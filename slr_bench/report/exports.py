@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from slr_bench.compare.comparison import Comparison
-from slr_bench.compare.direction import is_bigger_better
 from slr_bench.compare.judgement import ComparedCell
+from slr_bench.compare.verdict import is_bigger_better
 from slr_bench.report.compare_words import cell_name, change_text, verdict_cell
 from slr_bench.report.comparison_view import title
 from slr_bench.report.words import format_value, plain
