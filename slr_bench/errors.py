@@ -53,7 +53,7 @@ class NothingMeasuredError(SlrBenchError):
 
 
 class CellCrashedError(SlrBenchError):
-    """The one cell that was asked for crashed or timed out, or all of a head's did."""
+    """The one cell that was asked for crashed or timed out."""
 
     exit_code = EXIT_CELL_CRASHED
 

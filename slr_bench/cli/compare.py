@@ -42,16 +42,18 @@ def compare(
     show_all: Annotated[bool, typer.Option("--all", help="Every metric of every cell, different or not.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two run directories, both sides of one, or two revisions measured in turn; metric by metric."""
+    """Compare two run directories, both sides of one, or two revisions measured in turn; metric by metric.
+
+    Exit code 0 whatever it finds, 7 if a cell of the head crashed."""
     from rich.console import Console
 
     from slr_bench.report.comparison_view import comparison_markdown, print_comparison
 
     console = Console(stderr=as_json)
     choice = Choice(base, head, arm, config, sets or [], workload, repeats, device, fake, out)
-    comparison, is_broken = obtain(choice, console)
+    comparison = obtain(choice, console)
     if markdown is not None:
         write_text(markdown, comparison_markdown(comparison))
     if not as_json:
         print_comparison(comparison, console, show_all)
-    finish(tidied(comparison.as_json()), EXIT_CELL_CRASHED if is_broken else EXIT_OK, as_json)
+    finish(tidied(comparison.as_json()), EXIT_CELL_CRASHED if comparison.crashed else EXIT_OK, as_json)

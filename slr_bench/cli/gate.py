@@ -73,7 +73,7 @@ def gate(
     console = Console(stderr=as_json)
     asked = gather_rules(rule or [], rules or [], allow_missing or [])
     choice = Choice(base, head, arm, config, sets or [], workload, repeats, device, fake, out)
-    comparison, _ = obtain(choice, console)
+    comparison = obtain(choice, console)
     result = judge_gate(comparison, asked)
     outputs: list[tuple[Path | None, Callable[[], str]]] = [
         (markdown, lambda: gate_markdown(result)),

@@ -67,8 +67,8 @@ class Choice:
         return {"--set": self.sets} | {f"--{name}": getattr(self, name) for name in named}
 
 
-def obtain(choice: Choice, console: Console) -> tuple[Comparison, bool]:
-    """The comparison, and whether a cell crashed while it was measured here."""
+def obtain(choice: Choice, console: Console) -> Comparison:
+    """The comparison of what was named, measured first where that is two revisions."""
     from slr_bench.compare.comparison import compare_runs, compare_sides
     from slr_bench.compare.sources import RevisionPair, TwoSides, find_sources
 
@@ -79,14 +79,13 @@ def obtain(choice: Choice, console: Console) -> tuple[Comparison, bool]:
     if given:
         raise ConfigError(f"{given[0]} says what to measure, and {choice.base} was measured before; leave it out")
     if isinstance(found, TwoSides):
-        return compare_sides(found.directory, name=public_word(choice.base), arm=choice.arm), False
+        return compare_sides(found.directory, name=public_word(choice.base), arm=choice.arm)
     names = (public_word(choice.base), public_word(choice.head or ""))
-    return compare_runs(found.base, found.head, names=names, arm=choice.arm), False
+    return compare_runs(found.base, found.head, names=names, arm=choice.arm)
 
 
-def _measured(choice: Choice, pair: RevisionPair, console: Console) -> tuple[Comparison, bool]:
+def _measured(choice: Choice, pair: RevisionPair, console: Console) -> Comparison:
     from slr_bench.compare.comparison import compare_runs
-    from slr_bench.compare.sides import BROKEN
     from slr_bench.grid.config import parse_override
     from slr_bench.report.live import LiveView
     from slr_bench.run import git
@@ -110,7 +109,9 @@ def _measured(choice: Choice, pair: RevisionPair, console: Console) -> tuple[Com
         raise InterruptedRunError(
             f"interrupted; {kept if choice.out else 'nothing is kept: with --out DIR finished runs would be'}"
         ) from interrupt
-    return comparison, any(BROKEN & (ends.base.keys() | ends.head.keys()) for ends in comparison.ends)
+    if comparison.crashed and choice.out is None:
+        console.print("cells crashed; their logs are kept with --out DIR", style="yellow")
+    return comparison
 
 
 def _grid(choice: Choice) -> Any:

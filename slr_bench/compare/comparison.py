@@ -15,7 +15,7 @@ from slr_bench.compare.comparability import Bond
 from slr_bench.compare.judgement import ComparedCell, ComparedMetric, judge_cell, judge_overall
 from slr_bench.compare.matching import Ends, Unmatched, ends, unmatched, unread
 from slr_bench.compare.notebook import as_html
-from slr_bench.compare.sides import SideName, read_side
+from slr_bench.compare.sides import BROKEN, SideName, read_side
 from slr_bench.compare.summary import CellSummary
 from slr_bench.errors import NotComparableError
 from slr_bench.units import plain
@@ -41,6 +41,11 @@ class Comparison:
     """Of every cell that either side has."""
     unread: Mapping[str, str] = field(default_factory=dict)
     """Metrics that records name and that make no row, with why."""
+
+    @property
+    def crashed(self) -> tuple[Ends, ...]:
+        """Cells of the head of which a process crashed or timed out."""
+        return tuple(ends for ends in self.ends if BROKEN & ends.head.keys())
 
     def as_json(self) -> dict[str, Any]:
         """JSON values: ``base, head, cells, overall, unmatched, ends, problems``."""
@@ -83,7 +88,7 @@ def compare_runs(
     Raises:
         ConfigError: no such arm.
         NoBaselineError: the base is no run directory, or has no run that was measured.
-        NothingMeasuredError, CellCrashedError: the same of the head.
+        NothingMeasuredError: the head is none, or has none and did not crash either.
         NotComparableError: no cell in common.
     """
     base, head = read_side(base_dir, "base", names[0], arm), read_side(head_dir, "head", names[1], arm)

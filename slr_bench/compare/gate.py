@@ -15,7 +15,6 @@ from slr_bench.compare.cell_rule import CellVerdict, Ruling, judge_cell_by
 from slr_bench.compare.comparison import Comparison
 from slr_bench.compare.matching import Ends, Unmatched
 from slr_bench.compare.rules import UNITS, Rule, RuleSet
-from slr_bench.compare.sides import BROKEN
 from slr_bench.errors import (
     EXIT_CELL_CRASHED,
     EXIT_NOT_COMPARABLE,
@@ -74,15 +73,13 @@ class GateResult:
     """Cells that it may lack."""
     no_longer: tuple[Ends, ...]
     """Cells that ended ok in the base and run out of memory in the head."""
-    crashed: tuple[Ends, ...]
-    """Cells of the head that crashed or timed out."""
 
     @property
     def verdict(self) -> GateVerdict:
         """A regression that was found stands, whatever else could not be measured."""
         if self.missing or self.no_longer or any(result.verdict == "fail" for result in self.rules):
             return "regression"
-        if self.crashed:
+        if self.comparison.crashed:
             return "crashed"
         if any(result.verdict == "not comparable" for result in self.rules):
             return "not comparable"
@@ -107,7 +104,7 @@ class GateResult:
             "missing": [asdict(cell) for cell in self.missing],
             "allowed": [asdict(cell) for cell in self.allowed],
             "no_longer": [asdict(cell) for cell in self.no_longer],
-            "crashed": [asdict(cell) for cell in self.crashed],
+            "crashed": [asdict(cell) for cell in self.comparison.crashed],
             "baseline_can_be_renewed": bool(self.better),
         }
 
@@ -141,7 +138,6 @@ def judge_gate(comparison: Comparison, asked: RuleSet) -> GateResult:
         missing=tuple(cell for cell in lacking if cell not in allowed),
         allowed=allowed,
         no_longer=tuple(ends for ends in comparison.ends if _runs_no_longer(ends)),
-        crashed=tuple(ends for ends in comparison.ends if BROKEN & ends.head.keys()),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from slr_bench.compare.summary import MEASURED, CellSummary, summarize_cells
-from slr_bench.errors import CellCrashedError, ConfigError, NoBaselineError, NothingMeasuredError, nearest
+from slr_bench.errors import ConfigError, NoBaselineError, NothingMeasuredError, nearest
 from slr_bench.record import Outcome, Record
 from slr_bench.run.store import Manifest, Store, Turn
 from slr_bench.units import plain
@@ -45,8 +45,7 @@ def read_side(directory: Path, which: SideName, name: str | None = None, arm: st
     Raises:
         ConfigError: it has no such arm.
         NoBaselineError: the base is no run directory, or none of its runs ended ok or out of memory.
-        NothingMeasuredError: the same of the head,
-        CellCrashedError: and one of its runs crashed or timed out.
+        NothingMeasuredError: the head is none, or none of its runs did or crashed: that it crashes is an answer.
     """
     store = Store(directory)
     manifest = _manifest(store, which)
@@ -54,8 +53,9 @@ def read_side(directory: Path, which: SideName, name: str | None = None, arm: st
     if arm is not None:
         manifest = _of_arm(manifest, arm, which)
     listed = {entry.cell_id for entry in manifest.cells}
-    if not any(record.outcome in MEASURED for record in records if record.cell_id in listed):
-        _refuse(store, which, manifest, [record for record in records if record.cell_id in listed], problems)
+    own = [record for record in records if record.cell_id in listed]
+    if not any(record.outcome in (MEASURED if which == "base" else MEASURED | BROKEN) for record in own):
+        _refuse(store, which, manifest, own, problems)
     shown = manifest.in_turn.name if manifest.in_turn else name or directory.name
     return Side(shown, summarize_cells(manifest, records), problems, manifest.in_turn)
 
@@ -85,9 +85,8 @@ def _refuse(
 ) -> NoReturn:
     if records:
         ends = sorted({f"{record.outcome}: {plain(record.reason)}" for record in records})
-        is_broken = which == "head" and any(record.outcome in BROKEN for record in records)
-        error = CellCrashedError if is_broken else _error(which)
-        raise error(f"no run of the {which} {store.directory} was measured; they ended as {'; '.join(ends[:3])}")
+        shown = manifest.in_turn.name if manifest.in_turn else store.directory
+        raise _error(which)(f"no run of the {which} ({shown}) was measured; they ended as {'; '.join(ends[:3])}")
     if problems:
         raise _error(which)(
             f"none of the {len(problems)} records in {store.directory} can be read ({plain(problems[0])}); "

@@ -44,7 +44,7 @@ def _counted(result: GateResult) -> Iterable[tuple[tuple[object, ...], str]]:
     return (
         (result.missing, "cells missing"),
         (result.no_longer, "cells out of memory"),
-        (result.crashed, "cells crashed"),
+        (result.comparison.crashed, "cells crashed"),
     )
 
 
@@ -128,7 +128,10 @@ def _end_tables(result: GateResult) -> list[Table]:
             Row((Cell(cell_name(cell)), Cell(cell.cell_id), Cell(plain(cell.reason or "–")))) for cell in result.missing
         )
         found.append(Table("Missing in the head (--allow-missing PATTERN lets it lack them)", columns, tuple(rows)))
-    for ends, caption in ((result.no_longer, "Out of memory in the head"), (result.crashed, "Crashed in the head")):
+    for ends, caption in (
+        (result.no_longer, "Out of memory in the head"),
+        (result.comparison.crashed, "Crashed in the head"),
+    ):
         found += [_ends_table(caption, ends)] if ends else []
     return found
 

@@ -89,7 +89,7 @@ def _end_cases(result: GateResult) -> list[_Case]:
         *((cell.cell_id, cell.arm, f"out of memory in the head: {cell.reason}") for cell in result.no_longer),
     )
     failures = {(cell_id, arm): reason for cell_id, arm, reason in bad}
-    errors = {(cell.cell_id, cell.arm): f"crashed in the head: {cell.reason}" for cell in result.crashed}
+    errors = {(cell.cell_id, cell.arm): f"crashed in the head: {cell.reason}" for cell in result.comparison.crashed}
     allowed = {(cell.cell_id, cell.arm): "missing in the head, which is allowed" for cell in result.allowed}
     found = []
     states: list[tuple[State, dict[tuple[str, str], str]]] = [

@@ -84,8 +84,9 @@ def _content_hash(path: Path) -> bytes:
 def _checked(top: Path, arguments: Sequence[str], variables: Mapping[str, str] | None = None) -> bytes:
     done = _git(top, arguments, variables)
     if done is None or done.returncode:
+        verb = next(word for word in arguments if not word.startswith("-") and "=" not in word)
         said = done.stderr.decode(errors="replace").strip().splitlines() if done else ["there is no git"]
-        raise ConfigError(f"git {arguments[0]} failed: {plain(said[-1] if said else 'it said nothing')}; see git fsck")
+        raise ConfigError(f"git {verb} failed: {plain(said[-1] if said else 'it said nothing')}; see git fsck")
     return done.stdout
 
 

@@ -14,7 +14,6 @@ from side_runs import ENVIRONMENT, HOSTILE, failed, filled, in_turn, with_sides
 from slr_bench.compare.comparability import HARNESS, Bond, family
 from slr_bench.compare.comparison import Comparison, compare_runs, compare_sides
 from slr_bench.errors import (
-    CellCrashedError,
     ConfigError,
     NoBaselineError,
     NotComparableError,
@@ -294,14 +293,21 @@ def test_metrics_that_make_no_row_say_why(new_run):
     [
         (Outcome.CRASH, "base", NoBaselineError),
         (Outcome.UNSUPPORTED, "head", NothingMeasuredError),
-        (Outcome.TIMEOUT, "head", CellCrashedError),
     ],
 )
 def test_a_directory_with_only_failures_is_refused(new_run, outcome, which, error):
     runs = {"base": filled(new_run("base")), "head": filled(new_run("head"))}
     runs[which] = failed(new_run("failed"), outcome, "because")
-    with pytest.raises(error, match=f"no run of the {which} .*failed was measured; they ended as {outcome}: because"):
+    with pytest.raises(
+        error, match=rf"no run of the {which} \(.*failed\) was measured; they ended as {outcome}: because"
+    ):
         compare_runs(runs["base"].write(), runs["head"].write())
+
+
+def test_a_head_that_crashes_is_an_answer(new_run):
+    comparison = compare_runs(filled(new_run("base")).write(), failed(new_run("head")).write())
+    assert [cell.reason for cell in comparison.crashed] == ["ended by SIGKILL"]
+    assert "(1 crash: ended by SIGKILL)" in row(comparison, "peak_tensor_bytes").reason
 
 
 def test_out_of_memory_is_a_measurement(new_run):

@@ -247,7 +247,7 @@ def two_cells(new_run, base: Outcome, head: Outcome):
 def test_how_a_cell_ended_is_judged_without_a_rule(new_run, base, head, code):
     result = gated(two_cells(new_run, base, head), "peak_tensor_bytes:0%")
     assert result.exit_code == code
-    assert [cell.arm for cell in result.crashed] == (["second"] if code == 7 else [])
+    assert [cell.arm for cell in result.comparison.crashed] == (["second"] if code == 7 else [])
     assert [cell.arm for cell in result.no_longer] == (["second"] if code == 1 else [])
     if base is Outcome.OOM_HOST:
         assert result.better[0].reason == "the base ran out of memory, the head does not"
@@ -258,7 +258,7 @@ def test_a_regression_stands_whatever_else_failed(new_run):
     filled(base, arm="second")
     failed(head, arm="second")
     result = gated(compare_runs(base.write(), head.write()), "peak_tensor_bytes:0%", "step_time_s:1%")
-    assert (result.verdict, result.exit_code, len(result.crashed)) == ("regression", 1, 1)
+    assert (result.verdict, result.exit_code, len(result.comparison.crashed)) == ("regression", 1, 1)
 
 
 def test_one_process_that_crashed_among_others_is_a_crash(new_run):
