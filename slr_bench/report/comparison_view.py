@@ -15,6 +15,8 @@ from slr_bench.report.terminal import print_notes, print_table
 from slr_bench.report.words import plain
 
 _LEGEND = "~: no significant difference; n too small: no verdict below 8 pairs."
+COMMENT_LIMIT = 60_000
+"""Characters; GitHub takes 65,536."""
 _WHOLE = "the output of --json"
 _MOST_WARNINGS = 20
 
@@ -63,7 +65,20 @@ def comparison_markdown(comparison: Comparison) -> str:
     if different:
         parts.append(table(cell_table("Cells that differ", different), _WHOLE))
     parts.append(folded("Cell by cell", table(cell_table("All cells", comparison.cells), _WHOLE)))
-    return "\n\n".join([*parts, escape(_LEGEND)]) + "\n"
+    return comment([*parts, escape(_LEGEND)])
+
+
+def comment(parts: Sequence[str]) -> str:
+    """The parts as one document; what would make it too long for a comment is left out, the later parts first."""
+    kept: list[str] = []
+    room = COMMENT_LIMIT
+    for part in parts:
+        room -= len(part) + 2
+        if room >= 0:
+            kept.append(part)
+    if len(kept) < len(parts):
+        kept.append(f"{len(parts) - len(kept)} parts are too long for a comment; {_WHOLE} has all.")
+    return "\n\n".join(kept) + "\n"
 
 
 def markdown_warnings(comparison: Comparison) -> list[str]:

@@ -13,7 +13,7 @@ from slr_bench.compare.gate import GateResult, GateVerdict, RuleResult
 from slr_bench.compare.matching import Ends
 from slr_bench.report.compare_tables import cell_row, cell_table
 from slr_bench.report.compare_words import cell_name
-from slr_bench.report.comparison_view import folded, markdown_warnings, print_tables, print_warnings, title
+from slr_bench.report.comparison_view import comment, folded, markdown_warnings, print_tables, print_warnings, title
 from slr_bench.report.markdown import escape, table
 from slr_bench.report.table import Cell, Column, Row, Table, Tone
 from slr_bench.report.terminal import print_table
@@ -76,7 +76,7 @@ def gate_markdown(result: GateResult) -> str:
         rules = [one for one in result.rules if ruling == "kept" or one.rule.optional]
         cells = [cell for one in rules for cell in one.cells if cell.ruling == ruling]
         parts += [folded(caption, table(ruled_table(caption, cells), _WHOLE))] if cells else []
-    return "\n\n".join(parts) + "\n"
+    return comment(parts)
 
 
 def rules_table(result: GateResult) -> Table:

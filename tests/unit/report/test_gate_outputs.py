@@ -97,6 +97,19 @@ def test_hostile_names_and_reasons_stay_text_in_markdown(tmp_path):
         assert len({cells_of(line) for line in block.splitlines()}) == 1
 
 
+def test_what_would_be_too_long_for_a_comment_is_left_out_and_said(tmp_path):
+    base, head = side_run(tmp_path / "base"), side_run(tmp_path / "head")
+    for number in range(70):
+        name = f"arm{number} " + "<|" * 70
+        filled(base, times=[1.0], arm=name)
+        filled(head, 101 * 1024**2, times=[1.0], arm=name) if number % 2 else failed(head, reason="<" * 300, arm=name)
+    result = judge_gate(compare_runs(base.write(), head.write()), gather_rules([*RULES, "parameters:0%"], [], []))
+    text = gate_markdown(result)
+    assert len(text) < 65_536
+    assert text.startswith("### ❌ REGRESSION: 1 of 4 rules broken")
+    assert "parts are too long for a comment; the output of --json has all." in text
+
+
 def test_hostile_names_and_reasons_stay_text_in_the_terminal(tmp_path):
     text = shown(answered(tmp_path, HOSTILE, HOSTILE), 80)
     assert not {char for char in text if not char.isprintable()} - {"\n"}
