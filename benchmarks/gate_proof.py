@@ -131,7 +131,8 @@ def measured(tag: str, out: Path, code: int) -> dict[str, Any]:
     passed, n = pair_by_pair(out / tag)
     rules = {rule: judge_gate(comparison, gather_rules([rule], [], [])).exit_code for rule in (BYTES_RULE, *TIME_RULES)}
     figures = {metric: {key: row[key] for key in kept} for metric, row in rows.items()}
-    return {"exit_code": code, "rules": rules, "pairs_passed": vars(rate(passed, n)), **figures}
+    disturbed = sum(ends.disturbed for ends in comparison.ends)
+    return {"exit_code": code, "rules": rules, "pairs_passed": vars(rate(passed, n)), "disturbed": disturbed, **figures}
 
 
 def main() -> int:

@@ -77,7 +77,8 @@ def page(found: Mapping[str, Any]) -> str:
         lines.append(f"| {tag} | {time['n']} | {memory['base']:,.0f} → {memory['head']:,.0f} | {change} | {codes} |")
     lines += [
         "",
-        "The last columns are exit codes under that rule alone: 0 passed, 1 regression, 4 not comparable.",
+        "The last columns are exit codes under that rule alone: 0 passed, 1 regression, 4 not comparable. "
+        + _disturbed(found),
         "",
         "## The rule on times, resampled from the recorded runs of `reports/comparison_cpu_2026-11-24`",
         "",
@@ -95,6 +96,12 @@ def page(found: Mapping[str, Any]) -> str:
         "limit near the slowdown itself finds it less often, one well below it as often as the test is sure.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _disturbed(found: Mapping[str, Any]) -> str:
+    runs = 2 * sum(found[tag]["step_time_s"]["n"] for tag in ("noop", "bytes", "slow"))
+    disturbed = sum(found[tag]["disturbed"] for tag in ("noop", "bytes", "slow"))
+    return f"Other programs took more than 10 % of the cores beside {disturbed} of the {runs} runs."
 
 
 def _rules(found: Mapping[str, Any], tag: str, joint: str) -> str:
