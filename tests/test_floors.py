@@ -10,7 +10,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FLOORS = ["units", "errors", "record", "grid", "trace", "probes", "run", "predict", "compare", "report", "cli"]
+FLOORS = [
+    "units",
+    "errors",
+    "record",
+    "grid",
+    "trace",
+    "probes",
+    "run",
+    "predict",
+    "compare",
+    "report",
+    "pytest_plugin",
+    "cli",
+]
 """From the ground up: a room may import from those before it."""
 
 
