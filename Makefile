@@ -10,7 +10,7 @@ DATA := data/synthetic
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data bench bench-gpu bench-compare bench-records bench-trace bench-attention bench-parts bench-check bench-baseline test test-slow test-faults test-gpu check report clean
+.PHONY: help setup data bench bench-gpu bench-compare bench-gate bench-records bench-trace bench-attention bench-parts bench-check bench-baseline test test-slow test-faults test-gpu check report clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench-gpu: data ## The reference shape on a GPU: precision x recomputation x bat
 
 bench-compare: data ## Prove the comparison on real runs: false alarms, detections (about 10 minutes, resumable)
 	$(BIN)/python -m benchmarks.comparison_proof $(ARGS)
+
+bench-gate: data ## Prove the gate on real commits: no-op, +0.5 % of bytes, +15 % of time (about 10 minutes, resumable)
+	$(BIN)/python -m benchmarks.gate_proof $(ARGS)
 
 bench-trace: data ## What tracing costs a step, beside torch's MemTracker (about 3 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.trace_cost $(ARGS)

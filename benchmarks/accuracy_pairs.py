@@ -1,6 +1,7 @@
 """Is one arm as accurate as another? Trainings of several seeds, paired over the clips of the validation split.
 
-``python -m benchmarks.accuracy_pairs RUN_DIR`` reads what ``slr-bench run configs/accuracy_dgs30.yml`` left.
+``python -m benchmarks.accuracy_pairs RUN_DIR`` reads what ``slr-bench run configs/accuracy_dgs30.yml`` left. Arms that
+were trained into directories of their own (``--arm``) are read together: name both.
 """
 
 from __future__ import annotations
@@ -82,27 +83,34 @@ def _crossed_low(gain_SC: NDArray[np.float64]) -> float:
     return float(np.quantile(drawn, 0.5 - LEVEL / 2))
 
 
-def read_hits(run_dir: Path) -> dict[str, dict[int, dict[str, bool]]]:
-    """Arm -> its trainings that ended ok.
+def read_hits(run_dirs: Sequence[Path]) -> dict[str, dict[int, dict[str, bool]]]:
+    """Arm -> its trainings that ended ok, of all directories.
 
     Raises:
-        NothingMeasuredError: the directory has none.
+        NothingMeasuredError: there is none.
+        NotComparableError: the directories are of another source, torch or data.
     """
-    store = Store(run_dir)
-    manifest = store.read_manifest()
-    records = [record for record in store.read_records()[0] if record.reason is None]
     found: dict[str, dict[int, dict[str, bool]]] = {}
-    for entry in manifest.cells if manifest else ():
-        for record in records:
-            samples = store.read_samples(record.name) if record.cell_id == entry.cell_id else None
-            if samples and "details" in samples:
-                ranks = samples["details"]["val_ranks"]
-                seed = entry.setting["training"]["seed"]  # type: ignore[index,call-overload]
-                found.setdefault(entry.arm, {})[seed] = {clip: rank == 0 for clip, rank in ranks.items()}
+    bound: dict[str, Path] = {}
+    for run_dir in run_dirs:
+        store = Store(run_dir)
+        manifest = store.read_manifest()
+        records = [record for record in store.read_records()[0] if record.reason is None]
+        for entry in manifest.cells if manifest else ():
+            for record in records:
+                samples = store.read_samples(record.name) if record.cell_id == entry.cell_id else None
+                if manifest and samples and "details" in samples:
+                    facts = {key: record.environment.get(key) for key in ("torch", "data_fingerprint")}
+                    bound.setdefault(json.dumps([manifest.source_hash, facts]), run_dir)
+                    seed = entry.setting["training"]["seed"]  # type: ignore[index,call-overload]
+                    ranks = samples["details"]["val_ranks"]
+                    found.setdefault(entry.arm, {})[seed] = {clip: rank == 0 for clip, rank in ranks.items()}
     if not found:
-        raise NothingMeasuredError(
-            f"{run_dir} holds no finished training; make some with slr-bench run --out {run_dir}"
-        )
+        first = run_dirs[0]
+        raise NothingMeasuredError(f"{first} holds no finished training; make some with slr-bench run --out {first}")
+    if len(bound) > 1:
+        names = " and ".join(str(path) for path in bound.values())
+        raise NotComparableError(f"{names} were trained from another source, torch or data; train both from one")
     return found
 
 
@@ -125,17 +133,18 @@ def text(found: Pairs, names: Sequence[str], margin: float) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 1 where the margin is not met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN_DIR")
     parser.add_argument("--base", default="baseline", help="arm that the other is held against")
     parser.add_argument("--head", default="optimized", help="arm that must not lose")
     parser.add_argument("--margin", type=float, default=3.0, metavar="POINTS", help="loss that is allowed")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     options = parser.parse_args(arguments)
     try:
-        hits = read_hits(options.run_dir)
+        hits = read_hits(options.run_dirs)
         for arm in (options.base, options.head):
             if arm not in hits:
-                raise NotComparableError(f"{options.run_dir} has no training of arm {arm!r}, only {', '.join(hits)}")
+                named = " and ".join(map(str, options.run_dirs))
+                raise NotComparableError(f"{named} has no training of arm {arm!r}, only {', '.join(hits)}")
         found = pairs(hits[options.base], hits[options.head])
     except SlrBenchError as error:
         print(f"accuracy_pairs: {error}", file=sys.stderr)

@@ -1,16 +1,12 @@
-"""Where a clip lies in its video file, in time and in the picture: annotations hold for a file that may be another one.
+"""Which frames of its video file are a clip: annotations hold for a file that may be another one.
 
 WLASL annotates original videos at 25 frames a second; people have copies: cut, of another rate, or resized. No torch.
 """
 
 from __future__ import annotations
 
-from models.data.region import bbox_lies_within
 from models.data.wlasl import ClipInfo
 from slr_bench.errors import DataError
-
-_RESIZED_SIDE = 256
-"""Height and width of the copies that WLASL's preparation makes."""
 
 
 def rate_ratio(clip: ClipInfo, file_fps: float | None) -> float:
@@ -43,16 +39,3 @@ def frame_range(clip: ClipInfo, file_frames: int, file_fps: float | None) -> tup
             "fetch the file again, or delete it to leave it out"
         )
     return start, max(start + 1, min(end, file_frames))
-
-
-def bbox_applies(bbox: tuple[float, float, float, float], width: int, height: int) -> bool:
-    """Whether ``bbox`` (left, top, right, bottom in pixels of the original) can be one of a file of this size.
-
-    It cannot where it reaches beyond the file or is empty. In a file of 256 x 256 it counts as stale unless it is the
-    full frame: WLASL's preparation makes such copies, originals are not square.
-    """
-    if not bbox_lies_within(bbox, width, height):
-        return False
-    left, top, right, bottom = bbox
-    is_full_frame = left <= 1 and top <= 1 and right >= width - 1 and bottom >= height - 1
-    return is_full_frame or (width, height) != (_RESIZED_SIDE, _RESIZED_SIDE)

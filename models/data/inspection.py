@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from models.data.frame_ranges import bbox_applies, frame_range, rate_ratio
+from models.data.frame_ranges import frame_range, rate_ratio
+from models.data.region import bbox_applies
 from models.data.video import open_video
 from models.data.wlasl import ClipInfo
 from slr_bench.errors import DataError

@@ -10,6 +10,8 @@ _SMALLEST = 0.5
 """Least side of a square, of the frame's shorter one: no more than four times the pixels are decoded to scale."""
 _WHOLE = 0.95
 """A bbox that covers so much of both sides says nothing."""
+_RESIZED_SIDE = 256
+"""Height and width of the copies that WLASL's preparation makes."""
 
 
 class Square(NamedTuple):
@@ -27,20 +29,24 @@ MIDDLE = Square(1.0, 0.5, 0.5)
 """Signers stand there."""
 
 
-def bbox_lies_within(bbox: tuple[float, float, float, float], width: int, height: int) -> bool:
-    """Whether ``bbox`` (left, top, right, bottom in pixels) is not empty and within a file of this size; NaN is not."""
+def bbox_applies(bbox: tuple[float, float, float, float], width: int, height: int) -> bool:
+    """Whether ``bbox`` (left, top, right, bottom in pixels of the original) can be one of a file of this size.
+
+    It cannot where it is empty, reaches beyond the file or holds NaN. In a file of 256 x 256 it counts as stale unless
+    it is the full frame: WLASL's preparation makes such copies, originals are not square.
+    """
     left, top, right, bottom = bbox
-    return 0 <= left < right <= width + 1 and 0 <= top < bottom <= height + 1
+    if not (0 <= left < right <= width + 1 and 0 <= top < bottom <= height + 1):
+        return False
+    is_full_frame = left <= 1 and top <= 1 and right >= width - 1 and bottom >= height - 1
+    return is_full_frame or (width, height) != (_RESIZED_SIDE, _RESIZED_SIDE)
 
 
 def bbox_square(bbox: tuple[float, float, float, float], width: int, height: int) -> Square | None:
     """The square around ``bbox`` (left, top, right, bottom in pixels) in a ``width`` x ``height`` file, moved into the
-    frame; None where the bbox is stale or tells nothing.
-
-    Stale is a bbox that reaches beyond the file: it was measured on the original video, and WLASL's prepared copies are
-    256 x 256. One that happens to fit the smaller copy cannot be told from a true one.
+    frame; None where the bbox does not apply to the file or tells nothing.
     """
-    if not bbox_lies_within(bbox, width, height):
+    if not bbox_applies(bbox, width, height):
         return None
     left, top, right, bottom = bbox
     if right - left >= _WHOLE * width and bottom - top >= _WHOLE * height:

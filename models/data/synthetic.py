@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from models.data.synthetic_plan import FPS, Clip, RenderSettings, plan_clips
+from models.data.synthetic_plan import FPS, HELD_OUT, Clip, RenderSettings, plan_clips
 from models.data.synthetic_video import write_clips, write_whole
 from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, SlrBenchError, checked
 from slr_bench.units import format_seconds
@@ -43,6 +43,7 @@ def render_dataset(
     size: int = 128,
     seed: int = 0,
     nuisance: float = 1.0,
+    held_out: float = HELD_OUT,
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
@@ -52,7 +53,7 @@ def render_dataset(
 
     Args:
         out: a new or empty directory, or one that a call with equal settings has begun or finished.
-        num_classes, clips_per_class, signers, size, seed, nuisance: see ``RenderSettings``.
+        num_classes, clips_per_class, signers, size, seed, nuisance, held_out: see ``RenderSettings``.
         workers: rendering processes; 1 renders in this process.
         progress: called with (clips there, clips in all) after each clip.
 
@@ -90,7 +91,7 @@ def _claim(out: Path, settings: RenderSettings) -> None:
         ConfigError: it is a file, or holds something else.
         OSError: it cannot be written.
     """
-    wanted = json.dumps({"renderer": RENDERER_VERSION, **settings.model_dump()}) + "\n"
+    wanted = json.dumps({"renderer": RENDERER_VERSION, **settings.model_dump(exclude_defaults=True)}) + "\n"
     fingerprint = out / FINGERPRINT
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; choose a directory")
@@ -154,8 +155,9 @@ def _parser() -> argparse.ArgumentParser:
     helps["workers"] = "Rendering processes."
     for name, text in helps.items():
         default = inspect.signature(render_dataset).parameters[name].default
+        shown = f"{default:.3g}" if isinstance(default, float) else default
         option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, type=type(default), default=default, help=f"{text} [{default}]")
+        parser.add_argument(option, type=type(default), default=default, help=f"{text} [{shown}]")
     return parser
 
 

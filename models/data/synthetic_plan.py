@@ -21,8 +21,7 @@ from models.data.signer_drawing import Scene, Signer, from_hsv
 Split = Literal["train", "val", "test"]
 
 FPS = 25
-HELD_OUT_PART = 1 / 6
-"""Part of the signers, and of every class's clips, in val; the same again in test."""
+HELD_OUT = 1 / 6
 
 # Strengths of the nuisances at ``nuisance: 1``, each the half-width of a uniform range around the middle.
 BUILD = 0.14  # part of shoulders, head and hands
@@ -53,6 +52,8 @@ class RenderSettings(Frozen):
     """Seed of everything drawn by lot."""
     nuisance: Annotated[float, Field(ge=0.0, le=1.5)]
     """Strength of what is not the sign: build, colours, background, speed, camera, light, compression; 0 none."""
+    held_out: Annotated[float, Field(gt=0.0, le=0.45)] = HELD_OUT
+    """Part of the signers, and of every class's clips, in val; the same again in test."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,10 @@ def plan_clips(settings: RenderSettings) -> list[Clip]:
 
 def _castings(settings: RenderSettings, class_id: int) -> Iterator[tuple[Split, int]]:
     """Split and signer of each clip of a class; where clips are fewer than signers, classes take turns with them."""
-    held_out_people = max(1, round(settings.signers * HELD_OUT_PART))
-    held_out_clips = max(1, round(settings.clips_per_class * HELD_OUT_PART))
+    held_out_people, held_out_clips = (
+        min(max(1, round(number * settings.held_out)), (number - 1) // 2)  # one at least stays for training
+        for number in (settings.signers, settings.clips_per_class)
+    )
     train_people = settings.signers - 2 * held_out_people
     parts: tuple[tuple[Split, int, int, int], ...] = (
         ("train", 0, train_people, settings.clips_per_class - 2 * held_out_clips),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import deque
@@ -137,8 +138,31 @@ class _ProgressOverPanel(Progress):
             yield Text(self.panel.line, style="dim", overflow="ellipsis", no_wrap=True)
 
 
+class _Notes(logging.Handler):
+    """What the layers tell once (the attention that ``auto`` chose) becomes a line that stays."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self._note = note
+        self._logger = logging.getLogger("models")
+        self._level_before = self._logger.level
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._note(record.getMessage())
+
+    def begin(self) -> None:
+        self._level_before = self._logger.level
+        self._logger.setLevel(logging.INFO)
+        self._logger.addHandler(self)
+
+    def end(self) -> None:
+        self._logger.removeHandler(self)
+        self._logger.setLevel(self._level_before)
+
+
 class TrainingDisplay:
-    """One rich Progress over all optimizer steps, and the memory below; draws nothing where there is no terminal."""
+    """One rich Progress over all optimizer steps, and the memory below; draws nothing where there is no terminal. What
+    the layers log meanwhile is told."""
 
     def __init__(self, console: Console, total_steps: int, steps_done: int, panel: MemoryPanel | None = None) -> None:
         self._console = console
@@ -149,8 +173,10 @@ class TrainingDisplay:
         if console.is_terminal:
             self._progress.panel = panel or MemoryPanel(LiveReader(os.getpid()))
         self._task = self._progress.add_task("training", total=total_steps, completed=steps_done, now="")
+        self._notes = _Notes(self.note)
 
     def __enter__(self) -> Self:
+        self._notes.begin()
         self._progress.start()
         return self
 
@@ -158,6 +184,7 @@ class TrainingDisplay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+        self._notes.end()
 
     def step(self, loss: float, learning_rate: float, clips_per_s: float, memory: dict[str, Any] | None) -> None:
         """An optimizer step is done."""

@@ -13,10 +13,10 @@ from slr_bench.compare.comparability import Bond, why_apart
 from slr_bench.compare.summary import CellSummary
 from slr_bench.errors import nearest
 from slr_bench.pytest_plugin.fixture import Measurement, measurement_of
-from slr_bench.pytest_plugin.limits import Limit
+from slr_bench.pytest_plugin.limits import ByteLimit
 from slr_bench.record import Metric, Outcome, Record
 from slr_bench.run.store import CellEntry
-from slr_bench.units import format_bytes
+from slr_bench.units import format_bytes, plain
 
 Kind = Literal["equal", "less", "within", "more", "missing", "not comparable"]
 _BROKEN: Final = frozenset({"more", "missing", "not comparable"})
@@ -46,7 +46,7 @@ def check(
     tests: Iterable[str],
     measured: Mapping[str, Measurement],
     baseline: Mapping[str, Any],
-    limits: Sequence[Limit],
+    limits: Sequence[ByteLimit],
     allowed: Sequence[str],
 ) -> Iterator[Finding]:
     """Every benchmark that ran against a saved run (test -> benchmark). What it lacks is missing unless a pattern of
@@ -77,7 +77,7 @@ def told(findings: Sequence[Finding]) -> Iterator[tuple[str, bool]]:
     for (kind, text), tests in others.items():
         more = f" and {len(tests) - 1} more" if len(tests) > 1 else ""
         is_broken = kind in _BROKEN
-        yield f"{'FAILED' if is_broken else kind} {tests[0]}{more}: {text}", is_broken
+        yield f"{'FAILED' if is_broken else kind} {plain(tests[0])}{more}: {plain(text)}", is_broken
     equal = sum(finding.kind == "equal" for finding in findings)
     yield f"{equal} equal, {len(findings) - equal} not", False
     kinds = {finding.kind for finding in findings}
@@ -112,7 +112,7 @@ def _moved(test: str, baseline: Mapping[str, Any]) -> str:
     return f"; it has {same[0]}" if len(same) == 1 else ""
 
 
-def _check(base: Measurement, head: Measurement, limit: Limit) -> Finding:
+def _check(base: Measurement, head: Measurement, limit: ByteLimit) -> Finding:
     test, metric = head["fullname"], limit.metric
     if metric not in head["metrics"]:
         known = nearest(metric, head["metrics"])
@@ -130,7 +130,7 @@ def _check(base: Measurement, head: Measurement, limit: Limit) -> Finding:
     return _judged(test, limit, old, new)
 
 
-def _judged(test: str, limit: Limit, old: float, new: float) -> Finding:
+def _judged(test: str, limit: ByteLimit, old: float, new: float) -> Finding:
     if new == old:
         return Finding("equal", test, f"{limit.metric} {format_bytes(new)}")
     growth = f"{(new - old) / old:+.3%}" if old else "from nothing"

@@ -1,50 +1,45 @@
-"""How much a metric may grow: ``peak_tensor_bytes:0%``, ``rss_over_start_bytes:10MiB``."""
+"""How many more bytes are still no regression: ``peak_tensor_bytes:0%``, ``rss_over_start_bytes:10MiB``."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
+from fractions import Fraction
 
-from slr_bench.units import parse_bytes
+from slr_bench.compare.rules import Limit, parse_limit
+from slr_bench.errors import ConfigError
+from slr_bench.units import plain
 
-_FORM = re.compile(r"^(?P<metric>[A-Za-z_]\w*):(?P<growth>.+)$")
-_PERCENT = re.compile(r"^(?P<number>\d+(\.\d+)?)\s*%$")
+EXAMPLE = "write it like peak_tensor_bytes:0% or peak_tensor_bytes:1MiB"
 
 
 @dataclass(frozen=True)
-class Limit:
-    """The growth that is still no regression, in percent of the base or in bytes."""
+class ByteLimit:
+    """One metric and its limit. Judged as it is, noisy or not: a session has one measurement a benchmark."""
 
     metric: str
-    percent: float | None
-    growth_bytes: int | None
+    limit: Limit
     text: str
     """As it was written, without the metric."""
 
     def allows(self, base: float, head: float) -> bool:
         """Whether ``head`` has not grown over ``base`` by more. At ``0%`` one byte more is too much."""
-        if self.percent is not None:
-            return (head - base) * 100 <= base * self.percent
-        assert self.growth_bytes is not None
-        return head - base <= self.growth_bytes
+        growth = Fraction(head) - Fraction(base)
+        if self.limit.kind == "percent":
+            return 100 * growth <= self.limit.amount * Fraction(base)
+        return growth <= self.limit.amount
 
 
-def parse_limit(text: str) -> Limit:
-    """``'peak_tensor_bytes:0%'`` or ``'peak_tensor_bytes:1MiB'``.
+def parse_byte_limit(text: str) -> ByteLimit:
+    """``'peak_tensor_bytes:0%'`` or ``'peak_tensor_bytes:1MiB'``, by the grammar of ``slr-bench gate``.
 
     Raises:
-        ValueError: no metric, or a growth that is neither a percentage nor a size with its unit.
+        ConfigError: no metric, or a limit that is neither a percentage nor a size with its unit.
     """
-    form = _FORM.match(text.strip())
-    if form is None:
-        raise ValueError(f"{text!r} is not METRIC:LIMIT; write it like peak_tensor_bytes:0% or peak_tensor_bytes:1MiB")
-    metric, growth = form["metric"], form["growth"].strip()
-    percent = _PERCENT.match(growth)
-    if percent is not None:
-        return Limit(metric, float(percent["number"]), None, growth)
-    try:
-        return Limit(metric, None, parse_bytes(growth), growth)
-    except ValueError:
-        raise ValueError(
-            f"{text!r}: the limit {growth!r} is neither a percentage nor a size; write it like 0%, 2.5% or 1MiB"
-        ) from None
+    metric, colon, amount = (part.strip() for part in text.partition(":"))
+    where = repr(plain(text))
+    if not colon or not metric.isidentifier():
+        raise ConfigError(f"{where} is not METRIC:LIMIT; {EXAMPLE}")
+    limit = parse_limit(amount, where)
+    if limit.kind not in ("percent", "bytes"):
+        raise ConfigError(f"{where}: the limit of bytes is a percentage or a size, not in {limit.kind}; {EXAMPLE}")
+    return ByteLimit(metric, limit, amount)

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slr_bench.pytest_plugin.limits import Limit, parse_limit
-
 if TYPE_CHECKING:
     from slr_bench.pytest_plugin.fixture import Measurement, MemoryBenchmark
+    from slr_bench.pytest_plugin.limits import ByteLimit
 
 _MEASURED = pytest.StashKey["Measurement"]()
 
@@ -48,10 +47,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def _limit(text: str) -> Limit:
+def _limit(text: str) -> ByteLimit:
+    from slr_bench.errors import ConfigError
+    from slr_bench.pytest_plugin.limits import parse_byte_limit
+
     try:
-        return parse_limit(text)
-    except ValueError as error:
+        return parse_byte_limit(text)
+    except ConfigError as error:
         raise ArgumentTypeError(str(error)) from error
 
 

@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from slr_bench.pytest_plugin.check import Finding
     from slr_bench.pytest_plugin.fixture import Measurement
-    from slr_bench.pytest_plugin.limits import Limit
+    from slr_bench.pytest_plugin.limits import ByteLimit
 
 REPORTED: Final = "memory_benchmark"
 """Attribute of a test's report that carries its measurement, also out of xdist's processes."""
@@ -23,7 +23,7 @@ class MemorySession:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._limits: list[Limit] = config.getoption("benchmark_compare_fail_bytes")
+        self._limits: list[ByteLimit] = config.getoption("benchmark_compare_fail_bytes")
         self._allowed: list[str] = config.getoption("benchmark_compare_allow_missing")
         self._is_strict = bool(self._limits or config.getoption("benchmark_compare_strict"))
         self._is_strict &= not config.option.collectonly

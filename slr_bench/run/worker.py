@@ -107,8 +107,9 @@ def _is_out_of_gpu_memory(message: str) -> bool:
 
 
 def _one_line(error: Exception) -> str:
+    """Our own errors are sentences; of any other the class says half."""
     text = " ".join(str(error).split()) or "no message"
-    return f"{type(error).__name__}: {text}"[:500]
+    return (text if isinstance(error, SlrBenchError) else f"{type(error).__name__}: {text}")[:500]
 
 
 if __name__ == "__main__":

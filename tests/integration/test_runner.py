@@ -33,9 +33,9 @@ ENDS = {
     "oom_gpu": ("oom_gpu", "OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has 2 MiB free."),
     "oom_driver": ("oom_gpu", "CUDA error: out of memory"),
     "oom_cublas": ("oom_gpu", "CUBLAS_STATUS_ALLOC_FAILED"),
-    "nan_loss": ("crash", "LossIsNan: the loss of step 1 is nan; lower the learning rate"),
+    "nan_loss": ("crash", "the loss of step 1 is nan; lower the learning rate"),
     "daemon": ("ok", None),
-    "unsupported": ("unsupported", "UnsupportedSettingError: this machine cannot do it"),
+    "unsupported": ("unsupported", "this machine cannot do it"),
 }
 
 

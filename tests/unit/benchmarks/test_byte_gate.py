@@ -1,5 +1,6 @@
 """The byte gate: what it runs in which case, what it keeps, and that the committed baseline is that of this code."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -174,6 +175,25 @@ def test_the_committed_baseline_is_small_and_of_no_machine():
     assert sum(path.stat().st_size for path in files) < 200_000
     text = "".join(path.read_text() for path in files)
     assert not [word for word in (str(ROOT), str(Path.home()) + "/", "node") if word in text]
+
+
+def grown(metrics, share):
+    metric = metrics["peak_tensor_bytes"]
+    return metrics | {"peak_tensor_bytes": metric.model_copy(update={"value": round(metric.value * (1 + share))})}
+
+
+@pytest.mark.parametrize(("share", "code"), [(0, 0), (0.005, 1), (-0.005, 0)])
+def test_the_real_gate_finds_half_a_percent_in_one_cell(tmp_path, share, code):
+    """A copy of the committed baseline, one cell of it changed; the command as the byte gate calls it."""
+    part = PARTS[1]
+    fresh = Store(tmp_path / "fresh")
+    shutil.copytree(ROOT / byte_gate.BASELINE / part.name, fresh.directory)
+    record = fresh.read_records()[0][0]
+    fresh.write_record(record.model_copy(update={"metrics": grown(record.metrics, share)}))
+    page = tmp_path / "page.md"
+    arguments = ("gate", str(ROOT / byte_gate.BASELINE / part.name), str(fresh.directory), *byte_gate.RULE)
+    assert byte_gate.slr_bench([*arguments, "--markdown", str(page)]) == code
+    assert (record.workload.replace("_", "\\_") in page.read_text()) or code == 0
 
 
 def test_another_process_gives_the_committed_bytes(tiny_job):

@@ -46,19 +46,40 @@ def test_other_clips_or_no_common_seed_do_not_compare():
         pairs({1: {"a": True}}, {2: {"a": True}})
 
 
-@pytest.mark.parametrize(("lost", "code"), [(0, 0), (10, 1)])
-def test_the_command_reads_a_run_directory(tmp_path, capsys, lost, code):
-    run = FakeRun(tmp_path / "run")
-    for arm, wrong in (("baseline", 0), ("optimized", lost)):
-        for seed in (0, 1):
+def trained(directory, seeds=(0, 1), fingerprint="data", **wrong_by_arm):
+    run = FakeRun(directory)
+    run.environment = run.environment | {"data_fingerprint": fingerprint}
+    for arm, wrong in wrong_by_arm.items():
+        for seed in seeds:
             values = setting(16, 1, "fp32")
             values["training"]["seed"] = seed
             cell = run.cell(arm, "train_epochs", repeats=1, setting=values)
             ranks = {f"v{clip}": int(clip < wrong) for clip in range(100)}
             run.record(cell, 0, epoch_metrics(1 - wrong / 100, 60), series={"details": {"val_ranks": ranks}})
+    return run
+
+
+@pytest.mark.parametrize(("lost", "code"), [(0, 0), (10, 1)])
+def test_the_command_reads_a_run_directory(tmp_path, capsys, lost, code):
+    run = trained(tmp_path / "run", baseline=0, optimized=lost)
     assert main([str(run.write()), "--json"]) == code
     found = json.loads(capsys.readouterr().out)
     assert (found["seeds"], found["clips"], found["difference"]) == ([0, 1], 100, -lost / 100)
+
+
+def test_arms_of_two_directories_are_read_together(tmp_path, capsys):
+    base = trained(tmp_path / "base", seeds=(0, 1, 2), baseline=0).write()
+    head = trained(tmp_path / "head", optimized=1).write()
+    assert main([str(base), str(head), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["seeds"], found["difference"]) == ([0, 1], -0.01)
+
+
+def test_directories_of_two_data_sets_are_not_mixed(tmp_path, capsys):
+    base = trained(tmp_path / "base", baseline=0).write()
+    head = trained(tmp_path / "head", fingerprint="other", optimized=2).write()
+    assert main([str(base), str(head)]) == 4
+    assert "another source, torch or data" in capsys.readouterr().err
 
 
 def test_an_empty_directory_is_told(tmp_path, capsys):

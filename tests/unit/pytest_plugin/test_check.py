@@ -3,7 +3,7 @@
 import pytest
 
 from slr_bench.pytest_plugin.check import check, different_machine, told
-from slr_bench.pytest_plugin.limits import parse_limit
+from slr_bench.pytest_plugin.limits import parse_byte_limit
 
 TEST = "tests/test_net.py::test_step[4]"
 VERSIONS = {
@@ -31,7 +31,7 @@ def now(value=1000, test=TEST, **more):
 
 
 def verdict(measured, baseline, *limits, tests=None, allowed=()):
-    limits = [parse_limit(text) for text in limits or ("peak_tensor_bytes:0%",)]
+    limits = [parse_byte_limit(text) for text in limits or ("peak_tensor_bytes:0%",)]
     return list(check(tests or measured, measured, baseline, limits, allowed))
 
 
@@ -128,6 +128,13 @@ def test_one_cause_is_told_once():
     lines = [line for line, _ in told(verdict(measured, baseline))]
     assert lines[0].startswith("FAILED test_0 and 8 more: traced figures need the same torch")
     assert lines[1] == "0 equal, 9 not"
+
+
+def test_what_a_foreign_file_says_stays_one_printable_line():
+    findings = verdict(now(), saved(versions=VERSIONS | {"torch": "2.11\n\x1b[2Jx" + "y" * 10_000}))
+    (line, *_) = [line for line, _ in told(findings)]
+    assert line.isprintable()
+    assert len(line) < 500
 
 
 def test_machines_differ_by_what_decides_times():

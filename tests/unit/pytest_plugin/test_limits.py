@@ -2,7 +2,8 @@
 
 import pytest
 
-from slr_bench.pytest_plugin.limits import parse_limit
+from slr_bench.errors import ConfigError
+from slr_bench.pytest_plugin.limits import parse_byte_limit
 
 
 @pytest.mark.parametrize(
@@ -18,7 +19,7 @@ from slr_bench.pytest_plugin.limits import parse_limit
     ],
 )
 def test_one_byte_over_the_limit_is_too_much(text, base, most):
-    limit = parse_limit(text)
+    limit = parse_byte_limit(text)
     assert limit.allows(base, most)
     assert limit.allows(base, 0)
     assert not limit.allows(base, most + 1)
@@ -26,9 +27,20 @@ def test_one_byte_over_the_limit_is_too_much(text, base, most):
 
 @pytest.mark.parametrize(
     "text",
-    ["peak_tensor_bytes", "peak_tensor_bytes:", ":0%", "0%", "a b:0%", "peak_tensor_bytes:5", "x:-1%", "x:1Mb/s"],
+    [
+        "peak_tensor_bytes",
+        "peak_tensor_bytes:",
+        ":0%",
+        "0%",
+        "a b:0%",
+        "peak_tensor_bytes:5",
+        "x:-1%",
+        "x:1Mb/s",
+        "x:5ms",
+        "x:2pp",
+    ],
 )
 def test_what_is_no_limit_is_refused_with_an_example(text):
-    with pytest.raises(ValueError, match="write it like") as caught:
-        parse_limit(text)
+    with pytest.raises(ConfigError, match=r"write it like|give percent") as caught:
+        parse_byte_limit(text)
     assert repr(text) in str(caught.value)

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from models.data.frame_ranges import bbox_applies, frame_range
+from models.data.frame_ranges import frame_range
+from models.data.region import bbox_applies
 from models.data.wlasl import ClipInfo
 from slr_bench.errors import DataError
 

@@ -49,10 +49,19 @@ def test_default_plan_is_sixteen_four_four_on_eight_two_two_signers() -> None:
     assert all(32 <= clip.frames <= 60 for clip in clips)
 
 
+def test_a_part_held_out_is_that_part_of_clips_and_signers() -> None:
+    clips = plan(num_classes=2, clips_per_class=50, signers=20, held_out=0.4)
+    for split, clips_a_class, people in (("train", 10, 4), ("val", 20, 8), ("test", 20, 8)):
+        chosen = [clip for clip in clips if clip.split == split]
+        assert (len(chosen), len({clip.signer_id for clip in chosen})) == (2 * clips_a_class, people)
+
+
 @settings(max_examples=30)
-@given(classes=st.integers(1, 5), clips_per_class=st.integers(3, 40), signers=st.integers(3, 30))
-def test_splits_never_share_a_signer_and_hold_every_class(classes: int, clips_per_class: int, signers: int) -> None:
-    clips = plan(num_classes=classes, clips_per_class=clips_per_class, signers=signers)
+@given(st.integers(1, 5), st.integers(3, 40), st.integers(3, 30), st.sampled_from([1 / 6, 0.01, 0.36, 0.45]))
+def test_splits_never_share_a_signer_and_hold_every_class(
+    classes: int, clips_per_class: int, signers: int, held_out: float
+) -> None:
+    clips = plan(num_classes=classes, clips_per_class=clips_per_class, signers=signers, held_out=held_out)
     by_split = {split: [c for c in clips if c.split == split] for split in ("train", "val", "test")}
     people = [{clip.signer_id for clip in members} for members in by_split.values()]
     assert sum(map(len, people)) == len(set().union(*people))

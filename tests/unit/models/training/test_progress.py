@@ -1,6 +1,7 @@
 """The trainer's panel: drawn on a terminal from the readings of a watch, and nowhere else."""
 
 import io
+import logging
 
 from rich.console import Console
 
@@ -59,3 +60,12 @@ def test_it_is_drawn_on_a_terminal_only_and_not_where_memory_is_not_tracked():
     assert "RAM of 2 processes 200.0 MiB" in shown(True, MEMORY)
     assert "RAM of" not in shown(False, MEMORY)
     assert "RAM of" not in shown(True, None)
+
+
+def test_what_a_layer_chose_is_told_while_training_and_not_after():
+    console = Console(file=io.StringIO(), width=200)
+    log = logging.getLogger("models.layers.attention_choice")
+    with TrainingDisplay(console, 3, 0):
+        log.info("attention: auto chose %s", "dense for cpu")
+    log.info("attention: auto chose %s", "nothing")
+    assert console.file.getvalue() == "attention: auto chose dense for cpu\n"
