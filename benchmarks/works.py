@@ -103,9 +103,18 @@ class TrainStep(_Steps):
             self._model, settings.training, context.device, total_steps=1000, phase=context.phase
         )
 
+        self._has_stepped = False
+
     def step(self) -> None:
-        """Every micro-batch forward and backward, then the update."""
-        self._trainer.step(self._handed_over(), self.clips_per_step)
+        """Every micro-batch forward and backward, then the update. The first goes on until fp16's scale has stopped
+        falling: as long as it falls updates are skipped, and no optimizer state exists.
+        """
+        while True:
+            before = 0.0 if self._has_stepped else self._trainer.scaler.get_scale()
+            self._trainer.step(self._handed_over(), self.clips_per_step)
+            self._has_stepped = self._has_stepped or not 1.0 < self._trainer.scaler.get_scale() < before
+            if self._has_stepped:
+                return
 
     def tensors(self) -> Mapping[str, Iterable[Tensor]]:
         """State between steps."""

@@ -20,6 +20,7 @@ from models.networks.seen import Seen, seen_by
 from models.training.evaluation import ClipBatch, Evaluation, evaluate
 from models.training.in_backward import update_in_backward
 from models.training.optimization import autocast, build_optimizer, fp32_products, one_cycle
+from models.training.scaler import GradScaler
 
 Phase = Callable[[str], AbstractContextManager[object]]
 
@@ -54,7 +55,7 @@ class Stepper:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: one_cycle(step, total_steps, config.warmup_fraction)
         )
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+        self.scaler = GradScaler(self.device.type, enabled=config.precision == "fp16")
         if config.precision == "fp16" and self.device.type == "cpu":
             warnings.warn("fp16 on a CPU is slow and narrow; training.precision: bf16 is made for it", stacklevel=2)
         if config.activation_offload and self.device.type == "cpu":

@@ -50,6 +50,7 @@ ARMS = {
         "training.precision": "fp32",
     },
     "careful": {"training.recompute": "block", "training.precision": "bf16"},
+    "narrow": {"training.precision": "fp16"},
 }
 
 
@@ -58,6 +59,7 @@ ARMS = {
     [
         ("train_step", "careless"),
         ("inference", "careless"),
+        pytest.param("train_step", "narrow", marks=pytest.mark.filterwarnings("ignore:fp16 on a CPU")),
         pytest.param("train_step", "careful", marks=pytest.mark.slow),
         pytest.param("inference", "careful", marks=pytest.mark.slow),
     ],
@@ -70,6 +72,13 @@ def test_fake_tensors_need_the_same_bytes_as_real_ones(measured, workload, arm):
     assert fake["peak_tensor_bytes"]["source"] == "cpu-fake"
     assert fake["peak_tensor_bytes"]["value"] == real["peak_tensor_bytes"]["value"] > 0
     assert "step_time_s" not in fake
+
+
+@pytest.mark.filterwarnings("ignore:fp16 on a CPU")
+def test_a_traced_fp16_step_has_optimizer_state_though_the_first_ones_overflow(measured):
+    """The scale begins at 65,536, and an update that overflows is skipped: warm-up goes on until one was made."""
+    metrics, _ = measured("train_step", ARMS["narrow"])
+    assert metrics["peak_tensor_bytes"]["value"] > 4 * 4 * metrics["parameters"]["value"]
 
 
 @pytest.mark.slow
