@@ -28,7 +28,7 @@ SPLIT: Final = "; split: "
 """In the source of peak/floor; the modules follow whose operators work on a part at a time."""
 
 
-_LARGEST: Final = 10**100
+_LARGEST: Final = 1e100
 """Ratios of values up to it, and down to its inverse, are finite."""
 
 

@@ -44,6 +44,9 @@ class ModelConfig(Frozen):
     """``memory_efficient`` computes the same as ``plain`` but keeps only the unshifted input for backward."""
     max_pool: Literal["plain", "memory_efficient"] = "memory_efficient"
     """Of the stem, with its ReLU. ``memory_efficient`` computes the same as ``plain`` but keeps one byte an output."""
+    stem: Literal["whole", "split"] = "whole"
+    """``split`` computes the same as ``whole``, a part of the frames at a time, and its convolution four times a step:
+    the largest tensors of the network are never whole."""
     token_merging: Amount = 0
     """Pairs of alike neighbouring frames that are merged behind the backbone (r); 0: none."""
     attention: Literal["none", "dense", "chunked", "sparse", "auto"] = "chunked"

@@ -43,18 +43,12 @@ class _PooledReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_NCHW: Tensor) -> Tensor:
         frames, channels, height, width = x_NCHW.shape
-        shape = (frames, channels, _pooled(height), _pooled(width))
-        ctx.plane, ctx.layout = (height, width), _layout(x_NCHW)
-        out_NCPQ = torch.empty(shape, dtype=x_NCHW.dtype, device=x_NCHW.device, memory_format=ctx.layout)
-        place_NCPQ = torch.empty(shape, dtype=torch.uint8, device=x_NCHW.device, memory_format=ctx.layout)
-        at = _geometry(*ctx.plane, x_NCHW.device)
-        for part in _parts(frames):
-            top_NCPQ, index_NCPQ = F.max_pool2d_with_indices(x_NCHW[part], WINDOW, STRIDE, PADDING)
-            place_NCPQ[part] = at.place_of_step[index_NCPQ.sub_(at.corner_PQ)]
-            place_NCPQ[part].masked_fill_(top_NCPQ <= 0, _CLOSED)
-            out_NCPQ[part] = top_NCPQ.relu_()
-        ctx.save_for_backward(place_NCPQ)
-        return out_NCPQ
+        ctx.plane, ctx.layout = (height, width), layout_of(x_NCHW)
+        pooled = Pooled.empty(frames, channels, ctx.plane, x_NCHW.dtype, x_NCHW.device, ctx.layout)
+        for part in parts_of(frames, PARTS):
+            pooled.fill(part, x_NCHW[part])
+        ctx.save_for_backward(pooled.place_NCPQ)
+        return pooled.out_NCPQ
 
     @staticmethod
     @once_differentiable
@@ -62,15 +56,59 @@ class _PooledReLU(torch.autograd.Function):
         (place_NCPQ,) = ctx.saved_tensors
         shape, device = (*place_NCPQ.shape[:2], *ctx.plane), grad_NCPQ.device
         grad_NCHW = torch.empty(shape, dtype=grad_NCPQ.dtype, device=device, memory_format=ctx.layout)
-        at = _geometry(*ctx.plane, device)
-        for part in _parts(len(grad_NCHW)):
-            place = place_NCPQ[part]
-            index = at.step_of_place[place.int()].add_(at.corner_PQ)
-            opened = grad_NCPQ[part].masked_fill(place == _CLOSED, 0)
-            grad_NCHW[part] = torch.ops.aten.max_pool2d_with_indices_backward(
-                opened, grad_NCHW[part], [WINDOW] * 2, [STRIDE] * 2, [PADDING] * 2, [1, 1], False, index
-            )
+        unpool = Unpooling(place_NCPQ, ctx.plane)
+        for part in parts_of(len(grad_NCHW), PARTS):
+            grad_NCHW[part] = unpool(part, grad_NCPQ, like_NCHW=grad_NCHW[part])
         return grad_NCHW
+
+
+class Pooled(NamedTuple):
+    """Pooled frames, filled a part of the frames at a time, and the place that won in each window."""
+
+    out_NCPQ: Tensor
+    place_NCPQ: Tensor
+    """``uint8``: 0 to 8 row by row, 9 where the ReLU stops the greatest number."""
+    geometry: _Geometry
+
+    @classmethod
+    def empty(
+        cls,
+        frames: int,
+        channels: int,
+        plane: tuple[int, int],
+        dtype: torch.dtype,
+        device: torch.device,
+        layout: torch.memory_format,
+    ) -> Pooled:
+        """Of ``frames`` frames that are ``plane`` high and wide before."""
+        shape = (frames, channels, _pooled(plane[0]), _pooled(plane[1]))
+        out_NCPQ = torch.empty(shape, dtype=dtype, device=device, memory_format=layout)
+        place_NCPQ = torch.empty(shape, dtype=torch.uint8, device=device, memory_format=layout)
+        return cls(out_NCPQ, place_NCPQ, _geometry(*plane, device))
+
+    def fill(self, part: slice, x_NCHW: Tensor) -> None:
+        """Pool the frames ``x_NCHW``, which are ``part`` of all."""
+        top_NCPQ, index_NCPQ = F.max_pool2d_with_indices(x_NCHW, WINDOW, STRIDE, PADDING)
+        self.place_NCPQ[part] = self.geometry.place_of_step[index_NCPQ.sub_(self.geometry.corner_PQ)]
+        self.place_NCPQ[part].masked_fill_(top_NCPQ <= 0, _CLOSED)
+        self.out_NCPQ[part] = top_NCPQ.relu_()
+
+
+class Unpooling:
+    """The gradient before pooling and ReLU, of a part of the frames at a time."""
+
+    def __init__(self, place_NCPQ: Tensor, plane: tuple[int, int]) -> None:
+        self._place_NCPQ = place_NCPQ
+        self._geometry = _geometry(*plane, place_NCPQ.device)
+
+    def __call__(self, part: slice, grad_NCPQ: Tensor, like_NCHW: Tensor) -> Tensor:
+        """Of all the frames' ``grad_NCPQ`` that of ``part``; ``like_NCHW`` has the result's shape."""
+        place = self._place_NCPQ[part]
+        index = self._geometry.step_of_place[place.int()].add_(self._geometry.corner_PQ)
+        opened = grad_NCPQ[part].masked_fill(place == _CLOSED, 0)
+        return torch.ops.aten.max_pool2d_with_indices_backward(
+            opened, like_NCHW, [WINDOW] * 2, [STRIDE] * 2, [PADDING] * 2, [1, 1], False, index
+        )
 
 
 class _Geometry(NamedTuple):
@@ -97,11 +135,13 @@ def _pooled(extent: int) -> int:
     return (extent + 2 * PADDING - WINDOW) // STRIDE + 1
 
 
-def _parts(frames: int) -> Iterator[slice]:
-    size = -(-frames // PARTS)
+def parts_of(frames: int, parts: int) -> Iterator[slice]:
+    """At most ``parts`` nearly equal runs of frames."""
+    size = -(-frames // parts)
     return (slice(start, start + size) for start in range(0, frames, size))
 
 
-def _layout(x_NCHW: Tensor) -> torch.memory_format:
+def layout_of(x_NCHW: Tensor) -> torch.memory_format:
+    """NHWC or the plain one."""
     nhwc = x_NCHW.is_contiguous(memory_format=torch.channels_last) and not x_NCHW.is_contiguous()
     return torch.channels_last if nhwc else torch.contiguous_format

@@ -21,10 +21,17 @@ def conv_of_prepared(
     Backward prepares ``x`` again (one more pass over it). Worth it where ``x`` is kept anyway or is smaller than what
     ``prepare`` makes of it. ``adjoint`` is the transpose of the linear ``prepare``; None where ``x`` needs no gradient.
     """
+    return _ConvOfPrepared.apply(x_NCHW, computed_weight(weight), stride, padding, prepare, adjoint)
+
+
+def computed_weight(weight: Tensor) -> Tensor:
+    """``weight`` in the type that autocast would use; outside of an autograd function, so that autograd casts the
+    gradient back.
+    """
     kind = weight.device.type
     if torch.is_autocast_enabled(kind) and weight.dtype != torch.float64:
-        weight = weight.to(torch.get_autocast_dtype(kind))  # out here, so that autograd casts the gradient back
-    return _ConvOfPrepared.apply(x_NCHW, weight, stride, padding, prepare, adjoint)
+        return weight.to(torch.get_autocast_dtype(kind))
+    return weight
 
 
 class _ConvOfPrepared(torch.autograd.Function):

@@ -15,6 +15,7 @@ from models.layers.pooled_relu import PooledReLU, PoolKind
 from models.layers.prepared_conv import conv_of_prepared
 from models.layers.recompute import recomputed
 from models.layers.recompute_plan import Plan, Unit, chain_costs, least_bytes, within_budget
+from models.layers.split_stem import StemKind, split_stem
 from models.layers.temporal_shift import ShiftedConv2d, ShiftKind
 from slr_bench.units import MIB
 
@@ -90,10 +91,12 @@ class FrameBackbone(nn.Module):
         recompute: Recompute = "none",
         norm: NormKind = "batch",
         max_pool: PoolKind = "plain",
+        stem: StemKind = "whole",
         causal: bool = False,
     ) -> None:
         super().__init__()
         self.recompute = recompute
+        self.stem = stem
         self.plans: dict[tuple[object, ...], Plan] = {}
         """What ``budget`` chose, by shape and types of a micro-batch."""
         self.features = 8 * base_channels
@@ -146,7 +149,7 @@ class FrameBackbone(nn.Module):
         if self.recompute == "none" or not torch.is_grad_enabled():
             return ()
         if self.recompute in ("stage", "block"):
-            return range(len(units))
+            return range(1 if self.stem == "split" else 0, len(units))  # a split stem keeps next to nothing
         device = x_NCHW.device.type
         autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
         key = (x_NCHW.shape, x_NCHW.dtype, device, autocast, self.training)
@@ -158,6 +161,8 @@ class FrameBackbone(nn.Module):
         return [number for number, again in enumerate(self.plans[key].recompute) if again]
 
     def _stem(self, frames_NCHW: Tensor) -> Tensor:
+        if self.stem == "split":
+            return split_stem(frames_NCHW, self.conv1, self.bn1, self.pool, self._normalised)
         return self.pool(self.bn1(self._first_conv(frames_NCHW)))
 
     def _first_conv(self, frames_NCHW: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ class EfficientRecogniser(nn.Module):
             recompute,
             norm=config.norm,
             max_pool=config.max_pool,
+            stem=config.stem,
             causal=config.causal,
         )
         features = self.backbone.features

@@ -179,6 +179,8 @@ def _less_on_device(draft: _Draft) -> None:
         draft.set("training.recompute", "block", "backward computes activations again; same function")
     if draft.settings.model.temporal_shift == "plain":
         draft.set("model.temporal_shift", "memory_efficient", "one activation less a block; same function")
+    if draft.settings.model.network == "efficient" and draft.settings.model.stem == "whole":
+        draft.set("model.stem", "split", "the largest tensors are never whole, for some percent of time; same function")
     if draft.settings.model.attention == "dense":
         draft.set("model.attention", "chunked", "no T x T scores; same function")
 

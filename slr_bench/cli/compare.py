@@ -20,6 +20,7 @@ from slr_bench.cli.sides import (
     RepeatsOption,
     WorkloadOption,
     obtain,
+    refuse_lost_outputs,
     tidied,
     write_text,
 )
@@ -51,9 +52,10 @@ def compare(
 
     console = Console(stderr=as_json)
     choice = Choice(base, head, arm, config, sets or [], workload, repeats, device, fake, out)
+    refuse_lost_outputs([markdown])
     comparison = obtain(choice, console)
-    if markdown is not None:
-        write_text(markdown, comparison_markdown(comparison))
     if not as_json:
         print_comparison(comparison, console, show_all)
+    if markdown is not None:
+        write_text(markdown, comparison_markdown(comparison))
     finish(tidied(comparison.as_json()), EXIT_CELL_CRASHED if comparison.crashed else EXIT_OK, as_json)

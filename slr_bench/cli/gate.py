@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -22,9 +22,22 @@ from slr_bench.cli.sides import (
     RepeatsOption,
     WorkloadOption,
     obtain,
+    refuse_lost_outputs,
     tidied,
     write_text,
 )
+
+if TYPE_CHECKING:
+    from slr_bench.compare.gate import GateResult
+
+
+class Outputs(NamedTuple):
+    """Where the answer is written besides the terminal."""
+
+    markdown: Path | None
+    junit: Path | None
+    bmf: Path | None
+    smaller_is_better: Path | None
 
 
 @app.command()
@@ -66,24 +79,31 @@ def gate(
 
     from slr_bench.compare.gate import judge_gate
     from slr_bench.compare.rules import gather_rules
-    from slr_bench.report import exports
-    from slr_bench.report.gate_view import gate_markdown, print_gate
-    from slr_bench.report.junit import gate_junit
+    from slr_bench.report.gate_view import print_gate
 
     console = Console(stderr=as_json)
     asked = gather_rules(rule or [], rules or [], allow_missing or [])
+    files = Outputs(markdown, junit, bmf, smaller_is_better)
+    refuse_lost_outputs(files)
     choice = Choice(base, head, arm, config, sets or [], workload, repeats, device, fake, out)
-    comparison = obtain(choice, console)
-    result = judge_gate(comparison, asked)
-    outputs: list[tuple[Path | None, Callable[[], str]]] = [
-        (markdown, lambda: gate_markdown(result)),
-        (junit, lambda: gate_junit(result)),
-        (bmf, lambda: exports.bencher_metrics(comparison)),
-        (smaller_is_better, lambda: exports.smaller_is_better(comparison)),
-    ]
-    for path, text in outputs:
-        if path is not None:
-            write_text(path, text())
+    result = judge_gate(obtain(choice, console), asked)
     if not as_json:
         print_gate(result, console)
+    _write(result, files)
     finish(tidied(result.as_json()), result.exit_code, as_json)
+
+
+def _write(result: GateResult, files: Outputs) -> None:
+    from slr_bench.report.exports import bencher_metrics, smaller_is_better
+    from slr_bench.report.gate_view import gate_markdown
+    from slr_bench.report.junit import gate_junit
+
+    texts: dict[Path | None, Callable[[], str]] = {
+        files.markdown: lambda: gate_markdown(result),
+        files.junit: lambda: gate_junit(result),
+        files.bmf: lambda: bencher_metrics(result.comparison),
+        files.smaller_is_better: lambda: smaller_is_better(result.comparison),
+    }
+    for path, text in texts.items():
+        if path is not None:
+            write_text(path, text())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -121,6 +121,17 @@ def _grid(choice: Choice) -> Any:
     grid = grid.of_workload(choice.workload) if choice.workload else grid
     repeats = 1 if choice.fake and choice.repeats is None else choice.repeats
     return grid.repeated(repeats) if repeats else grid
+
+
+def refuse_lost_outputs(paths: Iterable[Path | None]) -> None:
+    """Told before anything is measured.
+
+    Raises:
+        ConfigError: the directory of an output file is not there.
+    """
+    for path in paths:
+        if path is not None and not path.parent.is_dir():
+            raise ConfigError(f"cannot write {path}: there is no directory {path.parent}; choose another place")
 
 
 def write_text(path: Path, text: str) -> None:

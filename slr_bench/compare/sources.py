@@ -46,7 +46,9 @@ def find_sources(base: str, head: str | None, working_directory: Path) -> RunDir
     top = git.top_level(working_directory)
     found = None if _has_grid(base) else _revision(base, top)
     if found is None and not _is_directory(base):
-        raise NoBaselineError(f"base {plain(base)!r} is neither a run directory nor a revision{_cure(top)}")
+        raise NoBaselineError(
+            f"base {plain(base)!r} is neither a run directory nor a revision{_cure(top, working_directory)}"
+        )
     if head is None and found is None:
         return TwoSides(Path(base))
     head = head or WORKING_TREE
@@ -58,7 +60,9 @@ def find_sources(base: str, head: str | None, working_directory: Path) -> RunDir
     if other is None:
         if _is_directory(head):
             raise ConfigError(f"{base} is a revision and {head} a run directory; name two of a kind")
-        raise ConfigError(f"head {plain(head)!r} is neither a run directory nor a revision{_cure(top)}")
+        raise ConfigError(
+            f"head {plain(head)!r} is neither a run directory nor a revision{_cure(top, working_directory)}"
+        )
     assert top is not None
     return RevisionPair(top, found, other)
 
@@ -77,7 +81,10 @@ def _revision(name: str, top: Path | None) -> Revision | None:
     return Revision(name, commit, is_tree) if commit else None
 
 
-def _cure(top: Path | None) -> str:
+def _cure(top: Path | None, working_directory: Path) -> str:
     if top is None:
-        return ", and there is no git repository here; check the path"
-    return f" of this repository; check the path, see git log, or name the working tree: {WORKING_TREE}"
+        return f", and here is no git repository ({git.why_none(working_directory)}); check the path"
+    return (
+        " of this repository; check the path, fetch it (a shallow clone has few), "
+        f"or give {WORKING_TREE} for the working tree"
+    )

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from dataclasses import dataclass, field, replace
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from slr_bench.errors import ConfigError, nearest
 from slr_bench.record import Metric
@@ -91,16 +91,18 @@ class WorkloadSpec:
 
     name: str
     settings: type[BaseModel]
-    """Frozen pydantic model of every knob, sections nested."""
+    """Frozen pydantic model of every knob, sections nested; each has a default, unknown keys are refused."""
     build: Callable[[Any, BuildContext], Any]
     """``build(settings, context)`` -> StepWork or WholeWork; imports torch inside, not at the top of its module."""
     kind: Literal["step", "whole"] = "step"
     defaults_version: int = 1
     """Raised when a default of ``settings`` changes its value: the ids of all cells change with it."""
-    preload: tuple[str, ...] = ()
-    """Modules the fork server imports once for all cells."""
+    preload: tuple[str, ...] = ("torch._dynamo",)
+    """Modules the fork server imports once for all cells. Torch imports the default (seconds, and megabytes of a cell's
+    RAM) with the first optimizer or checkpoint."""
     packages: tuple[str, ...] = ()
-    """Top-level packages whose source decides the result (bound to the run directory by their hash)."""
+    """Top-level packages whose source decides the result (bound to the run directory by their hash); none named: the
+    one that registers the workload."""
     monotone: tuple[str, ...] = ()
     """Dotted keys of numbers: a setting that is larger in one and equal in all others needs at least the memory."""
     prepare: Callable[[Any], Mapping[str, str]] = field(default=lambda settings: {})
@@ -111,15 +113,53 @@ def find_workload(name: str) -> WorkloadSpec:
     """The registered workload of this name.
 
     Raises:
-        ConfigError: none is registered under it, or it does not load.
+        ConfigError: none is registered under it, or two are; it does not load, or its settings cannot be a cell's.
     """
-    found = {point.name: point for point in entry_points(group=GROUP)}
-    if name not in found:
-        raise ConfigError(f"workload: no workload {name!r} is registered{nearest(name, found)}")
+    points = list(entry_points(group=GROUP))
+    found = list({point.value: point for point in points if point.name == name}.values())
+    if not found:
+        known = nearest(name, {point.name for point in points})
+        raise ConfigError(
+            f"workload: no workload {name!r} is registered{known} (or install the package that registers it)"
+        )
+    if len(found) > 1:
+        places = " and ".join(sorted(point.value for point in found))
+        raise ConfigError(f"workload {name!r} is registered twice, as {places}; give one of them another name")
+    return _loaded(found[0])
+
+
+def _loaded(point: EntryPoint) -> WorkloadSpec:
     try:
-        spec = found[name].load()
+        spec = point.load()
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"workload {name!r} does not load from {found[name].value}: {error}") from error
+        raise ConfigError(f"workload {point.name!r} does not load from {point.value}: {error}") from error
     if not isinstance(spec, WorkloadSpec):
-        raise ConfigError(f"workload {name!r}: {found[name].value} is a {type(spec).__name__}, not a WorkloadSpec")
-    return spec
+        raise ConfigError(f"workload {point.name!r}: {point.value} is a {type(spec).__name__}, not a WorkloadSpec")
+    problem = _problem(spec.settings)
+    if problem:
+        raise ConfigError(f"workload {point.name!r}: {spec.settings.__name__} {problem}")
+    return spec if spec.packages else replace(spec, packages=(point.module.partition(".")[0],))
+
+
+def _problem(settings: type[BaseModel]) -> str | None:
+    """Why a model cannot hold a workload's settings. A mistake here would be measured as if it were none."""
+    for model in _sections(settings):
+        if model.model_config.get("extra") != "forbid":
+            which = "" if model is settings else f"has the section {model.__name__}, which "
+            return f"{which}takes unknown keys in silence; give it ConfigDict(frozen=True, extra='forbid')"
+    try:
+        settings()
+    except ValidationError as error:
+        key = ".".join(map(str, error.errors()[0]["loc"])) or "a key"
+        return f"has no default for {key}; a cell's identity is what differs from the defaults: give every key one"
+    return None
+
+
+def _sections(model: type[BaseModel]) -> list[type[BaseModel]]:
+    """The model and those nested in it."""
+    found = [model]
+    for section in model.model_fields.values():
+        for kind in (section.annotation, *get_args(section.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                found += _sections(kind)
+    return found

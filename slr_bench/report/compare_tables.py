@@ -67,14 +67,23 @@ def cell_table(caption: str, cells: Iterable[ComparedCell]) -> Table:
 
 def cell_row(cell: ComparedCell) -> tuple[Cell, ...]:
     """The row of `cell_table`."""
+    base, head = _values(cell)
     return (
         Cell(cell_name(cell)),
         Cell(metric_name(cell.metric)),
-        Cell(format_value(cell.base, cell.unit), sort=cell.base),
-        Cell(format_value(cell.head, cell.unit), sort=cell.head),
+        Cell(base, sort=cell.base),
+        Cell(head, sort=cell.head),
         Cell(change_text(cell), sort=cell.ratio),
         verdict_cell(cell),
     )
+
+
+def _values(cell: ComparedCell) -> tuple[str, str]:
+    """Both values; to the byte where they differ in what is rounded away."""
+    base, head = format_value(cell.base, cell.unit), format_value(cell.head, cell.unit)
+    if cell.unit == "bytes" and base == head and cell.base != cell.head:
+        return f"{cell.base:,.0f} B", f"{cell.head:,.0f} B"
+    return base, head
 
 
 def tables_by_cell(cells: Sequence[ComparedCell]) -> list[Table]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,20 @@ def source_hash(cells: Sequence[Cell]) -> str:
     packages = sorted({"slr_bench", *(package for cell in cells for package in cell.spec.packages)})
     digest = hashlib.sha256()
     for package in packages:
-        spec = find_spec(package)
-        for root in sorted((spec.submodule_search_locations if spec else None) or []):
-            for path in sorted(Path(root).rglob("*.py")):
-                digest.update(f"{package}/{path.relative_to(root)}\0".encode() + path.read_bytes())
+        for name, path in _sources(package):
+            digest.update(f"{package}/{name}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _sources(package: str) -> Iterator[tuple[str, Path]]:
+    """Name and file of every Python module of a package, or of a module that is one file."""
+    spec = find_spec(package)
+    roots = sorted((spec.submodule_search_locations if spec else None) or [])
+    for root in roots:
+        for path in sorted(Path(root).rglob("*.py")):
+            yield str(path.relative_to(root)), path
+    if spec is not None and not roots and spec.origin is not None and spec.has_location:
+        yield Path(spec.origin).name, Path(spec.origin)
 
 
 def config_hash(grid: GridConfig, cells: Sequence[Cell], facts: Mapping[str, Mapping[str, str]], fake: bool) -> str:

@@ -6,6 +6,7 @@ say what the cells are. Imports no torch.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,8 @@ def main() -> None:
     """Read a request, write ``cells, refused, hash``, or ``error``."""
     request = json.load(sys.stdin)
     try:
-        answer = expand_here(request)
+        with contextlib.redirect_stdout(sys.stderr):  # what a source prints as it is imported is no answer
+            answer = expand_here(request)
     except SlrBenchError as error:
         answer = {"error": str(error)}
     json.dump(answer, sys.stdout)

@@ -26,6 +26,13 @@ def top_level(directory: Path) -> Path | None:
     return Path(os.fsdecode(found.stdout.removesuffix(b"\n"))) if found and not found.returncode else None
 
 
+def why_none(directory: Path) -> str:
+    """What git says where `top_level` gives None: no repository, one of another owner, no git."""
+    found = _git(directory, ["rev-parse", "--show-toplevel"])
+    lines = found.stderr.decode(errors="replace").splitlines() if found else ["there is no git"]
+    return plain(lines[0] if lines else "nothing")
+
+
 def commit_of(top: Path, name: str) -> str | None:
     """The commit that a revision names; None where it names none."""
     asked = ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"]

@@ -119,7 +119,7 @@ class _Measurement:
             traced = trace_step(work, self._context)
             metrics |= trace_metrics(traced, self._context)
         else:
-            reason = "a whole training is not traced; the train_step cell of the same setting is"
+            reason = "a whole training is not traced; a step of the same setting is"
             metrics["peak_tensor_bytes"] = Metric.unavailable("bytes", f"{self._context.device.type}-real", reason)
         return {
             "metrics": metrics_json(metrics),

@@ -32,7 +32,7 @@ def profile_cell(job: dict[str, Any], send: Send) -> dict[str, Any]:
     spec, settings, context = open_job(job)
     if spec.kind != "step":
         raise UnsupportedSettingError(
-            f"workload {spec.name} is a whole training; profile looks at one step: use --workload train_step"
+            f"workload {spec.name} is a whole training; profile looks at one step: name one of steps with --workload"
         )
     start_s = time.perf_counter()
     log = new_allocations(context)

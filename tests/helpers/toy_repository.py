@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict
 from slr_bench.grid.workload import WorkloadSpec
 
 
+print("whoever imports me is greeted")
+
+
 class Toy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     size: int = 1000

@@ -136,6 +136,22 @@ def test_a_schema_describes_every_key(slr_bench):
     assert all(text.get("description") for text in training.values())
 
 
+def test_a_schema_of_grid_files_is_one_json_document(slr_bench):
+    done = slr_bench("schema", "--grid")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "training.batch_size" in json.loads(done.stdout)["properties"]["axes"]["properties"]
+
+
+def test_the_keys_are_a_page_to_read_too_but_not_both_at_once(slr_bench):
+    done = slr_bench("schema", "--markdown", "faulty")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("# Configuration\n")
+    assert "| `mode` | `ok`, `sigkill`" in done.stdout
+    both = slr_bench("schema", "--markdown", "--grid")
+    assert (both.returncode, both.stdout) == (2, "")
+    assert "give one of them" in both.stderr
+
+
 def test_a_schema_of_an_unknown_workload_is_refused(slr_bench):
     done = slr_bench("schema", "train_stp")
     assert (done.returncode, done.stdout) == (2, "")

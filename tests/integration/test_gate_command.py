@@ -80,7 +80,8 @@ def test_1_a_missing_cell_is_a_regression_unless_it_is_allowed(slr_bench, tmp_pa
         ((*BYTES, "--arm", "tniy"), "--arm: the base has no arm 'tniy'; did you mean 'tiny'"),
         ((*BYTES, "--set", "a=1"), "--set says what to measure, and base was measured before; leave it out"),
         ((*BYTES, "--repeats", "24"), "--repeats says what to measure"),
-        ((*BYTES, "--markdown", "no/such/place.md"), "cannot write no/such/place.md: No such file or directory"),
+        ((*BYTES, "--markdown", "no/such/place.md"), "cannot write no/such/place.md: there is no directory no/such"),
+        ((*BYTES, "--junit", "base"), "cannot write base: Is a directory; choose another place"),
     ],
 )
 def test_2_a_mistake_of_the_user_is_told_in_a_line(slr_bench, sides, options, words):

@@ -147,11 +147,11 @@ def _build(settings: FaultySettings, context: BuildContext) -> Any:
     return _Work(settings)
 
 
-faulty = WorkloadSpec(name="faulty", settings=FaultySettings, build=_build)
+faulty = WorkloadSpec(name="faulty", settings=FaultySettings, build=_build, preload=())
 """Cells that end as their ``fault.mode`` says."""
 
 
-hungry = WorkloadSpec(name="hungry", settings=FaultySettings, build=_build, monotone=("fault.size",))
+hungry = WorkloadSpec(name="hungry", settings=FaultySettings, build=_build, preload=(), monotone=("fault.size",))
 """The same, where a larger ``fault.size`` is known to need more memory."""
 
 

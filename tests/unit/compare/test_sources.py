@@ -76,5 +76,7 @@ def test_what_is_neither_or_mixed_is_told(place, base, head, error, words):
 
 
 def test_without_a_repository_revisions_are_nothing(tmp_path):
-    with pytest.raises(NoBaselineError, match="there is no git repository here"):
+    with pytest.raises(
+        NoBaselineError, match=r"here is no git repository \(fatal: not a git repository.*\); check the path"
+    ):
         find_sources("v1", "v2-of-nothing", tmp_path)

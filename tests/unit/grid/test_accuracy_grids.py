@@ -19,7 +19,7 @@ MAY_DIFFER = {
     "training.batch_size",
     "training.gradient_accumulation_steps",
     "training.recompute",
-    "training.stem_chunk",
+    "model.stem",
 }
 
 

@@ -3,10 +3,11 @@
 from importlib.metadata import EntryPoint
 
 import pytest
+from pydantic import BaseModel, ConfigDict
 
 from slr_bench.errors import ConfigError
 from slr_bench.grid import workload
-from slr_bench.grid.workload import GROUP, find_workload
+from slr_bench.grid.workload import GROUP, WorkloadSpec, find_workload
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +19,8 @@ def registry(monkeypatch):
         "no_spec": "json:loads",
     }
     points = [EntryPoint(name, value, GROUP) for name, value in values.items()]
+    points += [EntryPoint("good", values["good"], GROUP)]  # seen twice, as from a checkout that is installed
+    points += [EntryPoint("twice", f"{owner}.bench:spec", GROUP) for owner in ("mine", "theirs")]
     monkeypatch.setattr(workload, "entry_points", lambda group: points if group == GROUP else [])
 
 
@@ -29,10 +32,11 @@ def test_a_registered_workload_is_loaded():
     ("name", "message"),
     [
         ("godo", "no workload 'godo' is registered; did you mean 'good'"),
-        ("zzzzzz", "no workload 'zzzzzz' is registered; known: good, no_attribute, no_module, no_spec"),
+        ("zzzzzz", "no workload 'zzzzzz' is registered; known: good, no_attribute, no_module, no_spec, twice"),
         ("no_module", "'no_module' does not load from no_such_module:spec: No module named 'no_such_module'"),
         ("no_attribute", "'no_attribute' does not load from benchmarks.workloads:absent: .*absent"),
         ("no_spec", "json:loads is a function, not a WorkloadSpec"),
+        ("twice", "'twice' is registered twice, as mine.bench:spec and theirs.bench:spec; give one"),
     ],
 )
 def test_every_way_it_can_fail_is_an_error_of_ours(name, message):
@@ -44,3 +48,54 @@ def test_without_any_registration_the_message_stands(monkeypatch):
     monkeypatch.setattr(workload, "entry_points", lambda group: [])
     with pytest.raises(ConfigError, match="no workload 'good' is registered"):
         find_workload("good")
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = 1
+
+
+class Lax(BaseModel):
+    size: int = 1
+
+
+class LaxInside(Strict):
+    part: Lax | None = None
+
+
+class Demanding(Strict):
+    depth: int
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """``registered(Settings)`` -> the spec found, of a workload that a package ``toy_bench`` registers."""
+
+    def find(settings, **fields):
+        spec = WorkloadSpec("toy", settings, print, **fields)
+        point = EntryPoint("toy", "toy_bench.inner:spec", GROUP)
+        monkeypatch.setattr(EntryPoint, "load", lambda self: spec)
+        monkeypatch.setattr(workload, "entry_points", lambda group: [point])
+        return find_workload("toy")
+
+    return find
+
+
+def test_the_source_of_whoever_registers_a_workload_decides_unless_it_names_others(registered):
+    """Else a changed model would be answered from the records of the old one."""
+    assert registered(Strict).packages == ("toy_bench",)
+    assert registered(Strict, packages=("a", "b")).packages == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (Lax, "'toy': Lax takes unknown keys in silence; give it ConfigDict"),
+        (LaxInside, "'toy': LaxInside has the section Lax, which takes unknown keys"),
+        (Demanding, "'toy': Demanding has no default for depth; .* give every key one"),
+    ],
+)
+def test_settings_that_cannot_be_a_cells_are_refused(registered, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        registered(settings)

@@ -62,6 +62,11 @@ def test_what_does_not_compare_is_shown_side_by_side_with_why(tmp_path):
         assert "traced figures need the same torch, got 2.14.1 against 2.15" in " ".join(text.split())
 
 
+def test_bytes_that_differ_in_what_is_rounded_away_are_shown_whole(tmp_path):
+    base, head = (filled(side_run(tmp_path / name), size).write() for name, size in (("b", 5018016), ("h", 5043106)))
+    assert "Tensor memory 5,018,016 B 5,043,106 B +0.50 % worse" in lines_of(shown(compare_runs(base, head)), "+0.50")
+
+
 def test_cells_of_one_side_and_disturbed_runs_are_told_first(tmp_path):
     base = filled(filled(side_run(tmp_path / "base")), arm="gone")
     head = in_turn(filled(side_run(tmp_path / "head")), gone="unknown key")

@@ -15,7 +15,7 @@ from slr_bench.probes import host
 from slr_bench.run import attempt as attempt_module
 from slr_bench.run import lane as lane_module
 from slr_bench.run import preparation
-from slr_bench.run.binding import BoundElsewhereError
+from slr_bench.run.binding import BoundElsewhereError, source_hash
 from slr_bench.run.evidence import OomKills
 from slr_bench.run.executors.local import Ending
 from slr_bench.run.lane import BROKEN_PAIR
@@ -109,6 +109,18 @@ def test_runs_of_another_kind_are_never_mixed_in(bench, changed, named):
     with pytest.raises(BoundElsewhereError, match=f"{named}.*--out.*--fresh"):
         bench(**changed)
     assert before.store.read_records() == (before.totals.records, [])
+
+
+@pytest.mark.parametrize("name", ["toy_source.py", "toy_source/inner/step.py"])
+def test_a_workloads_source_is_bound_be_it_a_package_or_one_file(monkeypatch, tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    hashes = set()
+    for text in ("width = 8", "width = 9"):
+        path.write_text(text)
+        hashes.add(source_hash([SimpleNamespace(spec=replace(TOY, packages=("toy_source",)))]))
+    assert len(hashes) == 2
 
 
 def test_facts_of_the_data_are_in_the_environment_of_a_record(bench):

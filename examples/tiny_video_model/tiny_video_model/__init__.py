@@ -1,0 +1,1 @@
+"""A video model of somebody else, measured by slr-bench."""
