@@ -7,6 +7,7 @@ segment grows instead of a new one being made, and whole free pages are given ba
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 
 from slr_bench.predict.allocator import Block, CachingAllocator, Pool
 from slr_bench.predict.allocator_rules import (
@@ -140,7 +141,11 @@ def _grown(block: Block) -> int:
     return block.size_bytes + (following.size_bytes if following is not None and not following.is_mapped else 0)
 
 
-def make_allocator(rules: AllocatorRules | None = None, settings: AllocatorSettings | None = None) -> CachingAllocator:
+def make_allocator(
+    rules: AllocatorRules | None = None,
+    settings: AllocatorSettings | None = None,
+    next_address: Callable[[int], int] | None = None,
+) -> CachingAllocator:
     """The one that ``settings`` ask for."""
     kind = ExpandableAllocator if settings is not None and settings.expandable_segments else CachingAllocator
-    return kind(rules, settings)
+    return kind(rules, settings, next_address)
