@@ -10,7 +10,7 @@ DATA := data/synthetic
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data bench bench-gpu bench-compare bench-gate bench-records bench-trace bench-attention test test-slow test-faults test-gpu check report clean
+.PHONY: help setup data bench bench-gpu bench-compare bench-gate bench-records bench-trace bench-attention bench-parts bench-check bench-baseline test test-slow test-faults test-gpu check report clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,7 +56,17 @@ bench-records: $(READY) ## Read, filter and tabulate 1,000 records
 	$(BIN)/pytest -q -s benchmarks/test_records.py $(ARGS)
 
 bench-attention: $(READY) ## Time and peak bytes of each attention from 64 to 4,096 frames (about 4 minutes)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q benchmarks/test_attention.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m 'slow or not slow' benchmarks/test_attention.py $(ARGS)
+
+bench-parts: $(READY) ## Time and peak bytes of each part: shift, attention, pyramid, decoding, cache, step, tracing (2 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q benchmarks $(ARGS)
+
+bench-check: data ## Fail if bytes grew over reports/baseline (2 minutes); BASE=REV also pairs times with that revision
+	$(BIN)/python -m benchmarks.byte_gate check
+	$(if $(BASE),$(BIN)/slr-bench gate $(BASE) . --config configs/gate.yml --repeats 24 --rule step_time_s:15% $(ARGS))
+
+bench-baseline: data ## Make reports/baseline anew: after a change of bytes that is meant, or of torch
+	$(BIN)/python -m benchmarks.byte_gate renew
 
 test: $(READY) ## Run the fast tests, two processes of one thread each (5 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(ARGS)

@@ -15,6 +15,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from slr_bench.report.content import RunContent
+
 DEFAULT_RUN_DIRECTORY = Path("reports/latest")
 
 app = typer.Typer(
@@ -42,16 +44,17 @@ def finish(result: dict[str, Any], exit_code: int, as_json: bool) -> NoReturn:
     raise typer.Exit(exit_code)
 
 
-def make_report(directory: Path, console: Console) -> dict[str, str]:
-    """Write the report files and print the summary; the files' paths."""
-    from slr_bench.report.build import write_reports
+def make_report(directory: Path, console: Console, content: RunContent | None = None) -> dict[str, str]:
+    """Write the report files and print the summary; the files' paths. ``content``: where it was read already."""
+    from slr_bench.report.build import write_content
+    from slr_bench.report.content import read_content
     from slr_bench.report.terminal import print_summary
 
+    content = content or read_content(directory)
     try:
-        paths = write_reports(directory)
+        paths = write_content(content, directory)
     finally:
-        if (directory / "grid.json").is_file():
-            print_summary(directory, console)
+        print_summary(content.report, console)
     console.print(f"report: {paths.html} and {paths.markdown}", soft_wrap=True)
     return {"html": str(paths.html), "markdown": str(paths.markdown)}
 

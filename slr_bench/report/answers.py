@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from slr_bench.compare.statistics import Ratio
-from slr_bench.compare.summary import CellSummary, Reading, own_cell, pair, why_not_comparable
+from slr_bench.compare.summary import CellSummary, Reading, own_cell
 from slr_bench.record import Outcome
-from slr_bench.report.table import Tone
-from slr_bench.report.words import OUTCOME_WORDS, describe, format_factor, plain, spread
+from slr_bench.report.changes import NO_CHANGE, Change, change
+from slr_bench.report.words import OUTCOME_WORDS, plain
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,7 @@ class Answer:
     reading: Reading | None
     missing: str | None
     """Why there is no value."""
-    change: str = ""
-    basis: str = ""
-    tone: Tone = ""
+    change: Change = NO_CHANGE
     is_disturbed: bool = False
     """Whether something else disturbed a run behind it: a time is then shown and not compared."""
 
@@ -84,42 +81,5 @@ def _answer(cells: Sequence[CellSummary], arm: str, question: Question) -> Answe
 def _against(base: Answer, head: Answer) -> Answer:
     if base.reading is None or head.reading is None or base.reading.value is None or head.reading.value is None:
         return head
-    problem = why_not_comparable(base.reading, head.reading)
-    if problem:
-        return Answer(head.arm, head.reading, None, "not comparable", plain(problem), "warn")
-    if head.reading.unit == "ratio":
-        points = 100 * (head.reading.value - base.reading.value)
-        # One training per arm has no spread: a difference of accuracy is shown, never judged.
-        trainings = min(len(base.reading.by_repeat), len(head.reading.by_repeat))
-        basis = "one training an arm: no verdict" if trainings == 1 else f"{trainings} trainings an arm: no verdict"
-        return Answer(head.arm, head.reading, None, f"{points:+.1f} points", basis)
-    ratio = pair(base.reading, head.reading)
-    if ratio is None:
-        return Answer(head.arm, head.reading, None, "", "no repeat that both arms finished")
-    if head.reading.unit == "bytes":
-        return _memory_change(base.reading, head)
-    if base.is_disturbed or head.is_disturbed:
-        basis = f"runs were disturbed, no ratio; {describe(ratio)}"
-        return Answer(head.arm, head.reading, None, "disturbed", basis, "warn")
-    return Answer(head.arm, head.reading, None, f"{ratio.ratio:.2f}× as long", describe(ratio), _tone(ratio))
-
-
-def _memory_change(base: Reading, head: Answer) -> Answer:
-    assert base.summary is not None
-    assert head.reading is not None
-    assert head.reading.summary is not None
-    exact = {base.summary.kind, head.reading.summary.kind} == {"exact"}
-    less = base.summary.median / head.reading.summary.median
-    change = f"{format_factor(less)} less" if less > 1 else f"{format_factor(1 / less)} more" if less < 1 else "equal"
-    n = min(base.summary.n, head.reading.summary.n)
-    basis = f"to the byte the same in all {n} processes" if n > 1 else "counted in one process"
-    if not exact:
-        basis = f"medians; {spread(base.summary, 'bytes')} against {spread(head.reading.summary, 'bytes')}"
-    tone: Tone = ("good" if less > 1 else "bad" if less < 1 else "") if exact else ""
-    return Answer(head.arm, head.reading, None, change, basis, tone)
-
-
-def _tone(ratio: Ratio) -> Tone:
-    if ratio.verdict == "faster":
-        return "good"
-    return "bad" if ratio.verdict == "slower" else ""
+    found = change(base.reading, head.reading, is_disturbed=base.is_disturbed or head.is_disturbed)
+    return Answer(head.arm, head.reading, None, found)

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from slr_bench.errors import ConfigError, NothingMeasuredError
 from slr_bench.report import html, markdown
-from slr_bench.report.content import read_content
+from slr_bench.report.content import RunContent, read_content
 from slr_bench.report.drawing import Picture
 from slr_bench.report.figures import draw_pictures
-from slr_bench.run.store import Store
 
 
 @dataclass(frozen=True)
@@ -24,14 +23,18 @@ class ReportPaths:
 
 
 def write_reports(run_dir: Path) -> ReportPaths:
-    """Write ``report.html``, ``report.md`` and ``figures/`` into ``run_dir`` from what lies there.
+    """Read ``run_dir`` and :func:`write_content` of it."""
+    return write_content(read_content(run_dir), run_dir)
+
+
+def write_content(content: RunContent, run_dir: Path) -> ReportPaths:
+    """Write ``report.html``, ``report.md`` and ``figures/`` into ``run_dir``.
 
     Raises:
-        ConfigError: no readable ``grid.json``, or the directory cannot be written.
+        ConfigError: the directory cannot be written; or its ``grid.json`` is lost: the files are written all the same.
         NothingMeasuredError: no run ended ok or out of memory; the files are written all the same.
     """
-    content = read_content(run_dir)
-    pictures = draw_pictures(content, Store(run_dir))
+    pictures = draw_pictures(content)
     paths = ReportPaths(run_dir / "report.html", run_dir / "report.md", _figure_paths(run_dir / "figures", pictures))
     try:
         (run_dir / "figures").mkdir(exist_ok=True)
@@ -39,11 +42,13 @@ def write_reports(run_dir: Path) -> ReportPaths:
             svg.write_text(picture.svg, encoding="utf-8")
             png.write_bytes(picture.png)
         paths.markdown.write_text(markdown.render(content.report, pictures), encoding="utf-8")
-        paths.html.write_text(html.render(content.report, pictures), encoding="utf-8")
+        paths.html.write_text(html.render(content.report), encoding="utf-8")
     except OSError as error:
         raise ConfigError(
             f"cannot write the report: {error.filename}: {error.strerror}; make {run_dir} writable or copy it"
         ) from error
+    if content.directory.fault:
+        raise ConfigError(content.directory.fault)
     if not content.measured:
         raise NothingMeasuredError(
             f"nothing was measured: no run in {run_dir} ended ok or out of memory; {paths.markdown} lists why"

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
-from slr_bench.compare.summary import MEASURED, CellSummary, summarize_cells
-from slr_bench.errors import ConfigError
+from slr_bench.compare.summary import MEASURED, CellSummary, own_cell, summarize_cells
 from slr_bench.grid.techniques import Ladder
 from slr_bench.record import Record
 from slr_bench.report.answers import answers, questions
+from slr_bench.report.commands import again
 from slr_bench.report.discards import discards_section
+from slr_bench.report.front import front_section
 from slr_bench.report.headline import cards, headline_table, lead
+from slr_bench.report.matrix import matrix_section
+from slr_bench.report.panel import Panels, panels
+from slr_bench.report.pareto import Field, field
+from slr_bench.report.predicted import predicted_section
 from slr_bench.report.provenance import cost_section, environment_section, methods_section
+from slr_bench.report.reading import RunDirectory, read_directory
 from slr_bench.report.sections import disagreements, grid_section, missing_section, statistics_section, unread_section
 from slr_bench.report.setting import batch_warning, difference_table, main_workload, measured_sentence
 from slr_bench.report.table import Report, Section
 from slr_bench.report.waterfall import rungs, split_sentence, waterfall_section
 from slr_bench.report.words import plain
-from slr_bench.run.store import Manifest, Store
+from slr_bench.run.store import Manifest
 
-COMMAND_LIMIT = 2000
+SHOWN: Final = 2
+"""Cells that are open at first."""
 
 
 @dataclass(frozen=True)
@@ -34,73 +42,87 @@ class RunContent:
     ladder: Ladder | None
     workload: str
     """The workload of the pictures."""
+    field: Field | None
+    """Its cells by memory, time and accuracy."""
     measured: bool
     """Whether any run ended ok or out of memory."""
     report: Report
+    directory: RunDirectory
 
 
 def read_content(run_dir: Path) -> RunContent:
     """Read a run directory, finished or not.
 
     Raises:
-        ConfigError: ``run_dir`` holds no readable ``grid.json``.
+        ConfigError: ``run_dir`` holds neither a readable ``grid.json`` nor a readable record.
     """
-    store = Store(run_dir)
-    manifest = store.read_manifest()
-    if manifest is None:
-        raise ConfigError(
-            f"{run_dir} is not a run directory: it has no grid.json; give the directory that `slr-bench run` wrote"
-        )
-    records, problems = store.read_records()
+    found = read_directory(run_dir)
+    store, manifest, records, problems = found.store, found.manifest, found.records, found.problems
     cells = summarize_cells(manifest, records)
     ladder = manifest.ladder
     made = dict.fromkeys(entry.arm for entry in manifest.cells)
     ends = [arm for arm in made if ladder and arm in (ladder.start, ladder.end)]
     arms = tuple(ends or made)
     workload = main_workload(cells, manifest.workload)
-    report = _report(manifest, cells, arms, workload, records, problems, store.read_discarded())
-    return RunContent(
-        tuple(cells), arms, ladder, workload, any(record.outcome in MEASURED for record in records), report
+    points = field(cells, workload)
+    shown = [cell for arm in arms if (cell := own_cell(cells, arm, workload)) and cell.records][:SHOWN]
+    first = (
+        waterfall_section(cells, ladder, workload) if ladder else None,
+        matrix_section(cells),
+        front_section(points, arms),
+        _cells_section(panels(cells, shown, store)),
     )
-
-
-def _report(
-    manifest: Manifest,
-    cells: list[CellSummary],
-    arms: tuple[str, ...],
-    workload: str,
-    records: list[Record],
-    problems: list[str],
-    discarded: list[Record],
-) -> Report:
     asked = questions(cells)
-    found = [answers(cells, arms, question) for question in asked]
-    warning = batch_warning(cells, arms, workload)
-    differences = difference_table(cells, arms, workload)
-    waterfall = waterfall_section(cells, manifest.ladder, workload) if manifest.ladder else None
-    split = split_sentence(rungs(cells, manifest.ladder, workload)) if manifest.ladder else ""
-    sections = [
-        waterfall,
-        Section("arms", "What the arms are", (), (differences,)) if differences else None,
+    answered = [answers(cells, arms, question) for question in asked]
+    last = (
         grid_section(cells),
-        statistics_section(asked, found),
+        missing_section(cells, records, problems),
+        discards_section(cells, found.discarded),
+        _arms_section(cells, arms, workload),
+        predicted_section(cells),
+        replace(statistics_section(asked, answered), is_folded=True),
+        *_reference(manifest, records),
+    )
+    warning = batch_warning(cells, arms, workload)
+    split = split_sentence(rungs(cells, ladder, workload)) if ladder else ""
+    report = Report(
+        title=_title(arms),
+        lead=f"{lead(asked, answered)} {split}".strip(),
+        measured=measured_sentence(cells, arms, workload, _seen_environment(manifest, cells, workload)),
+        warnings=(*(plain(text, 600) for text in (found.fault, warning) if text), *disagreements(cells)),
+        cards=cards(asked, answered),
+        headline=headline_table(asked, answered, arms),
+        sections=tuple(section for section in (*first, *last) if section is not None),
+        command=again(manifest.command, arms),
+    )
+    measured = any(record.outcome in MEASURED for record in records)
+    return RunContent(tuple(cells), arms, ladder, workload, points, measured, report, found)
+
+
+def _cells_section(shown: Panels) -> Section | None:
+    if not shown.panels:
+        return None
+    text = (
+        "Live tensor bytes over one steady step, by what they are; dashed lines are the peak and the operator floor, "
+        "the strip below the ground is the phase. Beside it the peak by module: areas are bytes."
+    )
+    return Section("cells", "Inside a cell", (text,), (), (shown,))
+
+
+def _arms_section(cells: Sequence[CellSummary], arms: Sequence[str], workload: str) -> Section | None:
+    differences = difference_table(cells, arms, workload)
+    return Section("arms", "What the arms are", (), (differences,)) if differences else None
+
+
+def _reference(manifest: Manifest, records: Sequence[Record]) -> list[Section | None]:
+    """What is looked up, not read."""
+    made = (
         methods_section(records),
         cost_section(records),
         environment_section(manifest, records),
-        missing_section(cells, records, problems),
-        discards_section(cells, discarded),
         unread_section(records),
-    ]
-    return Report(
-        title=_title(arms),
-        lead=f"{lead(asked, found)} {split}".strip(),
-        measured=measured_sentence(cells, arms, workload, _seen_environment(manifest, cells, workload)),
-        warnings=(*([warning] if warning else []), *disagreements(cells)),
-        cards=cards(asked, found),
-        headline=headline_table(asked, found, arms),
-        sections=tuple(section for section in sections if section is not None),
-        command=plain(manifest.command, COMMAND_LIMIT),
     )
+    return [replace(section, is_folded=True) if section else None for section in made]
 
 
 def _title(arms: tuple[str, ...]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from slr_bench.compare.summary import CellSummary
 from slr_bench.record import Record
-from slr_bench.report.sections import coordinates_text
+from slr_bench.report.cellnames import coordinates_text
 from slr_bench.report.table import Cell, Column, Row, Section, Table
 from slr_bench.report.words import format_value, plain
 from slr_bench.run.validity import CLOCK_JUMP_S, FOREIGN_CPU_SHARE, SWAPPED_BYTES
@@ -25,7 +25,7 @@ def discards_section(cells: Sequence[CellSummary], discarded: Sequence[Record]) 
     kept = [record for cell in cells for record in cell.records if record.marks]
     summary = discards_line(discarded, kept)
     if summary is None:
-        return Section("discarded", _TITLE, ("Nothing: no run was disturbed.", _LIMITS), ())
+        return Section("discarded", _TITLE, ("Nothing: no run was disturbed.", _LIMITS), (), is_folded=True)
     rows = [_row(cells, record, "thrown away", record.reason or "") for record in discarded]
     rows += [_row(cells, record, "kept, marked", "; ".join(record.marks)) for record in kept]
     titles = (Column("Workload"), Column("Arm"), Column("Setting"), Column("Run"), Column("What became of it"))

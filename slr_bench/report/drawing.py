@@ -9,7 +9,7 @@ import html
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,32 +19,13 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFormatter, NullLocator
 
-from slr_bench.report.words import plain
-from slr_bench.units import format_bytes
+from slr_bench.report.palette import ARMS, PALETTE, PHASES, arm_variable, light
+from slr_bench.report.ticks import byte_step, short_bytes
 
 WIDTH_INCH: Final = 7.6
-PALETTE: Final = {
-    "ink": ("#1f2933", "#e6ebf0"),
-    "muted": ("#5f6c7b", "#9aa7b5"),
-    "rule": ("#d9dee4", "#313b46"),
-    "warn": ("#b45309", "#f5b454"),
-    "arm-0": ("#64748b", "#94a3b8"),
-    "arm-1": ("#0d9488", "#2dd4bf"),
-    "arm-2": ("#d97706", "#fbbf24"),
-    "arm-3": ("#7c3aed", "#a78bfa"),
-    "arm-4": ("#db2777", "#f472b6"),
-    "arm-5": ("#2563eb", "#60a5fa"),
-    "phase-0": ("#3b82f6", "#60a5fa"),
-    "phase-1": ("#f59e0b", "#fcd34d"),
-    "phase-2": ("#10b981", "#34d399"),
-    "phase-3": ("#ef4444", "#f87171"),
-    "phase-4": ("#8b5cf6", "#c4b5fd"),
-    "phase-5": ("#9ca3af", "#d1d5db"),
-}
-"""CSS variable -> colour of the light and of the dark theme. Pictures are drawn in the light ones, all different."""
-INK, MUTED, RULE, WARN = (PALETTE[name][0] for name in ("ink", "muted", "rule", "warn"))
-ARM_COLOURS: Final = tuple(light for name, (light, _) in PALETTE.items() if name.startswith("arm"))
-PHASE_COLOURS: Final = tuple(light for name, (light, _) in PALETTE.items() if name.startswith("phase"))
+INK, MUTED, RULE, WARN = map(light, ("ink", "muted", "rule", "warn"))
+ARM_COLOURS: Final = tuple(map(light, ARMS))
+PHASE_COLOURS: Final = tuple(map(light, PHASES))
 
 _STYLE: Final[Any] = {
     "svg.fonttype": "none",  # text stays text: it can be searched, read aloud and set in the page's font
@@ -84,7 +65,7 @@ class Picture:
 
 def arm_colour(place: int) -> str:
     """Colour of the n-th arm; they come round again after the last."""
-    return ARM_COLOURS[place % len(ARM_COLOURS)]
+    return light(arm_variable(place))
 
 
 def draw(
@@ -92,28 +73,20 @@ def draw(
     title: str,
     alt: str,
     size_inch: tuple[float, float],
-    paint: Callable[[Figure], Mapping[str, str]],
+    paint: Callable[[Figure], object],
 ) -> Picture:
-    """Run ``paint`` on an empty figure and save it. ``paint`` returns tooltips: artist gid -> text."""
+    """Run ``paint`` on an empty figure and save it."""
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         # A name in a script that the font lacks is drawn as boxes in the PNG and correctly in the SVG.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(figsize=size_inch)
-        tooltips = paint(figure)
+        paint(figure)
         text, image = io.StringIO(), io.BytesIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+        figure.set_layout_engine("none")  # laid out once; a second time costs as much as drawing
         figure.savefig(image, format="png", dpi=144, facecolor="white")
-    drawn = re.sub(r"\s*<metadata>.*?</metadata>", "", text.getvalue(), flags=re.DOTALL)
-    svg = _with_tooltips(drawn, tooltips)
+    svg = re.sub(r"\s*<metadata>.*?</metadata>", "", text.getvalue(), flags=re.DOTALL)
     return Picture(name, title, alt, svg, _inline(svg, name, alt), image.getvalue())
-
-
-def _with_tooltips(svg: str, tooltips: Mapping[str, str]) -> str:
-    def add(match: re.Match[str]) -> str:
-        tip = tooltips.get(match["gid"])
-        return match[0] if tip is None else f"{match[0]}<title>{html.escape(plain(tip), quote=False)}</title>"
-
-    return re.sub(r'<g id="(?P<gid>[^"]+)">', add, svg)
 
 
 def _inline(svg: str, name: str, alt: str) -> str:
@@ -139,15 +112,7 @@ def byte_axis(axis: Axis, values: Iterable[float], *, logarithmic: bool = False)
         axis.set_minor_locator(NullLocator())
         axis.set_minor_formatter(NullFormatter())
     else:
-        step = 1
-        while step * 5 < largest:
-            step *= 2
-        axis.set_major_locator(MultipleLocator(step))
-
-
-def short_bytes(value: float) -> str:
-    """``'64 MiB'`` where ``format_bytes`` says ``'64.0 MiB'``: a tick's digits are known."""
-    return re.sub(r"\.0+ ", " ", format_bytes(value))
+        axis.set_major_locator(MultipleLocator(byte_step(largest)))
 
 
 def legend(axes: Axes, handles: Sequence[Any], labels: Sequence[str], columns: int = 4) -> None:

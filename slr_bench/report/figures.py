@@ -28,7 +28,6 @@ from slr_bench.report.setting import value_text
 from slr_bench.report.timeline import Timeline, parse_samples, rss_timeline, traced_timeline
 from slr_bench.report.waterfall_figure import waterfall_picture
 from slr_bench.report.words import OUTCOME_WORDS, plain
-from slr_bench.run.store import Store
 from slr_bench.units import format_bytes
 
 MAX_BARS: Final = 32
@@ -39,11 +38,11 @@ LABEL: Final = 42
 """Characters of a bar's label."""
 
 
-def draw_pictures(content: RunContent, store: Store) -> list[Picture]:
+def draw_pictures(content: RunContent) -> list[Picture]:
     """Every picture for which there is data."""
     made = [waterfall_picture(content.cells, content.ladder, content.workload)]
     made += [memory_by_cell(content), memory_against_time(content)]
-    made += [memory_over_time(content, store, traced=True), memory_over_time(content, store, traced=False)]
+    made += [memory_over_time(content, traced=True), memory_over_time(content, traced=False)]
     return [picture for picture in made if picture is not None]
 
 
@@ -58,7 +57,7 @@ def memory_by_cell(content: RunContent) -> Picture | None:
     cells.sort(key=lambda cell: (content.arms.index(cell.entry.arm), not cell.entry.is_own, values[id(cell)] or 0))
     largest = max(value for value in values.values() if value is not None)
 
-    def paint(figure: Figure) -> dict[str, str]:
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for place, cell in enumerate(cells):
             _paint_bar(axes, place, cell, values[id(cell)], content.arms.index(cell.entry.arm))
@@ -78,7 +77,6 @@ def memory_by_cell(content: RunContent) -> Picture | None:
         axes.grid(axis="x")
         byte_axis(axes.xaxis, [largest])
         axes.set_xlabel("peak tensor memory of one steady step")
-        return {}
 
     parts = [f"{plain(cell.entry.arm, 40)} {format_bytes(values[id(cell)])}" for cell in cells if cell.entry.is_own]
     alt = plain(f"Bar chart of peak tensor memory by cell. Own settings: {'; '.join(parts)}.", 600)
@@ -100,13 +98,13 @@ def _paint_bar(axes: Axes, place: int, cell: CellSummary, value: float | None, a
     )  # fmt: skip
 
 
-def memory_over_time(content: RunContent, store: Store, *, traced: bool) -> Picture | None:
+def memory_over_time(content: RunContent, *, traced: bool) -> Picture | None:
     """One panel an arm's own setting, phases below: live tensor bytes over the traced step, or RAM over seconds."""
     lines: list[tuple[str, int, Timeline]] = []
     for place, arm in enumerate(content.arms[:MAX_PANELS]):
         cell = own_cell(content.cells, arm, content.workload)
         for record in cell.finished if cell else ():
-            samples = parse_samples(store.read_samples(record.name))
+            samples = parse_samples(content.directory.store.read_samples(record.name))
             line = None if samples is None else traced_timeline(samples) if traced else rss_timeline(samples)
             if line is not None:
                 lines.append((arm, place, line))
@@ -116,7 +114,7 @@ def memory_over_time(content: RunContent, store: Store, *, traced: bool) -> Pict
     names = list(dict.fromkeys(name for _, _, line in lines for name, _, _ in line.stretches))
     colours = {name: PHASE_COLOURS[place % len(PHASE_COLOURS)] for place, name in enumerate(names)}
 
-    def paint(figure: Figure) -> dict[str, str]:
+    def paint(figure: Figure) -> None:
         panels = figure.subplots(1, len(lines), sharey=True, squeeze=False)[0]
         for axes, (arm, place, line) in zip(panels, lines, strict=True):
             _paint_timeline(axes, line, arm_colour(place), colours)
@@ -128,7 +126,6 @@ def memory_over_time(content: RunContent, store: Store, *, traced: bool) -> Pict
         keys = [Patch(color=colours[name]) for name in names]
         if keys:
             figure.legend(keys, [plain(name, 24) for name in names], loc="outside lower left", ncols=6)
-        return {}
 
     peaks = "; ".join(f"{plain(arm, 40)} {format_bytes(max(line.y_bytes))}" for arm, _, line in lines)
     what = "live tensor bytes over one traced step" if traced else "RAM of one process over its run"

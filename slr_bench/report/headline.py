@@ -17,20 +17,20 @@ def headline_table(asked: Sequence[Question], found: Sequence[Sequence[Answer]],
         cells += [_headline_cell(column[place]) for column in found]
         rows.append(Row(tuple(cells), strong=True))
     columns = (Column("Arm"), *(Column(question.title, numeric=True) for question in asked))
-    return Table("Each arm's own setting", columns, tuple(rows))
+    return Table("Each arm's own setting", columns, tuple(rows), is_by_arm=True)
 
 
 def _headline_cell(answer: Answer) -> Cell:
     if answer.reading is None or answer.reading.value is None:
         return unknown(answer.missing or "not read")
-    text = format_value(answer.reading.value, answer.reading.unit)
-    change = f" ({answer.change})" if answer.change else ""
-    return Cell(text + change, answer.basis or None, answer.reading.value, answer.tone)
+    text, change = format_value(answer.reading.value, answer.reading.unit), answer.change
+    return Cell(text, change.basis or None, answer.reading.value, change.tone, detail=change.marked)
 
 
 def cards(asked: Sequence[Question], found: Sequence[Sequence[Answer]]) -> tuple[Card, ...]:
     """One card a question that has any value; the change shown large is the second arm's."""
-    made = []
+    made: list[Card] = []
+    first = leading(asked, found)
     for question, column in zip(asked, found, strict=True):
         values = [answer.reading.value if answer.reading else None for answer in column]
         largest = max((value for value in values if value is not None), default=None)
@@ -38,9 +38,21 @@ def cards(asked: Sequence[Question], found: Sequence[Sequence[Answer]]) -> tuple
             continue
         lines = tuple(_card_line(answer, largest) for answer in column)
         head = column[1] if len(column) > 1 else column[0]
-        change = head.change or lines[min(1, len(lines) - 1)].text
-        made.append(Card(question.title, change, head.tone, head.basis or (head.missing or ""), lines))
+        change = head.change
+        text = change.text or lines[min(1, len(lines) - 1)].text
+        basis = change.basis or (head.missing or "")
+        made.append(Card(question.title, text, change.tone, basis, lines, change.mark, question in first))
     return tuple(made)
+
+
+def leading(asked: Sequence[Question], found: Sequence[Sequence[Answer]]) -> list[Question]:
+    """The first question of memory, of time and of accuracy that has an answer."""
+    first: dict[str, Question] = {}
+    for question, column in zip(asked, found, strict=True):
+        units = [answer.reading.unit for answer in column if answer.reading and answer.reading.value is not None]
+        if units:
+            first.setdefault(units[0], question)
+    return list(first.values())
 
 
 def _card_line(answer: Answer, largest: float) -> CardLine:
@@ -48,19 +60,22 @@ def _card_line(answer: Answer, largest: float) -> CardLine:
     unit = answer.reading.unit if answer.reading else "1"
     share = value / largest if value is not None and largest > 0 else None
     text = format_value(value, unit)
-    return CardLine(plain(answer.arm, 40), text, answer.change, answer.tone, share)
+    return CardLine(plain(answer.arm, 40), text, answer.change.marked, answer.change.tone, share)
 
 
 def lead(asked: Sequence[Question], found: Sequence[Sequence[Answer]]) -> str:
-    """What the second arm saves and costs against the first, as the report's title names them."""
+    """What the second arm saves and costs against the first, as the report's title names them: the leading figures."""
     parts = []
+    first = leading(asked, found)
     for question, (base, *heads) in zip(asked, found, strict=True):
-        if not heads or not heads[0].change or heads[0].tone == "warn" or base.reading is None:
+        if not heads or not heads[0].change.text or heads[0].change.tone == "warn" or base.reading is None:
             continue
         assert heads[0].reading is not None
+        if question not in first:
+            continue
         was = format_value(base.reading.value, base.reading.unit)
         after = format_value(heads[0].reading.value, heads[0].reading.unit)
-        parts.append(f"{question.title.lower()} {heads[0].change} ({was} → {after})")
+        parts.append(f"{question.title.lower()} {heads[0].change.marked} ({was} → {after})")
     if not parts:
         return "No comparison of the arms' own settings can be made from what was measured."
     sentence = "; ".join(parts)

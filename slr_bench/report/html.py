@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from slr_bench.report.drawing import PALETTE, Picture
-from slr_bench.report.table import Report
+from slr_bench.report.drawing import Picture
+from slr_bench.report.palette import PALETTE
+from slr_bench.report.panel import Panels
+from slr_bench.report.table import Report, turned
+
+_SCRIPTS: Final = ("theme.js", "tables.js", "cells.js", "tips.js")
 
 
-def render(report: Report, pictures: Sequence[Picture]) -> str:
+def render(report: Report, pictures: Sequence[Picture] = ()) -> str:
     """The page: no file beside it, no network, readable without JavaScript, nothing of the run taken as HTML."""
     environment = Environment(
         loader=PackageLoader("slr_bench.report"),
@@ -20,10 +25,24 @@ def render(report: Report, pictures: Sequence[Picture]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # Only what this package wrote itself is trusted: its style sheet, its script, its drawings (their text is escaped).
+    environment.filters["breakable"] = _breakable
+    # Only what this package wrote itself is trusted: style sheet, scripts, drawings (their text is escaped).
     style = environment.get_template("report.css.j2").render(palette=PALETTE)
-    script = environment.get_template("report.js").render()
+    parts = "".join(environment.get_template(name).render() for name in _SCRIPTS)
+    script = f'"use strict";\n(() => {{\n{parts}}})();'
     drawings = [(picture, Markup(picture.inline_svg)) for picture in pictures]
+    charts = [chart for section in report.sections for chart in section.charts]
+    anchors = {panel.ident for chart in charts if isinstance(chart, Panels) for panel in chart.panels}
     return environment.get_template("report.html.j2").render(
-        report=report, drawings=drawings, style=Markup(style), script=Markup(script)
+        report=report,
+        headline=turned(report.headline),
+        anchors=anchors,
+        drawings=drawings,
+        style=Markup(style),
+        script=Markup(script),
     )
+
+
+def _breakable(name: str) -> Markup:
+    """A key or the path of a module may go on in the next line after a dot or an underscore."""
+    return Markup("_<wbr>").join(Markup(".<wbr>").join(part.split(".")) for part in name.split("_"))

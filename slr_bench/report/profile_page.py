@@ -15,30 +15,18 @@ from slr_bench.report import html
 from slr_bench.report.drawing import (
     INK,
     MUTED,
-    PALETTE,
     WIDTH_INCH,
     Picture,
     byte_axis,
     draw,
     legend,
 )
+from slr_bench.report.palette import category_variable, light
 from slr_bench.report.profile_view import profile_report
 from slr_bench.report.words import plain
 from slr_bench.units import format_bytes
 
 MODULES_DRAWN: Final = 15
-COLOURS: Final = {
-    "parameter": PALETTE["arm-0"][0],
-    "gradient": PALETTE["arm-1"][0],
-    "optimizer state": PALETTE["arm-2"][0],
-    "buffer": PALETTE["arm-3"][0],
-    "input": PALETTE["arm-4"][0],
-    "saved activation": PALETTE["arm-5"][0],
-    "weight cast": PALETTE["phase-4"][0],
-    "temporary": PALETTE["phase-3"][0],
-    "held": PALETTE["phase-2"][0],
-}
-OTHER_COLOUR: Final = PALETTE["phase-5"][0]
 
 
 def write_page(found: Mapping[str, Any], directory: Path, command: str) -> Path:
@@ -48,7 +36,7 @@ def write_page(found: Mapping[str, Any], directory: Path, command: str) -> Path:
         ConfigError: it cannot be written there.
     """
     names = list(dict.fromkeys([*found["timeline"]["by_category"], *found["by_category"]]))
-    colours = {name: COLOURS.get(name, OTHER_COLOUR) for name in names}
+    colours = {name: light(category_variable(name)) for name in names}
     pictures = [_timeline(found, colours), _modules(found, colours)]
     page = directory / "profile.html"
     try:
@@ -69,7 +57,7 @@ def _timeline(found: Mapping[str, Any], colours: Mapping[str, str]) -> Picture:
     count = len(found["timeline"]["phase"])
     x = [place / max(1, count - 1) for place in range(count)]
 
-    def paint(figure: Figure) -> dict[str, str]:
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
         axes.stackplot(x, list(series.values()), colors=[colours[name] for name in series], linewidth=0, step="post")
         for value, text in ((peak, f"peak {format_bytes(peak)}"), (floor, f"operator floor {format_bytes(floor)}")):
@@ -82,7 +70,6 @@ def _timeline(found: Mapping[str, Any], colours: Mapping[str, str]) -> Picture:
         axes.set_xlabel("progress of the step, operator by operator")
         byte_axis(axes.yaxis, [peak])
         legend(axes, [Patch(color=colours[name]) for name in series], list(series), columns=4)
-        return {}
 
     alt = f"Stacked live bytes by category over one step; peak {format_bytes(peak)}, floor {format_bytes(floor)}."
     return draw("live-bytes", "Live bytes by category over the step", alt, (WIDTH_INCH, 3.9), paint)
@@ -105,7 +92,7 @@ def _modules(found: Mapping[str, Any], colours: Mapping[str, str]) -> Picture:
     entries = found["by_module"][:MODULES_DRAWN]
     largest = max((entry["bytes"] for entry in entries), default=1)
 
-    def paint(figure: Figure) -> dict[str, str]:
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for place, entry in enumerate(entries):
             left = 0
@@ -123,7 +110,6 @@ def _modules(found: Mapping[str, Any], colours: Mapping[str, str]) -> Picture:
         used = [name for name in colours if any(entry["by_category"].get(name) for entry in entries)]
         legend(axes, [Patch(color=colours[name]) for name in used], used, columns=4)
         axes.set_xlabel("bytes at the peak", color=MUTED)
-        return {}
 
     alt = "; ".join(f"{entry['module']} {format_bytes(entry['bytes'])}" for entry in entries[:5])
     title = "The peak by module"

@@ -1,133 +1,88 @@
-"""Memory against time: what each saving costs, and which cells nothing beats."""
+"""Memory against time as a picture: what each saving costs, and which cells nothing beats."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from slr_bench.compare.summary import CellSummary
+from slr_bench.report.cellnames import PARTIAL
 from slr_bench.report.content import RunContent
 from slr_bench.report.drawing import INK, MUTED, WIDTH_INCH, Picture, arm_colour, byte_axis, draw, legend
-from slr_bench.report.sections import coordinates_text
-from slr_bench.report.setting import effective_batch
+from slr_bench.report.pareto import Field, Point
+from slr_bench.report.scatter_chart import LABELLED, describe_point, group_of, is_compared, memory_axis, time_axis
 from slr_bench.report.words import plain
-from slr_bench.units import format_bytes, format_seconds
-
-PARTIAL = "with some of the techniques"
-
-
-@dataclass(frozen=True)
-class _Point:
-    cell: CellSummary
-    time_s: float
-    memory_bytes: float
-    colour: str
-    group: str
-    """Name in the key."""
-
-    @property
-    def is_own(self) -> bool:
-        """Whether it is an own setting that the headline compares."""
-        return self.cell.entry.is_own and self.group != PARTIAL
-
-    @property
-    def text(self) -> str:
-        """What the tooltip says."""
-        name = f"{plain(self.cell.entry.arm, 40)} ({coordinates_text(self.cell)})"
-        return f"{name}: {format_bytes(self.memory_bytes)}, {format_seconds(self.time_s)}"
+from slr_bench.units import format_seconds
 
 
 def memory_against_time(content: RunContent) -> Picture | None:
-    """A dot a cell; where effective batches differ, time is that of one clip."""
-    cells = [cell for cell in content.cells if cell.entry.workload == content.workload]
-    batches = {effective_batch(cell.entry.setting) for cell in cells}
-    per_clip = len(batches) > 1 and None not in batches
-    points = _points(cells, content.arms, per_clip=per_clip)
-    if not points:
+    """A dot a cell, grey where another beats it; where effective batches differ, time is that of one clip."""
+    field = content.field
+    if field is None:
         return None
-    what = "time per clip" if per_clip else "time of a step"
+    groups = [*content.arms, PARTIAL]
+    own = [point for point in field.points if is_compared(point, content.arms)]
 
-    def paint(figure: Figure) -> dict[str, str]:
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        front = pareto_front([(point.time_s, point.memory_bytes) for point in points])
-        times_s, memories = zip(*front, strict=True)
-        axes.plot(times_s, memories, color=MUTED, linestyle="--", linewidth=1, drawstyle="steps-post")
-        for place, point in enumerate(points):
-            _paint_point(axes, point, f"point-{place}")
-        present = {point.group: point.colour for point in points}
-        front_key = Line2D([], [], color=MUTED, linestyle="--", linewidth=1)
-        names = [plain(arm, 24) for arm in present]
-        legend(axes, [*map(_dot, present.values()), front_key], [*names, "no cell beats this line"])
-        _scale(axes, points, what)
-        return {f"point-{place}": point.text for place, point in enumerate(points)}
+        at = [(point.time_s, point.memory_bytes) for point in field.front]
+        lowest = [one for place, one in enumerate(at) if all(one[1] < before[1] for before in at[:place])]
+        axes.plot(
+            *zip(*lowest, strict=True), color=MUTED, linestyle="--", linewidth=1, drawstyle="steps-post", zorder=1
+        )
+        present = {}
+        for group in groups:
+            of_group = [point for point in field.points if group_of(point, content.arms) == group]
+            if of_group:
+                present[group] = arm_colour(groups.index(group))
+                _paint_points(axes, of_group, present[group], own)
+        for point in own[:LABELLED]:
+            name, beside = plain(point.cell.entry.arm, 24), (point.time_s, point.memory_bytes)
+            axes.annotate(name, beside, xytext=(8, 6), textcoords="offset points", fontweight="bold", color=INK)
+        _key(axes, present)
+        _scale(axes, field)
 
-    own = "; ".join(point.text for point in points if point.is_own)
-    alt = plain(f"Scatter of peak tensor memory against {what} for {len(points)} cells. Own settings: {own}.", 600)
+    what = "time per clip" if field.is_per_clip else "time of a step"
+    said = "; ".join(map(describe_point, own))
+    alt = plain(f"Scatter of peak memory against {what} for {len(field.points)} cells. Own settings: {said}.", 600)
     return draw("memory-time", "Memory against time", alt, (WIDTH_INCH, 3.9), paint)
 
 
-def _points(cells: Sequence[CellSummary], arms: Sequence[str], *, per_clip: bool) -> list[_Point]:
-    points = []
-    for cell in cells:
-        time_s, memory = cell.value("step_time_s"), cell.value("peak_tensor_bytes")
-        batch = (effective_batch(cell.entry.setting) or 1) if per_clip else 1
-        if time_s and memory:
-            group = cell.entry.arm if cell.entry.arm in arms else PARTIAL
-            colour = arm_colour([*arms, PARTIAL].index(group))
-            points.append(_Point(cell, time_s / batch, memory, colour, group))
-    return points
+def _key(axes: Axes, present: dict[str, str]) -> None:
+    front = Line2D([], [], color=MUTED, linestyle="--", linewidth=1)
+    dots = [Line2D([], [], marker="o", linestyle="", color=colour, markersize=7) for colour in present.values()]
+    legend(axes, [*dots, front], [*(plain(name, 24) for name in present), "no cell beats this line; grey: beaten"])
 
 
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that no other beats in one coordinate without losing in the other, by the first coordinate."""
-    front: list[tuple[float, float]] = []
-    for point in sorted(set(points)):
-        if not front or point[1] < front[-1][1]:
-            front.append(point)
-    return front
-
-
-def _scale(axes: Axes, points: Sequence[_Point], what: str) -> None:
-    memories = [point.memory_bytes for point in points]
-    # Arms that differ eightfold would lie on the floor of a linear axis.
-    wide = max(memories) >= 4 * min(memories)
-    if wide:
+def _scale(axes: Axes, field: Field) -> None:
+    x, y = time_axis(field.points), memory_axis(field.points)
+    if y.is_logarithmic:
         axes.set_yscale("log", base=2)
-        axes.set_ylim(min(memories) / 1.4, max(memories) * 1.5)
-    else:
-        axes.set_ylim(0, max(memories) * 1.15)
-    byte_axis(axes.yaxis, memories, logarithmic=wide)
-    times_s = [point.time_s for point in points]
-    left = 0.0 if min(times_s) < max(times_s) / 3 else min(times_s) * 0.85
-    axes.set_xlim(left, max(times_s) * 1.15)
+    axes.set_ylim(y.low, y.high)
+    axes.set_xlim(x.low, x.high)
+    byte_axis(axes.yaxis, [y.high], logarithmic=y.is_logarithmic)
     axes.xaxis.set_major_formatter(lambda value, _: format_seconds(value) if value else "0")
     axes.grid()
-    axes.set_xlabel(f"{what} (median){'; memory on a logarithmic axis' if wide else ''}")
-    axes.set_ylabel("peak tensor memory")
+    what = "time per clip" if field.is_per_clip else "time of a step"
+    axes.set_xlabel(f"{what} (median){'; memory on a logarithmic axis' if y.is_logarithmic else ''}")
+    axes.set_ylabel("peak memory")
 
 
-def _dot(colour: str) -> Line2D:
-    return Line2D([], [], marker="o", linestyle="", color=colour, markersize=7)
-
-
-def _paint_point(axes: Axes, point: _Point, gid: str) -> None:
-    own = point.is_own
-    axes.plot(
-        point.time_s,
-        point.memory_bytes,
-        marker="o",
-        color=point.colour,
-        markersize=10 if own else 6.5,
-        alpha=1.0 if own else 0.6,
-        markeredgecolor=INK,
-        markeredgewidth=1.1 if own else 0,
-        gid=gid,
-    )
-    if own:
-        at = (point.time_s, point.memory_bytes)
-        name = plain(point.cell.entry.arm, 24)
-        axes.annotate(name, at, xytext=(8, 6), textcoords="offset points", fontweight="bold", color=INK)
+def _paint_points(axes: Axes, points: Sequence[Point], colour: str, own: Sequence[Point]) -> None:
+    """In one go for each look: hundreds of artists of their own took half a second."""
+    looks: dict[tuple[bool, bool], list[Point]] = {}
+    for point in points:
+        looks.setdefault((point.is_dominated, point in own), []).append(point)
+    for (is_dominated, is_own), alike in looks.items():
+        axes.scatter(
+            [point.time_s for point in alike],
+            [point.memory_bytes for point in alike],
+            s=100 if is_own else 42,
+            color=MUTED if is_dominated else colour,
+            alpha=0.4 if is_dominated else 1.0,
+            edgecolors=INK if is_own else "none",
+            linewidths=1.1 if is_own else 0,
+            zorder=2 + is_own,
+        )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from slr_bench.compare.summary import CellSummary, Reading, pair, why_not_comparable
 from slr_bench.record import SPLIT, Outcome, Record
 from slr_bench.report.answers import Answer, Question
+from slr_bench.report.cellnames import anchor, coordinates_text
 from slr_bench.report.metrics import label
-from slr_bench.report.setting import value_text
-from slr_bench.report.table import Cell, Column, Row, Section, Table, unknown
+from slr_bench.report.table import Bar, Cell, Column, Row, Section, Table, unknown, with_shared_notes
 from slr_bench.report.words import OUTCOME_WORDS, describe, format_value, plain, spread
 
 GRID_METRICS: Final = (
@@ -31,14 +32,8 @@ _KEPT: Final = ("peak_tensor_bytes", "peak_allocated_bytes", "step_time_s", "tra
 """Columns that a narrow terminal gives up last."""
 
 
-def coordinates_text(cell: CellSummary) -> str:
-    """``batch_size 4, precision bf16``; the arm's own setting says so."""
-    parts = [f"{key.rsplit('.', 1)[-1]} {value_text(value)}" for key, value in cell.entry.coordinates.items()]
-    if cell.entry.is_own:
-        parts.append("own setting")
-    if cell.side == "b":
-        parts.append("side b")
-    return plain(", ".join(parts) or "–", 160)
+_DRAWN: Final = ("peak_tensor_bytes", "peak_allocated_bytes")
+"""Columns with a bar under each figure."""
 
 
 def outcome_cell(cell: CellSummary) -> Cell:
@@ -63,22 +58,28 @@ def grid_section(cells: Sequence[CellSummary]) -> Section:
         "Every cell is one row. Values are medians over the processes that ended ok (n); running out of memory is a "
         "result. Of times the brackets hold min–max, from 8 processes on a 95 % interval of the median."
     )
-    return Section("grid", "The grid", (text,), tuple(tables))
+    return Section("grid", "Every cell", (text,), tuple(tables))
 
 
 def _grid_table(workload: str, cells: Sequence[CellSummary]) -> Table:
     names = [name for name in GRID_METRICS if any(cell.value(name) is not None for cell in cells)]
+    most = {name: max(cell.value(name) or 0 for cell in cells) for name in names if name in _DRAWN}
     rows = []
     for cell in cells:
-        lead = (Cell(plain(cell.entry.arm, 40)), Cell(coordinates_text(cell)), outcome_cell(cell))
-        values = tuple(_grid_cell(cell, name) for name in names)
+        arm = Cell(plain(cell.entry.arm, 40), link=anchor(cell) if cell.records else None)
+        lead = (arm, Cell(coordinates_text(cell)), outcome_cell(cell))
+        values = tuple(_with_bar(_grid_cell(cell, name), most.get(name)) for name in names)
         made = max(cell.entry.repeats, len(cell.records))
         count = Cell(f"{len(cell.finished)}/{made}", sort=len(cell.finished))
         rows.append(Row((*lead, *values, count), strong=cell.entry.is_own))
-    columns = [Column("Arm"), Column("Setting"), Column("Outcome")]
+    columns = [Column("Arm", choices=True), Column("Setting"), Column("Outcome", choices=True)]
     columns += [Column(label(name), numeric=True, spare=name not in _KEPT) for name in names]
     columns.append(Column("n", numeric=True))
-    return Table(plain(workload, 60), tuple(columns), tuple(rows))
+    return with_shared_notes(Table(plain(workload, 60), tuple(columns), tuple(rows)))
+
+
+def _with_bar(cell: Cell, most: float | None) -> Cell:
+    return replace(cell, bar=Bar(0, cell.sort / most, "arm-1")) if most and cell.sort and cell.sort > 0 else cell
 
 
 def _grid_cell(cell: CellSummary, name: str) -> Cell:
@@ -87,13 +88,13 @@ def _grid_cell(cell: CellSummary, name: str) -> Cell:
         return Cell("–")
     if reading.summary is None:
         return unknown("; ".join(reading.reasons))
-    text = format_value(reading.value, reading.unit)
+    text, detail = format_value(reading.value, reading.unit), ""
     if reading.summary.kind == "disagreement":
         return Cell(text, spread(reading.summary, reading.unit), reading.value, "warn")
     if reading.unit == "s" and reading.summary.n > 1:
         low, high = (format_value(limit, "s") for limit in (reading.summary.low, reading.summary.high))
-        text += f" [{low} – {high}]"
-    return Cell(text, _split_note(reading), reading.value)
+        detail = f"[{low} – {high}]"
+    return Cell(text, _split_note(reading), reading.value, detail=detail)
 
 
 def _split_note(reading: Reading) -> str | None:
@@ -129,12 +130,12 @@ def _statistics_row(question: Question, base: Answer, head: Answer) -> Row:
     start = (Cell(question.title), Cell(arms), _spread_cell(base.reading))
     if head is base:
         return Row((*start, Cell("–"), Cell("–"), Cell("one arm: nothing to compare with")))
-    ratio, worth = "–", head.missing or base.missing or head.basis
+    ratio, worth = "–", head.missing or base.missing or head.change.basis
     if base.reading and head.reading and why_not_comparable(base.reading, head.reading) is None:
         pairs = pair(base.reading, head.reading)
         if pairs is not None and head.reading.unit != "ratio":
             ratio = f"{pairs.ratio:.3f}"
-            worth = head.basis if head.reading.unit == "bytes" else describe(pairs)
+            worth = head.change.basis if head.reading.unit == "bytes" else describe(pairs)
     return Row((*start, _spread_cell(head.reading), Cell(ratio), Cell(plain(worth))))
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from slr_bench.report.content import read_content
-from slr_bench.report.table import Cell, Column, Report, Row, Table
+from slr_bench.report.table import Cell, Report, Row, Table, transposed
 
 _STYLES = {"": "", "good": "green", "bad": "red", "warn": "yellow"}
 _TEXT_WIDTH = 13
@@ -21,19 +19,14 @@ _FRAME = 2  # a gap of two between columns, an edge of one at either side
 _SHOWN = ("waterfall", "grid", "cost", "missing")
 
 
-def print_summary(source: Path | Report, console: Console) -> None:
-    """Print a report, or that of a run directory. Text of the run is never read as rich markup.
-
-    Raises:
-        ConfigError: the directory holds no readable ``grid.json``.
-    """
-    report = source if isinstance(source, Report) else read_content(source).report
+def print_summary(report: Report, console: Console) -> None:
+    """Print the heart of a report. Text of the run is never read as rich markup."""
     console.print(Text(report.title, style="bold"))
     console.print(Text(report.lead))
     console.print(Text(report.measured, style="dim"))
     for warning in report.warnings:
         console.print(Text(f"Warning: {warning}", style="bold yellow"))
-    print_table(_transposed(report.headline), console)
+    print_table(transposed(report.headline), console)
     for section in report.sections:
         if section.key == "discarded" and section.tables:
             console.print(Text(f"{section.title}: {section.paragraphs[0]}", style="yellow"))
@@ -68,10 +61,10 @@ def print_notes(notes: dict[str, int], console: Console) -> None:
 
 
 def _without_ranges(data: Table) -> Table:
-    rows = (
-        Row(tuple(replace(cell, text=cell.text.split(" [")[0]) for cell in row.cells), row.strong) for row in data.rows
-    )
-    return replace(data, rows=tuple(rows))
+    def without(cell: Cell) -> Cell:
+        return replace(cell, detail="") if cell.detail.startswith("[") else cell
+
+    return replace(data, rows=tuple(Row(tuple(map(without, row.cells)), row.strong) for row in data.rows))
 
 
 def _extents(data: Table, shown: Sequence[int], notes: dict[str, int]) -> list[tuple[int, int]]:
@@ -111,19 +104,8 @@ def _draw(data: Table, shown: Sequence[int], room: int, notes: dict[str, int]) -
     return drawn
 
 
-def _transposed(data: Table) -> Table:
-    """One row a column: the headline has more figures than arms, and a terminal is narrow."""
-    names = tuple(Column(row.cells[0].text, numeric=True) for row in data.rows)
-    rows = (
-        Row((Cell(column.title), *(row.cells[index] for row in data.rows)), strong=True)
-        for index, column in enumerate(data.columns)
-        if index
-    )
-    return Table(data.caption, (Column(""), *names), tuple(rows))
-
-
 def _text(cell: Cell, notes: dict[str, int]) -> Text:
-    text = Text(cell.text, style=_STYLES[cell.tone])
+    text = Text(cell.whole, style=_STYLES[cell.tone])
     if cell.note:
         text.append(f" {notes[cell.note]})", style="dim")
     return text

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import prod
+from dataclasses import dataclass, replace
+from math import log, prod
+from typing import Final
 
 from slr_bench.compare.summary import CellSummary, own_cell, pair, why_not_comparable
 from slr_bench.grid.techniques import Ladder, Same
-from slr_bench.report.table import Cell, Column, Row, Section, Table, unknown
+from slr_bench.report.table import Bar, Cell, Column, Row, Section, Table, unknown, without_empty_columns
 from slr_bench.report.words import describe, format_factor, format_value, plain
 
+START_COLOUR: Final = "arm-0"
+SAME_COLOURS: Final[dict[Same, str]] = {"function": "arm-1", "accuracy": "arm-2"}
 SAME_WORDS: dict[Same, str] = {
     "function": "computes the same function",
     "accuracy": "is judged by accuracy",
@@ -84,15 +87,18 @@ def waterfall_section(
     )
     beside = _beside(cells, ladder, workload, accuracy)
     tables = (_added(found, trained), _left_out(found, trained), *([beside] if beside.rows else []))
-    return Section("waterfall", "What each technique buys", (text,), tables)
+    same = "; ".join(f"{name}: {words}" for name, words in SAME_WORDS.items())
+    paragraphs = (text, f"{same[0].upper()}{same[1:]}.")
+    return Section("waterfall", "What each technique buys", paragraphs, tuple(map(without_empty_columns, tables)))
 
 
 def _added(found: Sequence[Rung], trained: Sequence[Rung]) -> Table:
     start, start_trained = found[0].before, trained[0].before
+    bars = _falls(found)
     first = (
         Cell(plain(start.entry.arm, 40) if start else "–"),
         Cell("–"),
-        _value(start, "peak_tensor_bytes"),
+        replace(_value(start, "peak_tensor_bytes"), bar=bars[0]),
         Cell("–"),
         _value(start, "peak_over_floor"),
         _value(start, "step_time_s"),
@@ -102,15 +108,15 @@ def _added(found: Sequence[Rung], trained: Sequence[Rung]) -> Table:
         Row(
             (
                 Cell(plain(rung.name, 60)),
-                Cell(rung.same),
-                _value(rung.added, "peak_tensor_bytes"),
+                Cell(rung.same, swatch=SAME_COLOURS[rung.same]),
+                replace(_value(rung.added, "peak_tensor_bytes"), bar=bar),
                 _factor(rung.saves),
                 _value(rung.added, "peak_over_floor"),
                 _time(rung.before, rung.added),
                 _value(own.added, "accuracy_top1"),
             )
         )
-        for rung, own in zip(found, trained, strict=True)
+        for rung, own, bar in zip(found, trained, bars[1:], strict=True)
     ]
     columns = (
         Column("Technique"),
@@ -124,10 +130,49 @@ def _added(found: Sequence[Rung], trained: Sequence[Rung]) -> Table:
     return Table("Added one by one", columns, (Row(first, strong=True), *rows))
 
 
+def _falls(found: Sequence[Rung]) -> list[Bar | None]:
+    """The start's memory, then from each technique's to that before it: on a logarithmic axis, so that equal lengths
+    are equal factors.
+    """
+    start = _memory(found[0].before)
+    values = [value for rung in found if (value := _memory(rung.added))]
+    if start is None or not values:
+        return [None] * (len(found) + 1)
+    low, high = log(min(start, *values) / 1.5), log(max(start, *values))
+
+    def place(value: float) -> float:
+        return (log(value) - low) / (high - low)
+
+    bars: list[Bar | None] = [Bar(0, place(start), START_COLOUR)]
+    for rung in found:
+        after = _memory(rung.added)
+        if after is None:
+            bars.append(None)
+            continue
+        one, other = sorted((place(start), place(after)))
+        bars.append(Bar(one, other, SAME_COLOURS[rung.same]))
+        start = after
+    return bars
+
+
+def _memory(cell: CellSummary | None) -> float | None:
+    """Above 0, or None."""
+    return (cell.value("peak_tensor_bytes") or None) if cell else None
+
+
 def _left_out(found: Sequence[Rung], trained: Sequence[Rung]) -> Table:
     pairs = zip(found, trained, strict=True)
-    rows = tuple(_against(rung.name, rung.end, rung.left_out, own.left_out) for rung, own in pairs)
+    widest = max((abs(log(rung.is_worth)) for rung in found if rung.is_worth), default=0.0) or 1.0
+    rows = tuple(
+        _against(rung.name, rung.end, rung.left_out, own.left_out, _worth_bar(rung, widest)) for rung, own in pairs
+    )
     return Table("Left out one by one", _columns_against("All but"), rows)
+
+
+def _worth_bar(rung: Rung, widest: float) -> Bar | None:
+    if not rung.is_worth or rung.is_worth <= 1:
+        return None
+    return Bar(0, log(rung.is_worth) / widest, SAME_COLOURS[rung.same])
 
 
 def _beside(cells: Sequence[CellSummary], ladder: Ladder, workload: str, accuracy: str) -> Table:
@@ -138,12 +183,14 @@ def _beside(cells: Sequence[CellSummary], ladder: Ladder, workload: str, accurac
     return Table(f"Further arms beside {plain(ladder.end, 40)}", _columns_against("Arm"), rows)
 
 
-def _against(name: str, end: CellSummary | None, own: CellSummary | None, trained: CellSummary | None) -> Row:
+def _against(
+    name: str, end: CellSummary | None, own: CellSummary | None, trained: CellSummary | None, bar: Bar | None = None
+) -> Row:
     return Row(
         (
             Cell(plain(name, 60)),
             _value(own, "peak_tensor_bytes"),
-            _factor(factor(own, end)),
+            replace(_factor(factor(own, end)), bar=bar),
             _time(end, own),
             _value(trained, "accuracy_top1"),
         )

@@ -12,13 +12,14 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from slr_bench.compare.summary import CellSummary
-from slr_bench.grid.techniques import Ladder, Same
-from slr_bench.report.drawing import ARM_COLOURS, INK, MUTED, WIDTH_INCH, Picture, byte_axis, draw
-from slr_bench.report.waterfall import SAME_WORDS, Rung, rungs
+from slr_bench.grid.techniques import Ladder
+from slr_bench.report.drawing import INK, MUTED, WIDTH_INCH, Picture, byte_axis, draw
+from slr_bench.report.palette import light
+from slr_bench.report.waterfall import SAME_COLOURS, SAME_WORDS, START_COLOUR, Rung, rungs
 from slr_bench.report.words import format_factor, plain
 from slr_bench.units import format_bytes
 
-COLOURS: Final[dict[Same, str]] = {"function": ARM_COLOURS[1], "accuracy": ARM_COLOURS[2]}
+COLOURS: Final = {same: light(variable) for same, variable in SAME_COLOURS.items()}
 METRIC: Final = "peak_tensor_bytes"
 
 
@@ -31,7 +32,7 @@ def waterfall_picture(cells: Sequence[CellSummary], ladder: Ladder | None, workl
     if start is None or all(rung.saves is None for rung in found):
         return None
 
-    def paint(figure: Figure) -> dict[str, str]:
+    def paint(figure: Figure) -> None:
         falls, worth = figure.subplots(1, 2, sharey=True, width_ratios=(2.4, 1))
         _paint_falls(falls, ladder.start, start, found)
         _paint_worth(worth, found)
@@ -41,7 +42,6 @@ def waterfall_picture(cells: Sequence[CellSummary], ladder: Ladder | None, workl
             text.set_color(INK)
         keys = [Patch(color=colour) for colour in COLOURS.values()]
         figure.legend(keys, [SAME_WORDS[same] for same in COLOURS], loc="outside lower left", ncols=2)
-        return {}
 
     steps = "; ".join(f"{plain(rung.name, 40)} {_factor(rung.saves)}" for rung in found)
     alt = plain(f"Waterfall of peak tensor memory from {format_bytes(start)}. Saved by each technique: {steps}.", 600)
@@ -51,7 +51,7 @@ def waterfall_picture(cells: Sequence[CellSummary], ladder: Ladder | None, workl
 def _paint_falls(axes: Axes, name: str, start: float, found: Sequence[Rung]) -> None:
     """Bars from the memory before a technique to that with it, on a logarithmic axis: equal lengths, equal factors."""
     values = [start]
-    axes.barh(0, start, height=0.62, color=ARM_COLOURS[0], linewidth=0)
+    axes.barh(0, start, height=0.62, color=light(START_COLOUR), linewidth=0)
     _write(axes, start, 0, format_bytes(start))
     for place, rung in enumerate(found, start=1):
         after = rung.added.value(METRIC) if rung.added else None

@@ -40,12 +40,14 @@ def phases_json(
 def samples_json(
     sampler: Sampler | None, context: Context, traced: Traced | None, details: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Time series for the report: RAM and GPU memory over time, live bytes over the traced step; the work's details."""
+    """For the report: RAM and GPU memory over time, live bytes over the traced step, its peak by module; details."""
     series: dict[str, Any] = {"columns": ["rss_bytes", "nvml_process_bytes", "nvml_device_bytes"]}
     if sampler:
         series |= {"times_s": [round(time_s, 4) for time_s in sampler.times_s], "rows": sampler.rows}
     series["phases"] = [span._asdict() for span in context.phase.spans]
-    series["traced"] = timeline_json(traced.breakdown.timeline) if traced else None
+    series["traced"] = None
+    if traced:
+        series["traced"] = timeline_json(traced.breakdown.timeline) | {"by_module": traced.breakdown.by_module}
     if details is not None:
         series["details"] = details
     return series

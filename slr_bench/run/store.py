@@ -219,8 +219,14 @@ class Store:
 
 def _first_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        item = error.errors(include_url=False)[0]
-        return f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
+        items = error.errors(include_url=False)
+        schema = next((item for item in items if item["loc"][:1] == ("schema",)), None)
+        if schema:
+            return (
+                f"schema {schema['input']!r:.20} was written by another version of slr-bench, this one reads {SCHEMA}"
+            )
+        message = items[0]["msg"].removeprefix("Value error, ")
+        return ": ".join(part for part in (".".join(map(str, items[0]["loc"])), message) if part)
     return str(error).splitlines()[0]
 
 

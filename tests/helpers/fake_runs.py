@@ -70,6 +70,30 @@ def samples(peak_bytes: int) -> dict[str, Any]:
     }
 
 
+def traced_by_category(peak_bytes: int, micro_batches: int = 2, points: int = 400) -> dict[str, Any]:
+    """The traced part of samples as a run leaves it: categories over a step that saves and frees, modules at the peak.
+
+    The parts add up to the whole: state is a quarter of the peak, the rest rises and falls once a micro-batch.
+    """
+    state, rest = peak_bytes // 8, peak_bytes - 2 * (peak_bytes // 8)
+    rising = points // micro_batches // 2
+    saved, temporary, phase = [], [], []
+    for place in range(points):
+        within = place % (2 * rising)
+        height = within if within <= rising else 2 * rising - within
+        saved.append(int(rest * 0.8) * height // rising)
+        temporary.append(rest - int(rest * 0.8) if height == rising else (place * 7919) % (rest // 10 + 1))
+        phase.append("forward" if within < rising else "backward")
+    series = {"parameter": [state] * points, "optimizer state": [state] * points}
+    series |= {"saved activation": saved, "temporary": temporary}
+    blocks = {f"backbone.layer{place // 4}.{place % 4}.conv": rest * 0.8 / 2 ** (place + 1) for place in range(24)}
+    modules = {name: {"saved activation": int(size)} for name, size in blocks.items() if size >= 1}
+    missing = peak_bytes - sum(size for parts in modules.values() for size in parts.values())
+    modules["AdamW"] = {"parameter": state, "optimizer state": state, "temporary": missing - 2 * state}
+    live = [sum(values) for values in zip(*series.values(), strict=True)]
+    return {"operators": points, "live_bytes": live, "phase": phase, "by_category": series, "by_module": modules}
+
+
 class FakeRun:
     """Builds a run directory cell by cell; ``write`` makes it durable."""
 
@@ -169,4 +193,34 @@ def fill_usual(run: FakeRun) -> FakeRun:
     for arm, accuracy, time_s in (("baseline", 0.5, 60.0), ("optimized", 0.52, 66.0)):
         cell = run.cell(arm, "train_epochs", repeats=1, setting=own[arm])
         run.record(cell, 0, epoch_metrics(accuracy, time_s))
+    return run
+
+
+def fill_large(run: FakeRun, cells: int = 200, repeats: int = 3) -> FakeRun:
+    """Arms x batch sizes x precisions, the tenth of them out of memory: as many train_step cells as asked for, and a
+    training of every arm. Every cell that ended ok has a timeline by category and module.
+    """
+    axes = [(batch, precision) for precision in ("fp32", "bf16") for batch in (2, 4, 8, 16, 32)]
+    for number in range(cells):
+        place, (batch, precision) = number // len(axes), axes[number % len(axes)]
+        arm = ["baseline", "optimized"][place] if place < 2 else f"technique {place}"
+        own = (batch, precision) == (8, "fp32")
+        coordinates = {"training.batch_size": batch, "training.precision": precision}
+        made = setting(batch, 32 // batch, precision, f"budget:{place}")
+        cell = run.cell(arm, own=own, repeats=repeats, coordinates=coordinates, setting=made)
+        if number % 10 == 9:
+            run.record(cell, 0, outcome=Outcome.OOM_GPU, reason=f"tried to allocate {number} MiB of {number // 2} free")
+            continue
+        peak = (40 + number * 37 % 900) * MIB // (1 if precision == "fp32" else 2)
+        floor = Metric(value=peak * 9 // 10, unit="bytes", source="cpu-real", quality="exact")
+        over = Metric(value=10 / 9, unit="1", source="cpu-real; split: attention", quality="exact")
+        extra = {"floor_bytes": floor, "peak_over_floor": over}
+        for repeat in range(repeats):
+            time_s = 0.4 + (number * 53 % 97) / 50 + repeat / 30
+            series = samples(peak) | {"traced": traced_by_category(peak, 32 // batch)}
+            run.record(cell, repeat, step_metrics(peak, time_s) | extra, series=series)
+        if own:
+            run.record(
+                run.cell(arm, "train_epochs", repeats=1, setting=made), 0, epoch_metrics(0.5 + place / 100, 60.0)
+            )
     return run

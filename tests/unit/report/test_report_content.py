@@ -15,7 +15,7 @@ def section(report, key):
 
 
 def texts(table):
-    return [[cell.text for cell in row.cells] for row in table.rows]
+    return [[cell.whole for cell in row.cells] for row in table.rows]
 
 
 def notes(table):
@@ -32,13 +32,16 @@ def test_headline_has_memory_time_and_accuracy_with_ratios(usual_run):
         [
             "optimized",
             "100.0 MiB (8.0× less)",
-            "1.65 s (1.50× as long)",
-            "1 min 6 s (1.10× as long)",
-            "52.0 % (+2.0 points)",
+            "1.65 s (1.50× as long, n too small)",
+            "1 min 6 s (1.10× as long, n too small)",
+            "52.0 % (+2.0 points, n too small)",
         ],
     ]
     assert report.title == "optimized against baseline"
-    assert report.lead.startswith("Memory 8.0× less (800.0 MiB → 100.0 MiB); step time 1.50× as long")
+    assert report.lead == (
+        "Memory 8.0× less (800.0 MiB → 100.0 MiB); step time 1.50× as long, n too small (1.10 s → 1.65 s); "
+        "accuracy +2.0 points, n too small (50.0 % → 52.0 %)."
+    )
     assert report.warnings == ()
 
 
@@ -109,7 +112,7 @@ def test_traces_of_different_sources_get_no_ratio(new_run):
     run.record(run.cell("optimized"), 0, step_metrics(100 * MIB, 1.0, source="cpu-fake"))
     report = read_content(run.write()).report
     cell = report.headline.rows[1].cells[1]
-    assert (cell.text, cell.tone) == ("100.0 MiB (not comparable)", "warn")
+    assert (cell.whole, cell.tone) == ("100.0 MiB (not comparable)", "warn")
     assert "cpu-real against cpu-fake" in (cell.note or "")
     assert "8.0×" not in report.lead
 
@@ -228,9 +231,9 @@ def test_three_arms_each_have_a_change(new_run):
     run.record(run.cell("third"), 0, step_metrics(1600 * MIB, 1.0))
     report = read_content(run.write()).report
     assert report.title == "optimized against baseline, and 1 more"
-    assert report.headline.rows[2].cells[1].text == "1.56 GiB (2.0× more)"
+    assert report.headline.rows[2].cells[1].whole == "1.56 GiB (2.0× more)"
 
 
 def test_a_directory_without_manifest_is_refused_with_the_cure(tmp_path):
-    with pytest.raises(ConfigError, match=r"no grid\.json; give the directory that `slr-bench run` wrote"):
+    with pytest.raises(ConfigError, match=r"no grid\.json and no record; give the directory that `slr-bench run`"):
         read_content(tmp_path)

@@ -51,7 +51,7 @@ def test_an_undisturbed_run_says_so_and_the_limits(usual_run):
 
 def lines_of_terminal(directory):
     console = Console(file=io.StringIO(), width=200)
-    print_summary(directory, console)
+    print_summary(read_content(directory).report, console)
     return [line for line in console.file.getvalue().splitlines() if "thrown away" in line]
 
 

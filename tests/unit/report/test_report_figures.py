@@ -1,23 +1,10 @@
-"""Lines and fronts behind the pictures."""
+"""Lines behind the pictures."""
 
 from __future__ import annotations
 
-from fake_runs import MIB, samples
-from hypothesis import given
-from hypothesis import strategies as st
+from fake_runs import MIB, samples, traced_by_category
 
-from slr_bench.report.scatter import pareto_front
 from slr_bench.report.timeline import POINTS, parse_samples, rss_timeline, traced_timeline
-
-point = st.tuples(st.integers(0, 9), st.integers(0, 9))
-
-
-@given(st.lists(point, max_size=30))
-def test_front_is_what_nothing_dominates(points):
-    def dominated(one):
-        return any(other[0] <= one[0] and other[1] <= one[1] and other != one for other in points)
-
-    assert pareto_front(points) == sorted({one for one in points if not dominated(one)})
 
 
 def test_traced_line_keeps_peak_and_phases():
@@ -49,3 +36,16 @@ def test_unreadable_samples_lose_the_picture_only():
     assert rss_timeline(parse_samples({"columns": ["other"], "times_s": [0.0], "rows": [[1]]})) is None
     assert rss_timeline(parse_samples({"columns": ["rss_bytes"], "times_s": [0, 1], "rows": [[None], [5]]})) is None
     assert traced_timeline(parse_samples({"traced": None})) is None
+
+
+def test_categories_are_thinned_with_the_whole_and_still_add_up_to_it():
+    found = traced_timeline(parse_samples({"traced": traced_by_category(80 * MIB)}), 50)
+    assert len(found.x) <= 50
+    assert [sum(parts) for parts in zip(*found.series.values(), strict=True)] == list(found.y_bytes)
+    assert max(found.y_bytes) == 80 * MIB
+
+
+def test_categories_of_another_length_are_no_samples():
+    traced = traced_by_category(80 * MIB)
+    traced["by_category"]["parameter"].pop()
+    assert parse_samples({"traced": traced}) is None

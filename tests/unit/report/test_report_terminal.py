@@ -40,7 +40,7 @@ def split_run(tmp_path):
 
 def test_at_80_columns_the_grid_has_memory_and_step_time(split_run):
     console = Console(file=io.StringIO(), width=80)
-    print_summary(split_run, console)
+    print_summary(read_content(split_run).report, console)
     text = console.file.getvalue()
     grid = text[text.index("\ntrain_step") :]
     assert max(map(len, text.splitlines())) <= 80

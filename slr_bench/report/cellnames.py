@@ -1,0 +1,28 @@
+"""What a cell is called, and where on the page it has its place."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from slr_bench.compare.summary import CellSummary
+from slr_bench.report.setting import value_text
+from slr_bench.report.words import plain
+
+PARTIAL: Final = "with some of the techniques"
+"""Name of all arms that the headline does not compare."""
+
+
+def coordinates_text(cell: CellSummary) -> str:
+    """``batch_size 4, precision bf16``; the arm's own setting says so."""
+    parts = [f"{key.rsplit('.', 1)[-1]} {value_text(value)}" for key, value in cell.entry.coordinates.items()]
+    if cell.entry.is_own:
+        parts.append("own setting")
+    if cell.side == "b":
+        parts.append("side b")
+    return plain(", ".join(parts) or "–", 160)
+
+
+def anchor(cell: CellSummary) -> str:
+    """Id on the page, the same whenever the same setting is reported: a link to it holds."""
+    return f"cell-{re.sub(r'[^0-9A-Za-z_-]', '_', cell.entry.cell_id)[:40]}{'-b' if cell.side == 'b' else ''}"

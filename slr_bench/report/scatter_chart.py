@@ -1,0 +1,156 @@
+"""Memory against time as the page draws it: dots that lead to their cell, and the line that no cell beats."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Final, NamedTuple
+
+from slr_bench.report.cellnames import PARTIAL, anchor, coordinates_text
+from slr_bench.report.palette import arm_variable
+from slr_bench.report.pareto import Field, Point
+from slr_bench.report.ticks import Tick, doublings, round_ticks, short, short_bytes
+from slr_bench.report.words import format_value, plain
+from slr_bench.units import format_bytes, format_seconds
+
+LABELLED: Final = 6
+"""Own settings with their name beside the dot."""
+_SIZE: Final = 1000
+"""Units of the front's path along each axis."""
+
+
+class Dot(NamedTuple):
+    """A cell: its place from left and bottom (0 to 1), and what it says."""
+
+    x: float
+    y: float
+    colour: str
+    text: str
+    name: str
+    """Shown beside it; empty for most."""
+    link: str
+    is_own: bool
+    is_dominated: bool
+
+
+class Key(NamedTuple):
+    """A colour and what it stands for."""
+
+    colour: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """A dot a cell."""
+
+    kind: ClassVar[str] = "scatter"
+    title: str
+    dots: tuple[Dot, ...]
+    front: str
+    """SVG path in a square of 1000."""
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    x_label: str
+    y_label: str
+    keys: tuple[Key, ...]
+
+
+class Axis(NamedTuple):
+    """From value to place."""
+
+    low: float
+    high: float
+    is_logarithmic: bool
+
+    def place(self, value: float) -> float:
+        """0 to 1."""
+        if self.is_logarithmic:
+            return (math.log(value) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
+        return (value - self.low) / (self.high - self.low)
+
+
+def scatter(field: Field, arms: Sequence[str]) -> Scatter:
+    """Lay out the points; ``arms`` are those that the headline compares, the others share a colour."""
+    x, y = time_axis(field.points), memory_axis(field.points)
+    groups = [*arms, PARTIAL]
+    named = [point for point in field.points if is_compared(point, arms)][:LABELLED]
+    dots = []
+    # What is dominated lies below, own settings on top: the last in the page is drawn last.
+    for point in sorted(field.points, key=lambda one: (is_compared(one, arms), not one.is_dominated)):
+        arm = point.cell.entry.arm
+        dots.append(
+            Dot(
+                x.place(point.time_s),
+                y.place(point.memory_bytes),
+                arm_variable(groups.index(group_of(point, arms))),
+                describe_point(point),
+                plain(arm, 24) if point in named else "",
+                anchor(point.cell),
+                is_compared(point, arms),
+                point.is_dominated,
+            )
+        )
+    present = [group for group in groups if any(group_of(point, arms) == group for point in field.points)]
+    what = "time per clip" if field.is_per_clip else "time of a step"
+    return Scatter(
+        title="Memory against time",
+        dots=tuple(dots),
+        front=_front_path(field, x, y),
+        x_ticks=tuple(Tick(short(format_value(value, "s")), x.place(value)) for value in round_ticks(x.low, x.high)),
+        y_ticks=tuple(Tick(short_bytes(value), y.place(value)) for value in _memory_marks(y)),
+        x_label=f"{what} (median)",
+        y_label=f"peak memory{', logarithmic' if y.is_logarithmic else ''}",
+        keys=tuple(Key(arm_variable(groups.index(group)), plain(group, 30)) for group in present),
+    )
+
+
+def is_compared(point: Point, arms: Sequence[str]) -> bool:
+    """Whether it is an own setting of the headline's arms."""
+    return point.cell.entry.is_own and point.cell.entry.arm in arms
+
+
+def group_of(point: Point, arms: Sequence[str]) -> str:
+    """The arm, or one name for all those that the headline does not compare."""
+    return point.cell.entry.arm if point.cell.entry.arm in arms else PARTIAL
+
+
+def describe_point(point: Point) -> str:
+    """Arm, setting, memory, time and accuracy in a line."""
+    text = f"{plain(point.cell.entry.arm, 40)} ({coordinates_text(point.cell)})"
+    text += f": {format_bytes(point.memory_bytes)}, {format_seconds(point.time_s)}"
+    return text if point.accuracy is None else f"{text}, accuracy {format_value(point.accuracy, 'ratio')}"
+
+
+def memory_axis(points: Sequence[Point]) -> Axis:
+    """Logarithmic where arms differ fourfold: on a linear axis the smaller would lie on the floor."""
+    memories = [point.memory_bytes for point in points]
+    low, high = min(memories), max(memories)
+    return Axis(low / 1.4, high * 1.5, True) if high >= 4 * low else Axis(0, high * 1.15, False)
+
+
+def time_axis(points: Sequence[Point]) -> Axis:
+    """From 0 where the times differ much, else cut off below the quickest."""
+    times_s = [point.time_s for point in points]
+    low, high = min(times_s), max(times_s)
+    return Axis(0.0 if low < high / 3 else low * 0.85, high * 1.15, False)
+
+
+def _memory_marks(axis: Axis) -> tuple[float, ...]:
+    if axis.is_logarithmic:
+        return doublings(axis.low, axis.high)
+    step = 2.0 ** math.floor(math.log2(axis.high / 3))
+    return tuple(step * count for count in range(math.floor(axis.high / step) + 1))
+
+
+def _front_path(field: Field, x: Axis, y: Axis) -> str:
+    """Steps over the least memory at each time, from the quickest point on."""
+    parts: list[str] = []
+    least = math.inf
+    for point in field.front:
+        if point.memory_bytes < least:
+            least = point.memory_bytes
+            across, down = round(_SIZE * x.place(point.time_s)), round(_SIZE * (1 - y.place(point.memory_bytes)))
+            parts.append(f"H{across}V{down}" if parts else f"M{across} {down}")
+    return "".join(parts)

@@ -1,0 +1,38 @@
+"""axe-core finds no serious or critical violation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+axe = pytest.importorskip("axe_playwright_python", reason="pip install 'slr-bench[browser]'")
+SCRIPT = (Path(axe.__file__).parent / "axe.min.js").read_text()
+
+
+def violations(page):
+    """Of serious or critical impact, with the first places."""
+    page.evaluate(SCRIPT)
+    found = page.evaluate("axe.run().then((results) => results.violations)")
+    return [
+        (one["id"], [node["html"][:200] for node in one["nodes"][:3]])
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["usual", "large", "hostile", "failed"])
+def test_no_serious_violation(show, name, scheme):
+    page = show(name, color_scheme=scheme)
+    page.evaluate("for (const one of document.querySelectorAll('.fold')) one.open = true")
+    assert violations(page) == []
+
+
+def test_nor_on_a_phone_and_without_the_choice_of_cells(show):
+    page = show("usual", width=390)
+    page.evaluate("document.querySelector('.cells').hidden = false")
+    page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+    assert violations(page) == []

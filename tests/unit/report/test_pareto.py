@@ -1,0 +1,91 @@
+"""Which cells nothing beats, in two and in three figures."""
+
+from __future__ import annotations
+
+from fake_runs import MIB, epoch_metrics, setting, step_metrics
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slr_bench.report.content import read_content
+from slr_bench.report.pareto import Point, dominates
+
+figures = st.tuples(st.integers(1, 6), st.integers(1, 6), st.none() | st.integers(1, 4))
+
+
+def point(memory, time_s, accuracy):
+    return Point(None, memory, time_s, accuracy)
+
+
+@given(st.lists(figures, min_size=1, max_size=20))
+def test_something_is_always_left_and_nothing_left_beats_another(found):
+    points = [point(*one) for one in found]
+    front = [one for one in points if not any(dominates(other, one) for other in points)]
+    assert front
+    for one in front:
+        for other in front:
+            is_as_good = one.memory_bytes <= other.memory_bytes and one.time_s <= other.time_s
+            if is_as_good and None not in (one.accuracy, other.accuracy):
+                is_as_good = one.accuracy >= other.accuracy
+            as_values = [(each.memory_bytes, each.time_s) for each in (one, other)]
+            assert not is_as_good or as_values[0] == as_values[1]
+
+
+def test_an_accuracy_saves_a_cell_that_memory_and_time_would_not():
+    slow, quick = point(100, 2, 0.9), point(90, 1, 0.8)
+    assert not dominates(quick, slow)
+    assert dominates(quick, point(100, 2, 0.8))
+    assert dominates(point(100, 2, 0.95), slow)
+    assert not dominates(slow, slow)
+
+
+def test_where_one_has_no_accuracy_the_other_two_decide():
+    assert dominates(point(90, 1, None), point(100, 2, 0.9))
+    assert not dominates(point(90, 3, None), point(100, 2, 0.9))
+
+
+def cells(run, rows):
+    for arm, (memory, time_s, accuracy) in rows.items():
+        run.record(run.cell(arm, repeats=1), 0, step_metrics(memory * MIB, time_s))
+        if accuracy is not None:
+            run.record(run.cell(arm, "train_epochs", repeats=1), 0, epoch_metrics(accuracy, 60.0))
+    return read_content(run.write())
+
+
+def test_the_report_greys_what_is_beaten_and_lists_the_front(new_run):
+    rows = {"baseline": (100, 1.0, 0.8), "optimized": (50, 2.0, 0.7), "worse": (120, 1.5, 0.7), "kept": (120, 1.5, 0.9)}
+    content = cells(new_run(), rows)
+    assert {one.cell.entry.arm for one in content.field.points if one.is_dominated} == {"worse"}
+    section = next(section for section in content.report.sections if section.key == "front")
+    assert section.paragraphs[0].startswith("3 of 4 cells are beaten by no other in memory, time and accuracy at once")
+    assert [row.cells[0].text for row in section.tables[0].rows] == ["baseline", "kept", "optimized"]
+    [chart] = section.charts
+    assert [dot.is_dominated for dot in chart.dots if dot.text.startswith("worse")] == [True]
+    # The line joins the least memory at each time: `kept` stays for its accuracy alone and is not on it.
+    assert chart.front.count("H") == 1
+
+
+def test_the_accuracy_is_that_of_the_same_arm_and_axes(new_run):
+    run = new_run()
+    for seed, accuracy in enumerate((0.5, 0.6)):
+        axes = {"training.seed": seed}
+        run.record(run.cell("baseline", own=not seed, coordinates=axes), 0, step_metrics((9 - seed) * MIB, 1.0 + seed))
+        run.record(
+            run.cell("baseline", "train_epochs", own=not seed, coordinates=axes), 0, epoch_metrics(accuracy, 9.0)
+        )
+    run.record(run.cell("baseline", own=False, coordinates={"training.seed": 7}), 0, step_metrics(MIB, 9.0))
+    assert [one.accuracy for one in read_content(run.write()).field.points] == [0.5, 0.6, None]
+
+
+def test_time_is_that_of_a_clip_where_batches_differ(new_run):
+    run = new_run()
+    for arm, batch in (("baseline", 16), ("optimized", 8)):
+        run.record(run.cell(arm, setting=setting(batch, 1, "fp32")), 0, step_metrics(MIB, 1.0))
+    content = read_content(run.write())
+    assert content.field.is_per_clip
+    assert [one.time_s for one in content.field.points] == [1 / 16, 1 / 8]
+
+
+def test_one_cell_and_cells_without_time_have_no_front(new_run):
+    run = new_run()
+    run.record(run.cell("baseline"), 0, step_metrics(MIB, 1.0))
+    assert "front" not in [section.key for section in read_content(run.write()).report.sections]
