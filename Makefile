@@ -10,7 +10,7 @@ DATA := data/synthetic
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data bench bench-gpu bench-compare bench-gate bench-records bench-trace bench-attention bench-parts bench-check bench-baseline test test-slow test-faults test-gpu check report clean
+.PHONY: help setup data bench bench-gpu bench-compare bench-gate bench-records bench-trace bench-attention bench-parts bench-check bench-baseline test test-slow test-faults test-gpu check report clean browser bench-report test-browser
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ bench-trace: data ## What tracing costs a step, beside torch's MemTracker (about
 bench-records: $(READY) ## Read, filter and tabulate 1,000 records
 	$(BIN)/pytest -q -s benchmarks/test_records.py $(ARGS)
 
+bench-report: $(READY) ## Make the report of 200 cells with timelines
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -s benchmarks/test_report.py $(ARGS)
+
 bench-attention: $(READY) ## Time and peak bytes of each attention from 64 to 4,096 frames (about 4 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m 'slow or not slow' benchmarks/test_attention.py $(ARGS)
 
@@ -73,6 +76,23 @@ test: $(READY) ## Run the fast tests, two processes of one thread each (5 minute
 
 test-slow: $(READY) ## Run the tests that take minutes
 	$(BIN)/pytest -m slow $(ARGS)
+
+test-browser: browser ## Open the report in a headless Chromium: interaction, no script, phone, accessibility
+	$(BIN)/pytest tests/browser -m browser $(ARGS)
+
+browser: $(READY)
+	@if ! command -v "$${CHROMIUM:-chromium}" chromium chromium-browser google-chrome google-chrome-stable >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "set-up: installing Chromium"; \
+			apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core >/dev/null; \
+		else \
+			echo "make: the browser tests need Chromium: sudo apt-get install chromium, or CHROMIUM=/path/to/it"; exit 1; \
+		fi; \
+	fi
+	@$(BIN)/python -c 'import playwright, axe_playwright_python' 2>/dev/null || { \
+		echo "set-up: installing playwright (not its browsers) and axe-core"; \
+		if command -v uv >/dev/null; then uv pip install -q -p $(BIN)/python -c constraints.txt -e '.[browser]'; \
+		else $(BIN)/python -m pip install -q -c constraints.txt -e '.[browser]'; fi; }
 
 test-faults: $(READY) ## Kill runs at more than 200 instants and count what is lost (minutes)
 	$(BIN)/pytest tests/faults -m 'faults or not faults' $(ARGS)

@@ -9,8 +9,8 @@ from slr_bench.compare.summary import CellSummary
 from slr_bench.report.setting import value_text
 from slr_bench.report.words import plain
 
-PARTIAL: Final = "with some of the techniques"
-"""Name of all arms that the headline does not compare."""
+OTHERS: Final = "other arms"
+"""Name of all those that have no colour of their own."""
 
 
 def coordinates_text(cell: CellSummary) -> str:

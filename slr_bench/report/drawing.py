@@ -19,13 +19,11 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFormatter, NullLocator
 
-from slr_bench.report.palette import ARMS, PALETTE, PHASES, arm_variable, light
+from slr_bench.report.palette import PALETTE, arm_variable, light
 from slr_bench.report.ticks import byte_step, short_bytes
 
 WIDTH_INCH: Final = 7.6
 INK, MUTED, RULE, WARN = map(light, ("ink", "muted", "rule", "warn"))
-ARM_COLOURS: Final = tuple(map(light, ARMS))
-PHASE_COLOURS: Final = tuple(map(light, PHASES))
 
 _STYLE: Final[Any] = {
     "svg.fonttype": "none",  # text stays text: it can be searched, read aloud and set in the page's font

@@ -1,4 +1,4 @@
-"""The pictures of a report: memory by cell, memory against time (`scatter`), memory over one step."""
+"""The pictures of a report: memory by cell here, the others beside."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ from typing import Final
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
-from slr_bench.compare.summary import CellSummary, own_cell
+from slr_bench.compare.summary import CellSummary
 from slr_bench.record import Outcome
 from slr_bench.report.content import RunContent
 from slr_bench.report.drawing import (
     INK,
     MUTED,
-    PHASE_COLOURS,
-    RULE,
     WARN,
     WIDTH_INCH,
     Picture,
@@ -25,15 +22,13 @@ from slr_bench.report.drawing import (
 )
 from slr_bench.report.scatter import memory_against_time
 from slr_bench.report.setting import value_text
-from slr_bench.report.timeline import Timeline, parse_samples, rss_timeline, traced_timeline
+from slr_bench.report.timeline_figure import memory_over_time
 from slr_bench.report.waterfall_figure import waterfall_picture
 from slr_bench.report.words import OUTCOME_WORDS, plain
 from slr_bench.units import format_bytes
 
 MAX_BARS: Final = 32
 """Cells in the bar chart; own settings always, then in the grid's order. The table has all."""
-MAX_PANELS: Final = 6
-"""Arms side by side in a picture over time; the first ones."""
 LABEL: Final = 42
 """Characters of a bar's label."""
 
@@ -96,49 +91,3 @@ def _paint_bar(axes: Axes, place: int, cell: CellSummary, value: float | None, a
         format_bytes(value), (value, place), xytext=(5, 0), textcoords="offset points", va="center", color=INK,
         fontweight="bold" if cell.entry.is_own else "normal",
     )  # fmt: skip
-
-
-def memory_over_time(content: RunContent, *, traced: bool) -> Picture | None:
-    """One panel an arm's own setting, phases below: live tensor bytes over the traced step, or RAM over seconds."""
-    lines: list[tuple[str, int, Timeline]] = []
-    for place, arm in enumerate(content.arms[:MAX_PANELS]):
-        cell = own_cell(content.cells, arm, content.workload)
-        for record in cell.finished if cell else ():
-            samples = parse_samples(content.directory.store.read_samples(record.name))
-            line = None if samples is None else traced_timeline(samples) if traced else rss_timeline(samples)
-            if line is not None:
-                lines.append((arm, place, line))
-                break
-    if not lines:
-        return None
-    names = list(dict.fromkeys(name for _, _, line in lines for name, _, _ in line.stretches))
-    colours = {name: PHASE_COLOURS[place % len(PHASE_COLOURS)] for place, name in enumerate(names)}
-
-    def paint(figure: Figure) -> None:
-        panels = figure.subplots(1, len(lines), sharey=True, squeeze=False)[0]
-        for axes, (arm, place, line) in zip(panels, lines, strict=True):
-            _paint_timeline(axes, line, arm_colour(place), colours)
-            axes.set_title(plain(arm, 30), loc="left", fontweight="bold", fontsize=10)
-            axes.set_xlabel("progress of the step, operator by operator" if traced else "seconds since the run began")
-            if traced:
-                axes.set_xticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])
-        byte_axis(panels[0].yaxis, [max(line.y_bytes) for _, _, line in lines])
-        keys = [Patch(color=colours[name]) for name in names]
-        if keys:
-            figure.legend(keys, [plain(name, 24) for name in names], loc="outside lower left", ncols=6)
-
-    peaks = "; ".join(f"{plain(arm, 40)} {format_bytes(max(line.y_bytes))}" for arm, _, line in lines)
-    what = "live tensor bytes over one traced step" if traced else "RAM of one process over its run"
-    name, title = ("live-bytes", "Memory within one step") if traced else ("ram", "RAM over the run")
-    alt = plain(f"Small multiples of {what}, one panel an arm. Highest: {peaks}.", 600)
-    return draw(name, title, alt, (WIDTH_INCH, 3.3), paint)
-
-
-def _paint_timeline(axes: Axes, line: Timeline, colour: str, colours: dict[str, str]) -> None:
-    axes.fill_between(line.x, line.y_bytes, color=colour, alpha=0.22, linewidth=0)
-    axes.plot(line.x, line.y_bytes, color=colour, linewidth=1.3)
-    for name, start, end in line.stretches:
-        axes.axvspan(start, end, ymin=0, ymax=0.035, color=colours[name], linewidth=0)
-    axes.set_ylim(bottom=0)
-    axes.set_xlim(line.x[0], line.x[-1])
-    axes.grid(axis="y", color=RULE)

@@ -15,7 +15,7 @@ def headline_table(asked: Sequence[Question], found: Sequence[Sequence[Answer]],
     for place, arm in enumerate(arms):
         cells = [Cell(plain(arm, 60))]
         cells += [_headline_cell(column[place]) for column in found]
-        rows.append(Row(tuple(cells), strong=True))
+        rows.append(Row(tuple(cells)))
     columns = (Column("Arm"), *(Column(question.title, numeric=True) for question in asked))
     return Table("Each arm's own setting", columns, tuple(rows), is_by_arm=True)
 

@@ -21,8 +21,8 @@ METRICS: Final = ("peak_tensor_bytes", "peak_allocated_bytes", "step_time_s", "t
 WIDEST: Final = 8
 """Columns of values at most, where the other side is longer."""
 _TEXT: Final = (
-    f"Each cell against the first arm at the same values of the axes: the darker, the more memory or time (the less "
-    f"accuracy). {SAME}: not significant; {TOO_FEW}: no verdict can be had. Bold: an arm's own setting."
+    "Each cell against the first arm at the same values of the axes: the darker, the more memory or time (the less "
+    f"accuracy). {SAME}: not significant; {TOO_FEW}: no verdict; ·: not in the grid. Bold: an arm's own setting."
 )
 
 
@@ -96,14 +96,14 @@ class _Heat:
 
 def _cell(cell: CellSummary | None, base: CellSummary | None, metric: str, heat: _Heat) -> Cell:
     if cell is None:
-        return Cell("·", note="not in the grid")
+        return Cell("·")
     reading = cell.readings.get(metric)
     link = anchor(cell) if cell.records else None
     if reading is None or reading.value is None:
         failed = outcome_cell(cell)
         if set(cell.outcomes) == {Outcome.OK}:
             return Cell("–", note=plain("; ".join(reading.reasons)) if reading else "not measured", link=link)
-        return Cell(failed.text, failed.note, tone="warn", link=link, strong=cell.entry.is_own)
+        return Cell(failed.text, tone="warn", link=link, strong=cell.entry.is_own)
     text, note = format_value(reading.value, reading.unit), None
     if cell.is_disturbed and reading.unit == "s":
         note = "something else disturbed it: its times are suspect"
@@ -117,4 +117,5 @@ def _against(base: CellSummary | None, cell: CellSummary, reading: Reading, metr
     start = base.readings.get(metric) if base else None
     if base is None or start is None or start.value is None:
         return ""
-    return change(start, reading, is_disturbed=base.is_disturbed or cell.is_disturbed).marked
+    found = change(start, reading, is_disturbed=base.is_disturbed or cell.is_disturbed)
+    return found.marked.replace(" as long", "")  # the caption says what it is of

@@ -24,7 +24,6 @@ PALETTE: Final = {
 }
 """CSS variable -> colour of the light and of the dark theme. Pictures are drawn in the light ones, all different."""
 ARMS: Final = tuple(name for name in PALETTE if name.startswith("arm"))
-PHASES: Final = tuple(name for name in PALETTE if name.startswith("phase"))
 
 CATEGORIES: Final = {
     "parameter": "arm-0",

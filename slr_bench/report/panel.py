@@ -158,7 +158,7 @@ def _panel(cell: CellSummary, arms: str, drawn: Drawn, is_open: bool) -> Panel:
 
 
 def _seconds(line: Timeline) -> tuple[str, str]:
-    return format_value(line.x[0], "s"), format_value(line.x[-1], "s")
+    return f"{line.x[0]:.1f} s", f"{line.x[-1]:.1f} s"
 
 
 def _samples(cell: CellSummary, store: Store) -> Samples | None:

@@ -8,11 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from slr_bench.report.cellnames import PARTIAL
+from slr_bench.report.cellnames import OTHERS
 from slr_bench.report.content import RunContent
 from slr_bench.report.drawing import INK, MUTED, WIDTH_INCH, Picture, arm_colour, byte_axis, draw, legend
 from slr_bench.report.pareto import Field, Point
-from slr_bench.report.scatter_chart import LABELLED, describe_point, group_of, is_compared, memory_axis, time_axis
+from slr_bench.report.scatter_chart import COLOURED, describe_point, group_of, is_compared, memory_axis, time_axis
+from slr_bench.report.ticks import short
 from slr_bench.report.words import plain
 from slr_bench.units import format_seconds
 
@@ -22,8 +23,9 @@ def memory_against_time(content: RunContent) -> Picture | None:
     field = content.field
     if field is None:
         return None
-    groups = [*content.arms, PARTIAL]
-    own = [point for point in field.points if is_compared(point, content.arms)]
+    arms = content.arms[:COLOURED]
+    groups = [*arms, OTHERS]
+    own = [point for point in field.points if is_compared(point, arms)]
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
@@ -34,11 +36,11 @@ def memory_against_time(content: RunContent) -> Picture | None:
         )
         present = {}
         for group in groups:
-            of_group = [point for point in field.points if group_of(point, content.arms) == group]
+            of_group = [point for point in field.points if group_of(point, arms) == group]
             if of_group:
                 present[group] = arm_colour(groups.index(group))
                 _paint_points(axes, of_group, present[group], own)
-        for point in own[:LABELLED]:
+        for point in own:
             name, beside = plain(point.cell.entry.arm, 24), (point.time_s, point.memory_bytes)
             axes.annotate(name, beside, xytext=(8, 6), textcoords="offset points", fontweight="bold", color=INK)
         _key(axes, present)
@@ -63,7 +65,7 @@ def _scale(axes: Axes, field: Field) -> None:
     axes.set_ylim(y.low, y.high)
     axes.set_xlim(x.low, x.high)
     byte_axis(axes.yaxis, [y.high], logarithmic=y.is_logarithmic)
-    axes.xaxis.set_major_formatter(lambda value, _: format_seconds(value) if value else "0")
+    axes.xaxis.set_major_formatter(lambda value, _: short(format_seconds(value)) if value else "0")
     axes.grid()
     what = "time per clip" if field.is_per_clip else "time of a step"
     axes.set_xlabel(f"{what} (median){'; memory on a logarithmic axis' if y.is_logarithmic else ''}")

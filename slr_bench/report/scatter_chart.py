@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, NamedTuple
 
-from slr_bench.report.cellnames import PARTIAL, anchor, coordinates_text
+from slr_bench.report.cellnames import OTHERS, anchor, coordinates_text
 from slr_bench.report.palette import arm_variable
 from slr_bench.report.pareto import Field, Point
 from slr_bench.report.ticks import Tick, doublings, round_ticks, short, short_bytes
 from slr_bench.report.words import format_value, plain
 from slr_bench.units import format_bytes, format_seconds
 
-LABELLED: Final = 6
-"""Own settings with their name beside the dot."""
+COLOURED: Final = 5
+"""Arms with a colour of their own, and their own settings with a name beside the dot: the first ones."""
 _SIZE: Final = 1000
 """Units of the front's path along each axis."""
 
@@ -72,10 +72,11 @@ class Axis(NamedTuple):
 
 
 def scatter(field: Field, arms: Sequence[str]) -> Scatter:
-    """Lay out the points; ``arms`` are those that the headline compares, the others share a colour."""
+    """Lay out the points; ``arms`` are those that the headline compares, the first have a colour each."""
+    arms = arms[:COLOURED]
     x, y = time_axis(field.points), memory_axis(field.points)
-    groups = [*arms, PARTIAL]
-    named = [point for point in field.points if is_compared(point, arms)][:LABELLED]
+    groups = [*arms, OTHERS]
+    named = [point for point in field.points if is_compared(point, arms)]
     dots = []
     # What is dominated lies below, own settings on top: the last in the page is drawn last.
     for point in sorted(field.points, key=lambda one: (is_compared(one, arms), not one.is_dominated)):
@@ -98,7 +99,10 @@ def scatter(field: Field, arms: Sequence[str]) -> Scatter:
         title="Memory against time",
         dots=tuple(dots),
         front=_front_path(field, x, y),
-        x_ticks=tuple(Tick(short(format_value(value, "s")), x.place(value)) for value in round_ticks(x.low, x.high)),
+        x_ticks=tuple(
+            Tick(short(format_value(value, "s")) if value else "0", x.place(value))
+            for value in round_ticks(x.low, x.high)
+        ),
         y_ticks=tuple(Tick(short_bytes(value), y.place(value)) for value in _memory_marks(y)),
         x_label=f"{what} (median)",
         y_label=f"peak memory{', logarithmic' if y.is_logarithmic else ''}",
@@ -107,13 +111,13 @@ def scatter(field: Field, arms: Sequence[str]) -> Scatter:
 
 
 def is_compared(point: Point, arms: Sequence[str]) -> bool:
-    """Whether it is an own setting of the headline's arms."""
+    """Whether it is an own setting of these arms."""
     return point.cell.entry.is_own and point.cell.entry.arm in arms
 
 
 def group_of(point: Point, arms: Sequence[str]) -> str:
-    """The arm, or one name for all those that the headline does not compare."""
-    return point.cell.entry.arm if point.cell.entry.arm in arms else PARTIAL
+    """The arm, or one name for all others."""
+    return point.cell.entry.arm if point.cell.entry.arm in arms else OTHERS
 
 
 def describe_point(point: Point) -> str:

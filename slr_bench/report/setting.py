@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from slr_bench.compare.summary import CellSummary, own_cell
 from slr_bench.report.table import Cell, Column, Row, Table
 from slr_bench.report.words import plain
+
+_NAMED: Final = 3
+"""Arms that a sentence names."""
 
 
 def lookup(setting: Mapping[str, Any], dotted: str) -> Any:
@@ -64,8 +67,19 @@ def measured_sentence(
     parts = [f"Measured on {place}"]
     clip = {_clip_text(setting) for setting in own.values()} - {""}
     parts += [" or ".join(sorted(clip))] if clip else []
-    parts += [f"{plain(arm, 40)}: {text}" for arm, setting in own.items() if (text := _step_text(setting))]
+    steps: dict[str, list[str]] = {}
+    for arm, setting in own.items():
+        steps.setdefault(_step_text(setting), []).append(plain(arm, 40))
+    parts += [f"{_listed(alike, len(own))}: {text}" for text, alike in steps.items() if text]
     return "; ".join(parts) + "."
+
+
+def _listed(arms: Sequence[str], count: int) -> str:
+    """``baseline``, ``baseline, optimized``, ``all 20 arms``, ``a, b, c and 4 more``."""
+    if len(arms) == count > _NAMED:
+        return f"all {count} arms"
+    more = f" and {len(arms) - _NAMED} more" if len(arms) > _NAMED else ""
+    return ", ".join(arms[:_NAMED]) + more
 
 
 def _clip_text(setting: Mapping[str, Any]) -> str:

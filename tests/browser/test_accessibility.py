@@ -8,13 +8,18 @@ import pytest
 
 pytestmark = pytest.mark.browser
 
-axe = pytest.importorskip("axe_playwright_python", reason="pip install 'slr-bench[browser]'")
-SCRIPT = (Path(axe.__file__).parent / "axe.min.js").read_text()
+
+@pytest.fixture(scope="session")
+def axe():
+    """The script of axe-core, as a package carries it."""
+    import axe_playwright_python
+
+    return (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 
 
-def violations(page):
+def violations(page, axe):
     """Of serious or critical impact, with the first places."""
-    page.evaluate(SCRIPT)
+    page.evaluate(axe)
     found = page.evaluate("axe.run().then((results) => results.violations)")
     return [
         (one["id"], [node["html"][:200] for node in one["nodes"][:3]])
@@ -25,14 +30,14 @@ def violations(page):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["usual", "large", "hostile", "failed"])
-def test_no_serious_violation(show, name, scheme):
+def test_no_serious_violation(show, axe, name, scheme):
     page = show(name, color_scheme=scheme)
     page.evaluate("for (const one of document.querySelectorAll('.fold')) one.open = true")
-    assert violations(page) == []
+    assert violations(page, axe) == []
 
 
-def test_nor_on_a_phone_and_without_the_choice_of_cells(show):
+def test_nor_on_a_phone_and_without_the_choice_of_cells(show, axe):
     page = show("usual", width=390)
     page.evaluate("document.querySelector('.cells').hidden = false")
     page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
-    assert violations(page) == []
+    assert violations(page, axe) == []

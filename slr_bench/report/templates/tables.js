@@ -68,6 +68,6 @@
 
   for (const table of document.querySelectorAll("table.sortable")) {
     const heads = makeSortable(table);
-    if (table.tBodies[0].rows.length >= 16) makeFilter(table, heads);
+    if (table.tBodies[0].rows.length >= 24) makeFilter(table, heads);
   }
 }

@@ -13,8 +13,8 @@ from slr_bench.record import Outcome
 from slr_bench.report import html, markdown
 from slr_bench.report.build import write_reports
 from slr_bench.report.content import read_content
-from slr_bench.report.figures import memory_over_time
 from slr_bench.report.reading import LOST_ARM, read_directory
+from slr_bench.report.timeline_figure import memory_over_time
 
 
 @pytest.fixture
