@@ -10,7 +10,7 @@ DATA := data/synthetic
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser data bench bench-gpu bench-compare bench-records bench-report bench-trace bench-attention test test-slow test-browser test-faults test-gpu check report clean
+.PHONY: help setup data bench bench-gpu bench-compare bench-gate bench-records bench-trace bench-attention bench-parts bench-check bench-baseline test test-slow test-faults test-gpu check report clean browser bench-report test-browser
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ bench-gpu: data ## The reference shape on a GPU: precision x recomputation x bat
 bench-compare: data ## Prove the comparison on real runs: false alarms, detections (about 10 minutes, resumable)
 	$(BIN)/python -m benchmarks.comparison_proof $(ARGS)
 
+bench-gate: data ## Prove the gate on real commits: no-op, +0.5 % of bytes, +15 % of time (about 10 minutes, resumable)
+	$(BIN)/python -m benchmarks.gate_proof $(ARGS)
+
 bench-trace: data ## What tracing costs a step, beside torch's MemTracker (about 3 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.trace_cost $(ARGS)
 
@@ -56,7 +59,17 @@ bench-report: $(READY) ## Make the report of 200 cells with timelines
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -s benchmarks/test_report.py $(ARGS)
 
 bench-attention: $(READY) ## Time and peak bytes of each attention from 64 to 4,096 frames (about 4 minutes)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q benchmarks/test_attention.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m 'slow or not slow' benchmarks/test_attention.py $(ARGS)
+
+bench-parts: $(READY) ## Time and peak bytes of each part: shift, attention, pyramid, decoding, cache, step, tracing (2 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q benchmarks $(ARGS)
+
+bench-check: data ## Fail if bytes grew over reports/baseline (2 minutes); BASE=REV also pairs times with that revision
+	$(BIN)/python -m benchmarks.byte_gate check
+	$(if $(BASE),$(BIN)/slr-bench gate $(BASE) . --config configs/gate.yml --repeats 24 --rule step_time_s:15% $(ARGS))
+
+bench-baseline: data ## Make reports/baseline anew: after a change of bytes that is meant, or of torch
+	$(BIN)/python -m benchmarks.byte_gate renew
 
 test: $(READY) ## Run the fast tests, two processes of one thread each (5 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(ARGS)

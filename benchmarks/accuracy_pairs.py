@@ -88,7 +88,7 @@ def read_hits(run_dirs: Sequence[Path]) -> dict[str, dict[int, dict[str, bool]]]
 
     Raises:
         NothingMeasuredError: there is none.
-        NotComparableError: the directories are of another source, torch or data.
+        NotComparableError: the directories are of another torch or data.
     """
     found: dict[str, dict[int, dict[str, bool]]] = {}
     bound: dict[str, Path] = {}
@@ -99,9 +99,9 @@ def read_hits(run_dirs: Sequence[Path]) -> dict[str, dict[int, dict[str, bool]]]
         for entry in manifest.cells if manifest else ():
             for record in records:
                 samples = store.read_samples(record.name) if record.cell_id == entry.cell_id else None
-                if manifest and samples and "details" in samples:
+                if samples and "details" in samples:
                     facts = {key: record.environment.get(key) for key in ("torch", "data_fingerprint")}
-                    bound.setdefault(json.dumps([manifest.source_hash, facts]), run_dir)
+                    bound.setdefault(json.dumps(facts), run_dir)
                     seed = entry.setting["training"]["seed"]  # type: ignore[index,call-overload]
                     ranks = samples["details"]["val_ranks"]
                     found.setdefault(entry.arm, {})[seed] = {clip: rank == 0 for clip, rank in ranks.items()}
@@ -110,7 +110,7 @@ def read_hits(run_dirs: Sequence[Path]) -> dict[str, dict[int, dict[str, bool]]]
         raise NothingMeasuredError(f"{first} holds no finished training; make some with slr-bench run --out {first}")
     if len(bound) > 1:
         names = " and ".join(str(path) for path in bound.values())
-        raise NotComparableError(f"{names} were trained from another source, torch or data; train both from one")
+        raise NotComparableError(f"{names} were trained with another torch or data; train both with one")
     return found
 
 

@@ -1,7 +1,8 @@
-"""A training step that can be made to really allocate more than it needs, and that reads more clocks than the bench.
+"""A training step that can be made to really allocate more than it needs or to take longer, and that reads more clocks
+than the bench.
 
-Registered by `plugins/ballast-0.dist-info`, which only
-`benchmarks.comparison_proof` puts on its path. Imports no torch.
+Registered by `plugins/ballast-0.dist-info`, which only `benchmarks.comparison_proof` and `benchmarks.gate_proof` put on
+their path. Imports no torch.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ class Ballast(Frozen):
 
     size_bytes: Annotated[int, Field(strict=True, ge=0)] = 0
     """A tensor of this size is alive during the whole step; 0: none."""
+    slower_ratio: Annotated[float, Field(ge=0)] = 0.0
+    """The step keeps its core busy for so much of its own time longer."""
 
 
 class BallastSettings(Settings):
@@ -51,6 +54,9 @@ def _build(settings: BallastSettings, context: BuildContext) -> Any:
             held = torch.zeros(size, dtype=torch.uint8, device=context.device) if size else None
             super().step()
             del held
+            end_s = wall_s + (1 + settings.ballast.slower_ratio) * (time.perf_counter() - wall_s)
+            while settings.ballast.slower_ratio and time.perf_counter() < end_s:
+                pass
             self._wall_s.append(time.perf_counter() - wall_s)
             self._cpu_s.append(time.process_time() - cpu_s)
 
@@ -77,4 +83,4 @@ train_step_ballast = WorkloadSpec(
     packages=workloads.train_step.packages,
     prepare=workloads.train_step.prepare,
 )
-"""``train_step`` that holds ``ballast.size_bytes`` more."""
+"""``train_step`` that holds ``ballast.size_bytes`` more and takes ``ballast.slower_ratio`` longer."""

@@ -117,7 +117,7 @@ def _end_to_end(collected: Collected, count: int) -> dict[str, Any]:
         ("slower", SLOWDOWN, peaks),
         *((f"ballast_{size}", 1.0, held) for size, held in collected.ballast.items()),
     ]:
-        verdicts = list(_compared(collected, heads, factor, count))
+        verdicts = list(compared(collected, heads, factor, count))
         rows = {
             metric: [next(row for row in comparison.cells if row.metric == metric) for comparison in verdicts]
             for metric in ("step_time_s", "peak_tensor_bytes")
@@ -131,12 +131,15 @@ def _end_to_end(collected: Collected, count: int) -> dict[str, Any]:
     return found
 
 
-def _compared(collected: Collected, heads: Sequence[int], factor: float, count: int) -> Iterator[Comparison]:
+def compared(
+    collected: Collected, heads: Sequence[int], factor: float, count: int, n: int = MIN_PROCESSES
+) -> Iterator[Comparison]:
+    """``count`` comparisons of ``n`` pairs each; the head's times are multiplied, its peaks are some of ``heads``."""
     generator, pairs = random.Random(3), collected.pairs()
     peaks = [int(value) for value in collected.plain.peak_tensor_bytes]
     for _ in range(count):
         sides: dict[str, list[Record]] = {"a": [], "b": []}
-        for repeat, pair in enumerate(generator.sample(pairs, MIN_PROCESSES)):
+        for repeat, pair in enumerate(generator.sample(pairs, n)):
             base_s, head_s = pair if generator.random() < 0.5 else pair[::-1]
             sides["a"].append(_record("a", repeat, base_s, generator.choice(peaks)))
             sides["b"].append(_record("b", repeat, factor * head_s, generator.choice(heads)))

@@ -1,7 +1,8 @@
-"""Decoding: wanted frames beside whole clips, and the loader beside a plain one.
+"""Decoding: an epoch of rendered clips; on recordings, wanted frames beside whole clips, and the loader beside a plain
+one (marked slow: they decode every frame of them, many times).
 
 Ratios are of work done in turn in one process, by process CPU time and by wall time; the median of the rounds. Run with
-``pytest benchmarks/test_decode.py -s``; the figures are in ``extra_info`` of pytest-benchmark's JSON, too.
+``pytest benchmarks/test_decode.py -s -m 'slow or not slow'``; the figures are in ``extra_info`` of the JSON, too.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torchvision.transforms.v2 import functional
 
 from models.config import Settings
 from models.data.clips import build_loaders
+from models.data.synthetic import render_dataset
 from models.data.transforms import working_size
 from models.data.video import open_video, uniform_indices
 
@@ -77,12 +79,30 @@ def wanted(path: Path, numbers: Callable[[int], Any], threads: int, short_side: 
         return sum(part.frames_THWC.nbytes for part in parts)
 
 
+@pytest.mark.memory_benchmark(rss=True)
+def test_rendered_epoch(memory_benchmark: Any, tmp_path: Path) -> None:
+    """Twelve signs of 64 x 64 in this process, each decoded anew; the decoder's memory is in the resident set alone."""
+    render_dataset(tmp_path, num_classes=2, clips_per_class=12, signers=3, size=64, workers=1)
+    values = {
+        "model": {"num_classes": 2, "num_frames": FRAMES, "enable_feature_caching": False},
+        "data": {"dir": tmp_path, "frame_size": 48, "num_workers": 0},
+        "training": {"batch_size": 4},
+    }
+    with closing(build_loaders(Settings.model_validate(values))) as loaders:
+        batches = memory_benchmark.pedantic(partial(list, loaders.train), rounds=5, warmup_rounds=1)
+    clip_bytes = FRAMES * 3 * 48 * 48
+    held_bytes = sum(batch.clips_BTCHW.nbytes for batch in batches)
+    assert held_bytes == len(loaders.train.indices) * clip_bytes
+    assert memory_benchmark.extra_info["metrics"]["peak_tensor_bytes"]["value"] >= held_bytes
+
+
 @pytest.fixture
 def videos() -> list[Path]:
     """Real recordings, key frames every 250: seeking cannot help."""
     return [shared_data("signer") / "videos" / f"{name}.mp4" for name in CLIPS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 0], ids=["one decoder thread", "automatic decoder threads"])
 def test_uniform_frames(benchmark: Any, videos: list[Path], threads: int) -> None:
     """16 uniform frames against every frame, both as RGB of full size."""
@@ -101,6 +121,7 @@ def test_uniform_frames(benchmark: Any, videos: list[Path], threads: int) -> Non
     note_ratio(benchmark, f"{FRAMES} uniform frames", *seconds, asked=0.6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(CLIPS)), ids=CLIPS)
 def test_last_second(benchmark: Any, videos: list[Path], number: int, tmp_path: Path) -> None:
     """The last 25 frames of a clip that has a key frame every 12, against every frame."""
@@ -134,6 +155,7 @@ def plain_clips(paths: Sequence[Path], threads: int) -> None:
         functional.center_crop(scaled, [SIZE, SIZE])
 
 
+@pytest.mark.slow
 def test_loader_throughput(benchmark: Any) -> None:
     """Clips a CPU second: the loader's first and later epochs, and a plain one; owned frames keep to their limit."""
     limit = 4 * FRAMES

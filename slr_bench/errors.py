@@ -70,6 +70,12 @@ class NotComparableError(SlrBenchError):
     exit_code = EXIT_NOT_COMPARABLE
 
 
+class InterruptedRunError(SlrBenchError):
+    """The user ended a command; what is kept of its work the message says."""
+
+    exit_code = EXIT_INTERRUPTED
+
+
 class UnsupportedSettingError(SlrBenchError):
     """The setting is meaningful but cannot run on this machine (fp16 without a device for it, CUDA without a GPU)."""
 

@@ -28,6 +28,10 @@ SPLIT: Final = "; split: "
 """In the source of peak/floor; the modules follow whose operators work on a part at a time."""
 
 
+_LARGEST: Final = 1e100
+"""Ratios of values up to it, and down to its inverse, are finite."""
+
+
 class Outcome(StrEnum):
     """How a run ended. Running out of memory is a result, not an error."""
 
@@ -58,6 +62,8 @@ class Metric(BaseModel):
     def _null_has_a_reason(self) -> Metric:
         if isinstance(self.value, float) and not math.isfinite(self.value):
             raise ValueError(f"value {self.value} is not finite; use Metric.unavailable with the reason")
+        if self.value and not 1 / _LARGEST <= abs(self.value) <= _LARGEST:
+            raise ValueError("value is beyond anything that can be measured; use Metric.unavailable with the reason")
         if (self.value is None) != (self.reason is not None) or (self.value is None) != (self.quality == "unavailable"):
             raise ValueError(
                 "an unavailable metric has value null, quality 'unavailable' and a reason; others none of them"

@@ -1,4 +1,4 @@
-"""Bytes, seconds and series as text, and text as bytes: the only place that says MiB.
+"""Bytes, seconds, series and foreign text as text, and text as bytes: the only place that says MiB.
 
 Sources write GB and mean GiB; here every unit is binary and says so.
 """
@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Final
 
 KIB = 1024
 MIB = 1024**2
 GIB = 1024**3
+
+CELL_LIMIT: Final = 300
+"""Characters of foreign text (reasons, names) that a cell of a table shows."""
 
 _SIZE = re.compile(r"^\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>B|[KMGT]i?B)\s*$", re.IGNORECASE)
 _BARS = "▁▂▃▄▅▆▇█"
@@ -44,11 +48,34 @@ def format_seconds(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def format_value(value: float | None, unit: str) -> str:
+    """A metric's value with its unit; ``'–'`` for an unknown one, never 0."""
+    if value is None:
+        return "–"
+    if unit == "bytes":
+        return format_bytes(value)
+    if unit == "s":
+        return format_seconds(value)
+    if unit == "ratio":
+        return f"{100 * value:.{1 if abs(value) >= 0.1 else 2}f} %"
+    if unit == "1":
+        return f"{value:,.0f}" if value == int(value) else f"{value:.4g}"
+    return f"{value:.4g} {unit}".replace(" 1/s", " /s")
+
+
 def sparkline(values: Sequence[float], width: int) -> str:
     """The last ``width`` values as bars from 0 to their largest: ``'▁▃▅█'``. A level line is level, not jagged."""
     last = list(values)[-width:] if width > 0 else []
     top = max(last, default=0)
     return "".join(_BARS[min(len(_BARS) - 1, int(value / top * len(_BARS)))] if top > 0 else _BARS[0] for value in last)
+
+
+def plain(text: object, limit: int = CELL_LIMIT) -> str:
+    """Foreign text as one printable line (no control or escape characters) of at most ``limit`` characters."""
+    raw = str(text)
+    # Ten times the limit is read at most: a reason may be a log of many megabytes.
+    line = " ".join("".join(char if char.isprintable() else " " for char in raw[: 10 * limit]).split())
+    return line if len(line) <= limit and len(raw) <= 10 * limit else line[: limit - 1] + "…"
 
 
 def parse_bytes(text: str) -> int:

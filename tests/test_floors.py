@@ -10,7 +10,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FLOORS = ["units", "errors", "record", "grid", "trace", "probes", "run", "predict", "compare", "report", "cli"]
+FLOORS = [
+    "units",
+    "errors",
+    "record",
+    "grid",
+    "trace",
+    "probes",
+    "run",
+    "predict",
+    "compare",
+    "report",
+    "pytest_plugin",
+    "cli",
+]
 """From the ground up: a room may import from those before it."""
 
 
@@ -103,7 +116,12 @@ def test_the_runner_reaches_the_worker_only_as_a_process():
     loaded = loaded_after("import slr_bench.run.runner, slr_bench.report.live")
     assert "slr_bench.run.executors.local" in loaded
     assert not loaded & {"slr_bench.run.worker", "slr_bench.run.measure", "torch", "pynvml"}
-    named = {name for path in sources("slr_bench/run") if path.stem in ("runner", "local") for name in imports_of(path)}
+    named = {
+        name
+        for path in sources("slr_bench/run")
+        if path.stem in ("runner", "lane", "local")
+        for name in imports_of(path)
+    }
     assert not [name for name in named if name.startswith(("slr_bench.run.worker", "slr_bench.run.measure", "torch"))]
 
 
@@ -121,6 +139,7 @@ def test_no_package_and_no_workload_spec_imports_torch():
 def test_no_pytest_plugin_imports_torch():
     """What pytest loads before the first test."""
     plugins = {point.value.partition(":")[0] for point in entry_points(group="pytest11")}
+    plugins.add("slr_bench.pytest_plugin.plugin")  # also where the installed list is older than it
     loaded = loaded_after("\n".join(f"import {name}" for name in sorted(plugins)))
     assert plugins <= loaded
     assert "torch" not in loaded

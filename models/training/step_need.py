@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +13,7 @@ from models.training.advice import StepNeed
 from models.training.batch_size import OutOfMemory, attempt
 from models.training.memory import OwnPeaks
 from models.training.stepper import Stepper
-from slr_bench.probes.host import rss_bytes
+from slr_bench.probes.host import give_heap_back, rss_bytes
 
 
 @dataclass(frozen=True)
@@ -44,14 +42,14 @@ def measure_step_need(settings: Settings, device: torch.device) -> StepNeed:
 def _measured(settings: Settings, device: torch.device, more: int) -> StepNeed:
     model, data = settings.model, settings.data
     peaks = OwnPeaks()
-    _give_heap_back()
+    give_heap_back()
     before = _held_bytes(device)
     stepper = Stepper(build_recogniser(model, settings.training.recompute).to(device), settings.training, device, 10)
     shape_TCHW = (model.num_frames, 3, data.frame_size, data.frame_size)
     needs = []
     for clips in (1, 1, more):
         batch = _Noise(torch.zeros((clips, *shape_TCHW), dtype=torch.uint8), torch.zeros(clips, dtype=torch.int64))
-        _give_heap_back()
+        give_heap_back()
         peaks.set_back()
         stepper.step([batch], clips)
         if device.type == "cuda":
@@ -61,13 +59,6 @@ def _measured(settings: Settings, device: torch.device, more: int) -> StepNeed:
     _, one, all_of_them = needs
     per_clip = max(0, all_of_them - one) // (more - 1)
     return StepNeed(max(0, one - per_clip), per_clip)
-
-
-def _give_heap_back() -> None:
-    """What the C library holds free would be used without a trace in the resident set. Other libraries than glibc hold
-    less, and have no such call."""
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _held_bytes(device: torch.device) -> int:

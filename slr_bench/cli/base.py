@@ -65,11 +65,12 @@ def public_command(arguments: Sequence[str]) -> str:
     """
     from slr_bench.run.outcome import without_paths
 
-    words = ["slr-bench", *map(_public_word, arguments)]
+    words = ["slr-bench", *map(public_word, arguments)]
     return without_paths(shlex.join(words), "{}")
 
 
-def _public_word(word: str) -> str:
+def public_word(word: str) -> str:
+    """A word of a command as others can give it."""
     key, equals, value = word.rpartition("=")  # --out=DIR, data.dir=DIR
     if not value.startswith(("/", "~", "..")):
         return word

@@ -60,7 +60,7 @@ def run(
     console = Console(stderr=as_json)
     grid = with_device(load_grid(config), device)
     grid = grid.model_copy(update={"sides": 2}) if aa else grid
-    grid = grid.once() if fake else grid
+    grid = grid.repeated(1) if fake else grid  # fake tensors give the same bytes in every process
     cells = expand(grid, dict(parse_override(text) for text in sets or []), arm)
     directory = out or DEFAULT_RUN_DIRECTORY
     command = public_command(sys.argv[1:])

@@ -98,7 +98,7 @@ def _why_conditions_differ(base: CellSummary, head: CellSummary, reading: Readin
     if kind.in_turn:
         if bond is Bond.APART:
             return (
-                f"{reading.name} of two runs made at two times says more about the machine than about the code; "
+                f"{kind.name} figures of two runs made at two times say more about the machine than about the code; "
                 "measure both sides in turn in one run"
             )
         return None

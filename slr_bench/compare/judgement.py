@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from slr_bench.compare.comparability import Bond, compared_metrics, why_apart
 from slr_bench.compare.statistics import MIN_PROCESSES, Ratio, paired_ratio
 from slr_bench.compare.summary import DETERMINISTIC, CellSummary, Reading, pair
+from slr_bench.units import plain
 
 Pairs = Sequence[tuple[CellSummary, CellSummary]]
 
@@ -45,6 +47,11 @@ class ComparedCell(Judgement):
     base: float | None
     """Median over the processes; None where there is none."""
     head: float | None
+    coordinates: Mapping[str, Any]
+    """Dotted key -> value of the axes that made the cell."""
+    base_range: tuple[float, float] | None
+    """Least and most of the processes, from 8 on the limits of their median; None where there is no median."""
+    head_range: tuple[float, float] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +73,7 @@ def judge_cell(base: CellSummary, head: CellSummary, bond: Bond) -> Iterable[Com
     for metric, unit in compared_metrics(base, head).items():
         reason = why_apart(base, head, metric, bond)
         if reason is not None:
-            found = Judgement(reason=reason)
+            found = Judgement(reason=plain(reason))
         else:
             judge = _exact if metric in DETERMINISTIC else _noisy
             found = judge(base.readings[metric], head.readings[metric])
@@ -78,8 +85,16 @@ def judge_cell(base: CellSummary, head: CellSummary, bond: Bond) -> Iterable[Com
             unit=unit,
             base=base.value(metric),
             head=head.value(metric),
+            coordinates=base.entry.coordinates,
+            base_range=_range(base, metric),
+            head_range=_range(head, metric),
             **vars(found),
         )
+
+
+def _range(cell: CellSummary, metric: str) -> tuple[float, float] | None:
+    reading = cell.readings.get(metric)
+    return (reading.summary.low, reading.summary.high) if reading and reading.summary else None
 
 
 def _exact(base: Reading, head: Reading) -> Judgement:

@@ -23,6 +23,7 @@ from slr_bench.grid.techniques import refuse_unexplained
 from slr_bench.grid.workload import WorkloadSpec, find_workload
 
 ID_LENGTH = 12
+_EMPTY = "the grid is empty: its exclusions leave no cell; relax exclude"
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,41 @@ def expand(grid: GridConfig, overrides: Overrides, arm: str | None = None) -> li
     Raises:
         ConfigError: unknown keys or values, an unknown arm, an empty grid, or two cells that differ only in a path.
     """
-    if arm is not None and arm not in grid.all_arms:
-        raise ConfigError(f"--arm: the grid has no arm {arm!r}{nearest(arm, grid.all_arms)}")
-    arms = [arm] if arm else list(grid.all_arms)
+    arms = _chosen_arms(grid, arm)
     bases = {name: _arm_base(grid, name) for name in grid.arms}
     cells = [cell for part in grid.parts for name in arms for cell in _part_cells(grid, part, name, bases, overrides)]
     if not cells:
-        raise ConfigError("the grid is empty: its exclusions leave no cell; relax exclude")
+        raise ConfigError(_EMPTY)
     _refuse_path_twins(cells)
     return cells
+
+
+def expand_each(grid: GridConfig, overrides: Overrides, arm: str | None = None) -> tuple[list[Cell], dict[str, str]]:
+    """As :func:`expand`, but an arm that cannot be expanded costs no other: the cells, and why an arm has none.
+
+    Raises:
+        ConfigError: an unknown arm, an empty grid, or no arm that can be expanded.
+    """
+    bases = {name: _arm_base(grid, name) for name in grid.arms}
+    found: dict[str, list[Cell]] = {}
+    refused: dict[str, str] = {}
+    for name in _chosen_arms(grid, arm):
+        try:
+            found[name] = [cell for part in grid.parts for cell in _part_cells(grid, part, name, bases, overrides)]
+        except ConfigError as error:
+            refused[name] = str(error)
+    parts = [id(part) for part in grid.parts]
+    cells = sorted((cell for one in found.values() for cell in one), key=lambda cell: parts.index(id(cell.part)))
+    if not cells:
+        raise ConfigError(next(iter(refused.values()), _EMPTY))
+    _refuse_path_twins(cells)
+    return cells, refused
+
+
+def _chosen_arms(grid: GridConfig, arm: str | None) -> list[str]:
+    if arm is not None and arm not in grid.all_arms:
+        raise ConfigError(f"--arm: the grid has no arm {arm!r}{nearest(arm, grid.all_arms)}")
+    return [arm] if arm else list(grid.all_arms)
 
 
 def own_cell(grid: GridConfig, overrides: Overrides, arm: str | None = None, workload: str | None = None) -> Cell:

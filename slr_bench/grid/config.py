@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from slr_bench.errors import ConfigError, checked, read_yaml
+from slr_bench.errors import ConfigError, checked, nearest, read_yaml
 from slr_bench.grid.techniques import Ladder, Technique
 from slr_bench.units import parse_bytes
 
@@ -93,10 +93,24 @@ class GridConfig(Part):
         """The arms, and those that the techniques make."""
         return tuple(dict.fromkeys([*(self.ladder.arms if self.ladder else ()), *self.arms]))
 
-    def once(self) -> GridConfig:
-        """The same cells, one process each: fake tensors give the same bytes in every one."""
-        also = tuple(part.model_copy(update={"repeats": 1}) for part in self.also)
-        return self.model_copy(update={"repeats": 1, "also": also})
+    def repeated(self, times: int) -> GridConfig:
+        """The same cells, so many processes each."""
+        also = tuple(part.model_copy(update={"repeats": times}) for part in self.also)
+        return self.model_copy(update={"repeats": times, "also": also})
+
+    def of_workload(self, name: str) -> GridConfig:
+        """The parts that measure this workload.
+
+        Raises:
+            ConfigError: none does.
+        """
+        chosen = [part for part in self.parts if part.workload == name]
+        if not chosen:
+            known = {part.workload for part in self.parts}
+            raise ConfigError(f"--workload: the grid does not run {name!r}{nearest(name, known)}")
+        first, *others = chosen
+        own = {key: getattr(first, key) for key in Part.model_fields}
+        return self.model_copy(update=own | {"also": tuple(others)})
 
     @property
     def parts(self) -> tuple[Part, ...]:

@@ -23,8 +23,10 @@ _REFRESHES_A_SECOND = 1  # drawing costs the parent CPU that the cell could use
 class LiveView:
     """Listens to the runner. As a context manager it owns the screen region while the grid runs."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, sides: tuple[str, str] | None = None) -> None:
+        """``sides``: what a and b are called where they are two sources."""
         self._console = console
+        self._sides = dict(zip("ab", sides, strict=True)) if sides else {}
         self._records: dict[str, list[Record]] = {}
         self._labels: dict[str, str] = {}
         self._progress = Progress(
@@ -48,10 +50,10 @@ class LiveView:
 
     def planned(self, runs: Sequence[Run], finished: int, note: str | None) -> None:
         """The plan is known; ``finished`` runs have their records already; ``note``: what else to know of it."""
-        self._labels = {run.cell.cell_id: cell_label(run) for run in runs}
+        self._labels = {self._key(run): self._label(run) for run in runs}
         self._progress.update(self._task, total=len(runs), completed=finished)
         kept = f", {finished} of them finished earlier" if finished else ""
-        self._console.print(f"{len(runs)} runs of {len(self._labels)} cells{kept}")
+        self._console.print(f"{len(runs)} runs of {len({run.cell.cell_id for run in runs})} cells{kept}")
         if note:
             self._console.print(note, style="yellow", highlight=False, markup=False)
 
@@ -65,19 +67,25 @@ class LiveView:
 
     def finished(self, run: Run, record: Record) -> None:
         """A record was stored."""
-        self._records.setdefault(run.cell.cell_id, []).append(record)
+        self._records.setdefault(self._key(run), []).append(record)
         self._progress.advance(self._task)
         if self._live:
             self._draw(now=True)
         else:
             done = self._progress.tasks[0]
             print_line = (
-                f"[{done.completed:.0f}/{done.total:.0f}] {cell_label(run)} #{run.repeat + 1}: {_outcome(record)}"
+                f"[{done.completed:.0f}/{done.total:.0f}] {self._label(run)} #{run.repeat + 1}: {_outcome(record)}"
             )
             self._console.print(print_line, highlight=False, markup=False, soft_wrap=True)
 
+    def _key(self, run: Run) -> str:
+        return f"{run.cell.cell_id}-{run.side}" if self._sides else run.cell.cell_id
+
+    def _label(self, run: Run) -> str:
+        return f"{self._sides[run.side]} {cell_label(run)}" if self._sides else cell_label(run)
+
     def _describe(self, run: Run, phase: str) -> None:
-        self._progress.update(self._task, description=f"{cell_label(run)} #{run.repeat + 1}: {phase}")
+        self._progress.update(self._task, description=f"{self._label(run)} #{run.repeat + 1}: {phase}")
         if self._live:
             self._draw()
 
@@ -91,10 +99,10 @@ class LiveView:
         for name in ("cell", "runs", "peak tensors", "step", "outcome"):
             table.add_column(name, justify="left" if name in ("cell", "outcome") else "right")
         rows = list(self._records.items())[-(max(4, self._console.height - 6)) :]
-        for cell_id, records in rows:
+        for key, records in rows:
             last = records[-1]
             table.add_row(
-                self._labels.get(cell_id, cell_id),
+                self._labels.get(key, key),
                 str(len(records)),
                 format_bytes(last.value("peak_tensor_bytes")),
                 format_seconds(last.value("step_time_s")),

@@ -56,8 +56,8 @@ def _section(section: Section, rows: int) -> str:
     return f"<details><summary><b>{title}</b></summary>\n\n{body}\n\n</details>"
 
 
-def table(data: Table, *, rows: int = MAX_ROWS) -> str:
-    """Caption, pipe table and footnotes."""
+def table(data: Table, whole: str = "report.html", *, rows: int = MAX_ROWS) -> str:
+    """Caption, pipe table and footnotes; ``whole`` has the rows that there is no room for."""
     notes = data.notes
     shown = data.rows[:rows]
     lines = [_line(f"{escape(column.title)}{_sup(column.note, notes)}" for column in data.columns)]
@@ -65,7 +65,7 @@ def table(data: Table, *, rows: int = MAX_ROWS) -> str:
     lines += [_line(_cell(cell, notes, strong=row.strong) for cell in row.cells) for row in shown]
     blocks = [f"**{escape(data.caption)}**", "\n".join(lines)]
     if len(shown) < len(data.rows):
-        blocks.append(f"{len(data.rows) - len(shown)} more rows are in report.html.")
+        blocks.append(f"{len(data.rows) - len(shown)} more rows are in {whole}.")
     used = {column.note for column in data.columns} | {cell.note for row in shown for cell in row.cells}
     if any(used):
         blocks.append("<br>\n".join(f"<sup>{n}</sup> {escape(note)}" for note, n in notes.items() if note in used))

@@ -37,19 +37,26 @@ def print_summary(report: Report, console: Console) -> None:
                 print_table(table, console)
 
 
-def print_table(data: Table, console: Console) -> None:
+def print_table(data: Table, console: Console, notes: dict[str, int] | None = None) -> None:
     """In a narrow terminal the ranges go first, then the spare columns from the last, then the last but one.
 
-    The reports have them all.
+    The reports have them all. ``notes``: numbers of the footnotes of several tables, which `print_notes` then prints.
     """
+    numbers = data.notes if notes is None else notes
     shown = list(range(len(data.columns)))
-    if _missing_room(data, shown, console.width) > 0:
+    if _missing_room(data, shown, console.width, numbers) > 0:
         data = _without_ranges(data)
-    while _missing_room(data, shown, console.width) > 0 and len(shown) > _FEWEST_COLUMNS:
+    while _missing_room(data, shown, console.width, numbers) > 0 and len(shown) > _FEWEST_COLUMNS:
         spare = [index for index in shown[1:-1] if data.columns[index].spare]
         shown.remove(spare[-1] if spare else shown[-2])
-    console.print(_draw(data, shown, console.width))
-    for note, number in data.notes.items():
+    console.print(_draw(data, shown, console.width, numbers))
+    if notes is None:
+        print_notes(numbers, console)
+
+
+def print_notes(notes: dict[str, int], console: Console) -> None:
+    """Footnotes, a line each."""
+    for note, number in notes.items():
         console.print(Text(f"  {number}) {note}", style="dim"))
 
 
@@ -60,9 +67,9 @@ def _without_ranges(data: Table) -> Table:
     return replace(data, rows=tuple(Row(tuple(map(without, row.cells)), row.strong) for row in data.rows))
 
 
-def _extents(data: Table, shown: Sequence[int]) -> list[tuple[int, int]]:
+def _extents(data: Table, shown: Sequence[int], notes: dict[str, int]) -> list[tuple[int, int]]:
     """The least and the whole width of each column: numbers and the first one stay whole, headings and texts wrap."""
-    notes, found = data.notes, []
+    found = []
     for index in shown:
         column = data.columns[index]
         longest = max((len(_text(row.cells[index], notes)) for row in data.rows), default=0)
@@ -72,15 +79,15 @@ def _extents(data: Table, shown: Sequence[int]) -> list[tuple[int, int]]:
     return found
 
 
-def _missing_room(data: Table, shown: Sequence[int], room: int) -> int:
-    return sum(least for least, _ in _extents(data, shown)) + _FRAME * len(shown) - room
+def _missing_room(data: Table, shown: Sequence[int], room: int, notes: dict[str, int]) -> int:
+    return sum(least for least, _ in _extents(data, shown, notes)) + _FRAME * len(shown) - room
 
 
-def _draw(data: Table, shown: Sequence[int], room: int) -> RichTable:
+def _draw(data: Table, shown: Sequence[int], room: int, notes: dict[str, int]) -> RichTable:
     """With the width of each column given: rich would shrink numbers too, and then overrun the terminal."""
-    extents = _extents(data, shown)
+    extents = _extents(data, shown, notes)
     widths = [least for least, _ in extents]
-    for _ in range(-_missing_room(data, shown, room)):  # what room there is goes to whoever lacks most
+    for _ in range(-_missing_room(data, shown, room, notes)):  # what room there is goes to whoever lacks most
         lacks = [whole - width for (_, whole), width in zip(extents, widths, strict=True)]
         if max(lacks) > 0:
             widths[lacks.index(max(lacks))] += 1
@@ -92,7 +99,6 @@ def _draw(data: Table, shown: Sequence[int], room: int) -> RichTable:
         drawn.add_column(
             Text(column.title), justify="right" if column.numeric else "left", overflow="fold", width=width
         )
-    notes = data.notes
     for row in data.rows:
         drawn.add_row(*(_text(row.cells[index], notes) for index in shown), style="bold" if row.strong else None)
     return drawn

@@ -6,10 +6,9 @@ from typing import Final
 
 from slr_bench.compare.statistics import MIN_PROCESSES, VERDICT_ALPHA, Ratio, Summary
 from slr_bench.record import Outcome
-from slr_bench.units import format_bytes, format_seconds
+from slr_bench.units import format_value as format_value
+from slr_bench.units import plain as plain
 
-CELL_LIMIT: Final = 300
-"""Characters of foreign text (reasons, names) that a cell shows."""
 OUTCOME_WORDS: Final = {
     Outcome.OK: "ok",
     Outcome.OOM_GPU: "out of GPU memory",
@@ -20,29 +19,6 @@ OUTCOME_WORDS: Final = {
     Outcome.INVALID_ENV: "invalid environment",
     Outcome.UNSUPPORTED: "unsupported",
 }
-
-
-def plain(text: object, limit: int = CELL_LIMIT) -> str:
-    """Foreign text as one printable line (no control or escape characters) of at most ``limit`` characters."""
-    raw = str(text)
-    # Ten times the limit is read at most: a reason may be a log of many megabytes.
-    line = " ".join("".join(char if char.isprintable() else " " for char in raw[: 10 * limit]).split())
-    return line if len(line) <= limit and len(raw) <= 10 * limit else line[: limit - 1] + "…"
-
-
-def format_value(value: float | None, unit: str) -> str:
-    """A metric's value with its unit; ``'–'`` for an unknown one, never 0."""
-    if value is None:
-        return "–"
-    if unit == "bytes":
-        return format_bytes(value)
-    if unit == "s":
-        return format_seconds(value)
-    if unit == "ratio":
-        return f"{100 * value:.{1 if abs(value) >= 0.1 else 2}f} %"
-    if unit == "1":
-        return f"{value:,.0f}" if value == int(value) else f"{value:.4g}"
-    return f"{value:.4g} {unit}".replace(" 1/s", " /s")
 
 
 def format_factor(factor: float) -> str:

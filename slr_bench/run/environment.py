@@ -25,7 +25,7 @@ def collect_environment(device: str, isolation: str) -> dict[str, JsonValue]:
 
     environment: dict[str, JsonValue] = {
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a class of its own, which not every serializer takes
         "torchvision": version("torchvision"),
         "trace_rules": TRACE_RULES,
         "system": f"{platform.system()} {platform.machine()}",

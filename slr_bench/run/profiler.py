@@ -13,9 +13,9 @@ from slr_bench.grid.config import GridConfig
 from slr_bench.record import Outcome
 from slr_bench.run.evidence import read_oom_kills, rose
 from slr_bench.run.executors.local import LocalExecutor
+from slr_bench.run.lane import thread_environment
 from slr_bench.run.outcome import classify, without_paths
 from slr_bench.run.preparation import prepare
-from slr_bench.run.runner import thread_environment
 from slr_bench.units import parse_bytes
 
 _TICK_S = 1.0

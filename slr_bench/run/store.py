@@ -32,6 +32,9 @@ _OWN_NAMES = frozenset((".lock", ".grid.json.tmp", "records", "samples", "logs",
 """What a run that was stopped before its manifest was written has left."""
 
 
+_OPTIONAL = frozenset({"ladder", "in_turn"})
+
+
 class CellEntry(BaseModel):
     """A cell as the directory lists it. Two arms with the same setting share a cell id and its records."""
 
@@ -49,6 +52,19 @@ class CellEntry(BaseModel):
     repeats: int
 
 
+class Turn(BaseModel):
+    """One half of a measurement in turn: two sources, process by process, each into a directory of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pair: str
+    """The same in both directories, and in no other."""
+    name: str
+    """What was measured: a revision, or the working tree."""
+    refused: dict[str, str] = {}
+    """Arms that this source cannot run, with why."""
+
+
 class Manifest(BaseModel):
     """``grid.json``."""
 
@@ -64,13 +80,13 @@ class Manifest(BaseModel):
     cells: tuple[CellEntry, ...]
     ladder: Ladder | None = None
     """The techniques between two of the arms, where the grid names them; else left out of the file."""
+    in_turn: Turn | None = None
+    """Where another directory was measured in turn with this one; else left out, too."""
 
     @model_serializer(mode="wrap")
-    def _without_empty_ladder(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_what_it_lacks(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = serialize(self)
-        if self.ladder is None:
-            del values["ladder"]
-        return values
+        return {name: value for name, value in values.items() if value is not None or name not in _OPTIONAL}
 
 
 class Store:

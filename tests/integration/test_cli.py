@@ -24,7 +24,7 @@ def imported_by(*arguments: object, cwd: Path) -> tuple[subprocess.CompletedProc
     return done, {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["report"], ["watch"], ["doctor"], ["schema"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["report"], ["compare"], ["gate"], ["watch"], ["doctor"], ["schema"]])
 def test_help_imports_nothing_heavy(command, tmp_path):
     done, imported = imported_by(*command, "--help", cwd=tmp_path)
     assert done.returncode == 0

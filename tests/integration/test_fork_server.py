@@ -10,7 +10,7 @@ import pytest
 from benchmarks.workloads import train_step
 from slr_bench.run.executors import local
 from slr_bench.run.executors.local import LocalExecutor, ServerDiedError
-from slr_bench.run.runner import thread_environment
+from slr_bench.run.lane import thread_environment
 
 PRELOAD = ["slr_bench.run.measure", *train_step.preload]
 

@@ -31,12 +31,14 @@ def record(**changes) -> Record:
 
 @settings(deadline=None)
 @given(
-    st.none() | st.integers() | st.floats(),
+    st.none() | st.integers() | st.floats() | st.sampled_from([1e100, 1e101, -1e-100, 1e-101, 10**400, -0.0]),
     st.none() | st.text(max_size=5),
     st.sampled_from(["exact", "sampled", "measured", "estimated", "unavailable"]),
 )
 def test_a_metric_is_a_finite_value_or_a_null_with_a_reason(value, reason, quality):
-    is_reading = value is not None and abs(value) < float("inf") and reason is None and quality != "unavailable"
+    """Finite, and so that ratios are: 0, or between 1e-100 and 1e100."""
+    is_measurable = value is not None and (value == 0 or 1e-100 <= abs(value) <= 1e100)
+    is_reading = is_measurable and reason is None and quality != "unavailable"
     is_null = value is None and reason is not None and quality == "unavailable"
     try:
         Metric(value=value, unit="bytes", source="s", quality=quality, reason=reason)

@@ -79,7 +79,7 @@ def test_directories_of_two_data_sets_are_not_mixed(tmp_path, capsys):
     base = trained(tmp_path / "base", baseline=0).write()
     head = trained(tmp_path / "head", fingerprint="other", optimized=2).write()
     assert main([str(base), str(head)]) == 4
-    assert "another source, torch or data" in capsys.readouterr().err
+    assert "another torch or data" in capsys.readouterr().err
 
 
 def test_an_empty_directory_is_told(tmp_path, capsys):

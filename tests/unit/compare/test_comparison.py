@@ -4,43 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pandas
 import pytest
-from fake_runs import MIB, FakeRun, epoch_metrics, step_metrics
+from fake_runs import MIB, epoch_metrics, step_metrics
+from side_runs import ENVIRONMENT, HOSTILE, failed, filled, in_turn, with_sides
 
 from slr_bench.compare.comparability import HARNESS, Bond, family
 from slr_bench.compare.comparison import Comparison, compare_runs, compare_sides
-from slr_bench.errors import NoBaselineError, NotComparableError, NothingMeasuredError
+from slr_bench.errors import (
+    ConfigError,
+    NoBaselineError,
+    NotComparableError,
+    NothingMeasuredError,
+)
 from slr_bench.record import Metric, Outcome
 
-ENVIRONMENT = {
-    "torch": "2.14.1",
-    "torchvision": "0.29",
-    "trace_rules": 1,
-    "isolation": "fork",
-    "system": "Linux x86_64",
-}
 NVML = {"nvml_process_peak_bytes": Metric(value=5 * MIB, unit="bytes", source="NVML", quality="sampled")}
-
-
-@pytest.fixture
-def new_run(tmp_path):
-    """``new_run("base", torch="2.15")`` -> an empty run whose environment differs from the usual as named."""
-
-    def make(name: str, **environment) -> FakeRun:
-        run = FakeRun(tmp_path / name)
-        run.environment = ENVIRONMENT | environment
-        return run
-
-    return make
-
-
-def filled(run, memory=100 * MIB, times=(1.0,) * 3, arm="tiny", more=None, source="cpu-real"):
-    cell = run.cell(arm)
-    for repeat, time_s in enumerate(times):
-        run.record(cell, repeat, step_metrics(memory, time_s, source) | (more or {}))
-    return run
 
 
 def row(comparison: Comparison, metric: str):
@@ -126,15 +107,9 @@ def test_below_eight_pairs_there_are_extremes_and_no_verdict(new_run):
 
 
 def test_sides_of_one_run_are_paired_by_repeat(new_run):
-    run = new_run("aa")
-    cell = run.cell("tiny")
-    for repeat in range(8):
-        drift = 1 + repeat / 4
-        run.record(cell, repeat, step_metrics(1000, drift))
-        run.record(cell, repeat, step_metrics(1000, 1.15 * drift))
-        run.records[-1] = (run.records[-1][0].model_copy(update={"side": "b"}), None)
-    comparison = compare_sides(run.write())
-    assert comparison.bond is Bond.ONE_RUN
+    drift = [1 + repeat / 4 for repeat in range(8)]
+    comparison = compare_sides(with_sides(new_run("aa"), drift, [1.15 * time_s for time_s in drift]).write())
+    assert (comparison.bond, comparison.base, comparison.head) == (Bond.ONE_RUN, "aa, side a", "aa, side b")
     found = row(comparison, "step_time_s")
     assert (found.ratio, found.low, found.high) == pytest.approx((1.15,) * 3)
     assert (found.significant, found.n) == (True, 8)
@@ -254,3 +229,140 @@ def test_an_unknown_metric_is_judged_by_its_unit():
     assert family("own_bytes", "bytes").needs == ("isolation", "system")
     assert family("own_s", "s").in_turn
     assert family("own_ratio", "ratio").in_turn
+
+
+def test_directories_that_say_so_were_measured_in_turn(new_run):
+    pair = [in_turn(filled(new_run(name), times=[t] * 8), name=name) for name, t in (("base", 1.0), ("head", 2.0))]
+    comparison = compare_runs(*(run.write() for run in pair))
+    assert (comparison.bond, comparison.base, comparison.head) == (Bond.IN_TURN, "base", "head")
+    assert row(comparison, "step_time_s").ratio == pytest.approx(2.0)
+    stranger = in_turn(filled(new_run("stranger"), times=[2.0] * 8), pair="another").write()
+    assert compare_runs(pair[0].directory, stranger).bond is Bond.APART
+
+
+def test_an_arm_that_the_other_source_refuses_is_told_with_why(new_run):
+    base = in_turn(filled(filled(new_run("base")), arm="old"))
+    head = in_turn(filled(new_run("head")), old="arm 'old': unknown key 'model.gone'")
+    [lone] = compare_runs(base.write(), head.write()).unmatched
+    assert (lone.arm, lone.side, lone.reason) == ("old", "base", "arm 'old': unknown key 'model.gone'")
+
+
+def test_a_renamed_arm_and_a_changed_setting_are_recognised(new_run):
+    base, head = filled(filled(filled(new_run("base")), arm="old")), filled(filled(new_run("head")), arm="new")
+    base.entries[2] = base.entries[2].model_copy(update={"arm": "own", "cell_id": "aaa"})
+    filled(head, arm="own")
+    base.records = base.records[:-3]
+    reasons = {(cell.arm, cell.side): cell.reason for cell in compare_runs(base.write(), head.write()).unmatched}
+    assert reasons == {
+        ("old", "base"): "renamed: the head has this setting as arm new",
+        ("own", "base"): "its setting changed: the head has this arm as cell c002",
+        ("new", "head"): "renamed: the base has this setting as arm old",
+        ("own", "head"): "its setting changed: the base has this arm as cell aaa",
+    }
+
+
+def test_one_arm_alone_is_compared(new_run):
+    runs = [filled(filled(new_run(name)), arm="other").write() for name in ("base", "head")]
+    assert {cell.arm for cell in compare_runs(*runs, arm="other").cells} == {"other"}
+    with pytest.raises(ConfigError, match="--arm: the base has no arm 'othr'; did you mean 'other'"):
+        compare_runs(*runs, arm="othr")
+
+
+def test_how_the_processes_of_every_cell_ended_is_told(new_run):
+    base, head = filled(filled(new_run("base")), arm="gone"), filled(new_run("head"))
+    head.record("c000", 3, outcome=Outcome.TIMEOUT, reason="still running")
+    head.records[0] = (head.records[0][0].model_copy(update={"marks": ("clock jump",)}), None)
+    first, second = compare_runs(base.write(), head.write()).ends
+    assert (first.base, first.head, first.reason, first.disturbed) == (
+        {"ok": 3},
+        {"ok": 3, "timeout": 1},
+        "still running",
+        1,
+    )
+    assert (second.arm, second.base, second.head) == ("gone", {"ok": 3}, {})
+
+
+def test_metrics_that_make_no_row_say_why(new_run):
+    unread = compare_runs(filled(new_run("base")).write(), filled(new_run("head")).write()).unread
+    assert unread["peak_allocated_bytes"] == "the cell ran on the CPU, which has no caching allocator"
+    assert unread["harness_s"] == "what measuring cost is not compared"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "which", "error"),
+    [
+        (Outcome.CRASH, "base", NoBaselineError),
+        (Outcome.UNSUPPORTED, "head", NothingMeasuredError),
+    ],
+)
+def test_a_directory_with_only_failures_is_refused(new_run, outcome, which, error):
+    runs = {"base": filled(new_run("base")), "head": filled(new_run("head"))}
+    runs[which] = failed(new_run("failed"), outcome, "because")
+    with pytest.raises(
+        error, match=rf"no run of the {which} \(.*failed\) was measured; they ended as {outcome}: because"
+    ):
+        compare_runs(runs["base"].write(), runs["head"].write())
+
+
+def test_a_head_that_crashes_is_an_answer(new_run):
+    comparison = compare_runs(filled(new_run("base")).write(), failed(new_run("head")).write())
+    assert [cell.reason for cell in comparison.crashed] == ["ended by SIGKILL"]
+    assert "(1 crash: ended by SIGKILL)" in row(comparison, "peak_tensor_bytes").reason
+
+
+def test_out_of_memory_is_a_measurement(new_run):
+    base = failed(new_run("base"), Outcome.OOM_GPU, "CUDA out of memory").write()
+    found = row(compare_runs(base, filled(new_run("head")).write()), "peak_tensor_bytes")
+    assert (found.base, found.head) == (None, 100 * MIB)
+    assert "CUDA out of memory" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda values: values | {"schema": 2}, "schema: Input should be 1"),
+        (lambda values: values | {"schema": 0}, "schema: Input should be 1"),
+        (lambda values: values | {"duration_s": None}, "duration_s: "),
+        (lambda values: values["metrics"]["step_time_s"].update(value=float("nan")) or values, "not finite"),
+        (lambda values: values["metrics"]["step_time_s"].update(value=float("inf")) or values, "not finite"),
+        (lambda values: values["metrics"]["step_time_s"].update(value=1e300) or values, "beyond anything"),
+        (lambda values: values["metrics"]["step_time_s"].update(value=10**400) or values, "beyond anything|number"),
+    ],
+)
+@pytest.mark.parametrize(("which", "error"), [("base", NoBaselineError), ("head", NothingMeasuredError)])
+def test_records_that_cannot_be_read_are_told_and_never_taken_for_figures(new_run, change, words, which, error):
+    runs = {name: filled(new_run(name), times=[1.0]).write() for name in ("base", "head")}
+    [path] = (runs[which] / "records").iterdir()
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(error, match=f"none of the 1 records in .*can be read .*({words}).*measure it again"):
+        compare_runs(runs["base"], runs["head"])
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"schema": 2}', "null"])
+@pytest.mark.parametrize(("which", "error"), [("base", NoBaselineError), ("head", NothingMeasuredError)])
+def test_a_manifest_that_cannot_be_read_is_told(new_run, text, which, error):
+    runs = {name: filled(new_run(name)).write() for name in ("base", "head")}
+    (runs[which] / "grid.json").write_text(text)
+    with pytest.raises(error, match=r"grid\.json is not a readable manifest; .*; measure it again with this version"):
+        compare_runs(runs["base"], runs["head"])
+
+
+def test_a_notebook_shows_a_table_in_which_nothing_foreign_is_html(new_run):
+    base, head = (filled(new_run(name), memory, arm=HOSTILE) for name, memory in (("base", 1000), ("head", 1005)))
+    text = compare_runs(base.write(), head.write(), names=(HOSTILE, "b"))._repr_html_()
+    assert re.findall(r"<(\w+)", text).count("td") == 8 * text.count("<tr><td>") > 0
+    assert set(re.findall(r"</?(\w+)", text)) == {"table", "caption", "thead", "tbody", "tr", "th", "td"}
+    assert "&lt;script&gt;" in text
+    assert not {char for char in text if not char.isprintable()}
+    assert len(text) < 20_000
+    assert "<td>1000 B</td><td>1005 B</td><td>1.005</td><td>worse</td>" in text
+
+
+def test_a_long_table_in_a_notebook_is_cut(new_run):
+    runs = [new_run(name) for name in ("base", "head")]
+    for run in runs:
+        for number in range(41):
+            filled(run, arm=f"arm{number}", times=[1.0])
+    text = compare_runs(*(run.write() for run in runs))._repr_html_()
+    assert text.count("<tr><td>") == 200
+    assert "more rows: to_frame()" in text

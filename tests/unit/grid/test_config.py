@@ -123,5 +123,5 @@ def test_a_malformed_override_is_refused(text):
 
 def test_fake_tensors_need_one_process_a_cell():
     grid = GridConfig.model_validate({"repeats": 3, "also": [{"workload": "inference", "repeats": 4}]})
-    assert [part.repeats for part in grid.once().parts] == [1, 1]
+    assert [part.repeats for part in grid.repeated(1).parts] == [1, 1]
     assert [part.repeats for part in grid.parts] == [3, 4]

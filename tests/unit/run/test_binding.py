@@ -5,97 +5,23 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from pydantic import BaseModel, ConfigDict
+from fake_executor import MEASURED, STILL, TOY, FakeExecutor, Silent, Toy, id_of
 
 from slr_bench.errors import ConfigError, DataError, NothingMeasuredError, UnsupportedSettingError
-from slr_bench.grid.cells import Cell, cell_id
+from slr_bench.grid.cells import Cell
 from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import WorkloadSpec
 from slr_bench.probes import host
 from slr_bench.run import attempt as attempt_module
+from slr_bench.run import lane as lane_module
 from slr_bench.run import preparation
-from slr_bench.run import runner as runner_module
 from slr_bench.run.binding import BoundElsewhereError, source_hash
 from slr_bench.run.evidence import OomKills
 from slr_bench.run.executors.local import Ending
-from slr_bench.run.runner import BROKEN_PAIR, Runner, outcome_counts
+from slr_bench.run.lane import BROKEN_PAIR
+from slr_bench.run.runner import Runner, outcome_counts
 from slr_bench.run.store import Store
 from slr_bench.run.validity import Readers
-
-
-class Toy(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-    size: int = 1
-
-
-TOY = WorkloadSpec(name="toy", settings=Toy, build=print)
-BYTES = {"value": 64, "unit": "bytes", "source": "cpu-real", "quality": "exact", "reason": None}
-MEASURED = {
-    "outcome": "ok",
-    "reason": None,
-    "environment": {"torch": "2.15"},
-    "metrics": {"peak_tensor_bytes": BYTES},
-    "phases": {},
-    "samples": {"rows": []},
-    "work_s": 0.0,
-}
-
-
-STILL = Readers(
-    wall_s=lambda: 0.0,
-    monotonic_s=lambda: 0.0,
-    busy_s=lambda: None,
-    own_s=lambda pid: None,
-    swapped_bytes=lambda: 0,
-    tree_swap_bytes=lambda pid: 0,
-)
-"""A machine on which nothing happens beside the run."""
-
-
-def id_of(size: int, spec: WorkloadSpec = TOY) -> str:
-    return cell_id(spec, Toy(size=size))
-
-
-class FakeExecutor:
-    """Answers each job at once. ``endings`` maps a setting's size to how its process ends."""
-
-    def __init__(self, endings=None, environment=None):
-        self.endings = endings or {}
-        self.environment = {"torch": "2.15"} if environment is None else environment
-        self.measured = []
-
-    def __call__(self, preload, environment):
-        self.preload = preload
-        return self
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def run(self, job, timeout_s, on_message, on_tick, tick_s):
-        if job["op"] == "environment":
-            return Ending(self.environment, None, 0, False, 0.1)
-        self.measured.append(job["setting"]["size"])
-        on_message({"phase": "build", "pid": 1})
-        on_tick(1)
-        return self.endings.get(job["setting"]["size"], Ending(MEASURED, None, 0, False, 0.1))
-
-
-class Silent:
-    def planned(self, runs, finished, note):
-        self.waiting, self.note = len(runs) - finished, note
-
-    def started(self, run):
-        pass
-
-    def progressed(self, run, phase):
-        pass
-
-    def finished(self, run, record):
-        pass
 
 
 @pytest.fixture
@@ -106,7 +32,7 @@ def bench(tmp_path, monkeypatch):
     def run(sizes=(1, 2), spec=TOY, executor=None, fake=False, retry=False, skip=True, readers=None, **grid_values):
         executor = executor or FakeExecutor()
         options = {"fake": fake, "retry": retry, "skip": skip, "readers": readers or STILL}
-        monkeypatch.setattr(runner_module, "LocalExecutor", executor)
+        monkeypatch.setattr(lane_module, "LocalExecutor", executor)
         grid = GridConfig(workload=spec.name, **({"repeats": 2} | grid_values))
         cells = [
             Cell(id_of(size, spec), "a", spec, grid, Toy(size=size), {"size": size}, is_own=True) for size in sizes

@@ -2,7 +2,7 @@
 
 import pytest
 
-from slr_bench.run.runner import thread_environment
+from slr_bench.run.lane import thread_environment
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,30 @@
+"""A convolution that looks at the shifted frames, forward and backward: processor time and peak bytes of each kind.
+
+Two clips of 16 frames at the first stage's shape, a quarter as wide: 16 channels of 56 x 56, fp32.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import torch
+
+from models.layers.temporal_shift import ShiftedConv2d, ShiftKind
+
+FRAMES, CHANNELS, SIDE = 16, 16, 56
+
+
+@pytest.mark.parametrize("kind", ["none", "plain", "memory_efficient"])
+@pytest.mark.benchmark(timer=time.process_time, disable_gc=True)
+def test_shift(memory_benchmark: Any, kind: ShiftKind) -> None:
+    """Gradients of the input and the weight; the input is the output of a ReLU, as in the network."""
+    conv = ShiftedConv2d(CHANNELS, CHANNELS, stride=1, num_frames=FRAMES, kind=kind)
+    x_NCHW = torch.randn(2 * FRAMES, CHANNELS, SIDE, SIDE, requires_grad=True)
+    grad_NCHW = torch.randn(2 * FRAMES, CHANNELS, SIDE, SIDE)
+
+    def work() -> None:
+        torch.autograd.grad(conv(x_NCHW.relu()), (x_NCHW, conv.weight), grad_NCHW)
+
+    memory_benchmark.pedantic(work, rounds=5, warmup_rounds=1)

@@ -1,0 +1,61 @@
+"""``slr-bench compare``: is it different?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from slr_bench.cli.base import JsonOption, SetOption, app, finish
+from slr_bench.cli.sides import (
+    ArmOption,
+    BaseArgument,
+    Choice,
+    ConfigOption,
+    DeviceOption,
+    FakeOption,
+    HeadArgument,
+    MarkdownOption,
+    OutOption,
+    RepeatsOption,
+    WorkloadOption,
+    obtain,
+    refuse_lost_outputs,
+    tidied,
+    write_text,
+)
+from slr_bench.errors import EXIT_CELL_CRASHED, EXIT_OK
+
+
+@app.command()
+def compare(
+    base: BaseArgument,
+    head: HeadArgument = None,
+    arm: ArmOption = None,
+    config: ConfigOption = None,
+    sets: SetOption = None,
+    workload: WorkloadOption = None,
+    repeats: RepeatsOption = None,
+    device: DeviceOption = None,
+    fake: FakeOption = False,
+    out: OutOption = None,
+    markdown: MarkdownOption = None,
+    show_all: Annotated[bool, typer.Option("--all", help="Every metric of every cell, different or not.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two run directories, both sides of one, or two revisions measured in turn; metric by metric.
+
+    Exit code 0 whatever it finds, 7 if a cell of the head crashed."""
+    from rich.console import Console
+
+    from slr_bench.report.comparison_view import comparison_markdown, print_comparison
+
+    console = Console(stderr=as_json)
+    choice = Choice(base, head, arm, config, sets or [], workload, repeats, device, fake, out)
+    refuse_lost_outputs([markdown])
+    comparison = obtain(choice, console)
+    if not as_json:
+        print_comparison(comparison, console, show_all)
+    if markdown is not None:
+        write_text(markdown, comparison_markdown(comparison))
+    finish(tidied(comparison.as_json()), EXIT_CELL_CRASHED if comparison.crashed else EXIT_OK, as_json)

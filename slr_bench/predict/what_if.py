@@ -1,0 +1,93 @@
+"""A snapshot replayed: as it was, where the simulation must agree with the recording, or under other settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slr_bench.predict.allocator_rules import UNLIMITED, AllocatorSettings, rules_of, settings_of
+from slr_bench.predict.expandable import make_allocator
+from slr_bench.predict.replay import Replayed, recorded_addresses, replay
+from slr_bench.predict.snapshot import Recording, read_snapshot, recording_of
+
+
+@dataclass(frozen=True)
+class WhatIf:
+    """A recording beside its simulation."""
+
+    recording: Recording
+    simulated: Replayed
+    is_as_recorded: bool
+    """The settings are the recorded ones and no limit was given: the two must agree."""
+    first_difference: int | None
+    """Number of the first event after which reserved bytes or segments differ, from 0; None: none does, or the settings
+    are others."""
+
+    def as_json(self) -> dict[str, Any]:
+        """One JSON object."""
+        simulated, recording = self.simulated, self.recording
+        return {
+            "device": recording.device,
+            "events": len(recording.events),
+            "as_recorded": self.is_as_recorded,
+            "first_difference": self.first_difference,
+            "recorded": {
+                "peak_reserved_bytes": max(recording.reserved_bytes, default=0),
+                "segments": max(recording.segments, default=0),
+                "allocated_at_end_bytes": recording.allocated_at_end_bytes,
+                "out_of_memory": recording.out_of_memory,
+            },
+            "simulated": {
+                "peak_requested_bytes": simulated.peak_requested_bytes,
+                "peak_allocated_bytes": simulated.peak_allocated_bytes,
+                "peak_reserved_bytes": simulated.peak_reserved_bytes,
+                "segments": max(simulated.segments, default=0),
+                "allocated_at_end_bytes": simulated.allocated_bytes[-1] if simulated.allocated_bytes else 0,
+                "fragmentation": simulated.fragmentation,
+                "out_of_memory": simulated.out_of_memory,
+            },
+        }
+
+
+def what_if(
+    path: Path, settings: str | None, capacity_bytes: int | None, device: int | None, torch_version: str
+) -> WhatIf:
+    """Replay the snapshot at ``path``; ``settings`` (of ``PYTORCH_ALLOC_CONF``) None: the file's own.
+
+    Raises:
+        ConfigError: unreadable file or impossible settings.
+        DataError: no snapshot, or no whole history.
+    """
+    recording = recording_of(read_snapshot(path), device)
+    rules = rules_of(torch_version)
+    capacity = UNLIMITED if capacity_bytes is None else capacity_bytes
+    chosen = _own(recording, capacity) if settings is None else settings_of(settings, capacity)
+    allocator = make_allocator(rules, chosen)
+    as_recorded = settings is None and capacity_bytes is None
+    if as_recorded and not chosen.expandable_segments:
+        addresses = recorded_addresses(recording.segment_addresses)
+        allocator = make_allocator(rules, chosen, lambda size: next(addresses))
+    simulated = replay(recording.events, allocator)
+    return WhatIf(recording, simulated, as_recorded, _difference(recording, simulated) if as_recorded else None)
+
+
+def _own(recording: Recording, capacity_bytes: int) -> AllocatorSettings:
+    own = recording.settings
+    split = own.get("max_split_size", -1)
+    return AllocatorSettings(
+        expandable_segments=bool(own.get("expandable_segments", False)),
+        max_split_size_bytes=UNLIMITED if split is None or split < 0 else split,
+        capacity_bytes=capacity_bytes,
+    )
+
+
+def _difference(recording: Recording, simulated: Replayed) -> int | None:
+    for number in range(len(recording.events)):
+        if number >= len(simulated.reserved_bytes):
+            return number
+        if simulated.reserved_bytes[number] != recording.reserved_bytes[number]:
+            return number
+        if simulated.segments[number] != recording.segments[number]:
+            return number
+    return None

@@ -1,0 +1,114 @@
+"""A comparison as tables: over all cells, and cell by cell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from slr_bench.compare.comparison import Comparison
+from slr_bench.compare.judgement import ComparedCell
+from slr_bench.report.compare_words import cell_name, change_text, verdict_cell
+from slr_bench.report.metrics import label
+from slr_bench.report.table import Cell, Column, Row, Table
+from slr_bench.report.words import format_value, plain
+
+MAIN: Final = (
+    "peak_tensor_bytes",
+    "peak_allocated_bytes",
+    "rss_over_start_bytes",
+    "step_time_s",
+    "training_time_s",
+    "accuracy_top1",
+)
+"""Metrics that are shown whatever they say."""
+_CELL_COLUMNS: Final = (
+    Column("Cell"),
+    Column("Metric"),
+    Column("Base", numeric=True),
+    Column("Head", numeric=True),
+    Column("Change", numeric=True),
+    Column("Verdict"),
+)
+
+
+def metric_name(metric: str) -> str:
+    """A metric's name for people, cut."""
+    return plain(label(metric), 60)
+
+
+def overall_table(comparison: Comparison) -> Table:
+    """One row a workload and metric."""
+    rows = [
+        Row(
+            (
+                Cell(plain(found.workload, 60)),
+                Cell(metric_name(found.metric)),
+                Cell(change_text(found), sort=found.ratio),
+                verdict_cell(found),
+                Cell(f"{found.different} of {found.cells} cells" if found.cells else "–"),
+            )
+        )
+        for found in comparison.overall
+    ]
+    columns = (
+        Column("Workload"),
+        Column("Metric"),
+        Column("Change", numeric=True),
+        Column("Verdict"),
+        Column("Differ", numeric=True, spare=True),
+    )
+    return Table("Over all cells", columns, tuple(rows))
+
+
+def cell_table(caption: str, cells: Iterable[ComparedCell]) -> Table:
+    """One row a cell and metric, both sides' values beside each other whether they compare or not."""
+    return Table(caption, _CELL_COLUMNS, tuple(Row(cell_row(cell)) for cell in cells))
+
+
+def cell_row(cell: ComparedCell) -> tuple[Cell, ...]:
+    """The row of `cell_table`."""
+    base, head = _values(cell)
+    return (
+        Cell(cell_name(cell)),
+        Cell(metric_name(cell.metric)),
+        Cell(base, sort=cell.base),
+        Cell(head, sort=cell.head),
+        Cell(change_text(cell), sort=cell.ratio),
+        verdict_cell(cell),
+    )
+
+
+def _values(cell: ComparedCell) -> tuple[str, str]:
+    """Both values; to the byte where they differ in what is rounded away."""
+    base, head = format_value(cell.base, cell.unit), format_value(cell.head, cell.unit)
+    if cell.unit == "bytes" and base == head and cell.base != cell.head:
+        return f"{cell.base:,.0f} B", f"{cell.head:,.0f} B"
+    return base, head
+
+
+def tables_by_cell(cells: Sequence[ComparedCell]) -> list[Table]:
+    """A table a cell, one row a metric: narrower than `cell_table`."""
+    groups: dict[tuple[str, str], list[ComparedCell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.cell_id, cell.arm), []).append(cell)
+    return [
+        Table(cell_name(group[0]), _CELL_COLUMNS[1:], tuple(Row(cell_row(cell)[1:]) for cell in group))
+        for group in groups.values()
+    ]
+
+
+def notable(cells: Sequence[ComparedCell]) -> list[ComparedCell]:
+    """The main metrics, and whatever else differs or is a fault."""
+    return [cell for cell in cells if cell.metric in MAIN or cell.significant or cell.is_fault]
+
+
+def warnings(comparison: Comparison) -> list[str]:
+    """What to know before the tables: cells of one side, disturbed runs, files that are no records."""
+    disturbed = sum(ends.disturbed for ends in comparison.ends)
+    found = [
+        f"only the {cell.side} has {cell_name(cell)} ({cell.cell_id})" + (f": {cell.reason}" if cell.reason else "")
+        for cell in comparison.unmatched
+    ]
+    if disturbed:
+        found.append(f"{disturbed} runs were disturbed from outside: their times are suspect, traced bytes are not")
+    return [plain(text) for text in (*found, *comparison.problems)]

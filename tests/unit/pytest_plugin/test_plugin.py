@@ -1,0 +1,272 @@
+"""The plugin in somebody else's project: pytest run on a directory that knows nothing of this one."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+# What a run inside this process imports first, it also drops: here it stays.
+import slr_bench.pytest_plugin.call_bytes
+import slr_bench.pytest_plugin.check
+import slr_bench.pytest_plugin.session
+import slr_bench.run.environment  # noqa: F401
+
+pytest_plugins = ["pytester"]
+# All that pytest-benchmark does about another machine and about a missing baseline.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest_benchmark.logger.PytestBenchmarkWarning")
+
+PLUGIN = "slr_bench.pytest_plugin.plugin"
+README = Path(__file__).resolve().parents[3] / "README.md"
+SAVE = "--benchmark-save=base"
+GATE = ("--benchmark-compare", "--benchmark-compare-fail-bytes=peak_tensor_bytes:0%")
+CONFTEST = """
+def pytest_benchmark_generate_machine_info():  # the real one asks the processor for a second
+    return {"node": "here", "cpu": {"brand_raw": "x", "count": 2}}
+"""
+TENSOR = """
+import torch
+
+def test_tensor(memory_benchmark):
+    assert memory_benchmark(torch.zeros, NUMBERS, dtype=torch.float64).sum() == 0
+"""
+NUMBERS = 2000
+
+
+@pytest.fixture
+def project(pytester, monkeypatch):
+    """``project.run(*options)`` after ``project.write(test file)``."""
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS"):
+        monkeypatch.delenv(name, raising=False)
+    return Project(pytester)
+
+
+class Project:
+    def __init__(self, pytester):
+        self._pytester = pytester
+        pytester.makeconftest(CONFTEST)
+
+    def write(self, text, name="test_own", numbers=NUMBERS):
+        self._pytester.makepyfile(**{name: text.replace("NUMBERS", str(numbers))})
+
+    def run(self, *options, process=False):
+        run = self._pytester.runpytest_subprocess if process else self._pytester.runpytest_inprocess
+        # Hypothesis would be imported anew at the end of each run.
+        quick = ("--benchmark-max-time=0.001", "--benchmark-min-rounds=1", "-p", "no:hypothesispytest")
+        return run("-p", PLUGIN, *quick, *options)
+
+    @property
+    def saved_path(self):
+        return sorted(self._pytester.path.glob(".benchmarks/*/*.json"))[-1]
+
+    def saved(self):
+        return json.loads(self.saved_path.read_text())["benchmarks"]
+
+    def change_saved(self, change):
+        run = json.loads(self.saved_path.read_text())
+        change(run)
+        self.saved_path.write_text(json.dumps(run))
+
+
+def test_bytes_lie_beside_the_times(project):
+    project.write(TENSOR)
+    result = project.run(SAVE)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*memory of a call*", "test_own.py::test_tensor: peak_tensor_bytes 15.6 KiB"])
+    (benchmark,) = project.saved()
+    assert benchmark["extra_info"]["metrics"] == {
+        "peak_tensor_bytes": {
+            "value": NUMBERS * 8, "unit": "bytes", "source": "cpu-real", "quality": "exact", "reason": None,
+        }
+    }  # fmt: skip
+    assert {"torch", "torchvision", "trace_rules"} <= benchmark["extra_info"]["environment"].keys()
+    assert benchmark["stats"]["rounds"] >= 1
+
+
+def test_equal_passes_half_a_percent_more_fails_and_less_asks_for_renewal(project):
+    project.write(TENSOR)
+    project.run(SAVE)
+    result = project.run(*GATE)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*against *0001_base.json*", "1 equal, 0 not"])
+
+    project.write(TENSOR, numbers=NUMBERS * 1005 // 1000)
+    result = project.run(*GATE)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["FAILED test_own.py::test_tensor: peak_tensor_bytes 15.6 KiB -> 15.7 KiB (+80 bytes*"])
+    assert project.run("--benchmark-compare", "--benchmark-compare-fail-bytes=peak_tensor_bytes:80B").ret == 0
+    assert project.run("--benchmark-compare", "--benchmark-compare-fail-bytes=peak_tensor_bytes:79B").ret == 1
+
+    project.write(TENSOR, numbers=NUMBERS - 1)
+    result = project.run(*GATE)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["less than the baseline: save a new one*"])
+
+
+def test_what_the_baseline_lacks_fails_unless_allowed(project):
+    project.write(TENSOR)
+    project.run(SAVE)
+    project.write(TENSOR.replace("test_tensor", "test_new"), "test_more")
+    result = project.run(*GATE)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["FAILED test_more.py::test_new: not in the baseline", "*--benchmark-compare-allow-*"])
+    assert project.run(*GATE, "--benchmark-compare-allow-missing=test_more.py::*").ret == 0
+    result = project.run(*GATE, "test_own.py", "-k", "nothing")
+    assert result.ret == 5
+    result.stdout.fnmatch_lines(["in the baseline and not run: 1 (test_own.py::test_tensor)"])
+
+
+@pytest.mark.parametrize("key", ["torch", "torchvision", "trace_rules"])
+def test_other_versions_are_not_comparable_and_fail(project, key):
+    def age(run):
+        run["benchmarks"][0]["extra_info"]["environment"][key] = "0.1"
+
+    project.write(TENSOR)
+    project.run(SAVE)
+    project.change_saved(age)
+    result = project.run(*GATE)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines([f"FAILED *traced figures need the same {key}, got 0.1 against *", "not comparable: *"])
+
+
+def test_without_a_saved_run_the_limit_is_a_usage_error(project):
+    project.write(TENSOR)
+    for options in (GATE, GATE[1:], ("--benchmark-compare-strict",)):
+        result = project.run(*options)
+        assert result.ret == 4
+        result.stderr.fnmatch_lines(["*ERROR: --benchmark-compare-* needs a saved run, and there is none: save one *"])
+        assert "Traceback" not in result.stderr.str()
+
+
+def test_a_bad_limit_is_a_usage_error(project):
+    project.write(TENSOR)
+    result = project.run("--benchmark-compare-fail-bytes=peak_tensor_bytes:5")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*write it like peak_tensor_bytes:0% or peak_tensor_bytes:1MiB*"])
+
+
+def test_a_gate_that_measured_nothing_is_not_green(project):
+    project.write("def test_plain(benchmark):\n    benchmark(int)\n")
+    project.run(SAVE)
+    result = project.run(*GATE)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["FAILED no test: used memory_benchmark: no bytes were measured"])
+
+
+def test_bytes_are_measured_and_held_to_the_limit_without_times(project):
+    project.write(TENSOR)
+    project.run(SAVE)
+    assert project.run(*GATE, "--benchmark-disable").ret == 0
+    project.write(TENSOR, numbers=NUMBERS + 1)
+    result = project.run(*GATE, "--benchmark-disable")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["FAILED *(+8 bytes*"])
+
+
+def test_times_of_another_machine_fail_where_they_have_a_limit(project):
+    def move(run):
+        run["machine_info"]["cpu"]["brand_raw"] = "y"
+
+    project.write(TENSOR)
+    project.run(SAVE)
+    project.change_saved(move)
+    limit = "--benchmark-compare-fail=mean:100000%"
+    strict = ("--benchmark-compare", "--benchmark-compare-strict")
+    assert project.run(*GATE).ret == 0
+    result = project.run(*strict, limit)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["FAILED times: were measured on another machine: cpu.brand_raw 'x' against 'y'"])
+    assert project.run("--benchmark-compare", limit).ret == 0
+
+
+def test_strict_is_for_plain_benchmarks_too(project):
+    project.write("def test_plain(benchmark):\n    benchmark(int)\n")
+    project.run(SAVE)
+    strict = ("--benchmark-compare", "--benchmark-compare-strict")
+    assert project.run(*strict).ret == 0
+    project.write("def test_other(benchmark):\n    benchmark(int)\n", "test_more")
+    assert project.run("--benchmark-compare").ret == 0
+    assert project.run(*strict).ret == 1
+
+
+def test_pedantic_prepares_and_clears_up_for_the_further_call_too(project):
+    project.write("""
+        import torch
+
+        seen = []
+
+        def test_pedantic(memory_benchmark):
+            def setup():
+                seen.append("setup")
+                return (torch.zeros(1024),), {"n": 3}
+
+            def target(x, n):
+                seen.append(n)
+                return x.repeat(n)
+
+            made = memory_benchmark.pedantic(
+                target, setup=setup, teardown=lambda x, n: seen.append("teardown"), rounds=2, warmup_rounds=1
+            )
+            assert made.numel() == 3 * 1024
+            assert seen == ["setup", 3, "teardown"] * 4
+            assert memory_benchmark.extra_info["metrics"]["peak_tensor_bytes"]["value"] == 4 * 4096
+            assert memory_benchmark.stats.stats.rounds == 2
+
+        def test_arguments(memory_benchmark):
+            assert memory_benchmark.pedantic(torch.add, args=(torch.ones(8), 1), kwargs={"alpha": 2})[0] == 3
+    """)
+    project.run().assert_outcomes(passed=2)
+
+
+def test_the_mark_and_the_option_add_rss(project):
+    project.write("""
+        import pytest
+
+        @pytest.mark.memory_benchmark(rss=True)
+        def test_marked(memory_benchmark):
+            memory_benchmark(bytearray, 2**26)
+            assert abs(memory_benchmark.extra_info["metrics"]["rss_over_start_bytes"]["value"] - 2**26) < 2**21
+            assert memory_benchmark.extra_info["metrics"]["peak_tensor_bytes"]["value"] == 0
+
+        @pytest.mark.memory_benchmark(rrs=True)
+        def test_mistyped(memory_benchmark):
+            pass
+    """)
+    result = project.run("--strict-markers")
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*memory_benchmark mark: 'rrs' is neither rss= nor device=*"])
+
+
+def test_it_is_a_benchmark_to_pytest_benchmark(project):
+    project.write(TENSOR + "\ndef test_no_benchmark():\n    pass\n")
+    project.run("--benchmark-skip").assert_outcomes(passed=1, skipped=1)
+    project.run("--benchmark-only").assert_outcomes(passed=1, skipped=1)
+
+
+def test_without_pytest_benchmark_it_says_what_to_install(pytester):
+    pytester.makepyfile(TENSOR)
+    result = pytester.runpytest_inprocess("-p", PLUGIN, "-p", "no:benchmark", "-p", "no:hypothesispytest")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*memory_benchmark needs pytest-benchmark; install it*"])
+
+
+def test_processes_of_xdist_measure_and_the_one_above_compares(project):
+    """The saved run is of a fresh process of another kind: equal to the byte in xdist's, and one byte more is seen."""
+    project.write(TENSOR)
+    project.run(SAVE)
+    quiet = ("-W", "ignore")  # pytest-benchmark warns that it does not time here
+    result = project.run(*GATE, *quiet, "-n1", process=True)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["1 equal, 0 not"])
+
+
+def test_readme_example_runs_as_it_stands(project):
+    section = README.read_text().partition("## In your own tests")[2].partition("\n## ")[0]
+    (example,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    commands = re.findall(r"^pytest (.*?) *(?:#.*)?$", section, re.MULTILINE)
+    assert len(example.splitlines()) <= 10
+    project.write(example, "test_memory")
+    results = [project.run(*command.split()) for command in commands]
+    assert [result.ret for result in results] == [0, 0]
+    assert "--benchmark-compare-fail-bytes" in commands[1]
+    results[1].stdout.fnmatch_lines(["1 equal, 0 not"])
