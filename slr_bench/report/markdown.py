@@ -42,8 +42,8 @@ def _rendered(report: Report, pictures: Sequence[Picture], rows: int) -> str:
     parts += [
         f"[![{escape(picture.alt)}](figures/{picture.name}.png)](figures/{picture.name}.svg)" for picture in pictures
     ]
-    parts += [_section(section, rows) for section in report.sections if section.tables or section.paragraphs]
-    parts += ["Made by:", _code(report.command)]
+    parts += [_section(section, rows) for section in report.sections if section.tables or not section.charts]
+    parts += ["## Measure it again", _code(report.command)]
     return "\n\n".join(parts) + "\n"
 
 

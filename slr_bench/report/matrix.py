@@ -21,8 +21,9 @@ METRICS: Final = ("peak_tensor_bytes", "peak_allocated_bytes", "step_time_s", "t
 WIDEST: Final = 8
 """Columns of values at most, where the other side is longer."""
 _TEXT: Final = (
-    "Each cell against the first arm at the same values of the axes: the darker, the more memory or time (the less "
-    f"accuracy). {SAME}: not significant; {TOO_FEW}: no verdict; ·: not in the grid. Bold: an arm's own setting."
+    "Each cell against the first arm at the same values of the axes. "
+    f"{SAME}: not significant; {TOO_FEW}: no verdict; ·: not in the grid. Bold: an arm's own setting. "
+    "On the page the ground is darker, the more memory or time (the less accuracy)."
 )
 
 

@@ -94,3 +94,22 @@ def test_further_arms_stand_against_all(tmp_path):
 
 def test_without_techniques_there_is_none(tmp_path):
     assert waterfall_picture(content(tmp_path).cells, None, "train_step") is None
+
+
+def test_bars_fall_from_one_technique_to_the_next_by_factors(tmp_path):
+    section = next(section for section in content(tmp_path).report.sections if section.key == "waterfall")
+    added, left_out = section.tables[:2]
+    bars = [row.cells[2].bar for row in added.rows]
+    assert (bars[0].start, bars[0].end) == (0, 1)
+    assert [bar.end for bar in bars[1:]] == pytest.approx([bars[0].end, bars[1].start, bars[2].start])
+    doubling = bars[1].end - bars[1].start  # 960 -> 480
+    assert bars[2].end == bars[2].start
+    assert bars[3].end - bars[3].start == pytest.approx(doubling * 2.585, rel=1e-3)  # log2 of 480 / 80
+    worth = [row.cells[2].bar for row in left_out.rows]
+    assert [bar.end for bar in worth] == pytest.approx([0.387, 0.125, 1], abs=1e-3)  # logs of 2, 1.25 and 6
+
+
+def test_a_technique_that_was_not_measured_has_no_bar(tmp_path):
+    found = content(tmp_path, left_out=("+ shift",))
+    section = next(section for section in found.report.sections if section.key == "waterfall")
+    assert [row.cells[2].bar is None for row in section.tables[0].rows] == [False, False, True, False]
