@@ -320,8 +320,8 @@ def test_out_of_memory_is_a_measurement(new_run):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda values: values | {"schema": 2}, "schema: Input should be 1"),
-        (lambda values: values | {"schema": 0}, "schema: Input should be 1"),
+        (lambda values: values | {"schema": 2}, "schema 2 was written by another version"),
+        (lambda values: values | {"schema": 0}, "schema 0 was written by another version"),
         (lambda values: values | {"duration_s": None}, "duration_s: "),
         (lambda values: values["metrics"]["step_time_s"].update(value=float("nan")) or values, "not finite"),
         (lambda values: values["metrics"]["step_time_s"].update(value=float("inf")) or values, "not finite"),
