@@ -75,7 +75,16 @@ def _answer(cells: Sequence[CellSummary], arm: str, question: Question) -> Answe
     if cell.reasons:
         outcome = next(record.outcome for record in cell.records if record.outcome is not Outcome.OK)
         return Answer(arm, None, plain(f"{OUTCOME_WORDS[outcome]}: {cell.reasons[0]}"))
-    return Answer(arm, None, "not measured by this workload" if cell.records else "no run has finished yet")
+    return Answer(arm, None, _why_absent(cell))
+
+
+def _why_absent(cell: CellSummary) -> str:
+    if not cell.records:
+        return "no run has finished yet"
+    sources = {source for reading in cell.readings.values() for source in reading.sources}
+    if any(source.endswith("-fake") for source in sources):
+        return "fake tensors: bytes are traced, nothing is computed"
+    return "not measured by this workload"
 
 
 def _against(base: Answer, head: Answer) -> Answer:

@@ -87,7 +87,7 @@ class Panels:
 
 
 def panels(cells: Sequence[CellSummary], shown: Sequence[CellSummary], store: Store) -> Panels:
-    """A panel a cell that left a record. ``shown`` are open at first; their RAM over the run is drawn too."""
+    """A panel a cell that left a record. ``shown`` are open and first; their RAM over the run is drawn too."""
     sources: dict[str, tuple[CellSummary, Samples | None]] = {}
     arms: dict[str, list[str]] = {}
     for cell in cells:
@@ -103,12 +103,11 @@ def panels(cells: Sequence[CellSummary], shown: Sequence[CellSummary], store: St
         drawn = {key: _drawn(*source, detail, key in opened) for key, source in sources.items()}
         if sum(map(_weight, drawn.values())) <= room:
             break
-    return Panels(
-        tuple(
-            _panel(cell, " = ".join(dict.fromkeys(arms[key])), drawn[key], key in opened)
-            for key, (cell, _) in sources.items()
-        )
-    )
+    made = [
+        _panel(cell, " = ".join(dict.fromkeys(arms[key])), drawn[key], key in opened)
+        for key, (cell, _) in sources.items()
+    ]
+    return Panels(tuple(sorted(made, key=lambda one: not one.is_open)))
 
 
 class Drawn(NamedTuple):

@@ -237,3 +237,11 @@ def test_three_arms_each_have_a_change(new_run):
 def test_a_directory_without_manifest_is_refused_with_the_cure(tmp_path):
     with pytest.raises(ConfigError, match=r"no grid\.json and no record; give the directory that `slr-bench run`"):
         read_content(tmp_path)
+
+
+def test_of_fake_tensors_it_is_said_why_there_is_no_time(new_run):
+    run = new_run()
+    traced = {"peak_tensor_bytes": step_metrics(MIB, 1.0, source="cuda-fake")["peak_tensor_bytes"]}
+    run.record(run.cell("baseline"), 0, traced)
+    time = read_content(run.write()).report.headline.rows[0].cells[2]
+    assert (time.text, time.note) == ("–", "fake tensors: bytes are traced, nothing is computed")
