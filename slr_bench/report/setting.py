@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from slr_bench.compare.summary import CellSummary, own_cell
-from slr_bench.report.table import Cell, Column, Row, Table
+from slr_bench.report.table import Cell, Column, Row, Table, transposed
 from slr_bench.report.words import plain
 
 _NAMED: Final = 3
@@ -119,4 +119,5 @@ def difference_table(cells: Sequence[CellSummary], arms: Sequence[str], workload
         if len(set(texts)) > 1:
             rows.append(Row((Cell(plain(key, 80)), *(Cell(text) for text in texts))))
     columns = (Column("Key"), *(Column(plain(arm, 40)) for arm in own))
-    return Table("What the arms' own settings differ in", columns, tuple(rows))
+    table = Table("What the arms' own settings differ in", columns, tuple(rows))
+    return transposed(table, "Arm") if len(own) > max(_NAMED, len(rows)) else table

@@ -166,15 +166,16 @@ def unknown(reason: str) -> Cell:
     return Cell("–", note=plain(reason))
 
 
-def transposed(data: Table) -> Table:
-    """One row a column: a headline has more figures than arms."""
-    names = tuple(Column(row.cells[0].text, numeric=True) for row in data.rows)
+def transposed(data: Table, first: str = "Figure") -> Table:
+    """One row a column: a headline has more figures than arms. ``first`` heads the names of the rows."""
+    is_numeric = any(column.numeric for column in data.columns)
+    names = tuple(Column(row.cells[0].text, numeric=is_numeric) for row in data.rows)
     rows = (
         Row((Cell(column.title, note=column.note), *(row.cells[index] for row in data.rows)))
         for index, column in enumerate(data.columns)
         if index
     )
-    return Table(data.caption, (Column("Figure"), *names), tuple(rows))
+    return Table(data.caption, (Column(first), *names), tuple(rows))
 
 
 def turned(data: Table) -> Table:

@@ -86,6 +86,15 @@ def test_arms_are_told_apart_by_what_differs_only(usual_run):
     ]
 
 
+def test_of_more_arms_than_keys_the_arms_are_the_rows(new_run):
+    run = new_run()
+    for number in range(5):
+        run.record(run.cell(f"arm {number}", setting=setting(16, 1, f"fp{number}")), 0, step_metrics(MIB, 1.0))
+    [table] = section(read_content(run.write()).report, "arms").tables
+    assert [column.title for column in table.columns] == ["Arm", "training.precision"]
+    assert texts(table)[4] == ["arm 4", "fp4"]
+
+
 def test_different_effective_batches_are_warned_of(new_run):
     run = new_run()
     for arm, batch in (("baseline", 16), ("optimized", 8)):
