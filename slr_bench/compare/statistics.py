@@ -147,7 +147,7 @@ def paired_ratio(base: Sequence[float], head: Sequence[float], minimum_effect: f
         raise ValueError(f"pairs needed, got {len(base)} base and {len(head)} head values; keep only complete pairs")
     if min(*base, *head) <= 0:
         raise ValueError(f"a ratio needs values above 0, got {min(*base, *head)}; leave that pair out")
-    logs = [math.log(after / before) for before, after in zip(base, head, strict=True)]
+    logs = [_log_ratio(before, after) for before, after in zip(base, head, strict=True)]
     n = len(logs)
     if n < MIN_PROCESSES:
         ratio = statistics.median(head) / statistics.median(base)
@@ -157,6 +157,11 @@ def paired_ratio(base: Sequence[float], head: Sequence[float], minimum_effect: f
     low, high = _interval(means, n, VERDICT_ALPHA)
     verdict = judge(center, low, high, minimum_effect)
     return Ratio(math.exp(center), math.exp(low), math.exp(high), n, verdict, _p(means, n))
+
+
+def _log_ratio(before: float, after: float) -> float:
+    """Exactly the negative of the swapped sides'. Rounded otherwise, 7/3 and 3/7 do not cancel: ties break by side."""
+    return math.log(after / before) if after >= before else -math.log(before / after)
 
 
 def judge(center: float, low: float, high: float, minimum_effect: float = MINIMUM_EFFECT) -> Verdict:

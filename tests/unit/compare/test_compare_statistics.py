@@ -84,6 +84,14 @@ def test_verdict_and_interval_agree(found_pairs):
     assert found.verdict != ("slower" if found.ratio < 1 else "faster")
 
 
+def test_pairs_that_cancel_do_so_in_either_order():
+    """Quotients that are not exact in binary: 7/3 and 3/7 are a tie, whichever side is the base."""
+    base, head = [3.0, 7.0, 0.3, 0.7, 49.0, 11.0, 5.0, 13.0], [7.0, 3.0, 0.7, 0.3, 11.0, 49.0, 13.0, 5.0]
+    found, swapped = paired_ratio(base, head), paired_ratio(head, base)
+    assert found.ratio == swapped.ratio == 1
+    assert found.p == swapped.p == 1
+
+
 @settings(max_examples=60, deadline=None)
 @given(pairs)
 def test_swapping_the_sides_inverts_the_ratio(found_pairs):
