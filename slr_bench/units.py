@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeGuard
 
 KIB = 1024
 MIB = 1024**2
@@ -61,6 +61,11 @@ def format_value(value: float | None, unit: str) -> str:
     if unit == "1":
         return f"{value:,.0f}" if value == int(value) else f"{value:.4g}"
     return f"{value:.4g} {unit}".replace(" 1/s", " /s")
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether it is one; to Python a flag is a number, too."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def sparkline(values: Sequence[float], width: int) -> str:

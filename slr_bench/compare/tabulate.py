@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from slr_bench.grid.cells import flatten
 from slr_bench.record import Record
 
 if TYPE_CHECKING:
@@ -33,15 +34,6 @@ def _row(record: Record) -> dict[str, Any]:
         "started_at": record.started_at,
         "duration_s": record.duration_s,
     }
-    _flatten(record.setting, "setting.", row)
-    _flatten(record.environment, "environment.", row)
+    row |= flatten({"setting": record.setting, "environment": record.environment})
     row |= {f"phases.{name}_s": phase.duration_s for name, phase in record.phases.items()}
     return row | {name: metric.value for name, metric in record.metrics.items()}
-
-
-def _flatten(values: Mapping[str, Any], prefix: str, row: dict[str, Any]) -> None:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            _flatten(value, f"{prefix}{key}.", row)
-        else:
-            row[prefix + key] = value

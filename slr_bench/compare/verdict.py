@@ -9,8 +9,10 @@ from slr_bench.compare.statistics import MIN_PROCESSES
 from slr_bench.compare.summary import DETERMINISTIC
 
 Word = Literal["fault", "n too small", "not comparable", "equal", "~", "worse", "better", "different"]
-SAME: Final[Word] = "~"
+SAME: Final = "~"
 """No significant difference, which is not the same as equal."""
+TOO_FEW: Final = "n too small"
+"""No verdict can be had of so few pairs."""
 
 
 def is_bigger_better(metric: str, unit: str) -> bool:
@@ -23,7 +25,7 @@ def verdict_word(found: ComparedCell | ComparedMetric) -> Word:
     if found.is_fault:
         return "fault"
     if found.significant is None:
-        return "n too small" if found.ratio is not None and found.n < MIN_PROCESSES else "not comparable"
+        return TOO_FEW if found.ratio is not None and found.n < MIN_PROCESSES else "not comparable"
     if not found.significant:
         return "equal" if found.metric in DETERMINISTIC else SAME
     growth = _growth(found)

@@ -13,9 +13,15 @@ OTHERS: Final = "other arms"
 """Name of all those that have no colour of their own."""
 
 
+def axes_text(cell: CellSummary) -> str:
+    """``batch_size 4, precision bf16``; empty where no axis made the cell."""
+    return ", ".join(f"{key.rsplit('.', 1)[-1]} {value_text(value)}" for key, value in cell.entry.coordinates.items())
+
+
 def coordinates_text(cell: CellSummary) -> str:
-    """``batch_size 4, precision bf16``; the arm's own setting says so."""
-    parts = [f"{key.rsplit('.', 1)[-1]} {value_text(value)}" for key, value in cell.entry.coordinates.items()]
+    """The axes; the arm's own setting says so."""
+    axes = axes_text(cell)
+    parts = [axes] if axes else []
     if cell.entry.is_own:
         parts.append("own setting")
     if cell.side == "b":

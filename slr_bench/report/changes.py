@@ -7,11 +7,10 @@ from typing import Final, Literal
 
 from slr_bench.compare.statistics import MIN_PROCESSES, VERDICT_ALPHA, Ratio, signed_rank_p
 from slr_bench.compare.summary import Reading, pair, why_not_comparable
+from slr_bench.compare.verdict import SAME, TOO_FEW
 from slr_bench.report.table import Tone
 from slr_bench.report.words import describe, format_factor, plain, spread
 
-SAME: Final = "~"
-TOO_FEW: Final = "n too small"
 Mark = Literal["", "~", "n too small"]
 
 

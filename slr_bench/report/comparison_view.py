@@ -17,7 +17,8 @@ from slr_bench.report.words import plain
 _LEGEND = "~: no significant difference; n too small: no verdict below 8 pairs."
 COMMENT_LIMIT = 60_000
 """Characters; GitHub takes 65,536."""
-_WHOLE = "the output of --json"
+WHOLE = "the output of --json"
+"""Where that is which a page has no room for."""
 _MOST_WARNINGS = 20
 
 
@@ -60,11 +61,11 @@ def comparison_markdown(comparison: Comparison) -> str:
     parts = [
         f"### {escape(title(comparison))}",
         *markdown_warnings(comparison),
-        table(overall_table(comparison), _WHOLE),
+        table(overall_table(comparison), WHOLE),
     ]
     if different:
-        parts.append(table(cell_table("Cells that differ", different), _WHOLE))
-    parts.append(folded("Cell by cell", table(cell_table("All cells", comparison.cells), _WHOLE)))
+        parts.append(table(cell_table("Cells that differ", different), WHOLE))
+    parts.append(folded("Cell by cell", table(cell_table("All cells", comparison.cells), WHOLE)))
     return comment([*parts, escape(_LEGEND)])
 
 
@@ -77,7 +78,7 @@ def comment(parts: Sequence[str]) -> str:
         if room >= 0:
             kept.append(part)
     if len(kept) < len(parts):
-        kept.append(f"{len(parts) - len(kept)} parts are too long for a comment; {_WHOLE} has all.")
+        kept.append(f"{len(parts) - len(kept)} parts are too long for a comment; {WHOLE} has all.")
     return "\n\n".join(kept) + "\n"
 
 

@@ -13,13 +13,20 @@ from slr_bench.compare.gate import GateResult, GateVerdict, RuleResult
 from slr_bench.compare.matching import Ends
 from slr_bench.report.compare_tables import cell_row, cell_table
 from slr_bench.report.compare_words import cell_name
-from slr_bench.report.comparison_view import comment, folded, markdown_warnings, print_tables, print_warnings, title
+from slr_bench.report.comparison_view import (
+    WHOLE,
+    comment,
+    folded,
+    markdown_warnings,
+    print_tables,
+    print_warnings,
+    title,
+)
 from slr_bench.report.markdown import escape, table
 from slr_bench.report.table import Cell, Column, Row, Table, Tone
 from slr_bench.report.terminal import print_table
 from slr_bench.report.words import plain
 
-_WHOLE = "the output of --json"
 _WORDS: Final[dict[GateVerdict, tuple[str, str, str]]] = {
     "pass": ("passed", "green", "✅"),
     "regression": ("REGRESSION", "bold red", "❌"),
@@ -67,15 +74,15 @@ def gate_markdown(result: GateResult) -> str:
     parts = [
         f"### {mark} {escape(headline(result))}",
         escape(title(result.comparison)),
-        table(rules_table(result), _WHOLE),
+        table(rules_table(result), WHOLE),
     ]
-    parts += [table(ruled_table(caption, cells), _WHOLE) for caption, cells in _groups(result)]
-    parts += [table(data, _WHOLE) for data in _end_tables(result)]
+    parts += [table(ruled_table(caption, cells), WHOLE) for caption, cells in _groups(result)]
+    parts += [table(data, WHOLE) for data in _end_tables(result)]
     parts += markdown_warnings(result.comparison)
     for ruling, caption in (("kept", "Cells within their limits"), ("unjudged", "Cells that optional rules skipped")):
         rules = [one for one in result.rules if ruling == "kept" or one.rule.optional]
         cells = [cell for one in rules for cell in one.cells if cell.ruling == ruling]
-        parts += [folded(caption, table(ruled_table(caption, cells), _WHOLE))] if cells else []
+        parts += [folded(caption, table(ruled_table(caption, cells), WHOLE))] if cells else []
     return comment(parts)
 
 

@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from typing import Final
 
 from slr_bench.compare.summary import CellSummary, Reading
+from slr_bench.compare.verdict import SAME, TOO_FEW
 from slr_bench.record import Outcome
-from slr_bench.report.cellnames import anchor
-from slr_bench.report.changes import SAME, TOO_FEW, change
+from slr_bench.report.cellnames import anchor, axes_text
+from slr_bench.report.changes import change
 from slr_bench.report.metrics import label
 from slr_bench.report.sections import outcome_cell
 from slr_bench.report.setting import value_text
 from slr_bench.report.table import Cell, Column, Row, Section, Table, with_shared_notes
 from slr_bench.report.words import format_value, plain
+from slr_bench.units import is_number
 
 METRICS: Final = ("peak_tensor_bytes", "peak_allocated_bytes", "step_time_s", "training_time_s", "accuracy_top1")
 WIDEST: Final = 8
@@ -70,13 +72,11 @@ def _axis_cell(cell: CellSummary, key: str) -> Cell:
     if key not in cell.entry.coordinates:
         return Cell("own")
     value = cell.entry.coordinates[key]
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return Cell(value_text(value), sort=float(value) if is_number else None)  # type: ignore[arg-type]
+    return Cell(value_text(value), sort=float(value) if is_number(value) else None)
 
 
 def _together(cell: CellSummary) -> str:
-    parts = [f"{key.rsplit('.', 1)[-1]} {value_text(value)}" for key, value in cell.entry.coordinates.items()]
-    return plain(", ".join(parts) or "own setting", 80)
+    return plain(axes_text(cell) or "own setting", 80)
 
 
 class _Heat:

@@ -43,6 +43,20 @@ class Field:
         return tuple(sorted((point for point in self.points if not point.is_dominated), key=lambda one: one.time_s))
 
     @property
+    def edge(self) -> tuple[Point, ...]:
+        """Those of the front that also need less memory than all quicker ones: a line that nothing lies below."""
+        found: list[Point] = []
+        for point in self.front:
+            if not found or point.memory_bytes < found[-1].memory_bytes:
+                found.append(point)
+        return tuple(found)
+
+    @property
+    def time_text(self) -> str:
+        """What the times are."""
+        return "time per clip" if self.is_per_clip else "time of a step"
+
+    @property
     def has_accuracy(self) -> bool:
         """Whether any point has one."""
         return any(point.accuracy is not None for point in self.points)

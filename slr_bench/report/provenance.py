@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from slr_bench.compare.statistics import MIN_PROCESSES, center_interval, summarize
+from slr_bench.grid.cells import flatten
 from slr_bench.record import Record
 from slr_bench.report.metrics import METRICS, label
-from slr_bench.report.setting import flatten, value_text
+from slr_bench.report.setting import value_text
 from slr_bench.report.table import Cell, Column, Row, Section, Table
 from slr_bench.report.words import format_value, plain, spread
 from slr_bench.run.store import Manifest

@@ -15,8 +15,8 @@ from typing import Any, Final
 from pydantic import JsonValue, ValidationError
 
 from slr_bench.errors import ConfigError
+from slr_bench.grid.cells import flatten
 from slr_bench.record import Record
-from slr_bench.report.setting import flatten
 from slr_bench.run.store import CellEntry, Manifest, Store
 
 LOST_ARM: Final = "arm not known"

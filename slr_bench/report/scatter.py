@@ -29,11 +29,8 @@ def memory_against_time(content: RunContent) -> Picture | None:
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        at = [(point.time_s, point.memory_bytes) for point in field.front]
-        lowest = [one for place, one in enumerate(at) if all(one[1] < before[1] for before in at[:place])]
-        axes.plot(
-            *zip(*lowest, strict=True), color=MUTED, linestyle="--", linewidth=1, drawstyle="steps-post", zorder=1
-        )
+        edge = [(point.time_s, point.memory_bytes) for point in field.edge]
+        axes.plot(*zip(*edge, strict=True), color=MUTED, linestyle="--", linewidth=1, drawstyle="steps-post", zorder=1)
         present = {}
         for group in groups:
             of_group = [point for point in field.points if group_of(point, arms) == group]
@@ -46,9 +43,10 @@ def memory_against_time(content: RunContent) -> Picture | None:
         _key(axes, present)
         _scale(axes, field)
 
-    what = "time per clip" if field.is_per_clip else "time of a step"
     said = "; ".join(map(describe_point, own))
-    alt = plain(f"Scatter of peak memory against {what} for {len(field.points)} cells. Own settings: {said}.", 600)
+    alt = plain(
+        f"Scatter of peak memory against {field.time_text} for {len(field.points)} cells. Own settings: {said}.", 600
+    )
     return draw("memory-time", "Memory against time", alt, (WIDTH_INCH, 3.9), paint)
 
 
@@ -67,8 +65,7 @@ def _scale(axes: Axes, field: Field) -> None:
     byte_axis(axes.yaxis, [y.high], logarithmic=y.is_logarithmic)
     axes.xaxis.set_major_formatter(lambda value, _: short(format_seconds(value)) if value else "0")
     axes.grid()
-    what = "time per clip" if field.is_per_clip else "time of a step"
-    axes.set_xlabel(f"{what} (median){'; memory on a logarithmic axis' if y.is_logarithmic else ''}")
+    axes.set_xlabel(f"{field.time_text} (median){'; memory on a logarithmic axis' if y.is_logarithmic else ''}")
     axes.set_ylabel("peak memory")
 
 

@@ -94,7 +94,6 @@ def scatter(field: Field, arms: Sequence[str]) -> Scatter:
             )
         )
     present = [group for group in groups if any(group_of(point, arms) == group for point in field.points)]
-    what = "time per clip" if field.is_per_clip else "time of a step"
     return Scatter(
         title="Memory against time",
         dots=tuple(dots),
@@ -104,7 +103,7 @@ def scatter(field: Field, arms: Sequence[str]) -> Scatter:
             for value in round_ticks(x.low, x.high)
         ),
         y_ticks=tuple(Tick(short_bytes(value), y.place(value)) for value in _memory_marks(y)),
-        x_label=f"{what} (median)",
+        x_label=f"{field.time_text} (median)",
         y_label=f"peak memory{', logarithmic' if y.is_logarithmic else ''}",
         keys=tuple(Key(arm_variable(groups.index(group)), plain(group, 30)) for group in present),
     )
@@ -151,10 +150,7 @@ def _memory_marks(axis: Axis) -> tuple[float, ...]:
 def _front_path(field: Field, x: Axis, y: Axis) -> str:
     """Steps over the least memory at each time, from the quickest point on."""
     parts: list[str] = []
-    least = math.inf
-    for point in field.front:
-        if point.memory_bytes < least:
-            least = point.memory_bytes
-            across, down = round(_SIZE * x.place(point.time_s)), round(_SIZE * (1 - y.place(point.memory_bytes)))
-            parts.append(f"H{across}V{down}" if parts else f"M{across} {down}")
+    for point in field.edge:
+        across, down = round(_SIZE * x.place(point.time_s)), round(_SIZE * (1 - y.place(point.memory_bytes)))
+        parts.append(f"H{across}V{down}" if parts else f"M{across} {down}")
     return "".join(parts)

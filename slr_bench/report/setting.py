@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from slr_bench.compare.summary import CellSummary, own_cell
+from slr_bench.grid.cells import flatten
 from slr_bench.report.table import Cell, Column, Row, Table, transposed
 from slr_bench.report.words import plain
 
@@ -22,17 +23,6 @@ def lookup(setting: Mapping[str, Any], dotted: str) -> Any:
             return None
         node = node[key]
     return node
-
-
-def flatten(setting: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mapping -> dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in setting.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def value_text(value: Any) -> str:

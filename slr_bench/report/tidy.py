@@ -11,6 +11,7 @@ from slr_bench.compare.summary import CellSummary
 from slr_bench.errors import ConfigError
 from slr_bench.record import Metric, Record
 from slr_bench.report.setting import value_text
+from slr_bench.units import is_number
 
 if TYPE_CHECKING:
     import pandas
@@ -42,13 +43,9 @@ _TEXTS: Final = tuple(
 )
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _kind(cells: Sequence[CellSummary], key: str) -> str:
     values = [cell.entry.coordinates[key] for cell in cells if key in cell.entry.coordinates]
-    if not all(map(_is_number, values)):
+    if not all(map(is_number, values)):
         return "string"
     return "Float64" if any(isinstance(value, float) for value in values) else "Int64"
 
@@ -58,7 +55,7 @@ def _rows(cell: CellSummary) -> Iterator[dict[str, Any]]:
     start: dict[str, Any] = {"workload": entry.workload, "arm": entry.arm, "cell_id": entry.cell_id}
     start |= {"is_own": entry.is_own, "side": cell.side}
     start |= {
-        f"axis.{key}": value if _is_number(value) or value is None else value_text(value)
+        f"axis.{key}": value if is_number(value) or value is None else value_text(value)
         for key, value in entry.coordinates.items()
     }
     if not cell.records:

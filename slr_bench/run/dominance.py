@@ -7,6 +7,7 @@ from typing import Any
 
 from slr_bench.grid.cells import Cell, flatten
 from slr_bench.record import Outcome, Record
+from slr_bench.units import is_number
 
 _OUT_OF_MEMORY = {Outcome.OOM_GPU: "out of GPU memory", Outcome.OOM_HOST: "out of RAM"}
 
@@ -61,10 +62,6 @@ def _split(cell: Cell) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
 
 def _is_at_most(small: Any, large: Any) -> bool:
     """Numbers compare by size, anything else only with itself."""
-    if _is_number(small) and _is_number(large):
+    if is_number(small) and is_number(large):
         return bool(small <= large)
     return bool(small == large)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

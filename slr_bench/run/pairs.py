@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import get_args
 
 from slr_bench.grid.cells import Cell
 from slr_bench.run.lane import Lane
@@ -30,7 +31,9 @@ class PairRunner:
         runs = plan(self.common, 2, self.base.identity + self.head.identity)
         with ExitStack() as stack:
             notes = [stack.enter_context(lane.opened()) for lane in (self.base, self.head)]
-            own = {run.name: self._own(run) for run in runs}
+            known = {side: {cell.cell_id: cell for cell in self._lane(side).job.cells} for side in get_args(Side)}
+            # A run as its lane knows it: with that source's own setting, as the one side of its directory.
+            own = {run.name: Run(known[run.side][run.cell.cell_id], "a", run.repeat) for run in runs}
             missing = [run for run in runs if own[run.name].name not in self._lane(run.side).records]
             listener.planned(runs, len(runs) - len(missing), next((note for note in notes if note), None))
             for run in missing:
@@ -45,11 +48,6 @@ class PairRunner:
 
     def _lane(self, side: Side) -> Lane:
         return self.base if side == "a" else self.head
-
-    def _own(self, run: Run) -> Run:
-        """A run as its lane knows it: with that source's own setting, as the one side of its directory."""
-        cells: Mapping[str, Cell] = {cell.cell_id: cell for cell in self._lane(run.side).job.cells}
-        return Run(cells[run.cell.cell_id], "a", run.repeat)
 
 
 def common_cells(base: Sequence[Cell], head: Sequence[Cell]) -> list[Cell]:
