@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from slr_bench.errors import ConfigError, nearest
-from slr_bench.units import GIB, MIB
+from slr_bench.units import MIB
 
 UNLIMITED: Final = 1 << 62
-_INTERVALS: Final = 16
+INTERVALS: Final = 16
 """Powers of two from 1 MiB on that ``roundup_power2_divisions`` tells apart; the last one holds for all above."""
 _FIRST_INTERVAL: Final = MIB.bit_length() - 1
+_PAIR: Final = re.compile(r"\s*(?P<key>[^:,\[\]\s]+)\s*:\s*(?P<value>\[[^\]]*\]|[^,\[\]\s]+)\s*(?:,\s*|$)")
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,14 @@ class AllocatorSettings:
     """An unsplit block may be this much larger than its request."""
     large_segment_bytes: int | None = None
     """In place of the release's number."""
-    roundup_power2_divisions: tuple[int, ...] = field(default=(0,) * _INTERVALS)
+    roundup_power2_divisions: tuple[int, ...] = field(default=(0,) * INTERVALS)
     """Steps between two powers of two to which requests are rounded up, by power from 1 MiB on; 0 or 1: none."""
     capacity_bytes: int = UNLIMITED
     """For segments: the device's memory without context, driver and other processes."""
 
     def __post_init__(self) -> None:
-        if len(self.roundup_power2_divisions) != _INTERVALS:
-            raise ValueError(f"roundup_power2_divisions needs {_INTERVALS} numbers")
+        if len(self.roundup_power2_divisions) != INTERVALS:
+            raise ValueError(f"roundup_power2_divisions needs {INTERVALS} numbers")
 
 
 _IGNORED: Final = ("backend", "pinned_use_cuda_host_register", "pinned_num_register_threads", "throw_on_cudamalloc_oom")
@@ -87,7 +89,7 @@ def settings_of(text: str, capacity_bytes: int = UNLIMITED) -> AllocatorSettings
         ConfigError: an unknown or unmodelled key, or an impossible value.
     """
     values: dict[str, object] = {"capacity_bytes": capacity_bytes}
-    for key, value in re.findall(r"\s*([^:,\[\]]+):\s*(\[[^\]]*\]|[^,\[]*)\s*(?:,|$)", text):
+    for key, value in _pairs(text):
         if key == "expandable_segments":
             values[key] = _flag(key, value)
         elif key == "max_split_size_mb":
@@ -106,6 +108,17 @@ def settings_of(text: str, capacity_bytes: int = UNLIMITED) -> AllocatorSettings
     return AllocatorSettings(**values)  # type: ignore[arg-type]
 
 
+def _pairs(text: str) -> Iterator[tuple[str, str]]:
+    """``key:value`` between commas; a value in brackets may hold some."""
+    place = 0
+    while place < len(text):
+        found = _PAIR.match(text, place)
+        if found is None:
+            raise ConfigError(f"PYTORCH_ALLOC_CONF: {text[place:]!r} is not key:value; write expandable_segments:True")
+        yield found["key"], found["value"]
+        place = found.end()
+
+
 def _flag(key: str, value: str) -> bool:
     if value not in ("True", "False"):
         raise ConfigError(f"PYTORCH_ALLOC_CONF: {key}={value!r}; write True or False")
@@ -121,20 +134,22 @@ def _mebibytes(key: str, value: str, least: int) -> int:
 def _divisions(value: str) -> tuple[int, ...]:
     """One number for all sizes, or ``[256:1,512:2,>:8]``: MiB below which, and the number."""
     if value.isdecimal():
-        return (_power_of_two(value),) * _INTERVALS
-    found = [0] * _INTERVALS
-    last: int | None = None
-    for bound, number in re.findall(r"(>|\d+):(\d+)", value):
-        if bound == ">":
-            found[(-1 if last is None else last) + 1 :] = [_power_of_two(number)] * (
-                _INTERVALS - 1 - (-1 if last is None else last)
+        return (_power_of_two(value),) * INTERVALS
+    found, last = [0] * INTERVALS, -1
+    for entry in value.strip("[]").split(","):
+        matched = re.fullmatch(r"\s*(>|\d+):(\d+)\s*", entry)
+        if matched is None:
+            raise ConfigError(
+                f"PYTORCH_ALLOC_CONF: roundup_power2_divisions has {entry!r}; give one number, or [256:1,512:2,>:4]"
             )
+        bound, number = matched[1], _power_of_two(matched[2])
+        if bound == ">":
+            found[last + 1 :] = [number] * (INTERVALS - 1 - last)
             continue
-        index = min(_power_of_two(bound).bit_length() - 1, _INTERVALS - 1)
-        if last is None:
-            found[:index] = [_power_of_two(number)] * index
-        found[index] = _power_of_two(number)
-        last = index
+        place = min(_power_of_two(bound).bit_length() - 1, INTERVALS - 1)
+        first = 0 if last < 0 else place  # below the first bound, too
+        found[first : place + 1] = [number] * (place + 1 - first)
+        last = place
     return tuple(found)
 
 
@@ -150,7 +165,7 @@ def rounded(size_bytes: int, rules: AllocatorRules, settings: AllocatorSettings)
     granule = rules.granule_bytes
     if size_bytes < granule:
         return granule
-    place = min(max(size_bytes.bit_length() - 1 - _FIRST_INTERVAL, 0), _INTERVALS - 1)
+    place = min(max(size_bytes.bit_length() - 1 - _FIRST_INTERVAL, 0), INTERVALS - 1)
     divisions = settings.roundup_power2_divisions[place]
     if divisions > 1 and size_bytes > granule * divisions:
         return _next_division(size_bytes, divisions)
@@ -172,9 +187,3 @@ def segment_bytes(block_bytes: int, rules: AllocatorRules, settings: AllocatorSe
     if block_bytes < rules.own_segment_bytes:
         return settings.large_segment_bytes or rules.large_segment_bytes
     return -(-block_bytes // rules.segment_granule_bytes) * rules.segment_granule_bytes
-
-
-ADDRESS_SPACE_PART: Final = 1.125
-"""Addresses that an expandable segment reserves, of the device's memory."""
-DEFAULT_DEVICE_BYTES: Final = 1024 * GIB
-"""Where no capacity is given: addresses cost nothing here."""

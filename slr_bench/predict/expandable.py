@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
+from typing import Final
 
 from slr_bench.predict.allocator import Block, CachingAllocator, Pool
 from slr_bench.predict.allocator_rules import (
-    ADDRESS_SPACE_PART,
-    DEFAULT_DEVICE_BYTES,
     UNLIMITED,
     AllocatorRules,
     AllocatorSettings,
 )
+from slr_bench.units import GIB
+
+ADDRESS_SPACE_PART: Final = 1.125
+"""Addresses that a segment reserves, of the device's memory."""
+DEFAULT_DEVICE_BYTES: Final = 1024 * GIB
+"""Where no capacity is given: addresses cost nothing here."""
 
 
 class _Segment:

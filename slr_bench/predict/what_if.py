@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slr_bench.predict.allocator_rules import UNLIMITED, AllocatorSettings, rules_of, settings_of
+from slr_bench.errors import DataError
+from slr_bench.predict.allocator_rules import INTERVALS, UNLIMITED, AllocatorSettings, rules_of, settings_of
 from slr_bench.predict.expandable import make_allocator
 from slr_bench.predict.replay import Replayed, recorded_addresses, replay
 from slr_bench.predict.snapshot import Recording, read_snapshot, recording_of
@@ -75,9 +76,16 @@ def what_if(
 def _own(recording: Recording, capacity_bytes: int) -> AllocatorSettings:
     own = recording.settings
     split = own.get("max_split_size", -1)
+    divisions = tuple(own.get("roundup_power2_divisions", {}).values()) or (0,) * INTERVALS
+    if len(divisions) != INTERVALS:
+        raise DataError(
+            f"the snapshot has {len(divisions)} roundup_power2_divisions, torch's allocator {INTERVALS}; "
+            "give the settings with --settings"
+        )
     return AllocatorSettings(
         expandable_segments=bool(own.get("expandable_segments", False)),
         max_split_size_bytes=UNLIMITED if split is None or split < 0 else split,
+        roundup_power2_divisions=divisions,
         capacity_bytes=capacity_bytes,
     )
 

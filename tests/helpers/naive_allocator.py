@@ -204,12 +204,13 @@ class NaiveAllocator:
                 if not segment.taken:
                     self.segments.remove(segment)
                 continue
+            had_memory = bool(segment.pages)  # one that never had any is no free block, and stays
             for start, size, mapped in segment.gaps():
                 if mapped:
                     first = -(-(start - segment.start) // segment.page)
                     last = (start + size - segment.start) // segment.page
                     segment.pages -= set(range(first, last))
-            if not segment.taken and not segment.pages:
+            if had_memory and not segment.taken and not segment.pages:
                 self.segments.remove(segment)
 
     def free(self, handle):

@@ -135,8 +135,8 @@ def test_cached_segments_go_back_before_memory_runs_out():
         allocator.allocate(8 * MIB)
 
 
-def test_fragmentation_fails_where_expandable_segments_do_not():
-    """Every other one of 20 blocks of 12 MiB freed: 120 MiB are free, and no 24 MiB at a stretch."""
+def test_pages_under_two_blocks_are_not_given_back_as_segments_are():
+    """Every other one of 20 blocks of 12 MiB freed: ten whole segments, or 120 MiB of which no page of 20 is whole."""
 
     def outcome(expandable):
         configured = AllocatorSettings(capacity_bytes=240 * MIB, expandable_segments=expandable)
@@ -163,6 +163,16 @@ def test_an_expandable_segment_grows_by_pages_and_gives_them_back():
     allocator.empty_cache()
     assert allocator.reserved_bytes == 20 * MIB
     assert allocator.segments == 0
+
+
+def test_addresses_that_never_had_memory_are_kept_for_the_next_request():
+    """63 MiB need four pages of 20, which 64 MiB do not have: what was reserved for them is addresses alone."""
+    allocator = make_allocator(settings=AllocatorSettings(expandable_segments=True, capacity_bytes=64 * MIB))
+    with pytest.raises(OutOfDeviceMemoryError):
+        allocator.allocate(63 * MIB)
+    assert allocator.reserved_bytes == 0
+    (unmapped,) = allocator.blocks()
+    assert allocator.allocate(20 * MIB).address == unmapped.address
 
 
 def test_a_block_freed_twice_is_a_fault():

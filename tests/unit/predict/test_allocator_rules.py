@@ -77,6 +77,10 @@ def test_a_configuration_is_read():
         ("expandable_segments:yes", "write True or False"),
         ("max_split_size_mb:4", "21 at least"),
         ("roundup_power2_divisions:3", "powers of two"),
+        ("roundup_power2_divisions:[256-1]", "give one number, or"),
+        ("expandable_segments", "is not key:value"),
+        ("max_split_size_mb:128;expandable_segments:True", "a whole number of MiB"),
+        ("expandable_segments:True,,", "is not key:value"),
     ],
 )
 def test_a_wrong_configuration_is_told(text, message):

@@ -51,12 +51,12 @@ class Recorder:
         self.allocator.free(handle)
         self._note("free_completed", *place)
 
-    def write(self, path):
+    def write(self, path, **more):
         sizes = [
             {"device": 1, "total_size": s.size, "allocated_size": sum(size for _, size in s.taken.values())}
             for s in self.allocator.segments
         ]
-        settings = {"expandable_segments": self.allocator.expandable, "max_split_size": -1}
+        settings = {"expandable_segments": self.allocator.expandable, "max_split_size": -1, **more}
         content = {"segments": sizes, "device_traces": [[], self.trace], "allocator_settings": settings}
         path.write_bytes(pickle.dumps(content))
         return path
@@ -83,6 +83,17 @@ def test_a_recording_is_replayed_to_the_byte_after_every_event(tmp_path, expanda
     assert found.simulated.allocated_bytes[-1] == found.recording.allocated_at_end_bytes == recorder.allocator.allocated
     assert found.simulated.reserved_bytes[-1] == recorder.allocator.reserved
     assert found.simulated.requested_bytes[-1] == recorder.allocator.requested
+
+
+def test_the_recorded_rounding_is_used(tmp_path):
+    """1,200 MiB with four steps between powers of two: 1,280."""
+    recorder = Recorder()
+    recorder.alloc(0, 1200 * MIB)
+    path = recorder.write(tmp_path / "s.pickle", roundup_power2_divisions={str(2**power): 4 for power in range(16)})
+    assert what_if(path, None, None, None, "2.14").simulated.peak_allocated_bytes == 1280 * MIB
+    recorder.write(path, roundup_power2_divisions={"1": 4})
+    with pytest.raises(DataError, match=r"has 1 roundup_power2_divisions"):
+        what_if(path, None, None, None, "2.14")
 
 
 def test_a_recording_of_another_allocator_is_told_where_it_differs(tmp_path):

@@ -170,7 +170,11 @@ def test_figures_of_zero_and_below_break_nothing(new_run):
         metrics = step_metrics(size, time_s)
         run.record(cell, 0, metrics, series=samples(max(size, 0)))
     run.record(run.cell("baseline", "train_epochs"), 0, epoch_metrics(0.0, 0.0))
-    write_reports(run.write())
+    directory = run.write()
+    write_reports(directory)
+    for page in ("report.html", "report.md"):
+        text = (directory / page).read_text()
+        assert all(figure in text for figure in ("0 B", "5 B", "-3 B", "0.00 %"))
 
 
 def test_a_directory_that_a_run_has_just_begun_says_what_is_not_made_yet(new_run):
