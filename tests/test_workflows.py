@@ -34,7 +34,7 @@ def test_ci_runs_what_the_local_command_runs_and_that_exists():
     called = make_targets(scripts(workflow("ci.yml")))
     assert called == make_targets((ROOT / ".ci" / "run").read_text())
     known = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert {"check", "test", "bench-check"} == {*called} <= {*known}
+    assert {"check", "test", "bench-check", "test-browser"} == {*called} <= {*known}
 
 
 def test_the_code_of_a_pull_request_runs_without_rights():
