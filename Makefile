@@ -71,7 +71,7 @@ bench-check: data ## Fail if bytes grew over reports/baseline (2 minutes); BASE=
 bench-baseline: data ## Make reports/baseline anew: after a change of bytes that is meant, or of torch
 	$(BIN)/python -m benchmarks.byte_gate renew
 
-test: $(READY) ## Run the fast tests, two processes of one thread each (5 minutes on 2 cores)
+test: $(READY) ## Run the fast tests, two processes of one thread each (6 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(READY) ## Run the tests that take minutes
