@@ -63,6 +63,7 @@ train_step = WorkloadSpec(
     preload=_PRELOAD,
     packages=("models", "benchmarks"),
     monotone=("training.batch_size",),
+    micro_batches="training.gradient_accumulation_steps",
     prepare=_check_data,
 )
 """One optimizer step of the trainer on decoded clips: every micro-batch forward and backward, then the update."""
@@ -74,6 +75,7 @@ inference = WorkloadSpec(
     preload=_PRELOAD,
     packages=("models", "benchmarks"),
     monotone=("training.batch_size",),
+    micro_batches="training.gradient_accumulation_steps",
     prepare=_check_data,
 )
 """Forward passes without gradients over one effective batch, micro-batch by micro-batch."""

@@ -6,10 +6,14 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, device
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
+
+_DEVICE = torch.ops.prim.device.default
 
 
 class LiveBytes(TorchDispatchMode):
@@ -31,6 +35,8 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is _DEVICE:  # fake tensors are asked for their device so, often; it is no work
+            return args[0].fake_device if isinstance(args[0], FakeTensor) else func(*args, **kwargs)
         self._see((args, kwargs), made=False)
         made = func(*args, **kwargs)
         self._see(made, made=True)

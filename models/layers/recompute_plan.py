@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from models.layers.live_bytes import LiveBytes
 from slr_bench.errors import UnsupportedSettingError
@@ -114,15 +116,25 @@ def _lowest(highest: int, holds: Callable[[int], bool]) -> int:
 
 
 def chain_costs(units: Sequence[Unit], x: Tensor) -> list[UnitCost]:
-    """Measure each unit alone on ``x`` and what becomes of it: one more forward and backward pass.
+    """Measure each unit alone on what has the shape of ``x``, and on what becomes of it: one more forward and backward.
 
-    It takes the memory of one unit at a time and has no effect: parameters and buffers are stood in for.
+    It takes the memory of one unit at a time, none on fake tensors, and has no effect: zeros stand in for ``x``,
+    parameters and buffers, and no mode that counts a step hears of it.
     """
     costs = []
-    for run, modules in units:
-        cost, x = _unit_cost(run, modules, x)
-        costs.append(cost)
+    mode: AbstractContextManager[object] = x.fake_mode if isinstance(x, FakeTensor) else nullcontext()
+    with _disable_current_modes(), mode:
+        x = _like(x).requires_grad_(x.requires_grad)
+        for run, modules in units:
+            cost, x = _unit_cost(run, modules, x)
+            costs.append(cost)
     return costs
+
+
+def _like(tensor: Tensor) -> Tensor:
+    """Zeros of its shape, strides, type and device."""
+    empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+    return empty.zero_()
 
 
 def _unit_cost(run: Callable[[Tensor], Tensor], modules: Sequence[nn.Module], x: Tensor) -> tuple[UnitCost, Tensor]:
@@ -161,12 +173,12 @@ class _DenseGradient(torch.autograd.Function):
 
 @contextmanager
 def _stand_ins(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Let modules work with parameters that share the values but have gradients of their own, and buffers' copies."""
+    """Let modules work with parameters and buffers of zeros."""
     owners = list(dict.fromkeys(inner for module in modules for inner in module.modules()))
     kept = [(dict(owner._parameters), dict(owner._buffers)) for owner in owners]
     for owner, (parameters, buffers) in zip(owners, kept, strict=True):
         owner._parameters.update({name: _twin(value) for name, value in parameters.items() if value is not None})
-        owner._buffers.update({name: value.clone() for name, value in buffers.items() if value is not None})
+        owner._buffers.update({name: _like(value) for name, value in buffers.items() if value is not None})
     try:
         yield
     finally:
@@ -176,6 +188,6 @@ def _stand_ins(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def _twin(parameter: nn.Parameter) -> nn.Parameter:
-    twin = nn.Parameter(parameter.detach(), parameter.requires_grad)
+    twin = nn.Parameter(_like(parameter), parameter.requires_grad)
     twin.grad = torch.zeros_like(twin)  # there already, as in every micro-batch but the first
     return twin

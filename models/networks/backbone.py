@@ -69,6 +69,24 @@ class BasicBlock(nn.Module):
         return self.relu(out_NCHW)
 
 
+class ImageNetColours(nn.Module):
+    """Frames, ``uint8`` (0..255) or float (0..1), less ImageNet's mean colour and over its deviation."""
+
+    mean_C11: Tensor
+    std_C11: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean_C11", torch.tensor(IMAGENET_MEAN).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std_C11", torch.tensor(IMAGENET_STD).view(-1, 1, 1), persistent=False)
+
+    def forward(self, frames_NCHW: Tensor) -> Tensor:
+        """Float, in the type of the buffers for ``uint8``."""
+        if frames_NCHW.is_floating_point():
+            return (frames_NCHW - self.mean_C11) / self.std_C11
+        return frames_NCHW.to(self.mean_C11.dtype).div_(255).sub_(self.mean_C11).div_(self.std_C11)
+
+
 class FrameBackbone(nn.Module):
     """Clips to one feature vector a frame.
 
@@ -78,9 +96,6 @@ class FrameBackbone(nn.Module):
     apart; of the choices within it the one that recomputes the least work (:mod:`models.layers.recompute_plan`).
     ``lowest`` is the smallest such budget that a choice can keep.
     """
-
-    mean_C11: Tensor
-    std_C11: Tensor
 
     def __init__(
         self,
@@ -100,8 +115,7 @@ class FrameBackbone(nn.Module):
         self.plans: dict[tuple[object, ...], Plan] = {}
         """What ``budget`` chose, by shape and types of a micro-batch."""
         self.features = 8 * base_channels
-        self.register_buffer("mean_C11", torch.tensor(IMAGENET_MEAN).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std_C11", torch.tensor(IMAGENET_STD).view(-1, 1, 1), persistent=False)
+        self.normalised = ImageNetColours()
         self.conv1 = nn.Conv2d(3, base_channels, 7, stride=2, padding=3, bias=False)
         self.bn1 = norm_of(norm, base_channels)
         self.pool = PooledReLU(max_pool)
@@ -138,7 +152,7 @@ class FrameBackbone(nn.Module):
     def _units(self) -> list[Unit]:
         stages = [self.get_submodule(f"layer{number}") for number in range(1, 5)]
         parts = stages if self.recompute in ("none", "stage") else [block for s in stages for block in s.children()]
-        return [(self._stem, [self.conv1, self.bn1]), *((part, [part]) for part in parts)]
+        return [(self._stem, [self.normalised, self.conv1, self.bn1]), *((part, [part]) for part in parts)]
 
     def _computed_again(self, units: list[Unit], x_NCHW: Tensor) -> Collection[int]:
         """Numbers of the units that are recomputed.
@@ -162,16 +176,11 @@ class FrameBackbone(nn.Module):
 
     def _stem(self, frames_NCHW: Tensor) -> Tensor:
         if self.stem == "split":
-            return split_stem(frames_NCHW, self.conv1, self.bn1, self.pool, self._normalised)
+            return split_stem(frames_NCHW, self.conv1, self.bn1, self.pool, self.normalised)
         return self.pool(self.bn1(self._first_conv(frames_NCHW)))
 
     def _first_conv(self, frames_NCHW: Tensor) -> Tensor:
         if self.recompute == "none" or frames_NCHW.is_floating_point():
-            return self.conv1(self._normalised(frames_NCHW))
+            return self.conv1(self.normalised(frames_NCHW))
         # Backward normalises again: kept are the uint8 frames, a quarter of fp32's bytes.
-        return conv_of_prepared(frames_NCHW, self.conv1.weight, 2, 3, prepare=self._normalised, adjoint=None)
-
-    def _normalised(self, frames_NCHW: Tensor) -> Tensor:
-        if frames_NCHW.is_floating_point():
-            return (frames_NCHW - self.mean_C11) / self.std_C11
-        return frames_NCHW.to(self.mean_C11.dtype).div_(255).sub_(self.mean_C11).div_(self.std_C11)
+        return conv_of_prepared(frames_NCHW, self.conv1.weight, 2, 3, prepare=self.normalised, adjoint=None)

@@ -140,7 +140,7 @@ class EfficientTrainer(FittingStepper):
             loaded.restart(tally.steps)
 
     def _diverged(self, ids: list[Sequence[str]]) -> NoReturn:
-        losses = self.last_losses.tolist()
+        losses = torch.stack(self.last_losses).tolist()
         first = next(index for index, loss in enumerate(losses) if not math.isfinite(loss))
         raise TrainingDiverged(
             f"the loss became {losses[first]} on clips {', '.join(ids[first])}; "

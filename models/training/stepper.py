@@ -68,7 +68,7 @@ class Stepper:
         gradient of the full batch. Not so under batch norm, which normalises each micro-batch by its own statistics
         and moves the running ones once for each; ``model.norm: group`` knows no batch. Only one micro-batch is alive
         at a time, and no gradient outlives the step. Returns the mean loss (scalar); nothing here waits for the
-        device, fp16's scaler apart. ``last_losses`` (one a micro-batch, weighted) and ``last_correct`` (clips)
+        device, fp16's scaler apart. ``last_losses`` (a scalar each micro-batch, weighted) and ``last_correct`` (clips)
         describe the step afterwards.
         """
         self.model.train()
@@ -82,9 +82,9 @@ class Stepper:
                 del clips_BTCHW, labels_B  # before the next one is loaded
         with self.phase("optimizer"):
             self._update()
-        self.last_losses = torch.stack(losses)
+        self.last_losses = losses
         self.last_correct = torch.stack(correct).sum()
-        return self.last_losses.sum()
+        return torch.stack(losses).sum()
 
     def _on_device(self, micro_batches: Iterable[ClipBatch]) -> Iterator[tuple[Tensor | Seen, Tensor]]:
         """Micro-batches; of a network that looks at a part of the clips (``see``), that part: the rest is free then."""

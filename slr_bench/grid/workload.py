@@ -105,6 +105,9 @@ class WorkloadSpec:
     one that registers the workload."""
     monotone: tuple[str, ...] = ()
     """Dotted keys of numbers: a setting that is larger in one and equal in all others needs at least the memory."""
+    micro_batches: str | None = None
+    """Dotted key of the number of micro-batches a step: equal pieces of work that each begin in the phase ``load``. A
+    prediction traces two and tells the others from them; without a key it traces the step as it is."""
     prepare: Callable[[Any], Mapping[str, str]] = field(default=lambda settings: {})
     """Checked by the parent before any process starts; returns facts bound to the run (``data_fingerprint``)."""
 

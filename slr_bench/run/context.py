@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from slr_bench.errors import UnsupportedSettingError
 from slr_bench.grid.workload import WorkloadSpec, find_workload
 from slr_bench.probes.phases import PhaseClock
 from slr_bench.run.preparation import NO_CUDA
+from slr_bench.trace.cuda_rules import CudaFakeMode, cuda_routes
 from slr_bench.trace.fake import swap_for_fake
 from slr_bench.trace.rules import CpuFakeMode
 from slr_bench.trace.tracer import others_alive
@@ -49,9 +50,23 @@ class Context:
         """Move to the device, or swap for fake tensors."""
         return swap_for_fake(module, self.fake_mode) if self.fake_mode else module.to(self.device)
 
-    def tensors(self) -> AbstractContextManager[Any]:
+    @property
+    def cuda_rules(self) -> CudaFakeMode | None:
+        """The mode in which tensors stand for a GPU's; None where they are what they say."""
+        return self.fake_mode if isinstance(self.fake_mode, CudaFakeMode) else None
+
+    @property
+    def source(self) -> str:
+        """What a traced figure is of: figures of different sources never compare."""
+        if self.cuda_rules is not None:
+            return "cuda-rules"
+        return f"{self.device.type}-{'fake' if self.is_fake else 'real'}"
+
+    @contextlib.contextmanager
+    def tensors(self) -> Iterator[None]:
         """The mode in which steps run."""
-        return self.fake_mode or contextlib.nullcontext()
+        with cuda_routes() if self.cuda_rules else contextlib.nullcontext(), self.fake_mode or contextlib.nullcontext():
+            yield
 
 
 class OpenJob(NamedTuple):
@@ -76,5 +91,6 @@ def open_job(job: dict[str, Any]) -> OpenJob:
     for name in spec.preload:  # imported already in a fork; their constants are not the workload's memory
         with contextlib.suppress(ImportError):  # building it will say so
             importlib.import_module(name)
-    context = Context(device, CpuFakeMode() if job["fake"] else None)
+    fake_mode = (CudaFakeMode() if job.get("cuda_rules") else CpuFakeMode()) if job["fake"] else None
+    context = Context(device, fake_mode)
     return OpenJob(spec, spec.settings.model_validate(job["setting"]), context)

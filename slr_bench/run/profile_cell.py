@@ -76,7 +76,7 @@ def profile_json(traced: Traced, context: Context) -> dict[str, Any]:
     found, floor, allocator = traced.breakdown, traced.floor, traced.allocator
     return {
         "device": context.device.type,
-        "source": f"{context.device.type}-{'fake' if context.is_fake else 'real'}",
+        "source": context.source,
         "peak_tensor_bytes": found.peak_bytes,
         "floor_bytes": floor.floor_bytes,
         "floor": {

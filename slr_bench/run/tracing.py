@@ -72,7 +72,10 @@ def recorded_step(work: StepWork, context: Context, log: Any) -> tuple[Recorder,
     with no_collection():
         state = with_held(work.tensors(), context.device, context.is_fake, context.others)
         loader = {} if context.is_fake else _addresses(state.get(LOADER, ()))
-        recorder = Recorder(context.device, state, context.is_fake, log.mark if log else None)
+        rules = context.cuda_rules
+        recorder = Recorder(
+            context.device, state, context.is_fake, log.mark if log else None, rules.is_on_host if rules else None
+        )
         del state
         if log:
             log.step_begins()
@@ -105,7 +108,7 @@ def _state_events(recorder: Recorder, loader: dict[int, int]) -> Iterator[Event]
 
 def trace_metrics(traced: Traced, context: Context) -> dict[str, Metric]:
     """``peak_tensor_bytes`` with the source that says what may be compared, the floor, FLOPs, the allocator."""
-    source = f"{context.device.type}-{'fake' if context.is_fake else 'real'}"
+    source = context.source
 
     def exact(value: float, unit: Any, source: str = source) -> Metric:
         return Metric(value=value, unit=unit, source=source, quality="exact")

@@ -8,12 +8,23 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.flop_counter import flop_registry
 
 from slr_bench.trace.modules import NO_MODULE, ModuleTracker
 from slr_bench.trace.origin import origin
 from slr_bench.trace.saved import SavedTensors
-from slr_bench.trace.tracer import BUFFER, GRADIENT, HELD, OPTIMIZER_STATE, PARAMETER, LiveBytes, State, tensors_in
+from slr_bench.trace.tracer import (
+    BUFFER,
+    GRADIENT,
+    HELD,
+    OPTIMIZER_STATE,
+    PARAMETER,
+    LiveBytes,
+    OnHost,
+    State,
+    tensors_in,
+)
 
 INPUT, SAVED, TEMPORARY, WEIGHT_CAST = "input", "saved activation", "temporary", "weight cast"
 CATEGORIES = (PARAMETER, GRADIENT, OPTIMIZER_STATE, BUFFER, INPUT, SAVED, WEIGHT_CAST, TEMPORARY, HELD)
@@ -80,12 +91,21 @@ class Operator(NamedTuple):
 class Recorder(LiveBytes):  # type: ignore[no-untyped-call]
     """Counts as :class:`LiveBytes` does, and keeps the whole story. ``mark(n)`` is entered around operator ``n``."""
 
-    def __init__(self, device: torch.device, state: State, fake: bool = False, mark: Any = None) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        state: State,
+        fake: bool = False,
+        mark: Any = None,
+        on_host: OnHost | None = None,
+    ) -> None:
         self.storages: list[Storage] = []
         self.operators: list[Operator] = []
         self.split_modules: tuple[str, ...] = ()
         self.flops = 0
         """Floating-point operations of products and convolutions, by torch's own formulas (a multiply-add is two)."""
+        self.touched_bytes = 0
+        """Of all operators' inputs and outputs: what has to cross the memory bus at least, if nothing is fused."""
         self.peak_position = BEFORE
         """The operator after which the peak was reached."""
         self._mark = mark or (lambda number: nullcontext())
@@ -96,7 +116,7 @@ class Recorder(LiveBytes):  # type: ignore[no-untyped-call]
         self._modules = ModuleTracker()
         self._inside = ExitStack()
         self._parameters = [tensor for tensor in state.get(PARAMETER, ()) if tensor.requires_grad]
-        super().__init__(device, state, fake)
+        super().__init__(device, state, fake, on_host)
 
     def __enter__(self) -> Self:
         self._inside.enter_context(self._modules)
@@ -118,7 +138,8 @@ class Recorder(LiveBytes):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is _DEVICE:
-            return func(*args, **kwargs)
+            asked = args[0]
+            return asked.fake_device if isinstance(asked, FakeTensor) else func(*args, **kwargs)
         self._node = node = torch._C._current_autograd_node()
         before = self.live_bytes
         keys = {self._count(tensor, None): None for tensor in tensors_in((args, kwargs) if kwargs else args)}
@@ -136,6 +157,8 @@ class Recorder(LiveBytes):  # type: ignore[no-untyped-call]
             self.flops += _FLOPS[packet](*args, **kwargs, out_val=made)
         by_key = self._by_key
         storages = tuple(by_key[key] for key in keys if key is not None and key in by_key)
+        if not func.is_view:
+            self.touched_bytes += sum(self._sizes[key] for key in keys if key in self._sizes)
         self.operators.append(Operator(str(packet), self._modules.current(node), self._phase, storages))
         if self.live_bytes != before:
             self._note_peak()

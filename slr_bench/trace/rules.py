@@ -20,15 +20,24 @@ aten = torch.ops.aten
 
 Rule = Callable[[Any, Mapping[str, Any]], Any]
 """``rule(what the fake kernel returned, arguments by name)`` -> what the real kernel would return."""
+Heard = Callable[[Any, Mapping[str, Any], Any], None]
+"""``heard(operator, arguments by name, what it returned)``."""
 
 
 class CpuFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
     """Fake tensors of a CPU, with ``RULES`` applied. Built modules come in by ``trace.fake.swap_for_fake``."""
 
+    heard: Heard | None = None
+    """Told of each operator."""
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = super().__torch_dispatch__(func, types, args, kwargs or {})
         rule = RULES.get(func)
-        return made if rule is None else rule(made, _by_name(func, args, kwargs or {}))
+        if rule is not None:
+            made = rule(made, _by_name(func, args, kwargs or {}))
+        if self.heard is not None:
+            self.heard(func, _by_name(func, args, kwargs or {}), made)
+        return made
 
 
 def _by_name(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

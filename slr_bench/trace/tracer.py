@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +29,8 @@ HELD = "held"
 
 State = Mapping[str, Iterable[torch.Tensor]]
 """Tensors alive before the step, by category."""
+OnHost = Callable[[int], bool]
+"""Whether a storage (``_cdata``) is host memory where fake tensors of the CPU stand for a GPU's."""
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -37,10 +39,12 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ``state`` are the tensors alive before the step by category. Those of category ``loader`` are not counted: the
     loader owns them. A tensor that an operator uses without having been made by one (``torch.from_numpy``, another
     process) counts from that operator on. With ``fake`` only fake tensors count: a real one is a constant on its way.
+    Those that are ``on_host`` do not.
     """
 
-    def __init__(self, device: torch.device, state: State, fake: bool = False) -> None:
+    def __init__(self, device: torch.device, state: State, fake: bool = False, on_host: OnHost | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._on_host = on_host
         self._device_type = device.type
         self._fake = fake
         self._watched: dict[int, weakref.ref[Any]] = {}
@@ -107,7 +111,8 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _rng_state(self) -> torch.Tensor:
         """Made by no operator, and real even among fake tensors; recomputation keeps one for every region."""
         state = self._plain_rng_state()
-        self._count(state, None, real_too=True)
+        if self._on_host is None:  # a GPU's state is kept in host memory
+            self._count(state, None, real_too=True)
         return state
 
     def _count(self, tensor: torch.Tensor, category: str | None, real_too: bool = False) -> int | None:
@@ -125,6 +130,8 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return None
         is_other = self._fake and not real_too and not isinstance(tensor, FakeTensor)
         if is_other or key in self._not_counted or tensor.device.type != self._device_type:
+            return None
+        if self._on_host is not None and self._on_host(key):
             return None
         size = storage.nbytes()
 

@@ -37,8 +37,10 @@ def test_state_dict_is_torchvisions(depth, shift):
 def test_features_and_gradients_are_torchvisions(reference, training, recompute):
     torch.manual_seed(0)
     backbone = FrameBackbone("resnet18", 64, 2, "none", recompute).double()
-    backbone.mean_C11.copy_(torch.tensor(IMAGENET_MEAN, dtype=torch.float64).view(-1, 1, 1))  # undo fp32's rounding
-    backbone.std_C11.copy_(torch.tensor(IMAGENET_STD, dtype=torch.float64).view(-1, 1, 1))
+    backbone.normalised.mean_C11.copy_(
+        torch.tensor(IMAGENET_MEAN, dtype=torch.float64).view(-1, 1, 1)
+    )  # undo fp32's rounding
+    backbone.normalised.std_C11.copy_(torch.tensor(IMAGENET_STD, dtype=torch.float64).view(-1, 1, 1))
     expected_net = copy.deepcopy(reference).double()
     backbone.load_state_dict(torchvision_state(expected_net))
     expected_net.fc = torch.nn.Identity()

@@ -1,0 +1,90 @@
+"""``slr-bench predict``: what a setting's step will need on a GPU that nobody has yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slr_bench.cli.base import JsonOption, SetOption, app, finish
+from slr_bench.errors import EXIT_DOES_NOT_FIT, EXIT_OK, ConfigError, NothingMeasuredError
+
+
+@app.command()
+def predict(
+    config: Annotated[Path, typer.Argument(help="Grid file, or a training file.")],
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|SIZE", help="GPU, like h200, rtx4090 or 24GiB; or cpu [default: a list of GPUs]."),
+    ] = None,
+    arm: Annotated[str | None, typer.Option(help="Arm to look at, where the grid has several.")] = None,
+    workload: Annotated[str | None, typer.Option(help="Workload to look at [default: the grid's first].")] = None,
+    sets: SetOption = None,
+    whole_grid: Annotated[bool, typer.Option("--grid", help="Every cell of the grid, axes included.")] = False,
+    alloc_conf: Annotated[
+        str, typer.Option(metavar="ALLOC_CONF", help="Allocator settings, as in PYTORCH_ALLOC_CONF.")
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Predict the peak memory of a step without the GPU: by category, with an interval, and whether it fits.
+
+    Exit code 6: it does not fit; with --grid, no cell does.
+    """
+    from rich.console import Console
+
+    from slr_bench.grid.cells import expand, own_cell
+    from slr_bench.grid.config import load_grid, parse_override
+    from slr_bench.predict.allocator_rules import settings_of
+    from slr_bench.predict.device import CPU, any_device, find_device
+    from slr_bench.predict.foresight import Foreseen, foresee
+    from slr_bench.predict.host import HostPrediction, predicted_host
+    from slr_bench.predict.peak import Prediction, predicted
+    from slr_bench.report.predict_view import print_cells, print_prediction
+
+    console = Console(stderr=as_json)
+    is_cpu = device is not None and device.strip().lower() == CPU
+    card = any_device() if device is None or is_cpu else find_device(device)
+    settings = settings_of(alloc_conf)
+    if whole_grid and arm is not None and workload is not None:
+        raise ConfigError("--grid looks at all workloads; leave --workload out")
+    grid = load_grid(config)
+    overrides = dict(parse_override(text) for text in sets or [])
+    cells = expand(grid, overrides, arm) if whole_grid else [own_cell(grid, overrides, arm, workload)]
+    cells = [cell for cell in cells if cell.spec.kind == "step"] if whole_grid else cells
+    done = 0
+    with console.status("importing torch") as status:
+
+        def seen(*_: object) -> None:
+            nonlocal done
+            done += 1
+            status.update(f"traced {done} of {len(cells)}")
+
+        found = foresee(cells, not is_cpu, seen)
+
+    def answer(one: Foreseen | str) -> Prediction | HostPrediction | str:
+        if isinstance(one, str):
+            return one
+        return predicted_host(one) if is_cpu else predicted(one, card, settings=settings)
+
+    results = [answer(one) for one in found]
+    if not whole_grid:
+        (result,) = results
+        if isinstance(result, str):
+            raise NothingMeasuredError(f"unsupported: {result}")
+        head = {"arm": cells[0].arm, "workload": cells[0].spec.name, "setting": cells[0].public_setting}
+        if not as_json:
+            print_prediction(cells[0], result, console)
+        finish(head | result.as_json(), EXIT_DOES_NOT_FIT if result.fits is False else EXIT_OK, as_json)
+    made = [result for result in results if not isinstance(result, str)]
+    if not made:
+        raise NothingMeasuredError(f"no cell of {len(cells)} can be traced: {results[0] if results else 'no steps'}")
+    if not as_json:
+        print_cells(cells, results, console)
+    entries = [
+        {"cell_id": cell.cell_id, "arm": cell.arm, "workload": cell.spec.name, "coordinates": dict(cell.coordinates)}
+        | ({"unsupported": result} if isinstance(result, str) else result.as_json())
+        for cell, result in zip(cells, results, strict=True)
+    ]
+    nowhere = all(result.fits is False for result in made)
+    finish({"device": device, "cells": entries}, EXIT_DOES_NOT_FIT if nowhere else EXIT_OK, as_json)

@@ -1,0 +1,119 @@
+"""The GPUs that can be predicted for: how much memory, and what is taken before the first tensor. No torch.
+
+``devices/known.json`` is from public sources. ``make calibrate`` on a machine with a GPU writes a file of its own
+beside it, with the context and the workspaces as measured there; it wins over the list.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from typing import Any, Final, NamedTuple
+
+from slr_bench.errors import ConfigError, nearest
+from slr_bench.units import GIB, KIB, MIB, format_bytes, parse_bytes
+
+CPU: Final = "cpu"
+_HOPPER: Final = (9, 0)
+_CUBLAS_BYTES: Final = (2 * 4096 + 8 * 16) * KIB
+"""``:4096:2:16:8``, the default of ``CUBLAS_WORKSPACE_CONFIG`` (torch 2.11 to 2.14, ``CublasHandlePool.cpp``)."""
+_CUBLAS_HOPPER_BYTES: Final = 32 * MIB
+"""From Hopper on."""
+
+
+class Estimate(NamedTuple):
+    """Bytes: the most likely, and the ends of the interval."""
+
+    value: int
+    low: int
+    high: int
+
+    def as_json(self) -> dict[str, int]:
+        """``{value, low, high}``."""
+        return self._asdict()
+
+    def __add__(self, other: Any) -> Estimate:
+        return Estimate(self.value + other.value, self.low + other.low, self.high + other.high)
+
+
+_CONTEXT: Final = Estimate(450 * MIB, 250 * MIB, 650 * MIB)
+"""Context, kernels and libraries outside torch's allocator: 300 to 500 MB is what is commonly seen. Not measured."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """One GPU, bytes."""
+
+    name: str
+    title: str
+    capacity_bytes: int | None
+    """What a process can have, its context included; None: no card is meant."""
+    cublas: Estimate
+    """Workspace a thread that computes products."""
+    context: Estimate
+    is_calibrated: bool
+    """Context and workspace were measured on such a card; otherwise they are rules."""
+
+
+def any_device() -> Device:
+    """No card in particular: bytes without a verdict."""
+    cublas = Estimate(_CUBLAS_BYTES, _CUBLAS_BYTES, _CUBLAS_HOPPER_BYTES)
+    return Device("any", "any CUDA GPU", None, cublas, _CONTEXT, False)
+
+
+def find_device(text: str) -> Device:
+    """A known name (``h200``, ``rtx4090``), or a size (``24GiB``) for a card of that capacity and any class.
+
+    Raises:
+        ConfigError: neither; the names are listed. A size without a unit.
+    """
+    name = text.strip().lower().replace(" ", "").replace("_", "-")
+    known = known_devices()
+    if name in known:
+        return known[name]
+    try:
+        size = parse_bytes(text)
+    except ValueError as error:
+        if name.replace(".", "", 1).isdigit():
+            raise ConfigError(f"--device: {error}") from error
+        raise ConfigError(
+            f"--device: no device {text!r} is known{nearest(name, known)}; known: {', '.join(known)}, "
+            f"{CPU}, or a size like 24GiB"
+        ) from error
+    if not size:
+        raise ConfigError("--device: a card of 0 bytes holds nothing; give a size like 24GiB")
+    return replace(any_device(), name=format_bytes(size), title=f"a GPU of {format_bytes(size)}", capacity_bytes=size)
+
+
+def known_devices() -> Mapping[str, Device]:
+    """By name: the public list, then what was measured."""
+    place = files("slr_bench.predict") / "devices"
+    entries: dict[str, Any] = json.loads((place / "known.json").read_text())["devices"]
+    found = {name: _device(name, entry) for name, entry in entries.items()}
+    for file in sorted(place.iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".json") and file.name != "known.json":
+            name = file.name.removesuffix(".json")
+            found[name] = _calibrated(name, json.loads(file.read_text()))
+    return found
+
+
+def _device(name: str, entry: Mapping[str, Any]) -> Device:
+    capability = tuple(map(int, entry["compute_capability"].split(".")))
+    workspace = _CUBLAS_HOPPER_BYTES if capability >= _HOPPER else _CUBLAS_BYTES
+    capacity = round(entry["memory_gib"] * GIB)
+    return Device(name, entry["title"], capacity, Estimate(workspace, workspace, workspace), _CONTEXT, False)
+
+
+def _calibrated(name: str, entry: Mapping[str, Any]) -> Device:
+    """As ``slr_bench.predict.calibrate`` writes it."""
+    workspace, context = entry["cublas_workspace_bytes"], entry["context_bytes"]
+    return Device(
+        name,
+        entry["title"],
+        entry["capacity_bytes"],
+        Estimate(workspace, workspace, workspace),
+        Estimate(context["median"], context["low"], context["high"]),
+        True,
+    )

@@ -1,0 +1,144 @@
+"""Predictions as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from rich.console import Console
+from rich.text import Text
+
+from slr_bench.grid.cells import Cell as GridCell
+from slr_bench.predict.device import Estimate, known_devices
+from slr_bench.predict.host import HostPrediction
+from slr_bench.predict.peak import Prediction, fits_in
+from slr_bench.report.profile_view import MEANINGS
+from slr_bench.report.table import Cell, Column, Row, Table, Tone
+from slr_bench.report.terminal import print_table
+from slr_bench.report.words import plain
+from slr_bench.units import format_bytes
+
+OPERATORS_SHOWN: Final = 5
+_VERDICTS: Final[dict[bool | None, tuple[str, Tone]]] = {
+    True: ("fits", "good"),
+    False: ("does not fit", "bad"),
+    None: ("may fit", "warn"),
+}
+_STYLES: Final[dict[Tone, str]] = {"": "", "good": "green", "bad": "red", "warn": "yellow"}
+_KINDS: Final = (
+    ("NVML", "nvml", "context and reserved: what nvidia-smi shows of the process"),
+    ("reserved", "reserved", "segments of torch's allocator"),
+    ("allocated", "allocated", "blocks given out, rounded up"),
+    ("requested", "requested", "what tensors and operators ask for"),
+)
+
+
+def print_prediction(cell: GridCell, found: Prediction | HostPrediction, console: Console) -> None:
+    """One setting."""
+    traced = found.foreseen
+    where = found.device.title if isinstance(found, Prediction) else "the CPU"
+    title = f"Memory of {cell.spec.name}, arm {cell.arm}, on {where}"
+    console.print(Text(plain(title, 200), style="bold"))
+    if isinstance(found, Prediction):
+        _print_verdict(found, console)
+        rows = [(name, getattr(found, kind), meaning) for name, kind, meaning in _KINDS]
+    else:
+        rows = [("over start", found.rss_over_start, "high-water mark of the process over its start")]
+    ends = (Column(""), Column("Expected", True), Column("Least", True), Column("Most", True), Column(""))
+    print_table(Table("Peak of a steady step", ends, tuple(_estimate(*row) for row in rows)), console)
+    peak = traced["peak_tensor_bytes"]
+    parts = tuple(
+        Row((Cell(name), Cell(format_bytes(count)), Cell(f"{100 * count / peak:.1f} %"), Cell(MEANINGS.get(name, ""))))
+        for name, count in traced["by_category"].items()
+    )
+    columns = (Column("Category"), Column("Bytes", True), Column("Share", True), Column("", spare=True))
+    print_table(Table(f"Tensors at the peak: {format_bytes(peak)}", columns, parts), console)
+    for line in _remarks(found):
+        console.print(Text(line, style="dim"))
+    if isinstance(found, Prediction) and found.device.capacity_bytes is None:
+        _print_devices(found, console)
+
+
+def _estimate(name: str, estimate: Estimate, meaning: str) -> Row:
+    ends = (estimate.value, estimate.low, estimate.high)
+    return Row((Cell(name), *(Cell(format_bytes(count), sort=count) for count in ends), Cell(meaning)))
+
+
+def _print_verdict(found: Prediction, console: Console) -> None:
+    if found.device.capacity_bytes is None or found.spare_bytes is None:
+        return
+    verdict, tone = _VERDICTS[found.fits]
+    spare = found.spare_bytes
+    left = f"{format_bytes(spare)} to spare" if spare >= 0 else f"{format_bytes(-spare)} too much"
+    under_pressure = spare < 0 and found.fits is not False
+    tail = "; the allocator has to give cached memory back, which costs time" if under_pressure else ""
+    text = (
+        f"It {verdict}: {format_bytes(found.nvml.value)} of {format_bytes(found.device.capacity_bytes)}, {left}{tail}."
+    )
+    console.print(Text(text, style=_STYLES[tone]))
+
+
+def _remarks(found: Prediction | HostPrediction) -> list[str]:
+    lines = []
+    if isinstance(found, HostPrediction):
+        return ["Tensors are exact to the byte; the high-water mark is a rule's, within 10 % or 100 MiB."]
+    unmodelled = found.foreseen["unmodelled"]
+    if unmodelled:
+        named = ", ".join(
+            f"{one['operator']} (up to {format_bytes(one['most_bytes'])})" for one in unmodelled[:OPERATORS_SHOWN]
+        )
+        more = len(unmodelled) - OPERATORS_SHOWN
+        lines.append(f"Not modelled, so in the interval only: {named}" + (f" and {more} more." if more > 0 else "."))
+    if not found.device.is_calibrated:
+        lines.append(
+            "Context and workspaces of this card are rules, not measured; `make calibrate` on one measures them."
+        )
+    return lines
+
+
+def _print_devices(found: Prediction, console: Console) -> None:
+    """The verdict for every card that is known, smallest first."""
+    by_verdict: dict[bool | None, list[str]] = {True: [], None: [], False: []}
+    for card in sorted(known_devices().values(), key=lambda card: (card.capacity_bytes or 0, card.name)):
+        assert card.capacity_bytes is not None
+        verdict = fits_in(found.foreseen, card, card.capacity_bytes)
+        by_verdict[verdict].append(f"{card.name} ({format_bytes(card.capacity_bytes)})")
+    for verdict, cards in by_verdict.items():
+        if cards:
+            text, tone = _VERDICTS[verdict]
+            console.print(Text(f"It {text}: ", style=_STYLES[tone]) + Text(", ".join(cards)))
+
+
+def print_cells(
+    cells: Sequence[GridCell], found: Sequence[Prediction | HostPrediction | str], console: Console
+) -> None:
+    """A grid."""
+    several = len({cell.spec.name for cell in cells}) > 1
+    rows = []
+    for cell, one in zip(cells, found, strict=True):
+        axes = " · ".join(f"{key.rpartition('.')[2]} {value}" for key, value in cell.coordinates.items())
+        name = f"{cell.arm}{' · ' + axes if axes else ''}" + (f" · {cell.spec.name}" if several else "")
+        rows.append(Row((Cell(plain(name, 120)), *_figures(one))))
+    columns = (
+        Column("Cell"),
+        Column("Tensors", True),
+        Column("Expected", True),
+        Column("Least to most", True, spare=True),
+        Column("Verdict"),
+    )
+    print_table(Table("Predicted peak of a steady step", columns, tuple(rows)), console)
+
+
+def _figures(one: Prediction | HostPrediction | str) -> tuple[Cell, ...]:
+    if isinstance(one, str):
+        return Cell("–"), Cell("–"), Cell("–"), Cell(plain(f"unsupported: {one}", 160), tone="warn")
+    whole: Any = one.nvml if isinstance(one, Prediction) else one.rss_over_start
+    capacity = one.device.capacity_bytes if isinstance(one, Prediction) else one.capacity_bytes
+    verdict, tone = _VERDICTS[one.fits] if capacity is not None else ("", "")
+    peak = one.foreseen["peak_tensor_bytes"]
+    return (
+        Cell(format_bytes(peak), sort=peak),
+        Cell(format_bytes(whole.value), sort=whole.value),
+        Cell(f"{format_bytes(whole.low)} to {format_bytes(whole.high)}", sort=whole.low),
+        Cell(verdict, tone=tone),
+    )

@@ -1,0 +1,138 @@
+"""What steps in a row ask CUDA's allocator for: memory of tensors, of operators while they run, and of libraries.
+
+The first step makes the optimizer's state between gradients and activations, where it stays: what is reserved later
+depends on it. So both are told, in order.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple
+
+import torch
+
+from slr_bench.trace.recorder import BEFORE, Recorder
+from slr_bench.trace.steady import live_bytes
+from slr_bench.trace.workspaces import PRODUCTS, Workspace
+
+ALLOCATE, FREE, TRANSIENT, LIBRARY, STEADY = range(5)
+"""``[ALLOCATE, id, bytes]``, ``[FREE, id, 0]``, ``[TRANSIENT, expected bytes, most bytes]``: lives within an operator;
+``[LIBRARY, thread, 0]``: a product on thread 0 (forward) or 1 (backward); ``[STEADY, 0, 0]``: the last step begins."""
+
+STEADY_STEPS: Final = 1
+"""More change nothing in what is reserved but by a page of an expandable segment (tried: 2 and 4)."""
+
+Request = list[int]
+Rule = Callable[[Any, Mapping[str, Any], Any], Workspace]
+
+
+class Heard(NamedTuple):
+    """An operator that needs more than its tensors."""
+
+    position: int
+    name: str
+    workspace: Workspace
+    is_product: bool
+    in_backward: bool
+
+
+class WorkspaceLog:
+    """What the operators of a recorded step need beside their tensors.
+
+    It hears them (``CpuFakeMode.heard``), and is the recorder's log: what runs beside the step is passed over.
+    """
+
+    def __init__(self, rule: Rule) -> None:
+        """``rule``: of ``trace.workspaces``."""
+        self._rule = rule
+        self._position: int | None = None
+        self.heard: list[Heard] = []
+
+    def step_begins(self) -> None:
+        """Nothing to do."""
+
+    @contextmanager
+    def mark(self, number: int) -> Iterator[None]:
+        """Operator ``number`` of the step runs inside."""
+        self._position = number
+        try:
+            yield
+        finally:
+            self._position = None
+
+    def __call__(self, operator: Any, arguments: Mapping[str, Any], made: Any) -> None:
+        """One operator ran."""
+        if self._position is None:
+            return
+        workspace = self._rule(operator, arguments, made)
+        name = str(operator.overloadpacket).rpartition(".")[2]
+        if workspace.most_bytes or name in PRODUCTS:
+            in_backward = torch._C._current_autograd_node() is not None
+            self.heard.append(Heard(self._position, name, workspace, name in PRODUCTS, in_backward))
+
+
+def unmodelled(log: WorkspaceLog) -> list[dict[str, Any]]:
+    """Operators without a rule: how often they ran, and the most that one call may need."""
+    calls: Counter[str] = Counter()
+    most: Counter[str] = Counter()
+    for heard in log.heard:
+        if not heard.workspace.is_modelled:
+            calls[heard.name] += 1
+            most[heard.name] = max(most[heard.name], heard.workspace.most_bytes)
+    return [{"operator": name, "calls": calls[name], "most_bytes": size} for name, size in most.most_common()]
+
+
+def peak_with_workspaces(recorder: Recorder, log: WorkspaceLog) -> int:
+    """The most bytes alive in the step, tensors and what operators allocate inside themselves, as expected."""
+    live = live_bytes(recorder)
+    return max([recorder.peak_bytes, *(live[heard.position] + heard.workspace.expected_bytes for heard in log.heard)])
+
+
+Lives = Sequence[tuple[int, int | None]]
+"""Of each storage: where it was made, where it went."""
+
+
+def lives(recorder: Recorder) -> Lives:
+    """The lives of the recorder's storages."""
+    return [(storage.born, storage.died) for storage in recorder.storages]
+
+
+def requests(recorder: Recorder, log: WorkspaceLog, first: Lives, steady: Lives) -> list[Request]:
+    """The requests of the first step and of a steady one (``trace.steady``), in order, by the storages' lives in each.
+
+    What is there before the steady step was made in the first.
+    """
+    heard: dict[int, list[Heard]] = defaultdict(list)
+    for one in log.heard:
+        heard[one.position].append(one)
+    sizes = [storage.size_bytes for storage in recorder.storages]
+    made_anew = {
+        number
+        for number, ((_, died), (born, _)) in enumerate(zip(first, steady, strict=False))
+        if died is None and born != BEFORE
+    }
+    found: list[Request] = []
+    for turn in range(1 + STEADY_STEPS):
+        if turn == STEADY_STEPS:
+            found.append([STEADY, 0, 0])
+        births: dict[int, list[int]] = defaultdict(list)
+        deaths: dict[int, list[int]] = defaultdict(list)
+        for number, (born, died) in enumerate(steady[: len(first)] if turn else first):
+            if sizes[number] and not (turn and born == BEFORE):
+                births[born].append(number)
+                if died is not None:
+                    deaths[died].append(number)
+        for position in range(BEFORE, len(recorder.operators)):
+            for number in births.get(position, ()):
+                found.append([ALLOCATE, number + turn * len(first) * (number in made_anew), sizes[number]])
+            for one in heard.get(position, ()):
+                if one.is_product:
+                    found.append([LIBRARY, int(one.in_backward), 0])
+                if one.workspace.most_bytes:
+                    found.append([TRANSIENT, one.workspace.expected_bytes, one.workspace.most_bytes])
+            found += [[FREE, number, 0] for number in deaths.get(position, ())]
+        if turn:  # what the step before left goes when this one's takes its place
+            found += [[FREE, number + (turn - 1) * len(first), 0] for number in sorted(made_anew) if sizes[number]]
+    return found

@@ -1,0 +1,82 @@
+"""A steady step, and one of many micro-batches, told from the first step of two: tracing is what takes the time.
+
+The first step differs from every later one in that what outlives it (the optimizer's state) is made in it; later it is
+there from the start. A middle micro-batch differs from the last only in what comes after it. So the first step, with
+two micro-batches, holds all that there is to know; that it says the same as tracing them all is tested on every
+network, optimizer and precision of the byte-exact claim.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from itertools import accumulate
+
+from slr_bench.trace.recorder import BEFORE, INPUT, LOAD_PHASE, SAVED, TEMPORARY, WEIGHT_CAST, Recorder
+from slr_bench.trace.tracer import GRADIENT, HELD
+
+
+def repeat_micro_batches(recorder: Recorder, times: int) -> int:
+    """Add what ``times`` more micro-batches would leave behind until the step's end, beside gradients: their losses.
+
+    The recorded step has two or more. Returns the bytes added.
+    """
+    starts = micro_batch_starts(recorder)
+    if times <= 0 or len(starts) < 2:
+        return 0
+    phases = [operator.phase for operator in recorder.operators]
+    own = set(phases[starts[0] : starts[1]])
+    end = next((place for place in range(starts[-1], len(phases)) if phases[place] not in own), len(phases))
+    left = [
+        storage
+        for storage in recorder.storages
+        if starts[0] <= storage.born < starts[1] and storage.category != GRADIENT and storage.lives_at(end - 1)
+    ]
+    recorder.storages.extend(replace(storage, born=starts[-1], key=-1) for _ in range(times) for storage in left)
+    return times * sum(storage.size_bytes for storage in left)
+
+
+def micro_batch_starts(recorder: Recorder) -> list[int]:
+    """Positions of the first operator of each micro-batch: where loading begins."""
+    phases = [operator.phase for operator in recorder.operators]
+    return [
+        position
+        for position, phase in enumerate(phases)
+        if phase == LOAD_PHASE and (not position or phases[position - 1] != LOAD_PHASE)
+    ]
+
+
+def make_steady(recorder: Recorder) -> None:
+    """What outlives the recorded step was there before it; the peaks follow from that.
+
+    Named state is made once. Of anything else that is left over (the losses) there is a second, the last step's, until
+    the step's end.
+    """
+    end = len(recorder.operators) - 1
+    for storage in list(recorder.storages):
+        if storage.died is None and storage.born != BEFORE:
+            if storage.category in (TEMPORARY, SAVED, INPUT, WEIGHT_CAST):
+                recorder.storages.append(replace(storage, category=HELD, born=BEFORE, died=end))
+            else:
+                storage.born = BEFORE
+    peak, position, by_phase = _before(recorder), BEFORE, Counter[str]()
+    for number, (operator, live) in enumerate(zip(recorder.operators, live_bytes(recorder), strict=True)):
+        by_phase[operator.phase] = max(by_phase[operator.phase], live)
+        if live > peak:
+            peak, position = live, number
+    recorder.peak_bytes, recorder.peak_position = peak, position
+    recorder.peak_by_phase = dict(by_phase)
+
+
+def live_bytes(recorder: Recorder) -> list[int]:
+    """Bytes alive right after each operator."""
+    changes: Counter[int] = Counter()
+    for storage in recorder.storages:
+        changes[max(0, storage.born)] += storage.size_bytes
+        if storage.died is not None:
+            changes[storage.died + 1] -= storage.size_bytes
+    return list(accumulate(changes[number] for number in range(len(recorder.operators))))
+
+
+def _before(recorder: Recorder) -> int:
+    return sum(storage.size_bytes for storage in recorder.storages if storage.born == BEFORE)
