@@ -4,16 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from models.config import Settings
 from slr_bench.errors import ConfigError, DataError
-from slr_bench.grid.workload import BuildContext, WorkloadSpec
+from slr_bench.grid.workload import BuildContext, Knob, WorkloadSpec
 
 SYNTHETIC = Path("data/synthetic")
 """Where ``make data`` renders to."""
 # torch imports torch._dynamo (a second) with the first optimizer or checkpoint: once in the server, not in every cell.
 _PRELOAD = ("torch._dynamo", "torchvision.transforms.v2", "av", "benchmarks.works")
+
+
+def _knob(key: str, *values: str, keeps: Literal["function", "model"] = "function") -> Knob:
+    return Knob(key, tuple({key: value} for value in values), keeps)
+
+
+_KNOBS = (
+    _knob("training.precision", "fp32", "bf16", keeps="model"),
+    _knob("training.recompute", "none", "stage", "block", "lowest"),
+    _knob("model.attention", "dense", "chunked"),
+    _knob("model.stem", "whole", "split"),
+    Knob(
+        "model.region_focus",
+        (
+            {"model.region_focus": "none", "model.focus_size": None},
+            {"model.region_focus": "motion", "model.focus_size": 160},
+            {"model.region_focus": "motion", "model.focus_size": 128},
+        ),
+        keeps="nothing",
+    ),
+)
 
 
 def _check_data(settings: Settings) -> Mapping[str, str]:
@@ -64,6 +85,8 @@ train_step = WorkloadSpec(
     packages=("models", "benchmarks"),
     monotone=("training.batch_size",),
     micro_batches="training.gradient_accumulation_steps",
+    micro_batch="training.batch_size",
+    knobs=_KNOBS,
     prepare=_check_data,
 )
 """One optimizer step of the trainer on decoded clips: every micro-batch forward and backward, then the update."""
@@ -76,6 +99,8 @@ inference = WorkloadSpec(
     packages=("models", "benchmarks"),
     monotone=("training.batch_size",),
     micro_batches="training.gradient_accumulation_steps",
+    micro_batch="training.batch_size",
+    knobs=_KNOBS,
     prepare=_check_data,
 )
 """Forward passes without gradients over one effective batch, micro-batch by micro-batch."""

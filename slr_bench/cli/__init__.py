@@ -10,7 +10,9 @@ from slr_bench.cli.base import app
 from slr_bench.errors import EXIT_INTERRUPTED, SlrBenchError
 
 # Each module registers its command; the order is that of --help.
-for _command in ("run", "report", "compare", "gate", "profile", "predict", "replay", "watch", "doctor", "schema"):
+for _command in (
+    "run", "report", "compare", "gate", "profile", "predict", "plan", "replay", "watch", "doctor", "schema"
+):  # fmt: skip
     import_module(f"slr_bench.cli.{_command}")
 
 

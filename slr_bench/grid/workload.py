@@ -86,6 +86,18 @@ class DetailedWork(Protocol):
 
 
 @dataclass(frozen=True)
+class Knob:
+    """What a plan may turn. A setting that is at none of the choices is left as it is."""
+
+    name: str
+    choices: tuple[Mapping[str, Any], ...]
+    """Each: dotted keys and their values; all name the same keys."""
+    keeps: Literal["function", "model", "nothing"] = "function"
+    """``function``: equal outputs and gradients; ``model``: the same network in another arithmetic; ``nothing``:
+    another model, turned only where the user allows it."""
+
+
+@dataclass(frozen=True)
 class WorkloadSpec:
     """A registered workload, the parent's half."""
 
@@ -108,6 +120,10 @@ class WorkloadSpec:
     micro_batches: str | None = None
     """Dotted key of the number of micro-batches a step: equal pieces of work that each begin in the phase ``load``. A
     prediction traces two and tells the others from them; without a key it traces the step as it is."""
+    micro_batch: str | None = None
+    """Dotted key of their size in samples. A plan keeps the product of the two."""
+    knobs: tuple[Knob, ...] = ()
+    """What else a plan may turn."""
     prepare: Callable[[Any], Mapping[str, str]] = field(default=lambda settings: {})
     """Checked by the parent before any process starts; returns facts bound to the run (``data_fingerprint``)."""
 

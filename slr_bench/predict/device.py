@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
 from slr_bench.errors import ConfigError, nearest
+from slr_bench.predict.cost import Rates, sheet_rates
 from slr_bench.units import GIB, KIB, MIB, format_bytes, parse_bytes
 
 CPU: Final = "cpu"
@@ -38,6 +39,8 @@ class Estimate(NamedTuple):
         return Estimate(self.value + other.value, self.low + other.low, self.high + other.high)
 
 
+_LIKELY: Final = "rtx3060"
+"""Whose rates stand for those of a card of which only the size is known."""
 _CONTEXT: Final = Estimate(450 * MIB, 250 * MIB, 650 * MIB)
 """Context, kernels and libraries outside torch's allocator: 300 to 500 MB is what is commonly seen. Not measured."""
 
@@ -53,6 +56,7 @@ class Device:
     cublas: Estimate
     """Workspace a thread that computes products."""
     context: Estimate
+    rates: Rates
     is_calibrated: bool
     """Context and workspace were measured on such a card; otherwise they are rules."""
 
@@ -60,7 +64,7 @@ class Device:
 def any_device() -> Device:
     """No card in particular: bytes without a verdict."""
     cublas = Estimate(_CUBLAS_BYTES, _CUBLAS_BYTES, _CUBLAS_HOPPER_BYTES)
-    return Device("any", "any CUDA GPU", None, cublas, _CONTEXT, False)
+    return Device("any", "any CUDA GPU", None, cublas, _CONTEXT, _rates(_entries()[_LIKELY]), False)
 
 
 def find_device(text: str) -> Device:
@@ -90,8 +94,7 @@ def find_device(text: str) -> Device:
 def known_devices() -> Mapping[str, Device]:
     """By name: the public list, then what was measured."""
     place = files("slr_bench.predict") / "devices"
-    entries: dict[str, Any] = json.loads((place / "known.json").read_text())["devices"]
-    found = {name: _device(name, entry) for name, entry in entries.items()}
+    found = {name: _device(name, entry) for name, entry in _entries().items()}
     for file in sorted(place.iterdir(), key=lambda file: file.name):
         if file.name.endswith(".json") and file.name != "known.json":
             name = file.name.removesuffix(".json")
@@ -99,11 +102,22 @@ def known_devices() -> Mapping[str, Device]:
     return found
 
 
+def _entries() -> Mapping[str, Any]:
+    known: Mapping[str, Any] = json.loads((files("slr_bench.predict") / "devices" / "known.json").read_text())
+    entries: Mapping[str, Any] = known["devices"]
+    return entries
+
+
+def _rates(entry: Mapping[str, Any]) -> Rates:
+    return sheet_rates(entry["tflops_fp32"], entry["tflops_half"], entry["bandwidth_gb_s"], entry["title"])
+
+
 def _device(name: str, entry: Mapping[str, Any]) -> Device:
     capability = tuple(map(int, entry["compute_capability"].split(".")))
     workspace = _CUBLAS_HOPPER_BYTES if capability >= _HOPPER else _CUBLAS_BYTES
     capacity = round(entry["memory_gib"] * GIB)
-    return Device(name, entry["title"], capacity, Estimate(workspace, workspace, workspace), _CONTEXT, False)
+    cublas = Estimate(workspace, workspace, workspace)
+    return Device(name, entry["title"], capacity, cublas, _CONTEXT, _rates(entry), False)
 
 
 def _calibrated(name: str, entry: Mapping[str, Any]) -> Device:
@@ -115,5 +129,6 @@ def _calibrated(name: str, entry: Mapping[str, Any]) -> Device:
         entry["capacity_bytes"],
         Estimate(workspace, workspace, workspace),
         Estimate(context["median"], context["low"], context["high"]),
+        _rates(entry),
         True,
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self
 
 from slr_bench.grid.cells import Cell, flatten, nest
 from slr_bench.run.executors.local import LocalExecutor
@@ -22,40 +23,70 @@ _CELLS_A_PROCESS: Final = 4
 _TIMEOUT_S: Final = 600.0
 
 Foreseen = Mapping[str, Any]
+Step = dict[str, Any]
+"""What a child is told of a cell."""
 Seen = Callable[[Cell, Foreseen | str], None]
 """Told of each cell as it is done: the traced step, or why there is none."""
 
 
+class Foresight:
+    """Traces cells of the workloads that ``like`` have, in up to one process a core; open while asked several times."""
+
+    def __init__(self, like: Sequence[Cell], cuda_rules: bool, most: int | None = None) -> None:
+        """``most``: processes at most."""
+        self._cuda_rules = cuda_rules
+        self._preload = sorted({"slr_bench.run.foreseen_cell", *(name for cell in like for name in cell.spec.preload)})
+        self._most = most or os.cpu_count() or 1
+        self._servers: list[_Server] = []
+        self._known: dict[str, Foreseen | str] = {}
+
+    def __enter__(self) -> Self:
+        self._open = ExitStack()
+        self._open.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
+
+    def foresee(self, cells: Sequence[Cell], seen: Seen = lambda cell, found: None) -> list[Foreseen | str]:
+        """The traced step of each cell, or why it cannot be traced; in the cells' order.
+
+        Cells that differ in nothing that a trace sees are traced once.
+        """
+        steps = [_step(cell) for cell in cells]
+        new: dict[str, tuple[Cell, Step]] = {}
+        for cell, step in zip(cells, steps, strict=True):
+            if repr(step) not in self._known:
+                new.setdefault(repr(step), (cell, step))
+        count = max(1, min(self._most, -(-len(new) // _CELLS_A_PROCESS)))
+        missing = [_Server(self._preload) for _ in range(count - len(self._servers))] if new else []
+        with ThreadPoolExecutor(max_workers=count) as pool:  # each imports torch: at the same time
+            self._servers += pool.map(self._open.enter_context, missing)
+        done: SimpleQueue[tuple[str, Foreseen | str] | None] = SimpleQueue()
+        with ThreadPoolExecutor(max_workers=count) as pool:
+            for place, server in enumerate(self._servers[:count] if new else ()):
+                share = dict(list(new.items())[place::count])
+                pool.submit(server.trace, share, self._cuda_rules, done.put)
+            waiting = len(self._servers[:count]) if new else 0
+            while waiting:
+                message = done.get()
+                if message is None:
+                    waiting -= 1
+                    continue
+                self._known[message[0]] = message[1]
+                seen(new[message[0]][0], message[1])
+        return [self._known[repr(step)] for step in steps]
+
+
 def foresee(cells: Sequence[Cell], cuda_rules: bool, seen: Seen = lambda cell, found: None) -> list[Foreseen | str]:
-    """The traced step of each cell, or why it cannot be traced; in the cells' order.
-
-    Cells that differ in nothing that a trace sees are traced once.
-    """
-    steps = [_step(cell) for cell in cells]
-    places: dict[str, list[int]] = {}
-    for place, step in enumerate(steps):
-        places.setdefault(repr(step), []).append(place)
-    groups = list(places.values())
-    processes = max(1, min(os.cpu_count() or 1, len(groups) // _CELLS_A_PROCESS))
-    found: list[Foreseen | str] = [""] * len(cells)
-    done: SimpleQueue[tuple[list[int], Foreseen | str] | None] = SimpleQueue()
-    with ThreadPoolExecutor(processes) as pool:
-        shares = [groups[start::processes] for start in range(processes)]
-        for share in shares:
-            pool.submit(_trace, [cells[group[0]] for group in share], share, steps, cuda_rules, done.put)
-        waiting = processes
-        while waiting:
-            message = done.get()
-            if message is None:
-                waiting -= 1
-                continue
-            for place in message[0]:
-                found[place] = message[1]
-                seen(cells[place], message[1])
-    return found
+    """As :meth:`Foresight.foresee`, once."""
+    with Foresight(cells, cuda_rules) as foresight:
+        return foresight.foresee(cells, seen)
 
 
-def _step(cell: Cell) -> dict[str, Any]:
+def _step(cell: Cell) -> Step:
     """What the child is told of a cell: its setting, with no more micro-batches than are traced."""
     setting = flatten(cell.settings.model_dump(mode="json"))
     more = 0
@@ -66,54 +97,60 @@ def _step(cell: Cell) -> dict[str, Any]:
     return {"workload": cell.spec.name, "setting": nest(setting), "more_micro_batches": more}
 
 
-def _trace(
-    cells: Sequence[Cell],
-    groups: Sequence[list[int]],
-    steps: Sequence[dict[str, Any]],
-    cuda_rules: bool,
-    told: Callable[[tuple[list[int], Foreseen | str] | None], None],
-) -> None:
-    """One server's share. A child that dies loses the cell it was at; the rest goes to another child."""
-    left = list(range(len(groups)))
-    try:
-        with _server(cells) as (executor, log):
-            while left:
-                done: list[int] = []
+class _Server:
+    """A fork server and its log."""
 
-                def heard(message: dict[str, Any], left: list[int] = left, done: list[int] = done) -> None:
+    def __init__(self, preload: Sequence[str]) -> None:
+        threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        self._executor = LocalExecutor(preload, thread_environment() | threads)
+
+    def __enter__(self) -> Self:
+        self._open = ExitStack()
+        self._log = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="slr-bench-"))) / "trace.log"
+        self._open.enter_context(self._executor)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
+
+    def trace(
+        self,
+        share: Mapping[str, tuple[Cell, Step]],
+        cuda_rules: bool,
+        told: Callable[[tuple[str, Foreseen | str] | None], None],
+    ) -> None:
+        """Tell each step of the share, then None. A child that dies loses the step it was at, no other."""
+        left = dict(share)
+        try:
+            while left:
+                names = list(left)
+
+                def heard(message: dict[str, Any], names: list[str] = names) -> None:
                     if "number" in message:
-                        place = left[message["number"]]
-                        done.append(place)
-                        why = without_paths(message.get("refused", ""), cells[place].settings.model_dump_json())
-                        told((groups[place], message.get("foreseen", why)))
+                        name = names[message["number"]]
+                        cell, _ = left.pop(name)
+                        why = without_paths(message.get("refused", ""), cell.settings.model_dump_json())
+                        told((name, message.get("foreseen", why)))
 
                 job = {
                     "op": "foresee",
-                    "log_path": str(log),
+                    "log_path": str(self._log),
                     "isolation": "fork",
                     "device": "cpu",
                     "ram_limit_bytes": None,
                     "fake": True,
                     "cuda_rules": cuda_rules,
-                    "steps": [steps[groups[place][0]] for place in left],
+                    "steps": [step for _, step in left.values()],
                 }
-                ending = executor.run(job, _TIMEOUT_S, heard, lambda _: None, _TIMEOUT_S)
-                left = [place for place in left if place not in done]
+                ending = self._executor.run(job, _TIMEOUT_S, heard, lambda _: None, _TIMEOUT_S)
                 if left:
                     why = "it took too long" if ending.timed_out else f"the process ended with signal {ending.signal}"
-                    told((groups[left.pop(0)], f"the trace broke: {why}"))
-    except Exception as error:  # noqa: BLE001 - told in the place of what is missing
-        for place in left:
-            told((groups[place], f"the trace broke: {error}"))
-    finally:
-        told(None)
-
-
-@contextmanager
-def _server(cells: Sequence[Cell]) -> Iterator[tuple[LocalExecutor, Path]]:
-    preload = sorted({"slr_bench.run.foreseen_cell", *(name for cell in cells for name in cell.spec.preload)})
-    with (
-        tempfile.TemporaryDirectory(prefix="slr-bench-") as place,
-        LocalExecutor(preload, thread_environment() | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}) as executor,
-    ):
-        yield executor, Path(place) / "trace.log"
+                    told((next(iter(left)), f"the trace broke: {why}"))
+                    del left[next(iter(left))]
+        except Exception as error:  # noqa: BLE001 - told in the place of what is missing
+            for name in left:
+                told((name, f"the trace broke: {error}"))
+        finally:
+            told(None)

@@ -14,7 +14,7 @@ from slr_bench.run.tracing import recorded_step, summed_up
 from slr_bench.trace.fake import refusals_explained
 from slr_bench.trace.requests import WorkspaceLog, lives, peak_with_workspaces, requests, unmodelled
 from slr_bench.trace.rules import CpuFakeMode
-from slr_bench.trace.steady import make_steady, micro_batch_starts, repeat_micro_batches
+from slr_bench.trace.steady import last_micro_batch, make_steady, micro_batch_starts, repeat_micro_batches
 from slr_bench.trace.tracer import LOADER
 from slr_bench.trace.workspaces import host_copies_of, workspace_of
 
@@ -68,9 +68,13 @@ def foreseen(job: dict[str, Any]) -> dict[str, Any]:
     del found["timeline"]
     traced = len(micro_batch_starts(recorder))
     times = (traced + more) / traced if more else 1
+    middle = last_micro_batch(recorder) if more else range(0)
     found["flops_per_step"] = round(found["flops_per_step"] * times)
+    found["flops_by_dtype"] = {name: round(count * times) for name, count in recorder.flops_by_dtype.items()}
     found["clips_per_step"] = round(work.clips_per_step * times)
-    found["touched_bytes_per_step"] = round(recorder.touched_bytes * times)
+    found["operators"] = len(recorder.operators) + more * len(middle)
+    touched = recorder.touched_bytes
+    found["touched_bytes_per_step"] = sum(touched) + more * sum(touched[middle.start : middle.stop])
     found["loader_bytes"] = round(sum(tensor.nbytes for tensor in work.tensors().get(LOADER, ())) * times)
     found["peak_with_workspaces_bytes"] = peak_with_workspaces(recorder, log)
     if context.cuda_rules is not None:

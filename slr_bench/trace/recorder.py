@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
@@ -104,8 +105,9 @@ class Recorder(LiveBytes):  # type: ignore[no-untyped-call]
         self.split_modules: tuple[str, ...] = ()
         self.flops = 0
         """Floating-point operations of products and convolutions, by torch's own formulas (a multiply-add is two)."""
-        self.touched_bytes = 0
-        """Of all operators' inputs and outputs: what has to cross the memory bus at least, if nothing is fused."""
+        self.touched_bytes: list[int] = []
+        """Of each operator, views apart, the storages it reads and writes: what crosses the memory bus at least."""
+        self.flops_by_dtype: Counter[str] = Counter()
         self.peak_position = BEFORE
         """The operator after which the peak was reached."""
         self._mark = mark or (lambda number: nullcontext())
@@ -154,11 +156,13 @@ class Recorder(LiveBytes):  # type: ignore[no-untyped-call]
         self._running = self._node = None
         packet = func.overloadpacket
         if packet in _FLOPS:
-            self.flops += _FLOPS[packet](*args, **kwargs, out_val=made)
+            flops = _FLOPS[packet](*args, **kwargs, out_val=made)
+            self.flops += flops
+            self.flops_by_dtype[str(tensors_in(made)[0].dtype).removeprefix("torch.")] += flops
         by_key = self._by_key
         storages = tuple(by_key[key] for key in keys if key is not None and key in by_key)
-        if not func.is_view:
-            self.touched_bytes += sum(self._sizes[key] for key in keys if key in self._sizes)
+        sizes = self._sizes
+        self.touched_bytes.append(0 if func.is_view else sum(sizes[key] for key in keys if key in sizes))
         self.operators.append(Operator(str(packet), self._modules.current(node), self._phase, storages))
         if self.live_bytes != before:
             self._note_peak()

@@ -24,9 +24,7 @@ def repeat_micro_batches(recorder: Recorder, times: int) -> int:
     starts = micro_batch_starts(recorder)
     if times <= 0 or len(starts) < 2:
         return 0
-    phases = [operator.phase for operator in recorder.operators]
-    own = set(phases[starts[0] : starts[1]])
-    end = next((place for place in range(starts[-1], len(phases)) if phases[place] not in own), len(phases))
+    end = last_micro_batch(recorder).stop
     left = [
         storage
         for storage in recorder.storages
@@ -34,6 +32,18 @@ def repeat_micro_batches(recorder: Recorder, times: int) -> int:
     ]
     recorder.storages.extend(replace(storage, born=starts[-1], key=-1) for _ in range(times) for storage in left)
     return times * sum(storage.size_bytes for storage in left)
+
+
+def last_micro_batch(recorder: Recorder) -> range:
+    """Positions of the operators of the last micro-batch, of two or more.
+
+    It ends where something begins that the first one had not, such as the optimizer.
+    """
+    starts = micro_batch_starts(recorder)
+    phases = [operator.phase for operator in recorder.operators]
+    own = set(phases[starts[0] : starts[1]])
+    end = next((place for place in range(starts[-1], len(phases)) if phases[place] not in own), len(phases))
+    return range(starts[-1], end)
 
 
 def micro_batch_starts(recorder: Recorder) -> list[int]:

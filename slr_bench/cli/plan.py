@@ -1,0 +1,85 @@
+"""``slr-bench plan``: the fastest setting that fits a GPU's memory, or the smallest that is fast enough."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slr_bench.cli.base import JsonOption, SetOption, app, finish
+from slr_bench.errors import EXIT_OK, ConfigError
+
+
+@app.command()
+def plan(
+    config: Annotated[Path, typer.Argument(help="Grid file, or a training file.")],
+    gpu_memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Budget, context included, like 6GiB [default: the device's].")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="GPU whose speed and workspaces count, like rtx4060.")
+    ] = None,
+    arm: Annotated[str | None, typer.Option(help="Arm to start from, where the grid has several.")] = None,
+    workload: Annotated[str | None, typer.Option(help="Workload to plan for [default: the grid's first].")] = None,
+    sets: SetOption = None,
+    headroom: Annotated[float, typer.Option(metavar="PERCENT", min=0, max=90, help="Of the budget left free.")] = 5.0,
+    slower: Annotated[
+        float | None,
+        typer.Option(metavar="PERCENT", min=0, help="Instead: the least memory at this much more time at most."),
+    ] = None,
+    keep: Annotated[list[str] | None, typer.Option(metavar="KNOB", help="Do not turn it. Repeatable.")] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KNOB", help="May change the model, like model.region_focus. Repeatable."),
+    ] = None,
+    vary: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=A,B", help="Also choose among these values. Repeatable.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the chosen training file here (YAML).")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw memory against time (PNG or SVG).")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Calibrate and verify on this machine's GPU, in a few runs.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Choose micro-batch, precision, recomputation, attention for a memory budget, and say why.
+
+    The effective batch and the model stay. Exit code 6: nothing fits.
+    """
+    from rich.console import Console
+
+    from slr_bench.grid.config import load_grid, parse_override
+    from slr_bench.predict.device import any_device, find_device
+    from slr_bench.predict.planner import Budget, Planner
+    from slr_bench.predict.probing import measured
+    from slr_bench.report.plan_view import print_plan, write_picture, write_setting
+    from slr_bench.units import parse_bytes
+
+    console = Console(stderr=as_json)
+    card = any_device() if device is None else find_device(device)
+    try:
+        total = card.capacity_bytes if gpu_memory is None else parse_bytes(gpu_memory)
+    except ValueError as error:
+        raise ConfigError(f"--gpu-memory: {error}") from error
+    if total is None and slower is None:
+        raise ConfigError("a plan needs a budget: --gpu-memory 6GiB, --device rtx4060, or --slower 10 for the least")
+    for path in (out, picture):
+        if path is not None and not path.parent.is_dir():
+            raise ConfigError(f"there is no directory {path.parent}; make it, or name another place")
+    budget = Budget(total, headroom / 100, None if slower is None else slower / 100)
+    overrides = dict(parse_override(text) for text in sets or [])
+    planner = Planner(load_grid(config), overrides, arm, workload, card, keep or (), allow or (), vary or ())
+    with console.status("importing torch") as status:
+        found = planner.plan(budget, status.update, measured if measure else None)
+    if not as_json:
+        print_plan(found, console)
+    if out is not None:
+        write_setting(found, out)
+        console.print(f"setting: {out}", soft_wrap=True, markup=False, highlight=False)
+    if picture is not None:
+        write_picture(found, picture)
+        console.print(f"picture: {picture}", soft_wrap=True, markup=False, highlight=False)
+    finish(found.as_json(), EXIT_OK, as_json)

@@ -1,0 +1,243 @@
+"""The fastest setting that fits a budget, or the smallest that is fast enough: searched, with reasons. No torch.
+
+Two orders cut the search: a smaller micro-batch needs no more memory and, at an equal effective batch, takes no less
+time. So of each option (a choice for every knob) only the edge between what fits and what does not is looked for, by
+halving, and options that are slower even at their fastest are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from slr_bench.errors import SlrBenchError
+from slr_bench.predict.peak import Prediction
+from slr_bench.units import format_bytes, format_seconds
+
+
+class DoesNotFitError(SlrBenchError):
+    """No setting that may be chosen fits."""
+
+    exit_code = 6
+
+
+class Point(NamedTuple):
+    """An option at a micro-batch."""
+
+    option: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What a point needs and takes."""
+
+    need_bytes: int
+    """The most that NVML may show."""
+    seconds: float
+    """Of an optimizer step."""
+    prediction: Prediction | None = None
+
+
+class Rejected(NamedTuple):
+    """A point that was not chosen, and why. ``bytes``: by how much it is over the budget; 0: it was slower."""
+
+    point: Point
+    reason: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The chosen point, those beside it, and all that were evaluated."""
+
+    chosen: Point
+    evaluated: Mapping[Point, Evaluated]
+    rejected: Sequence[Rejected]
+
+    @property
+    def pareto(self) -> list[Point]:
+        """The points that no other beats in both memory and time, fastest first."""
+        front: list[Point] = []
+        for point, found in sorted(self.evaluated.items(), key=lambda item: (item[1].seconds, item[1].need_bytes)):
+            if not front or found.need_bytes < self.evaluated[front[-1]].need_bytes:
+                front.append(point)
+        return front
+
+
+Evaluate = Callable[[Sequence[Point]], Sequence[Evaluated | str]]
+"""Several points at once; a text says why one cannot be."""
+Fits = Callable[[Evaluated], bool]
+
+
+def fastest(options: int, sizes: Sequence[int], evaluate: Evaluate, fits: Fits, budget_bytes: int) -> Plan:
+    """The fastest point that ``fits``. ``sizes``: micro-batches, ascending.
+
+    Raises:
+        DoesNotFitError: none does; says what the smallest needs.
+    """
+    search = _Search(evaluate)
+    search.look_at([Point(option, sizes[-1]) for option in range(options)])
+    edges = {point.option: _Edge(-1, len(sizes) - 1) for point in search.known if not fits(search.known[point])}
+
+    def best() -> float:
+        return min((found.seconds for found in search.known.values() if fits(found)), default=float("inf"))
+
+    while True:
+        limit = best()
+        open_edges = {
+            option: edge
+            for option, edge in edges.items()
+            if edge.is_open and search.known[Point(option, sizes[-1])].seconds < limit
+        }
+        if not open_edges:
+            break
+        asked = {option: Point(option, sizes[edge.middle]) for option, edge in open_edges.items()}
+        search.look_at(list(asked.values()))
+        for option, point in asked.items():
+            found = search.known.get(point)
+            edges[option] = edges[option].halved(found is not None and fits(found))
+    fitting = {point: found for point, found in search.known.items() if fits(found)}
+    if not fitting:
+        search.look_at([Point(option, sizes[0]) for option in edges])
+        raise DoesNotFitError(_nothing_fits(search.known, budget_bytes))
+    chosen = min(fitting, key=lambda point: (fitting[point].seconds, fitting[point].need_bytes))
+    return Plan(chosen, search.known, _rejections(search, chosen, fits, budget_bytes))
+
+
+def smallest(options: int, sizes: Sequence[int], evaluate: Evaluate, slower: float) -> Plan:
+    """The point with the least memory among those that take at most ``1 + slower`` times the fastest's time."""
+    search = _Search(evaluate)
+    search.look_at([Point(option, sizes[-1]) for option in range(options)])
+    if not search.known:
+        raise DoesNotFitError(f"no setting can be predicted: {next(iter(search.refused.values()))}")
+    limit = min(found.seconds for found in search.known.values()) * (1 + slower)
+    edges = {point.option: _Edge(-1, len(sizes) - 1) for point, found in search.known.items() if found.seconds <= limit}
+    while open_edges := {option: edge for option, edge in edges.items() if edge.is_open}:
+        asked = {option: Point(option, sizes[edge.middle]) for option, edge in open_edges.items()}
+        search.look_at(list(asked.values()))
+        for option, point in asked.items():
+            found = search.known.get(point)
+            edges[option] = edges[option].halved(found is None or found.seconds > limit)
+    allowed = {point: found for point, found in search.known.items() if found.seconds <= limit}
+    chosen = min(allowed, key=lambda point: (allowed[point].need_bytes, allowed[point].seconds))
+    reasons = [
+        Rejected(point, f"{found.seconds / limit:.2f}x the time allowed", 0)
+        if found.seconds > limit
+        else Rejected(point, f"needs {format_bytes(found.need_bytes - allowed[chosen].need_bytes)} more", 0)
+        for point, found in search.known.items()
+        if point != chosen
+    ]
+    return Plan(chosen, search.known, [*reasons, *search.refusals()])
+
+
+class _Edge(NamedTuple):
+    """Between a place that is on one side (-1: before all) and one that is on the other."""
+
+    below: int
+    above: int
+
+    @property
+    def is_open(self) -> bool:
+        return self.above - self.below > 1
+
+    @property
+    def middle(self) -> int:
+        return (self.below + self.above) // 2
+
+    def halved(self, is_below: bool) -> _Edge:
+        return _Edge(self.middle, self.above) if is_below else _Edge(self.below, self.middle)
+
+
+class _Search:
+    def __init__(self, evaluate: Evaluate) -> None:
+        self._evaluate = evaluate
+        self.known: dict[Point, Evaluated] = {}
+        self.refused: dict[Point, str] = {}
+
+    def look_at(self, points: Sequence[Point]) -> None:
+        new = [point for point in points if point not in self.known and point not in self.refused]
+        for point, found in zip(new, self._evaluate(new) if new else (), strict=True):
+            if isinstance(found, str):
+                self.refused[point] = found
+            else:
+                self.known[point] = found
+
+    def refusals(self) -> list[Rejected]:
+        return [Rejected(point, why, 0) for point, why in self.refused.items()]
+
+
+def _rejections(search: _Search, chosen: Point, fits: Fits, budget_bytes: int) -> list[Rejected]:
+    best = search.known[chosen]
+    found = []
+    for point, one in search.known.items():
+        if point == chosen:
+            continue
+        if fits(one):
+            found.append(Rejected(point, f"fits, {one.seconds / best.seconds - 1:.1%} slower", 0))
+        else:
+            over = max(0, one.need_bytes - budget_bytes)
+            found.append(Rejected(point, f"needs {format_bytes(one.need_bytes)}{_largest(one)}", over))
+    return [*sorted(found, key=lambda one: search.known[one.point].seconds), *search.refusals()]
+
+
+def _largest(one: Evaluated) -> str:
+    if one.prediction is None:
+        return ""
+    parts: Mapping[str, Any] = one.prediction.foreseen["by_category"]
+    name = max(parts, key=parts.__getitem__)
+    return f", {format_bytes(parts[name])} of it {name}"
+
+
+def _nothing_fits(known: Mapping[Point, Evaluated], budget_bytes: int) -> str:
+    if not known:
+        return "no setting can be predicted"
+    least = min(known.values(), key=lambda found: found.need_bytes)
+    text = f"nothing fits {format_bytes(budget_bytes)}: the least of {len(known)} settings needs "
+    text += format_bytes(least.need_bytes)
+    if least.prediction is not None:
+        traced, device = least.prediction.foreseen, least.prediction.device
+        parts = [f"{format_bytes(count)} {name}" for name, count in _by_size(traced["by_category"]) if count]
+        text += (
+            f" ({format_bytes(device.context.high)} context, {', '.join(parts[:4])}; its operators' floor is "
+            f"{format_bytes(traced['floor_bytes'])})"
+        )
+    return text + "; allow more with --allow, make the effective batch or the model smaller"
+
+
+def _by_size(parts: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(parts.items(), key=lambda item: -item[1])
+
+
+class Probed(NamedTuple):
+    """A point run for real."""
+
+    peak_bytes: int | None
+    """As NVML saw it; None: out of memory."""
+    seconds: float | None
+
+
+def verified(
+    plan: Plan, probe: Callable[[Point], Probed], fits: Fits, budget_bytes: int, tries: int = 3
+) -> tuple[Point | None, dict[Point, Probed]]:
+    """Run the chosen point, and where it does not fit after all the next fastest, at most ``tries``.
+
+    Gives the first that fits, or None, and what was seen.
+    """
+    order = sorted(
+        (point for point, found in plan.evaluated.items() if fits(found)),
+        key=lambda point: (point != plan.chosen, plan.evaluated[point].seconds),
+    )
+    seen: dict[Point, Probed] = {}
+    for point in order[:tries]:
+        seen[point] = probe(point)
+        peak = seen[point].peak_bytes
+        if peak is not None and peak <= budget_bytes:
+            return point, seen
+    return None, seen
+
+
+def describe(found: Evaluated) -> str:
+    """``1.06 GiB, 0.41 s a step``."""
+    return f"{format_bytes(found.need_bytes)}, {format_seconds(found.seconds)} a step"
