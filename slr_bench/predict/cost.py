@@ -74,7 +74,7 @@ def calibrated(rates: Rates, traced: Sequence[Mapping[str, Any]], seconds: Seque
     return Rates(fp32, half, byte, operator, f"calibrated by {len(seconds)} measured steps")
 
 
-_TRUST: Final = 0.1
+_TRUST: Final = 0.03
 """Weight of leaving a factor at 1: few steps do not tell four rates apart."""
 
 

@@ -1,0 +1,61 @@
+"""Rates: from a sheet, and fitted to measured steps."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slr_bench.predict.cost import Rates, calibrated, sheet_rates, work_of
+
+
+def step(fp32: float, half: float, touched: float, operators: int) -> dict:
+    return {
+        "flops_by_dtype": {"float32": fp32, "bfloat16": half},
+        "touched_bytes_per_step": touched,
+        "operators": operators,
+    }
+
+
+SHEET = sheet_rates(10, 40, 400, "a card")
+
+
+def test_a_step_takes_what_its_parts_take():
+    # 4.5 TFLOP/s of 10, 18 of 40, 300 GB/s of 400, 6 us an operator
+    assert SHEET.seconds(step(4.5e12, 18e12, 300e9, 1000)) == pytest.approx(1 + 1 + 1 + 0.006)
+
+
+def test_half_precision_is_told_apart_by_the_type_of_the_result():
+    assert work_of({**step(1, 2, 3, 4), "flops_by_dtype": {"float32": 1, "float16": 2, "bfloat16": 5}})[:2] == (1, 7)
+
+
+@given(st.floats(0.01, 100))
+def test_one_measured_step_scales_every_rate_alike(factor):
+    one = step(1e12, 2e12, 1e11, 5000)
+    fitted = calibrated(SHEET, [one], [SHEET.seconds(one) * factor])
+    assert fitted.seconds(step(3e12, 0, 1e10, 10)) == pytest.approx(SHEET.seconds(step(3e12, 0, 1e10, 10)) * factor)
+
+
+@given(st.lists(st.floats(0.3, 3), min_size=4, max_size=4))
+def test_several_steps_bring_the_prediction_nearer_to_the_truth(factors):
+    rates = (SHEET.fp32_flop_s, SHEET.half_flop_s, SHEET.byte_s, SHEET.operator_s)
+    truth = Rates(*(rate * factor for rate, factor in zip(rates, factors, strict=True)), "truth")
+    steps = [step(4e12, 0, 1e11, 2000), step(0, 9e12, 2e11, 9000), step(1e12, 1e12, 4e11, 30000)]
+    times = [truth.seconds(one) for one in steps]
+    fitted = calibrated(SHEET, steps, times)
+
+    def error(rates_: Rates, scale: float = 1.0) -> float:
+        return sum((rates_.seconds(one) * scale / time - 1) ** 2 for one, time in zip(steps, times, strict=True))
+
+    ratios = [time / SHEET.seconds(one) for one, time in zip(steps, times, strict=True)]
+    assert error(fitted) <= error(SHEET, math.prod(ratios) ** (1 / 3)) + 1e-9
+    assert min(fitted.fp32_flop_s, fitted.half_flop_s, fitted.byte_s, fitted.operator_s) >= 0
+
+
+def test_nothing_measured_calibrates_nothing():
+    with pytest.raises(ValueError, match="one positive time for each"):
+        calibrated(SHEET, [], [])
+    with pytest.raises(ValueError, match="one positive time for each"):
+        calibrated(SHEET, [step(1, 1, 1, 1)], [0.0])
