@@ -19,7 +19,9 @@ def profile(
     workload: Annotated[str | None, typer.Option(help="Workload to look at [default: the grid's first].")] = None,
     sets: SetOption = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda, in place of the grid's.")] = None,
-    fake: Annotated[bool, typer.Option("--fake", help="On fake tensors: no data, no GPU.")] = False,
+    fake: Annotated[
+        bool, typer.Option("--fake", help="On fake tensors: no data, no GPU. With --device cuda: as a GPU would.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Directory for a page with pictures, and the JSON.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -45,7 +47,7 @@ def profile(
             elif phase:
                 console.print(f"  {phase}", markup=False, highlight=False)
 
-        found = profile_one(grid, cell, fake, progressed)
+        found = profile_one(grid, cell, fake, progressed, cuda_rules=fake and device == "cuda")
     if not as_json:
         print_profile(found, console)
     if out is not None:

@@ -60,6 +60,7 @@ class Prediction:
             "device_title": self.device.title,
             "calibrated": self.device.is_calibrated,
             "source": traced["source"],
+            "cuda_rules": traced["cuda_rules"],
             "peak_tensor_bytes": traced["peak_tensor_bytes"],
             "floor_bytes": traced["floor_bytes"],
             "requested_bytes": self.requested.as_json(),

@@ -116,15 +116,16 @@ def print_cells(
     several = len({cell.spec.name for cell in cells}) > 1
     rows = []
     for cell, one in zip(cells, found, strict=True):
-        axes = " · ".join(f"{key.rpartition('.')[2]} {value}" for key, value in cell.coordinates.items())
+        axes = " · ".join(map(str, cell.coordinates.values()))
         name = f"{cell.arm}{' · ' + axes if axes else ''}" + (f" · {cell.spec.name}" if several else "")
         rows.append(Row((Cell(plain(name, 120)), *_figures(one))))
+    keys = dict.fromkeys(key.rpartition(".")[2] for cell in cells for key in cell.coordinates)
     columns = (
-        Column("Cell"),
+        Column(" · ".join(("arm", *keys))),
         Column("Tensors", True),
         Column("Expected", True),
         Column("Least to most", True, spare=True),
-        Column("Verdict"),
+        Column(""),
     )
     print_table(Table("Predicted peak of a steady step", columns, tuple(rows)), console)
 

@@ -11,6 +11,7 @@ from slr_bench.errors import SlrBenchError, UnsupportedSettingError
 from slr_bench.run.context import open_job
 from slr_bench.run.profile_cell import profile_json
 from slr_bench.run.tracing import recorded_step, summed_up
+from slr_bench.trace.cuda_rules import CUDA_RULES
 from slr_bench.trace.fake import refusals_explained
 from slr_bench.trace.requests import WorkspaceLog, lives, peak_with_workspaces, requests, unmodelled
 from slr_bench.trace.rules import CpuFakeMode
@@ -78,6 +79,7 @@ def foreseen(job: dict[str, Any]) -> dict[str, Any]:
     found["loader_bytes"] = round(sum(tensor.nbytes for tensor in work.tensors().get(LOADER, ())) * times)
     found["peak_with_workspaces_bytes"] = peak_with_workspaces(recorder, log)
     if context.cuda_rules is not None:
+        found["cuda_rules"] = CUDA_RULES
         found["requests"] = requests(recorder, log, first, lives(recorder))
         found["unmodelled"] = unmodelled(log)
     return found

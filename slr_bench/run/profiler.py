@@ -21,8 +21,12 @@ from slr_bench.units import parse_bytes
 _TICK_S = 1.0
 
 
-def profile(grid: GridConfig, cell: Cell, fake: bool, progressed: Callable[[str], None]) -> dict[str, Any]:
+def profile(
+    grid: GridConfig, cell: Cell, fake: bool, progressed: Callable[[str], None], *, cuda_rules: bool = False
+) -> dict[str, Any]:
     """The JSON object of ``slr-bench profile`` for one cell; ``progressed`` is told where the child is.
+
+    ``cuda_rules``: fake tensors stand for a GPU's.
 
     Raises:
         NothingMeasuredError: it ran out of memory or cannot run here.
@@ -41,6 +45,7 @@ def profile(grid: GridConfig, cell: Cell, fake: bool, progressed: Callable[[str]
             "workload": cell.spec.name,
             "setting": cell.settings.model_dump(mode="json"),
             "fake": fake,
+            "cuda_rules": cuda_rules,
             "warmup_steps": cell.part.warmup_steps,
         }
         kills = read_oom_kills()
