@@ -28,15 +28,21 @@ class CpuFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
     """Fake tensors of a CPU, with ``RULES`` applied. Built modules come in by ``trace.fake.swap_for_fake``."""
 
     heard: Heard | None = None
-    """Told of each operator."""
+    """Told of each operator, but not of those by which torch finds out what another one makes."""
+    _inside = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = super().__torch_dispatch__(func, types, args, kwargs or {})
+        kwargs = kwargs or {}
+        outer, self._inside = self._inside, True
+        try:
+            made = super().__torch_dispatch__(func, types, args, kwargs)
+        finally:
+            self._inside = outer
         rule = RULES.get(func)
         if rule is not None:
-            made = rule(made, _by_name(func, args, kwargs or {}))
-        if self.heard is not None:
-            self.heard(func, _by_name(func, args, kwargs or {}), made)
+            made = rule(made, _by_name(func, args, kwargs))
+        if self.heard is not None and not self._inside:
+            self.heard(func, _by_name(func, args, kwargs), made)
         return made
 
 
