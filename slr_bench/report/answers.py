@@ -87,6 +87,8 @@ def _answer(cells: Sequence[CellSummary], arm: str, question: Question) -> Answe
 
 
 def _why_absent(cell: CellSummary) -> str:
+    if cell.unreadable and not cell.finished:
+        return plain(f"its record cannot be read: {cell.unreadable[0]}")
     if not cell.records:
         return "no run has finished yet"
     sources = {source for reading in cell.readings.values() for source in reading.sources}
