@@ -64,12 +64,16 @@ def measure(part: Part, command: Command) -> int:
 def check(command: Command, maker: Callable[[], str | None]) -> int:
     """Measure and judge every part; the exit code of the worst. ``maker`` finds the commit that made the baseline."""
     codes, texts = [], []
+    verdict = FRESH / "gate.md"
+    for page in (verdict, *map(_page, PARTS)):  # an old verdict must not outlive a measurement that fails
+        page.unlink(missing_ok=True)
     for part in PARTS:
         code = measure(part, command) or _judge(part, command, maker)
         codes.append(code)
         page = _page(part)
         texts.append(page.read_text() if page.is_file() else f"`{part.name}`: no verdict, exit code {code}\n")
-    (FRESH / "gate.md").write_text("\n".join(texts))
+    FRESH.mkdir(parents=True, exist_ok=True)
+    verdict.write_text("\n".join(texts))
     return EXIT_REGRESSION if EXIT_REGRESSION in codes else next(filter(None, codes), EXIT_OK)
 
 
@@ -79,7 +83,6 @@ def _page(part: Part) -> Path:
 
 def _judge(part: Part, command: Command, maker: Callable[[], str | None]) -> int:
     page = _page(part)
-    page.unlink(missing_ok=True)
     outputs = (*RULE, "--markdown", str(page))
     code = command(["gate", str(BASELINE / part.name), str(FRESH / part.name), *outputs])
     if code != EXIT_NOT_COMPARABLE:

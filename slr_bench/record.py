@@ -19,6 +19,8 @@ from pydantic import (
     model_validator,
 )
 
+from slr_bench.units import is_number, plain
+
 SCHEMA: Final = 1
 
 Quality = Literal["exact", "sampled", "measured", "estimated", "unavailable"]
@@ -30,6 +32,17 @@ SPLIT: Final = "; split: "
 
 _LARGEST: Final = 1e100
 """Ratios of values up to it, and down to its inverse, are finite."""
+
+
+def why_no_figure(value: object, unit: object) -> str | None:
+    """What is wrong with a number as a reading; None where nothing is, or where it is no number."""
+    if not is_number(value):
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        return "is no figure"
+    if value and not 1 / _LARGEST <= abs(value) <= _LARGEST:
+        return "is beyond anything that can be measured"
+    return "is less than no byte" if unit == "bytes" and value < 0 else None
 
 
 class Outcome(StrEnum):
@@ -60,10 +73,9 @@ class Metric(BaseModel):
 
     @model_validator(mode="after")
     def _null_has_a_reason(self) -> Metric:
-        if isinstance(self.value, float) and not math.isfinite(self.value):
-            raise ValueError(f"value {self.value} is not finite; use Metric.unavailable with the reason")
-        if self.value and not 1 / _LARGEST <= abs(self.value) <= _LARGEST:
-            raise ValueError("value is beyond anything that can be measured; use Metric.unavailable with the reason")
+        why = why_no_figure(self.value, self.unit)
+        if why is not None:
+            raise ValueError(f"value {plain(self.value, 40)} {why}; what could not be read is null, with its reason")
         if (self.value is None) != (self.reason is not None) or (self.value is None) != (self.quality == "unavailable"):
             raise ValueError(
                 "an unavailable metric has value null, quality 'unavailable' and a reason; others none of them"

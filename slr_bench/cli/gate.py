@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -23,9 +24,11 @@ from slr_bench.cli.sides import (
     WorkloadOption,
     obtain,
     refuse_lost_outputs,
+    remove_outputs,
     tidied,
     write_text,
 )
+from slr_bench.errors import ConfigError, SlrBenchError
 
 if TYPE_CHECKING:
     from slr_bench.compare.gate import GateResult
@@ -82,11 +85,16 @@ def gate(
     from slr_bench.report.gate_view import print_gate
 
     console = Console(stderr=as_json)
-    asked = gather_rules(rule or [], rules or [], allow_missing or [])
     files = Outputs(markdown, junit, bmf, smaller_is_better)
-    refuse_lost_outputs(files)
+    remove_outputs(files)
     choice = Choice(base, head, arm, config, sets or [], workload, repeats, device, fake, out)
-    result = judge_gate(obtain(choice, console), asked)
+    try:
+        refuse_lost_outputs(files)
+        asked = gather_rules(rule or [], rules or [], allow_missing or [])
+        result = judge_gate(obtain(choice, console), asked)
+    except SlrBenchError as error:
+        _write_no_verdict(error, files)
+        raise
     if not as_json:
         print_gate(result, console)
     _write(result, files)
@@ -98,12 +106,27 @@ def _write(result: GateResult, files: Outputs) -> None:
     from slr_bench.report.gate_view import gate_markdown
     from slr_bench.report.junit import gate_junit
 
-    texts: dict[Path | None, Callable[[], str]] = {
-        files.markdown: lambda: gate_markdown(result),
-        files.junit: lambda: gate_junit(result),
-        files.bmf: lambda: bencher_metrics(result.comparison),
-        files.smaller_is_better: lambda: smaller_is_better(result.comparison),
-    }
+    _write_each(
+        {
+            files.markdown: lambda: gate_markdown(result),
+            files.junit: lambda: gate_junit(result),
+            files.bmf: lambda: bencher_metrics(result.comparison),
+            files.smaller_is_better: lambda: smaller_is_better(result.comparison),
+        }
+    )
+
+
+def _write_no_verdict(error: SlrBenchError, files: Outputs) -> None:
+    """Whoever reads the files alone must see that the gate ended without an answer; figures it has none."""
+    from slr_bench.report.gate_view import no_verdict, no_verdict_markdown
+    from slr_bench.report.junit import no_verdict_junit
+
+    text = no_verdict(str(error), error.exit_code)
+    with suppress(ConfigError):  # of two mistakes the first is told
+        _write_each({files.markdown: lambda: no_verdict_markdown(text), files.junit: lambda: no_verdict_junit(text)})
+
+
+def _write_each(texts: Mapping[Path | None, Callable[[], str]]) -> None:
     for path, text in texts.items():
         if path is not None:
             write_text(path, text())

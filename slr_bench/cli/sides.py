@@ -134,6 +134,22 @@ def refuse_lost_outputs(paths: Iterable[Path | None]) -> None:
             raise ConfigError(f"cannot write {path}: there is no directory {path.parent}; choose another place")
 
 
+def remove_outputs(paths: Iterable[Path | None]) -> None:
+    """What an earlier run wrote is not taken for this one's answer, however this one ends. Pipes and links stay: what
+    is written into them is not theirs to keep.
+
+    Raises:
+        ConfigError: a file cannot be removed.
+    """
+    for path in paths:
+        if path is None or path.is_symlink() or not path.is_file():
+            continue
+        try:
+            path.unlink()
+        except OSError as error:
+            raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write an output file.
 

@@ -85,6 +85,8 @@ def why_apart(base: CellSummary, head: CellSummary, metric: str, bond: Bond) -> 
 def _why_absent(cell: CellSummary, metric: str) -> str:
     if cell.finished:
         return f"did not take {metric}"
+    if cell.unreadable and not cell.records:
+        return f"has no record of this cell that can be read: {cell.unreadable[0]}"
     if not cell.records:
         return "has no record of this cell"
     ends = ", ".join(f"{count} {outcome}" for outcome, count in cell.outcomes.items())

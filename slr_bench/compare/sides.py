@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from slr_bench.compare.records import find_records
 from slr_bench.compare.summary import MEASURED, CellSummary, summarize_cells
 from slr_bench.errors import ConfigError, NoBaselineError, NothingMeasuredError, nearest
 from slr_bench.record import Outcome, Record
@@ -49,15 +50,17 @@ def read_side(directory: Path, which: SideName, name: str | None = None, arm: st
     """
     store = Store(directory)
     manifest = _manifest(store, which)
-    records, problems = store.read_records()
+    found = find_records(store)
+    records = found.records
     if arm is not None:
         manifest = _of_arm(manifest, arm, which)
     listed = {entry.cell_id for entry in manifest.cells}
     own = [record for record in records if record.cell_id in listed]
     if not any(record.outcome in (MEASURED if which == "base" else MEASURED | BROKEN) for record in own):
-        _refuse(store, which, manifest, own, problems)
+        _refuse(store, which, manifest, own, found.unreadable)
     shown = manifest.in_turn.name if manifest.in_turn else name or directory.name
-    return Side(shown, summarize_cells(manifest, records), problems, manifest.in_turn)
+    cells = summarize_cells(manifest, records, found.unreadable)
+    return Side(shown, cells, found.problems, manifest.in_turn)
 
 
 def _manifest(store: Store, which: SideName) -> Manifest:
@@ -81,15 +84,16 @@ def _of_arm(manifest: Manifest, arm: str, which: SideName) -> Manifest:
 
 
 def _refuse(
-    store: Store, which: SideName, manifest: Manifest, records: Sequence[Record], problems: Sequence[str]
+    store: Store, which: SideName, manifest: Manifest, records: Sequence[Record], unreadable: Mapping[str, str]
 ) -> NoReturn:
     if records:
         ends = sorted({f"{record.outcome}: {plain(record.reason)}" for record in records})
         shown = manifest.in_turn.name if manifest.in_turn else store.directory
         raise _error(which)(f"no run of the {which} ({shown}) was measured; they ended as {'; '.join(ends[:3])}")
-    if problems:
+    if unreadable:
+        name, why = next(iter(unreadable.items()))
         raise _error(which)(
-            f"none of the {len(problems)} records in {store.directory} can be read ({plain(problems[0])}); "
+            f"none of the {len(unreadable)} records in {store.directory} can be read ({name}.json: {plain(why)}); "
             "measure it again with this version"
         )
     raise _error(which)(f"{store.directory} has no record of a run; run its grid first: {plain(manifest.command)}")

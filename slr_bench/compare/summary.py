@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal
@@ -45,6 +45,8 @@ class CellSummary:
     entry: CellEntry
     side: Literal["a", "b"]
     records: tuple[Record, ...]
+    unreadable: tuple[str, ...] = ()
+    """Why records of it cannot be read, one of each."""
 
     @property
     def outcomes(self) -> Counter[Outcome]:
@@ -92,19 +94,27 @@ def _read(name: str, records: Iterable[Record]) -> Reading:
     return Reading(name, unit, by_repeat, summary, sources, reasons)
 
 
-def summarize_cells(manifest: Manifest, records: Iterable[Record]) -> list[CellSummary]:
-    """The manifest's cells in its order, one for each side that left a record (side ``a`` where none did)."""
+def summarize_cells(
+    manifest: Manifest, records: Iterable[Record], unreadable: Mapping[str, str] | None = None
+) -> list[CellSummary]:
+    """The manifest's cells in its order, one for each side that left a record (side ``a`` where none did).
+    ``unreadable``: names of records that cannot be read -> why.
+    """
     found: dict[tuple[str, str], list[Record]] = {}
+    lost: dict[tuple[str, str], list[str]] = {}
     for record in records:
         found.setdefault((record.cell_id, record.side), []).append(record)
+    for name, why in (unreadable or {}).items():
+        cell_id, side, _ = (*name.rsplit("-", 2), "", "")[:3]
+        lost.setdefault((cell_id, side), []).append(why)
     cells = []
     for entry in manifest.cells:
         sides: list[Literal["a", "b"]] = ["a"]
-        if (entry.cell_id, "b") in found:
+        if (entry.cell_id, "b") in found or (entry.cell_id, "b") in lost:
             sides = ["a", "b"]
         for side in sides:
             own = sorted(found.get((entry.cell_id, side), []), key=lambda record: record.repeat)
-            cells.append(CellSummary(entry, side, tuple(own)))
+            cells.append(CellSummary(entry, side, tuple(own), tuple(lost.get((entry.cell_id, side), ()))))
     return cells
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from slr_bench.compare.summary import CellSummary, Reading, own_cell
 from slr_bench.record import Outcome
 from slr_bench.report.changes import NO_CHANGE, Change, change
-from slr_bench.report.words import OUTCOME_WORDS, plain
+from slr_bench.report.setting import is_fake_source
+from slr_bench.report.words import OUTCOME_WORDS, plain, uncapitalized
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,20 @@ def questions(cells: Sequence[CellSummary]) -> list[Question]:
             asked.append(Question("Training time", workload, "training_time_s"))
             asked.append(Question("Accuracy", workload, "accuracy_top1"))
             continue
-        before = "" if workload == "train_step" else f"{plain(workload, 30).capitalize()} "
-        memory, gpu, step = "Memory", "GPU memory allocated", "Step time"
-        names = [f"{before}{name.lower() if before and name != gpu else name}" for name in (memory, gpu, step)]
+        names = [_title(name, workload) for name in ("Memory", "GPU memory allocated", "Step time")]
         asked.append(Question(names[0], workload, "peak_tensor_bytes"))
         asked.append(Question(names[1], workload, "peak_allocated_bytes", optional=True))
         asked.append(Question(names[2], workload, "step_time_s"))
     return [question for question in asked if not question.optional or _any_value(cells, question)]
+
+
+def _title(figure: str, workload: str) -> str:
+    """``Memory``, ``Inference memory``, ``Memory of tiny_video``: what is no word keeps its own spelling."""
+    if workload == "train_step":
+        return figure
+    if workload.isalpha():
+        return f"{plain(workload, 30).capitalize()} {uncapitalized(figure)}"
+    return f"{figure} of {plain(workload, 30)}"
 
 
 def _any_value(cells: Sequence[CellSummary], question: Question) -> bool:
@@ -79,10 +87,12 @@ def _answer(cells: Sequence[CellSummary], arm: str, question: Question) -> Answe
 
 
 def _why_absent(cell: CellSummary) -> str:
+    if cell.unreadable and not cell.finished:
+        return plain(f"its record cannot be read: {cell.unreadable[0]}")
     if not cell.records:
         return "no run has finished yet"
     sources = {source for reading in cell.readings.values() for source in reading.sources}
-    if any(source.endswith("-fake") for source in sources):
+    if any(map(is_fake_source, sources)):
         return "fake tensors: bytes are traced, nothing is computed"
     return "not measured by this workload"
 

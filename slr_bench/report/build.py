@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from slr_bench.report import html, markdown
 from slr_bench.report.content import RunContent, read_content
 from slr_bench.report.drawing import Picture
 from slr_bench.report.figures import draw_pictures
+from slr_bench.report.words import plain
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,23 @@ def write_content(content: RunContent, run_dir: Path) -> ReportPaths:
     if content.directory.fault:
         raise ConfigError(content.directory.fault)
     if not content.measured:
-        raise NothingMeasuredError(
-            f"nothing was measured: no run in {run_dir} ended ok or out of memory; {paths.markdown} lists why"
-        )
+        raise NothingMeasuredError(f"nothing was measured: {_why_nothing(content)}; {paths.markdown} lists all")
     return paths
+
+
+def _why_nothing(content: RunContent) -> str:
+    """The commonest cause in a line."""
+    found = content.directory
+    ends = Counter(f"{record.outcome}: {record.reason}" for record in found.records)
+    causes = ends or Counter(found.unreadable.values())
+    if not causes:
+        return f"{found.store.directory} has no record of a run"
+    [(why, count)] = causes.most_common(1)
+    if not ends:
+        word = f"none of the {len(found.unreadable)} records in {found.store.directory} can be read"
+        return f"{word} ({plain(why)}); measure it again with this version"
+    others = f", and {ends.total() - count} others" if count < ends.total() else ""
+    return f"no run in {found.store.directory} ended ok or out of memory ({count} as {plain(why)}{others})"
 
 
 def _figure_paths(directory: Path, pictures: list[Picture]) -> tuple[Path, ...]:

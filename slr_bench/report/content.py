@@ -58,7 +58,7 @@ def read_content(run_dir: Path) -> RunContent:
     """
     found = read_directory(run_dir)
     store, manifest, records, problems = found.store, found.manifest, found.records, found.problems
-    cells = summarize_cells(manifest, records)
+    cells = summarize_cells(manifest, records, found.unreadable)
     ladder = manifest.ladder
     made = dict.fromkeys(entry.arm for entry in manifest.cells)
     ends = [arm for arm in made if ladder and arm in (ladder.start, ladder.end)]

@@ -18,8 +18,8 @@ def front_section(field: Field | None, arms: Sequence[str]) -> Section | None:
         return None
     front, count = field.front, len(field.points)
     text = (
-        f"{len(front)} of {count} cells are beaten by no other in {_what(field)} at once; the grey ones are. Times are "
-        "medians: two that lie within each other's spread may change places."
+        f"{len(front)} of {count} cells are beaten by no other in {_what(field)} at once; the grey and the hollow ones "
+        f"are.{_but(field)} Times are medians: two that lie within each other's spread may change places."
     )
     rows = tuple(_row(point, field) for point in front)
     table = without_empty_columns(Table("Cells that nothing beats", _columns(field), rows))
@@ -27,11 +27,18 @@ def front_section(field: Field | None, arms: Sequence[str]) -> Section | None:
 
 
 def _what(field: Field) -> str:
-    if not field.has_accuracy:
-        return "memory and time"
+    return "memory, time and accuracy" if field.has_accuracy else "memory and time"
+
+
+def _but(field: Field) -> str:
+    """What the sentence does not hold for: cells that were measured and not trained."""
     known = sum(point.accuracy is not None for point in field.points)
-    missing = f" (known of {known}: where one of two has none, the other two decide)"
-    return f"memory, time and accuracy{missing if known < len(field.points) else ''}"
+    if not field.has_accuracy or known == len(field.points):
+        return ""
+    return (
+        f" The accuracy is known of {known}; the others are beaten in memory and time alone, and beat none whose "
+        "accuracy is known."
+    )
 
 
 def _columns(field: Field) -> tuple[Column, ...]:

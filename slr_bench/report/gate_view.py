@@ -86,6 +86,16 @@ def gate_markdown(result: GateResult) -> str:
     return comment(parts)
 
 
+def no_verdict(reason: str, exit_code: int) -> str:
+    """The line in place of a verdict, where the gate ended by an error."""
+    return f"NO VERDICT: {plain(reason, 600)} (exit code {exit_code})"
+
+
+def no_verdict_markdown(text: str) -> str:
+    """The page in place of `gate_markdown`."""
+    return f"### ⚠️ {escape(text)}\n"
+
+
 def rules_table(result: GateResult) -> Table:
     """One row a rule."""
     columns = (Column("Rule"), Column("Verdict"), Column("Broken", numeric=True), Column("Cells", numeric=True))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from slr_bench.report.answers import Answer, Question
+from slr_bench.report.setting import is_fake_source
 from slr_bench.report.table import Card, CardLine, Cell, Column, Row, Table, unknown
-from slr_bench.report.words import format_value, plain
+from slr_bench.report.words import format_value, plain, uncapitalized
 
 
 def headline_table(asked: Sequence[Question], found: Sequence[Sequence[Answer]], arms: Sequence[str]) -> Table:
@@ -41,8 +42,13 @@ def cards(asked: Sequence[Question], found: Sequence[Sequence[Answer]]) -> tuple
         change = head.change
         text = change.text or lines[min(1, len(lines) - 1)].text
         basis = change.basis or (head.missing or "")
-        made.append(Card(question.title, text, change.tone, basis, lines, change.mark, question in first))
+        chip = "fake tensors" if _is_fake(column) else ""
+        made.append(Card(question.title, text, change.tone, basis, lines, change.mark, chip, question in first))
     return tuple(made)
+
+
+def _is_fake(column: Sequence[Answer]) -> bool:
+    return any(is_fake_source(source) for answer in column if answer.reading for source in answer.reading.sources)
 
 
 def leading(asked: Sequence[Question], found: Sequence[Sequence[Answer]]) -> list[Question]:
@@ -75,7 +81,7 @@ def lead(asked: Sequence[Question], found: Sequence[Sequence[Answer]]) -> str:
             continue
         was = format_value(base.reading.value, base.reading.unit)
         after = format_value(heads[0].reading.value, heads[0].reading.unit)
-        parts.append(f"{question.title.lower()} {heads[0].change.marked} ({was} → {after})")
+        parts.append(f"{uncapitalized(question.title)} {heads[0].change.marked} ({was} → {after})")
     if not parts:
         return "No comparison of the arms' own settings can be made from what was measured."
     sentence = "; ".join(parts)

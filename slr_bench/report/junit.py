@@ -30,10 +30,25 @@ class _Case:
 def gate_junit(result: GateResult, now: datetime.datetime | None = None) -> str:
     """A test suite a rule with a test case a cell, and a suite of the cells: missing, out of memory, crashed."""
     root = ElementTree.Element("testsuites")
-    stamp = (now or datetime.datetime.now(datetime.UTC)).strftime("%Y-%m-%dT%H:%M:%S")
+    stamp = _stamp(now)
     suites = [(plain(one.rule.text, 80), _rule_cases(one)) for one in result.rules]
     for number, (name, cases) in enumerate([*suites, (_CELLS, _end_cases(result))]):
         root.append(_suite(number, name, cases, stamp, title(result.comparison)))
+    return _document(root)
+
+
+def no_verdict_junit(text: str, now: datetime.datetime | None = None) -> str:
+    """One test case that is an error: the gate ended without a verdict."""
+    root = ElementTree.Element("testsuites")
+    root.append(_suite(0, "gate", [_Case("verdict", "slr_bench.gate", "error", text)], _stamp(now), "nothing"))
+    return _document(root)
+
+
+def _stamp(now: datetime.datetime | None) -> str:
+    return (now or datetime.datetime.now(datetime.UTC)).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def _document(root: ElementTree.Element) -> str:
     ElementTree.indent(root)
     return f"{_DECLARATION}\n{ElementTree.tostring(root, encoding='unicode')}\n"
 

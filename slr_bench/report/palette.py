@@ -9,12 +9,12 @@ PALETTE: Final = {
     "muted": ("#5f6c7b", "#9aa7b5"),
     "rule": ("#d9dee4", "#313b46"),
     "warn": ("#b45309", "#f5b454"),
-    "arm-0": ("#64748b", "#94a3b8"),
+    "arm-0": ("#2563eb", "#60a5fa"),
     "arm-1": ("#0d9488", "#2dd4bf"),
     "arm-2": ("#d97706", "#fbbf24"),
     "arm-3": ("#7c3aed", "#a78bfa"),
     "arm-4": ("#db2777", "#f472b6"),
-    "arm-5": ("#2563eb", "#60a5fa"),
+    "arm-5": ("#64748b", "#94a3b8"),
     "phase-0": ("#3b82f6", "#60a5fa"),
     "phase-1": ("#f59e0b", "#fcd34d"),
     "phase-2": ("#10b981", "#34d399"),
@@ -23,15 +23,16 @@ PALETTE: Final = {
     "phase-5": ("#9ca3af", "#d1d5db"),
 }
 """CSS variable -> colour of the light and of the dark theme. Pictures are drawn in the light ones, all different."""
+# The last of them is near the grey of what is beaten: it is for those that have no colour of their own.
 ARMS: Final = tuple(name for name in PALETTE if name.startswith("arm"))
 
 CATEGORIES: Final = {
-    "parameter": "arm-0",
+    "parameter": "arm-5",
     "gradient": "arm-1",
     "optimizer state": "arm-2",
     "buffer": "arm-3",
     "input": "arm-4",
-    "saved activation": "arm-5",
+    "saved activation": "arm-0",
     "weight cast": "phase-4",
     "temporary": "phase-3",
     "held": "phase-2",

@@ -41,7 +41,7 @@ _CELL: Final = 2_200
 """Of a cell beside its paths and tiles, about: rows of tables, a dot, what its panel says."""
 _LEAST: Final = 8
 """Of a point of a timeline with two layers that change."""
-_TILE: Final = 150
+_TILE: Final = 230
 """Of a tile, about."""
 
 

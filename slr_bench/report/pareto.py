@@ -83,12 +83,17 @@ def field(cells: Sequence[CellSummary], workload: str) -> Field | None:
 
 
 def dominates(one: Point, other: Point) -> bool:
-    """Whether ``one`` is nowhere worse than ``other`` and somewhere better. An accuracy counts where both have one."""
+    """Whether ``one`` is nowhere worse than ``other`` and somewhere better. What has no accuracy is weighed by memory
+    and time alone, and beats nothing whose accuracy is known.
+    """
     if one.memory_bytes > other.memory_bytes or one.time_s > other.time_s:
         return False
+    if one.accuracy is None and other.accuracy is not None:
+        return False
     is_better = one.memory_bytes < other.memory_bytes or one.time_s < other.time_s
-    if one.accuracy is None or other.accuracy is None:
+    if other.accuracy is None:
         return is_better
+    assert one.accuracy is not None
     return one.accuracy >= other.accuracy and (is_better or one.accuracy > other.accuracy)
 
 

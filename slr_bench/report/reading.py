@@ -6,18 +6,17 @@ A runner refuses what a report must show: a lost manifest, a figure that is none
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from pydantic import JsonValue, ValidationError
-
+from slr_bench.compare.records import FoundRecords, find_records
 from slr_bench.errors import ConfigError
 from slr_bench.grid.cells import flatten
 from slr_bench.record import Record
 from slr_bench.run.store import CellEntry, Manifest, Store
+from slr_bench.units import plain
 
 LOST_ARM: Final = "arm not known"
 """Of every cell of a directory whose manifest is lost."""
@@ -33,7 +32,9 @@ class RunDirectory:
     records: list[Record]
     discarded: list[Record]
     problems: list[str]
-    """A line for each file that is no record, or not wholly."""
+    """A line for each reason why files are no records, or not wholly."""
+    unreadable: Mapping[str, str]
+    """Name of a record that cannot be read -> why."""
     fault: str | None
     """Why there is no manifest; the one here was made of the records."""
 
@@ -48,26 +49,25 @@ def read_directory(run_dir: Path) -> RunDirectory:
         what = "is a file, not a run directory" if run_dir.exists() else "does not exist"
         raise ConfigError(f"{run_dir} {what}; give the directory that `slr-bench run` wrote")
     store = Store(run_dir)
-    records, problems = store.read_records()
-    mended, said = _mended(store, {record.name for record in records})
-    records = sorted([*records, *mended], key=lambda record: record.name)
-    problems = [line for line in problems if line.partition(":")[0] not in {one.partition(":")[0] for one in said}]
-    manifest, fault = _manifest(store, records)
-    return RunDirectory(store, manifest, records, store.read_discarded(), [*problems, *said], fault)
+    found = find_records(store)
+    manifest, fault = _manifest(store, found)
+    return RunDirectory(store, manifest, found.records, store.read_discarded(), found.problems, found.unreadable, fault)
 
 
-def _manifest(store: Store, records: Sequence[Record]) -> tuple[Manifest, str | None]:
+def _manifest(store: Store, found: FoundRecords) -> tuple[Manifest, str | None]:
     try:
         manifest = store.read_manifest()
         cause = "it has no grid.json"
     except ConfigError as error:
-        manifest, cause = None, str(error).rpartition("; ")[0]
+        manifest, cause = None, str(error).rpartition("; ")[0].replace(f"{store.directory}/", "its ")
     if manifest is not None:
         return manifest, None
+    records = found.records
     if not records:
+        lost = f"none of its {len(found.unreadable)} records can be read ({next(iter(found.unreadable.values()), '')})"
         raise ConfigError(
-            f"{store.directory} is not a run directory: {cause} and no record; "
-            "give the directory that `slr-bench run` wrote"
+            f"{store.directory} is not a run directory: {cause} and {plain(lost) if found.unreadable else 'no record'}"
+            "; give the directory that `slr-bench run` wrote"
         )
     fault = (
         f"{store.directory}: {cause}. Arms, own settings and runs not made are not known; what is reported are its "
@@ -111,33 +111,3 @@ def _varying(records: Iterable[Record]) -> list[str]:
         for key, value in flatten(record.setting).items():
             values.setdefault(key, set()).add(json.dumps(value, sort_keys=True))
     return [key for key, found in values.items() if len(found) > 1][:_MOST_AXES]
-
-
-def _mended(store: Store, known: set[str]) -> tuple[list[Record], list[str]]:
-    """Records that are refused for a figure that is none (NaN, infinite): without it, and a line for each."""
-    found, lines = [], []
-    for path in sorted(store.records_directory.glob("*.json")):
-        if path.stem in known:
-            continue
-        try:
-            raw = json.loads(path.read_text())
-            names = _drop_what_is_no_number(raw)
-            record = Record.model_validate(raw) if names else None
-        except (OSError, ValueError, ValidationError, AttributeError, TypeError):
-            continue  # the store has said what is wrong with it
-        if record is not None and record.name == path.stem:
-            found.append(record)
-            lines.append(f"{path.name}: {', '.join(names)} left out: NaN and infinite are no figures")
-    return found, lines
-
-
-def _drop_what_is_no_number(raw: dict[str, Any]) -> list[str]:
-    """Make such metrics unavailable; their names."""
-    dropped = []
-    for name, metric in raw["metrics"].items():
-        value: JsonValue = metric["value"]
-        if isinstance(value, float) and not math.isfinite(value):
-            reason = f"the record holds {value}, which is no figure"
-            metric |= {"value": None, "quality": "unavailable", "reason": reason}
-            dropped.append(name)
-    return dropped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,7 +13,16 @@ from slr_bench.report.cellnames import OTHERS
 from slr_bench.report.content import RunContent
 from slr_bench.report.drawing import INK, MUTED, WIDTH_INCH, Picture, arm_colour, byte_axis, draw, legend
 from slr_bench.report.pareto import Field, Point
-from slr_bench.report.scatter_chart import COLOURED, describe_point, group_of, is_compared, memory_axis, time_axis
+from slr_bench.report.scatter_chart import (
+    COLOURED,
+    describe_point,
+    group_of,
+    has_labels,
+    is_compared,
+    label_of,
+    memory_axis,
+    time_axis,
+)
 from slr_bench.report.ticks import short
 from slr_bench.report.words import plain
 from slr_bench.units import format_seconds
@@ -23,6 +33,7 @@ def memory_against_time(content: RunContent) -> Picture | None:
     field = content.field
     if field is None:
         return None
+    is_labelled = has_labels(field)
     arms = content.arms[:COLOURED]
     groups = [*arms, OTHERS]
     own = [point for point in field.points if is_compared(point, arms)]
@@ -37,9 +48,10 @@ def memory_against_time(content: RunContent) -> Picture | None:
             if of_group:
                 present[group] = arm_colour(groups.index(group))
                 _paint_points(axes, of_group, present[group], own)
-        for point in own:
-            name, beside = plain(point.cell.entry.arm, 24), (point.time_s, point.memory_bytes)
-            axes.annotate(name, beside, xytext=(8, 6), textcoords="offset points", fontweight="bold", color=INK)
+        for point in field.points:
+            if name := " ".join(label_of(point, point in own, is_labelled)).strip():
+                beside, weight = (point.time_s, point.memory_bytes), "bold" if point in own else "normal"
+                axes.annotate(name, beside, xytext=(8, 6), textcoords="offset points", fontweight=weight, color=INK)
         _key(axes, present)
         _scale(axes, field)
 
@@ -53,7 +65,8 @@ def memory_against_time(content: RunContent) -> Picture | None:
 def _key(axes: Axes, present: dict[str, str]) -> None:
     front = Line2D([], [], color=MUTED, linestyle="--", linewidth=1)
     dots = [Line2D([], [], marker="o", linestyle="", color=colour, markersize=7) for colour in present.values()]
-    legend(axes, [*dots, front], [*(plain(name, 24) for name in present), "no cell beats this line; grey: beaten"])
+    texts = [*(plain(name, 24) for name in present), "no cell beats this line; grey or hollow: beaten"]
+    legend(axes, [*dots, front], texts, columns=3)
 
 
 def _scale(axes: Axes, field: Field) -> None:
@@ -79,9 +92,15 @@ def _paint_points(axes: Axes, points: Sequence[Point], colour: str, own: Sequenc
             [point.time_s for point in alike],
             [point.memory_bytes for point in alike],
             s=100 if is_own else 42,
-            color=MUTED if is_dominated else colour,
-            alpha=0.4 if is_dominated else 1.0,
-            edgecolors=INK if is_own else "none",
-            linewidths=1.1 if is_own else 0,
             zorder=2 + is_own,
+            **_look(colour, is_dominated, is_own),
         )
+
+
+def _look(colour: str, is_dominated: bool, is_own: bool) -> dict[str, Any]:
+    """What is beaten is grey; an own setting keeps its arm's colour and is hollow."""
+    if is_own and is_dominated:
+        return {"facecolors": "none", "edgecolors": colour, "linewidths": 2.6}
+    if is_own:
+        return {"facecolors": colour, "edgecolors": INK, "linewidths": 1.1}
+    return {"facecolors": MUTED if is_dominated else colour, "alpha": 0.4 if is_dominated else 1.0, "linewidths": 0}

@@ -16,6 +16,8 @@ from slr_bench.units import format_bytes, format_seconds
 
 COLOURED: Final = 5
 """Arms with a colour of their own, and their own settings with a name beside the dot: the first ones."""
+LABELLED: Final = 8
+"""Accuracies up to which all are written into the chart; of more, those of the named settings."""
 _SIZE: Final = 1000
 """Units of the front's path along each axis."""
 
@@ -29,6 +31,8 @@ class Dot(NamedTuple):
     text: str
     name: str
     """Shown beside it; empty for most."""
+    accuracy: str
+    """Shown below the name."""
     link: str
     is_own: bool
     is_dominated: bool
@@ -56,6 +60,11 @@ class Scatter:
     y_label: str
     keys: tuple[Key, ...]
 
+    @property
+    def has_hollow(self) -> bool:
+        """Whether an own setting is beaten: its dot is a ring in the arm's colour."""
+        return any(dot.is_own and dot.is_dominated for dot in self.dots)
+
 
 class Axis(NamedTuple):
     """From value to place."""
@@ -77,17 +86,17 @@ def scatter(field: Field, arms: Sequence[str]) -> Scatter:
     x, y = time_axis(field.points), memory_axis(field.points)
     groups = [*arms, OTHERS]
     named = [point for point in field.points if is_compared(point, arms)]
+    is_labelled = has_labels(field)
     dots = []
     # What is dominated lies below, own settings on top: the last in the page is drawn last.
     for point in sorted(field.points, key=lambda one: (is_compared(one, arms), not one.is_dominated)):
-        arm = point.cell.entry.arm
         dots.append(
             Dot(
                 x.place(point.time_s),
                 y.place(point.memory_bytes),
                 arm_variable(groups.index(group_of(point, arms))),
                 describe_point(point),
-                plain(arm, 24) if point in named else "",
+                *label_of(point, point in named, is_labelled),
                 anchor(point.cell),
                 is_compared(point, arms),
                 point.is_dominated,
@@ -112,6 +121,17 @@ def scatter(field: Field, arms: Sequence[str]) -> Scatter:
 def is_compared(point: Point, arms: Sequence[str]) -> bool:
     """Whether it is an own setting of these arms."""
     return point.cell.entry.is_own and point.cell.entry.arm in arms
+
+
+def has_labels(field: Field) -> bool:
+    """Whether few enough accuracies are known to write each beside its dot."""
+    return sum(point.accuracy is not None for point in field.points) <= LABELLED
+
+
+def label_of(point: Point, is_named: bool, is_labelled: bool) -> tuple[str, str]:
+    """``optimized``, ``52.0 %``: what stands beside the dot; empty where nothing does."""
+    accuracy = format_value(point.accuracy, "ratio") if point.accuracy is not None else ""
+    return plain(point.cell.entry.arm, 24) if is_named else "", accuracy if is_named or is_labelled else ""
 
 
 def group_of(point: Point, arms: Sequence[str]) -> str:

@@ -37,17 +37,27 @@ _DRAWN: Final = ("peak_tensor_bytes", "peak_allocated_bytes")
 
 
 def outcome_cell(cell: CellSummary) -> Cell:
-    """``ok``, ``2 ok, 1 timeout`` with the reasons as a note, or ``not run``."""
+    """``ok``, ``2 ok, 1 timeout`` with the reasons as a note, ``unreadable``, or ``not run``."""
     counts = cell.outcomes
+    if not counts and cell.unreadable:
+        return Cell("unreadable", note=plain(_why_unreadable(cell)), tone="warn")
     if not counts:
         return Cell("not run", note="no record of this cell", tone="warn")
     whole = len(counts) == 1
     words = [OUTCOME_WORDS[kind] if whole else f"{count} {OUTCOME_WORDS[kind]}" for kind, count in counts.items()]
     marked = sum(bool(record.marks) for record in cell.finished)
     words += [f"{marked} disturbed"] if marked else []
+    words += [f"{len(cell.unreadable)} unreadable"] if cell.unreadable else []
     reasons = [*cell.reasons, *(["something else disturbed it: its times are suspect"] if marked else [])]
+    reasons += [_why_unreadable(cell)] if cell.unreadable else []
     note = plain("; ".join(reasons)) or None
     return Cell(", ".join(words), note=note, tone="" if set(counts) == {Outcome.OK} else "warn")
+
+
+def _why_unreadable(cell: CellSummary) -> str:
+    """``3 records cannot be read: schema 2 was written by another version of slr-bench``."""
+    found = Counter(cell.unreadable)
+    return "; ".join(f"{count} record{'s' if count > 1 else ''} cannot be read: {why}" for why, count in found.items())
 
 
 def grid_section(cells: Sequence[CellSummary]) -> Section:
@@ -177,10 +187,11 @@ def missing_section(cells: Sequence[CellSummary], records: Sequence[Record], pro
 def _failed_table(cells: Sequence[CellSummary]) -> Table:
     rows = []
     for cell in cells:
-        absent = cell.entry.repeats - len(cell.records)
-        if set(cell.outcomes) == {Outcome.OK} and absent <= 0:
+        absent = cell.entry.repeats - len(cell.records) - len(cell.unreadable)
+        if set(cell.outcomes) == {Outcome.OK} and absent <= 0 and not cell.unreadable:
             continue
-        reasons = [*cell.reasons, *([f"{absent} of {cell.entry.repeats} runs not made"] if absent > 0 else [])]
+        reasons = [*cell.reasons, *([_why_unreadable(cell)] if cell.unreadable else [])]
+        reasons += [f"{absent} of {cell.entry.repeats} runs not made"] if absent > 0 else []
         outcome = outcome_cell(cell)
         texts = (plain(cell.entry.workload, 40), plain(cell.entry.arm, 40), coordinates_text(cell), outcome.text)
         rows.append(Row((*(Cell(text) for text in texts), Cell(plain("; ".join(reasons))))))

@@ -54,7 +54,10 @@ def measured_sentence(
     about = [str(name)] if name else []
     about += [f"{cores} cores"] if cores else []
     place = plain(f"{device} ({', '.join(about)})" if about else device, 120)
+    traced = {arm for arm in own if is_fake(own_cell(cells, arm, workload))}
     parts = [f"Measured on {place}"]
+    if traced and len(traced) == len(own):  # which machine counted is no matter
+        parts = [f"Traced on fake tensors for {plain(device, 40)}: no data, nothing computed"]
     clip = {_clip_text(setting) for setting in own.values()} - {""}
     parts += [" or ".join(sorted(clip))] if clip else []
     steps: dict[str, list[str]] = {}
@@ -62,6 +65,17 @@ def measured_sentence(
         steps.setdefault(_step_text(setting), []).append(plain(arm, 40))
     parts += [f"{_listed(alike, len(own))}: {text}" for text, alike in steps.items() if text]
     return "; ".join(parts) + "."
+
+
+def is_fake(cell: CellSummary | None) -> bool:
+    """Whether its bytes were traced on fake tensors alone."""
+    reading = cell.readings.get("peak_tensor_bytes") if cell else None
+    return reading is not None and bool(reading.sources) and all(map(is_fake_source, reading.sources))
+
+
+def is_fake_source(source: str) -> bool:
+    """``cpu-fake``; what is traced by rules of a GPU that is not there is computed by nobody either."""
+    return source.endswith(("-fake", "-rules"))
 
 
 def _listed(arms: Sequence[str], count: int) -> str:

@@ -141,6 +141,8 @@ class Card:
     lines: tuple[CardLine, ...]
     mark: str = ""
     """``~`` or ``n too small``: what the change does not allow to say."""
+    chip: str = ""
+    """What the figures are, where they are not what one would take them for: ``fake tensors``."""
     is_lead: bool = True
     """Whether it is one of the first few figures that the page shows large."""
 

@@ -11,7 +11,7 @@ from slr_bench.compare.summary import CellSummary
 from slr_bench.errors import ConfigError
 from slr_bench.record import Metric, Record
 from slr_bench.report.setting import value_text
-from slr_bench.units import is_number
+from slr_bench.units import is_number, plain
 
 if TYPE_CHECKING:
     import pandas
@@ -21,13 +21,15 @@ _RUN: Final = ("side", "repeat", "outcome", "reason")
 _METRIC: Final = ("metric", "value", "unit", "source", "quality", "unavailable")
 _AFTER: Final = ("started_at", "marks")
 NOT_RUN: Final = "not run"
+UNREADABLE: Final = "unreadable"
 
 
 def tidy(cells: Sequence[CellSummary]) -> pandas.DataFrame:
     """One row a cell, run and metric, in base units; an unknown value is missing, ``unavailable`` says why.
 
-    A run without figures has a row without a metric, a cell without runs one with outcome ``not run``. Axes are
-    columns ``axis.<key>``: numbers where every value is one, else text.
+    A run without figures has a row without a metric, a cell without runs one with outcome ``not run`` or, where its
+    records cannot be read, ``unreadable``. Axes are columns ``axis.<key>``: numbers where every value is one, else
+    text.
     """
     import pandas
 
@@ -59,7 +61,8 @@ def _rows(cell: CellSummary) -> Iterator[dict[str, Any]]:
         for key, value in entry.coordinates.items()
     }
     if not cell.records:
-        yield start | {"outcome": NOT_RUN}
+        why = "; ".join(dict.fromkeys(cell.unreadable))
+        yield start | ({"outcome": UNREADABLE, "reason": plain(why)} if why else {"outcome": NOT_RUN})
     for record in cell.records:
         run = start | _run(record)
         yield from (run | _metric(name, metric) for name, metric in record.metrics.items())

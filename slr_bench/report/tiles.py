@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Final, NamedTuple
 
 from slr_bench.report.palette import category_variable
@@ -31,6 +33,8 @@ class Tile(NamedTuple):
     """A module at the peak."""
 
     name: str
+    label: str
+    """What tells it from the others, short enough to be written into it."""
     text: str
     box: Box
     slices: tuple[Slice, ...]
@@ -49,11 +53,28 @@ def tiles(modules: Mapping[str, Mapping[str, int]], most: int) -> tuple[Tile, ..
     kinds |= {_others(rest): sum((Counter(modules[name]) for name in rest), Counter())} if rest else {}
     shown = sorted(kinds, key=lambda name: -kinds[name].total())
     boxes = squarified([kinds[name].total() for name in shown], ASPECT)
-    return tuple(_tile(name, kinds[name], box) for name, box in zip(shown, boxes, strict=True))
+    labels = short_names(shown)
+    return tuple(_tile(name, labels[name], kinds[name], box) for name, box in zip(shown, boxes, strict=True))
 
 
-def _tile(name: str, parts: Counter[str], box: Box) -> Tile:
-    return Tile(plain(name, 60), format_bytes(parts.total()), box, _slices(parts), box.width * ASPECT >= box.height)
+def _tile(name: str, label: str, parts: Counter[str], box: Box) -> Tile:
+    is_wide = box.width * ASPECT >= box.height
+    return Tile(plain(name, 60), plain(label, 40), format_bytes(parts.total()), box, _slices(parts), is_wide)
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """The last two parts of each path, without what all paths begin with: ``backbone.layer4.0.conv2`` ->
+    ``layer4.0.conv2``. A number goes with the part before it.
+    """
+    parts = {name: _parts(name) for name in names}
+    paths = [found[:-1] for found in parts.values() if len(found) > 1]
+    shared = takewhile(lambda level: len(set(level)) == 1, zip(*paths, strict=False))
+    common = len(list(shared)) if len(paths) > 1 else 0
+    return {name: ".".join(found[common if len(found) > 1 else 0 :][-2:]) for name, found in parts.items()}
+
+
+def _parts(name: str) -> list[str]:
+    return re.split(r"\.(?!\d+(?:\.|$))", name)
 
 
 def _others(rest: Sequence[str]) -> str:

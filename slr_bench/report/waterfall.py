@@ -18,6 +18,7 @@ SAME_WORDS: dict[Same, str] = {
     "function": "computes the same function",
     "accuracy": "is judged by accuracy",
 }
+_JUDGED_BY: Final[dict[Same, str]] = {"function": "same function", "accuracy": "accuracy"}
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,8 @@ def waterfall_section(
     )
     beside = _beside(cells, ladder, workload, accuracy)
     tables = (_added(found, trained), _left_out(found, trained), *([beside] if beside.rows else []))
-    same = "; ".join(f"{name}: {words}" for name, words in SAME_WORDS.items())
-    paragraphs = (text, f"{same[0].upper()}{same[1:]}.")
+    same = " or ".join(SAME_WORDS.values())
+    paragraphs = (text, f"Each {same}. The bars of the page are logarithmic: equal lengths are equal factors.")
     return Section("waterfall", "What each technique buys", paragraphs, tuple(map(without_empty_columns, tables)))
 
 
@@ -108,9 +109,9 @@ def _added(found: Sequence[Rung], trained: Sequence[Rung]) -> Table:
         Row(
             (
                 Cell(plain(rung.name, 60)),
-                Cell(rung.same, swatch=SAME_COLOURS[rung.same]),
+                Cell(_JUDGED_BY[rung.same], swatch=SAME_COLOURS[rung.same]),
                 replace(_value(rung.added, "peak_tensor_bytes"), bar=bar),
-                _factor(rung.saves),
+                _factor(rung.saves, is_saving=True),
                 _value(rung.added, "peak_over_floor"),
                 _time(rung.before, rung.added),
                 _value(own.added, "accuracy_top1"),
@@ -120,7 +121,7 @@ def _added(found: Sequence[Rung], trained: Sequence[Rung]) -> Table:
     ]
     columns = (
         Column("Technique"),
-        Column("Same"),
+        Column("Judged by"),
         Column("Tensor memory", numeric=True),
         Column("Saves", numeric=True),
         Column("Peak/floor", numeric=True),
@@ -166,7 +167,7 @@ def _left_out(found: Sequence[Rung], trained: Sequence[Rung]) -> Table:
     rows = tuple(
         _against(rung.name, rung.end, rung.left_out, own.left_out, _worth_bar(rung, widest)) for rung, own in pairs
     )
-    return Table("Left out one by one", _columns_against("All but"), rows)
+    return Table("Left out one by one", _columns_against("All but", found[0].end), rows)
 
 
 def _worth_bar(rung: Rung, widest: float) -> Bar | None:
@@ -180,7 +181,7 @@ def _beside(cells: Sequence[CellSummary], ladder: Ladder, workload: str, accurac
     further = dict.fromkeys(cell.entry.arm for cell in cells if cell.entry.arm not in ladder.arms)
     end = own_cell(cells, ladder.end, workload)
     rows = tuple(_against(arm, end, own_cell(cells, arm, workload), own_cell(cells, arm, accuracy)) for arm in further)
-    return Table(f"Further arms beside {plain(ladder.end, 40)}", _columns_against("Arm"), rows)
+    return Table(f"Further arms beside {plain(ladder.end, 40)}", _columns_against("Arm", end), rows)
 
 
 def _against(
@@ -197,8 +198,9 @@ def _against(
     )
 
 
-def _columns_against(first: str) -> tuple[Column, ...]:
-    numbers = ("Tensor memory", "Of all", "Step time of all", "Accuracy")
+def _columns_against(first: str, end: CellSummary | None) -> tuple[Column, ...]:
+    whole = plain(end.entry.arm, 24) if end else "all"
+    numbers = ("Tensor memory", f"× {whole}'s memory", f"× {whole}'s step time", "Accuracy")
     return (Column(first), *(Column(title, numeric=True) for title in numbers))
 
 
@@ -213,10 +215,12 @@ def _value(cell: CellSummary | None, metric: str) -> Cell:
     return Cell(format_value(reading.value, reading.unit), sort=reading.value)
 
 
-def _factor(value: float | None) -> Cell:
+def _factor(value: float | None, *, is_saving: bool = False) -> Cell:
+    """``is_saving``: of what was saved more is good, of what is needed less."""
     if value is None:
         return unknown("one of the two was not measured")
-    return Cell("equal" if value == 1 else format_factor(value), sort=value, tone="good" if value > 1 else "")
+    is_good = value > 1 if is_saving else value < 1
+    return Cell("equal" if value == 1 else format_factor(value), sort=value, tone="good" if is_good else "")
 
 
 def _time(base: CellSummary | None, head: CellSummary | None) -> Cell:

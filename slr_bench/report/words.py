@@ -21,6 +21,11 @@ OUTCOME_WORDS: Final = {
 }
 
 
+def uncapitalized(text: str) -> str:
+    """``'Memory'`` -> ``'memory'``; an abbreviation stays: ``'GPU memory'``."""
+    return text if text[:2].isupper() else f"{text[:1].lower()}{text[1:]}"
+
+
 def format_factor(factor: float) -> str:
     """``8.31`` -> ``'8.3×'``; two decimals below 2, where they matter."""
     return f"{factor:.2f}×" if factor < 2 else f"{factor:.1f}×"

@@ -144,11 +144,36 @@ def test_dots_tiles_and_notes_have_tooltips_by_mouse_and_keyboard(show):
     assert not tip.is_visible()
     dot.focus()
     assert tip.is_visible()
-    page.locator(".picked .tiles li").first.hover()
-    assert tip.inner_text() == page.locator(".picked .tiles li").first.inner_text().replace("\n", " ")
+    tile = page.locator(".picked .tiles li").nth(1)
+    said = tile.get_attribute("title")
+    assert re.fullmatch(r"backbone\.layer0\.0\.conv [\d.]+ MiB", said)
+    tile.hover()
+    assert tip.inner_text() == said
+    assert tile.get_attribute("title") is None  # the browser's own would lie over it
     note = page.locator("#grid sup a").first
     note.focus()
     assert tip.inner_text() == page.locator(note.get_attribute("href")).inner_text()
+
+
+CUT_OFF = """(() => [...document.querySelectorAll(".tiles li")].filter((one) => one.checkVisibility()).flatMap((tile) =>
+  [...tile.querySelectorAll("b")].map((line) => {
+    const range = document.createRange();
+    range.selectNodeContents(line);
+    const text = range.getBoundingClientRect(), frame = line.parentNode.getBoundingClientRect();
+    const box = line.getBoundingClientRect(), [right, bottom] = [Math.min(box.right, frame.right), frame.bottom];
+    const isHidden = text.left >= frame.right - 1 || text.top >= Math.min(box.bottom, bottom) - 1;
+    const isWhole = text.right <= right + 1 && text.bottom <= Math.min(box.bottom, bottom) + 3;
+    return [line.textContent, isHidden ? "hidden" : isWhole ? "whole" : "cut"];
+  })))()"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("script", [True, False])
+@pytest.mark.parametrize("name", ["large", "hostile"])
+def test_what_a_tile_says_it_says_whole_or_not_at_all(show, name, width, script):
+    found = show(name, width=width, java_script_enabled=script).evaluate(CUT_OFF)
+    assert [text for text, how in found if how == "cut"] == []
+    assert {how for _, how in found} == {"hidden", "whole"}
 
 
 def test_a_timeline_reads_its_values_by_mouse_and_by_arrow_keys(show):

@@ -181,6 +181,40 @@ def test_7_a_cell_of_the_head_crashed(slr_bench, sides, tmp_path):
     assert "A CELL CRASHED" in part.stdout
 
 
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("absent", "head", *BYTES), 3, "base 'absent' is neither a run directory nor a revision"),
+        (("base", "head", "--rule", "peak_tensor_byte:0%"), 2, "did you mean 'peak_tensor_bytes'"),
+        (("base", "head"), 2, "no rule: say what may not get worse"),
+        (("base", "head", *BYTES, "--bmf", "no/such/place.json"), 2, "there is no directory no/such"),
+        (("base", "other", *BYTES), 4, "no cell in common"),
+    ],
+)
+def test_an_error_leaves_no_verdict_of_an_earlier_run(slr_bench, sides, tmp_path, options, code, words):
+    sides()
+    filled(side_run(tmp_path / "other"), arm="other").write()
+    files = {"--markdown": "g.md", "--junit": "g.xml", "--smaller-is-better": "s.json"}
+    outputs = [word for pair in files.items() for word in pair]
+    assert slr_bench("gate", "base", "head", *BYTES, *outputs).returncode == 0
+    assert slr_bench("gate", *options, *outputs).returncode == code
+    page = (tmp_path / "g.md").read_text()
+    assert page.startswith("### ⚠️ NO VERDICT: ")
+    assert page.endswith(f"(exit code {code})\n")
+    assert not (tmp_path / "s.json").exists()
+    [error] = ElementTree.parse(tmp_path / "g.xml").getroot().iter("error")
+    assert words in error.text
+    assert error.text.endswith(f"(exit code {code})")
+
+
+def test_a_link_is_written_through_and_not_removed(slr_bench, sides, tmp_path):
+    (tmp_path / "kept.md").write_text("old")
+    (tmp_path / "link.md").symlink_to("kept.md")
+    assert slr_bench("gate", *sides(), *BYTES, "--markdown", "link.md").returncode == 0
+    assert (tmp_path / "link.md").is_symlink()
+    assert (tmp_path / "kept.md").read_text().startswith("### ✅ passed")
+
+
 def test_every_output_at_once_and_nothing_but_json_on_stdout(slr_bench, tmp_path):
     filled(side_run(tmp_path / "base"), 1000, arm=HOSTILE).write()
     filled(side_run(tmp_path / "head"), 1005, arm=HOSTILE).write()

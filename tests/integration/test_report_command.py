@@ -64,6 +64,9 @@ def test_a_lost_manifest_ends_as_2_and_failures_alone_as_5_each_with_a_report(ru
     failed.write()
     nothing = slr_bench("report", "failed", "--csv", "failed.csv")
     assert nothing.returncode == 5
-    assert "nothing was measured" in nothing.stderr
+    assert nothing.stderr.splitlines()[-1] == (
+        "slr-bench: nothing was measured: no run in failed ended ok or out of memory (1 as crash: signal 11); "
+        "failed/report.md lists all"
+    )
     assert list(pandas.read_csv(tmp_path / "failed.csv")["reason"]) == ["signal 11"]
     assert "signal 11" in (tmp_path / "failed" / "report.html").read_text()

@@ -36,8 +36,8 @@ def record(**changes) -> Record:
     st.sampled_from(["exact", "sampled", "measured", "estimated", "unavailable"]),
 )
 def test_a_metric_is_a_finite_value_or_a_null_with_a_reason(value, reason, quality):
-    """Finite, and so that ratios are: 0, or between 1e-100 and 1e100."""
-    is_measurable = value is not None and (value == 0 or 1e-100 <= abs(value) <= 1e100)
+    """Finite, and so that ratios are: 0, or between 1e-100 and 1e100. Bytes are not below 0."""
+    is_measurable = value is not None and (value == 0 or 1e-100 <= value <= 1e100)
     is_reading = is_measurable and reason is None and quality != "unavailable"
     is_null = value is None and reason is not None and quality == "unavailable"
     try:
@@ -46,6 +46,12 @@ def test_a_metric_is_a_finite_value_or_a_null_with_a_reason(value, reason, quali
     except ValidationError:
         accepted = False
     assert accepted == (is_reading or is_null)
+
+
+def test_below_0_are_differences_and_no_bytes():
+    assert Metric(value=-0.01, unit="ratio", source="s", quality="exact").value == -0.01
+    with pytest.raises(ValidationError, match="value -5 is less than no byte; what could not be read is null"):
+        Metric(value=-5, unit="bytes", source="s", quality="exact")
 
 
 def test_an_unavailable_metric_keeps_its_reason():

@@ -12,6 +12,11 @@
   const content = (node) => {
     const at = node.closest?.(".plot .dot, sup a, .tiles li");
     if (!at) return null;
+    if (at.title) { // the browser's own tooltip is for pages without script
+      at.dataset.tip = at.title;
+      at.removeAttribute("title");
+    }
+    if (at.dataset.tip) return at.dataset.tip;
     if (at.matches("sup a")) return document.getElementById(at.hash.slice(1))?.textContent;
     return at.textContent;
   };

@@ -83,6 +83,20 @@ def test_on_github_it_is_a_warning_of_one_line(elsewhere, capsys, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("code", [2, 7, 130])
+def test_a_measurement_that_fails_leaves_no_old_verdict(elsewhere, code):
+    assert check(Command(), lambda: None) == 0
+    assert check(lambda arguments: code, lambda: None) == code
+    page = (elsewhere / "reports/latest-check/gate.md").read_text()
+    assert page == "\n".join(f"`{part.name}`: no verdict, exit code {code}\n" for part in PARTS)
+    assert not [part for part in PARTS if (elsewhere / f"reports/latest-check/{part.name}.md").exists()]
+
+
+def test_a_measurement_that_never_began_is_told(elsewhere):
+    assert check(lambda arguments: 2, lambda: None) == 2
+    assert "no verdict, exit code 2" in (elsewhere / "reports/latest-check/gate.md").read_text()
+
+
 def test_a_regression_outweighs_what_else_went_wrong(elsewhere):
     codes = iter([7, 0])
 

@@ -323,10 +323,6 @@ def test_out_of_memory_is_a_measurement(new_run):
         (lambda values: values | {"schema": 2}, "schema 2 was written by another version"),
         (lambda values: values | {"schema": 0}, "schema 0 was written by another version"),
         (lambda values: values | {"duration_s": None}, "duration_s: "),
-        (lambda values: values["metrics"]["step_time_s"].update(value=float("nan")) or values, "not finite"),
-        (lambda values: values["metrics"]["step_time_s"].update(value=float("inf")) or values, "not finite"),
-        (lambda values: values["metrics"]["step_time_s"].update(value=1e300) or values, "beyond anything"),
-        (lambda values: values["metrics"]["step_time_s"].update(value=10**400) or values, "beyond anything|number"),
     ],
 )
 @pytest.mark.parametrize(("which", "error"), [("base", NoBaselineError), ("head", NothingMeasuredError)])
@@ -336,6 +332,43 @@ def test_records_that_cannot_be_read_are_told_and_never_taken_for_figures(new_ru
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(error, match=f"none of the 1 records in .*can be read .*({words}).*measure it again"):
         compare_runs(runs["base"], runs["head"])
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "words"),
+    [
+        ("peak_tensor_bytes", float("nan"), "nan, which is no figure"),
+        ("step_time_s", float("-inf"), "-inf, which is no figure"),
+        ("step_time_s", 1e300, "1e.300, which is beyond anything that can be measured"),
+        ("step_time_s", 10**400, "10+…, which is beyond anything that can be measured"),
+        ("peak_tensor_bytes", -5, "-5, which is less than no byte"),
+    ],
+)
+@pytest.mark.parametrize("which", ["base", "head"])
+def test_a_figure_that_is_none_costs_itself_and_not_its_record(new_run, which, metric, value, words):
+    runs = {name: filled(new_run(name), times=[1.0]).write() for name in ("base", "head")}
+    [path] = (runs[which] / "records").iterdir()
+    values = json.loads(path.read_text())
+    values["metrics"][metric]["value"] = value
+    path.write_text(json.dumps(values))
+    comparison = compare_runs(runs["base"], runs["head"])
+    [problem] = comparison.problems
+    assert re.fullmatch(rf"{which}: c000-a-0.json: {metric} left out: the record holds {words}", problem)
+    found = row(comparison, metric)
+    assert (found.significant, getattr(found, which)) == (None, None)
+    assert re.fullmatch(rf"the record holds {words}", found.reason)
+    assert row(comparison, "parameters").significant is False
+
+
+def test_of_a_cell_whose_records_cannot_be_read_it_is_said_why(new_run):
+    base, head = (filled(filled(new_run(name)), arm="second").write() for name in ("base", "head"))
+    for path in (head / "records").glob("c001-*"):
+        path.write_text('{"schema": 2}')
+    comparison = compare_runs(base, head)
+    [problem] = comparison.problems
+    assert problem.startswith("head: c001-a-0.json and 2 more: not a readable record: schema 2 was written by another")
+    found = next(cell for cell in comparison.cells if (cell.arm, cell.metric) == ("second", "peak_tensor_bytes"))
+    assert "head has no record of this cell that can be read: schema 2 was written by another" in found.reason
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"schema": 2}', "null"])

@@ -14,6 +14,7 @@ from slr_bench.report import html, markdown
 from slr_bench.report.build import write_reports
 from slr_bench.report.content import read_content
 from slr_bench.report.reading import LOST_ARM, read_directory
+from slr_bench.report.tidy import tidy
 from slr_bench.report.timeline_figure import memory_over_time
 
 
@@ -69,6 +70,7 @@ def test_without_a_manifest_the_records_are_reported(small, text):
         (small / "grid.json").write_text(text)
     report = read_content(small).report
     assert "2 records alone" in report.warnings[0]
+    assert report.warnings[0].count(str(small)) == 1
     for shown in outputs(small):
         assert LOST_ARM in shown
         assert "100.0 MiB" in shown
@@ -124,7 +126,8 @@ def test_a_figure_that_is_none_is_left_out_and_the_rest_of_its_record_stays(smal
     time = report.headline.rows[0].cells[2]
     assert (time.text, time.note) == ("–", f"the record holds {float(value)}, which is no figure")
     assert [line for line in missing(small) if "c000-a-0.json" in line] == [
-        "Unreadable and left out: c000-a-0.json: step_time_s left out: NaN and infinite are no figures"
+        f"Unreadable and left out: c000-a-0.json: step_time_s left out: the record holds {float(value)}, which is no "
+        "figure"
     ]
 
 
@@ -163,9 +166,53 @@ def test_failures_alone_make_a_report_and_exit_5(new_run):
         assert words in page
 
 
-def test_figures_of_zero_and_below_break_nothing(new_run):
+def test_records_that_cannot_be_read_are_not_told_as_runs_not_made(small):
+    for path in (small / "records").iterdir():
+        change(path, schema=2)
+    why = "schema 2 was written by another version of slr-bench, this one reads 1"
+    report = read_content(small).report
+    assert {row.cells[1].note for row in report.headline.rows} == {f"its record cannot be read: {why}"}
+    section = next(section for section in report.sections if section.key == "missing")
+    assert section.paragraphs == (f"Unreadable and left out: c000-a-0.json and 1 more: not a readable record: {why}",)
+    assert [[cell.text for cell in row.cells[-2:]] for row in section.tables[0].rows] == [
+        ["unreadable", f"1 record cannot be read: {why}"],
+        ["unreadable", f"1 record cannot be read: {why}"],
+    ]
+    for text in outputs(small):
+        assert "no run has finished yet" not in text
+        assert "not run" not in text.partition("<script>")[0]
+    with pytest.raises(NothingMeasuredError, match=rf"none of the 2 records in .* can be read \({why}\); measure it"):
+        write_reports(small)
+    frame = tidy(read_content(small).cells)
+    assert set(frame["outcome"]) == {"unreadable"}
+    assert set(frame["reason"]) == {why}
+
+
+def test_an_unreadable_record_among_others_is_counted(new_run):
     run = new_run()
-    for number, (size, time_s) in enumerate(((0, 1.0), (5, 0.5), (-3, 2.0))):
+    cell = run.cell("baseline", repeats=3)
+    for repeat in range(2):
+        run.record(cell, repeat, step_metrics(MIB, 1.0))
+    directory = run.write()
+    (directory / "records" / f"{cell}-a-1.json").write_text("{")
+    section = next(section for section in read_content(directory).report.sections if section.key == "missing")
+    outcome, reason = (cell.text for cell in section.tables[0].rows[0].cells[-2:])
+    assert outcome == "ok, 1 unreadable"
+    assert reason.startswith("1 record cannot be read: ")
+    assert reason.endswith("; 1 of 3 runs not made")
+
+
+def test_without_a_manifest_and_with_no_readable_record_it_is_said_which_of_both(small):
+    (small / "grid.json").unlink()
+    for path in (small / "records").iterdir():
+        change(path, schema=2)
+    with pytest.raises(ConfigError, match=r"no grid\.json and none of its 2 records can be read \(schema 2 was"):
+        read_content(small)
+
+
+def test_figures_of_zero_break_nothing(new_run):
+    run = new_run()
+    for number, (size, time_s) in enumerate(((0, 1.0), (5, 0.5), (3, 2.0))):
         cell = run.cell("baseline", own=not number, coordinates={"training.batch_size": number})
         metrics = step_metrics(size, time_s)
         run.record(cell, 0, metrics, series=samples(max(size, 0)))
@@ -174,7 +221,7 @@ def test_figures_of_zero_and_below_break_nothing(new_run):
     write_reports(directory)
     for page in ("report.html", "report.md"):
         text = (directory / page).read_text()
-        assert all(figure in text for figure in ("0 B", "5 B", "-3 B", "0.00 %"))
+        assert all(figure in text for figure in ("0 B", "5 B", "3 B", "0.00 %"))
 
 
 def test_a_directory_that_a_run_has_just_begun_says_what_is_not_made_yet(new_run):

@@ -17,8 +17,8 @@ from slr_bench.compare.gate import judge_gate
 from slr_bench.compare.rules import gather_rules
 from slr_bench.record import Outcome
 from slr_bench.report.exports import bencher_metrics, smaller_is_better
-from slr_bench.report.gate_view import gate_markdown, print_gate
-from slr_bench.report.junit import gate_junit
+from slr_bench.report.gate_view import gate_markdown, no_verdict, no_verdict_markdown, print_gate
+from slr_bench.report.junit import gate_junit, no_verdict_junit
 
 RULES = ("peak_tensor_bytes:0%", "step_time_s:10%:optional", "rss_over_start_bytes:0%")
 
@@ -124,9 +124,25 @@ STATES = {"failure": "failures", "error": "errors", "skipped": "skipped"}
 def test_junit_keeps_to_the_schema_that_both_ant_and_jenkins_accept(tmp_path, name):
     """Elements, their order, and attributes as JUnit.xsd (windyroad) demands, which is the stricter of the two."""
     text = gate_junit(answered(tmp_path, name, name))
+    keeps_to_the_schema(text, 4)
+    assert len(text) < 40_000
+
+
+@pytest.mark.parametrize("reason", ["no such base", HOSTILE], ids=["plain", "hostile"])
+def test_no_verdict_keeps_to_the_schema_too_and_stays_text(reason):
+    text = no_verdict(reason, 3)
+    keeps_to_the_schema(no_verdict_junit(text), 1)
+    [suite] = ElementTree.fromstring(no_verdict_junit(text))
+    assert (suite.attrib["tests"], suite.attrib["errors"]) == ("1", "1")
+    page = no_verdict_markdown(text)
+    assert page.count("\n") == 1
+    assert "<script" not in page
+
+
+def keeps_to_the_schema(text, suites):
     root = ElementTree.fromstring(text)
     assert (root.tag, root.attrib) == ("testsuites", {})
-    assert [suite.attrib["id"] for suite in root] == ["0", "1", "2", "3"]
+    assert [suite.attrib["id"] for suite in root] == [str(number) for number in range(suites)]
     for suite in root:
         assert (suite.tag, suite.attrib.keys()) == ("testsuite", SUITE)
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", suite.attrib["timestamp"])
@@ -143,7 +159,6 @@ def test_junit_keeps_to_the_schema_that_both_ant_and_jenkins_accept(tmp_path, na
         assert int(suite.attrib["tests"]) == len(cases)
         for state, count in STATES.items():
             assert int(suite.attrib[count]) == len(suite.findall(f"testcase/{state}"))
-    assert len(text) < 40_000
 
 
 def test_junit_fails_where_a_rule_broke_errs_where_it_could_not_be_judged_and_skips_what_is_optional(tmp_path):

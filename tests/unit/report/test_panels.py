@@ -14,7 +14,7 @@ from slr_bench.record import Outcome
 from slr_bench.report import html, panel
 from slr_bench.report.area import HEIGHT, area
 from slr_bench.report.content import read_content
-from slr_bench.report.tiles import tiles
+from slr_bench.report.tiles import short_names, tiles
 from slr_bench.report.timeline import Timeline, parse_samples, traced_timeline
 from slr_bench.report.treemap import squarified
 
@@ -89,6 +89,14 @@ def test_tiles_add_up_and_the_small_ones_share_one():
     assert sum(tile.box.width * tile.box.height for tile in found) == pytest.approx(1)
     assert tiles({}, 9) == ()
     assert [tile.name for tile in tiles(modules, 2)] == ["a", "3 more modules"]
+
+
+def test_a_label_is_the_end_of_a_path_without_what_all_begin_with():
+    names = ("model.backbone.layer4.0.conv2", "model.backbone.layer4.0.downsample.0", "model.classifier", "AdamW")
+    assert list(short_names(names).values()) == ["layer4.0.conv2", "layer4.0.downsample.0", "classifier", "AdamW"]
+    assert short_names(["model.head"]) == {"model.head": "model.head"}
+    assert list(short_names(["a.b", "a.b.c", "(outside modules)"]).values()) == ["b", "b.c", "(outside modules)"]
+    assert short_names(["a.1.5.b", ".", "..2"]).keys() == {"a.1.5.b", ".", "..2"}
 
 
 def test_modules_of_a_run_add_up_to_its_peak():

@@ -6,8 +6,12 @@ from fake_runs import MIB, epoch_metrics, setting, step_metrics
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slr_bench.report import html
 from slr_bench.report.content import read_content
+from slr_bench.report.palette import ARMS, PALETTE, light
 from slr_bench.report.pareto import Point, dominates
+from slr_bench.report.scatter import memory_against_time
+from slr_bench.report.scatter_chart import COLOURED
 
 figures = st.tuples(st.integers(1, 6), st.integers(1, 6), st.none() | st.integers(1, 4))
 
@@ -24,8 +28,8 @@ def test_something_is_always_left_and_nothing_left_beats_another(found):
     for one in front:
         for other in front:
             is_as_good = one.memory_bytes <= other.memory_bytes and one.time_s <= other.time_s
-            if is_as_good and None not in (one.accuracy, other.accuracy):
-                is_as_good = one.accuracy >= other.accuracy
+            if other.accuracy is not None:
+                is_as_good = is_as_good and one.accuracy is not None and one.accuracy >= other.accuracy
             as_values = [(each.memory_bytes, each.time_s) for each in (one, other)]
             assert not is_as_good or as_values[0] == as_values[1]
 
@@ -38,9 +42,46 @@ def test_an_accuracy_saves_a_cell_that_memory_and_time_would_not():
     assert not dominates(slow, slow)
 
 
-def test_where_one_has_no_accuracy_the_other_two_decide():
-    assert dominates(point(90, 1, None), point(100, 2, 0.9))
-    assert not dominates(point(90, 3, None), point(100, 2, 0.9))
+def test_what_has_no_accuracy_beats_nothing_that_has_one_and_is_beaten_by_memory_and_time():
+    assert not dominates(point(90, 1, None), point(100, 2, 0.1))
+    assert dominates(point(90, 1, 0.1), point(100, 2, None))
+    assert dominates(point(90, 1, None), point(100, 2, None))
+    assert not dominates(point(90, 3, 0.9), point(100, 2, None))
+
+
+def front(content):
+    return next(section for section in content.report.sections if section.key == "front")
+
+
+def test_the_text_says_of_how_many_the_accuracy_is_known(new_run):
+    rows = {"baseline": (100, 1.0, 0.8), "optimized": (50, 2.0, 0.7), "untrained": (40, 0.5, None)}
+    section = front(cells(new_run(), rows))
+    assert section.paragraphs[0].startswith("3 of 3 cells are beaten by no other in memory, time and accuracy at once")
+    assert "The accuracy is known of 2; the others are beaten in memory and time alone, and beat none" in " ".join(
+        section.paragraphs
+    )
+    shown = {(dot.name, dot.accuracy) for dot in section.charts[0].dots}
+    assert shown == {("baseline", "80.0 %"), ("optimized", "70.0 %"), ("untrained", "")}
+
+
+def test_a_beaten_own_setting_keeps_the_colour_of_its_arm_and_is_hollow(new_run):
+    rows = {"baseline": (100, 1.0, 0.8), "optimized": (120, 2.0, 0.7), "third": (130, 2.0, 0.6)}
+    content = cells(new_run(), rows)
+    page = html.render(content.report)
+    assert 'class="dot arm-0 own"' in page
+    assert 'class="dot arm-1 own beaten"' in page
+    assert 'class="dot arm-2 own beaten"' in page
+    assert "another cell beats this own setting" in page
+    svg = memory_against_time(content).svg
+    assert f"fill: none; stroke: {light('arm-1')}" in svg
+
+
+def test_the_arms_have_hues_that_the_grey_of_what_is_beaten_has_not():
+    """All but the last, which stands for those without a colour of their own."""
+    for theme in (0, 1):
+        for name in ARMS[:COLOURED]:
+            channels = [int(PALETTE[name][theme][place : place + 2], 16) for place in (1, 3, 5)]
+            assert max(channels) - min(channels) > 90, name
 
 
 def cells(run, rows):

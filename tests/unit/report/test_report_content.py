@@ -7,7 +7,9 @@ from fake_runs import MIB, epoch_metrics, fill_usual, setting, step_metrics
 
 from slr_bench.errors import ConfigError
 from slr_bench.record import Metric, Outcome
+from slr_bench.report import html
 from slr_bench.report.content import read_content
+from slr_bench.report.latex import headline_table
 
 
 def section(report, key):
@@ -177,6 +179,16 @@ def test_inference_gets_columns_of_its_own(new_run):
     assert titles == ["Arm", "Memory", "Step time", "Inference memory", "Inference step time"]
 
 
+def test_a_workload_that_is_no_word_keeps_its_spelling(new_run):
+    run = new_run()
+    for arm, size in (("baseline", 8), ("optimized", 2)):
+        run.record(run.cell(arm, "Tiny_Video"), 0, step_metrics(size * MIB, 1.0))
+    report = read_content(run.write()).report
+    titles = [column.title for column in report.headline.columns]
+    assert titles == ["Arm", "Memory of Tiny_Video", "Step time of Tiny_Video"]
+    assert report.lead.startswith("Memory of Tiny_Video 4.0× less (8.0 MiB → 2.0 MiB); step time of Tiny_Video")
+
+
 def test_runs_not_made_strays_and_broken_files_are_listed(new_run):
     run = new_run()
     cell = run.cell("baseline")
@@ -246,6 +258,23 @@ def test_three_arms_each_have_a_change(new_run):
 def test_a_directory_without_manifest_is_refused_with_the_cure(tmp_path):
     with pytest.raises(ConfigError, match=r"no grid\.json and no record; give the directory that `slr-bench run`"):
         read_content(tmp_path)
+
+
+def test_what_was_traced_on_fake_tensors_is_not_called_measured(new_run):
+    run = new_run()
+    for arm, size in (("baseline", 8), ("optimized", 2)):
+        memory = {"peak_tensor_bytes": step_metrics(size * MIB, 1.0, "cpu-fake")["peak_tensor_bytes"]}
+        run.record(run.cell(arm), 0, memory)
+    report = read_content(run.write()).report
+    assert report.measured.startswith("Traced on fake tensors for cpu: no data, nothing computed; clips of 16 frames")
+    assert "Fake CPU" not in report.measured
+    assert [(card.title, card.chip) for card in report.cards] == [("Memory", "fake tensors")]
+    assert '<h3>Memory <span class="chip">fake tensors</span></h3>' in html.render(report)
+    assert "Traced on fake tensors" in headline_table(report)
+
+
+def test_what_was_measured_has_no_chip(usual_run):
+    assert {card.chip for card in read_content(usual_run).report.cards} == {""}
 
 
 def test_of_fake_tensors_it_is_said_why_there_is_no_time(new_run):

@@ -41,13 +41,32 @@ def tables(found):
     return [[[cell.text for cell in row.cells] for row in table.rows] for table in section.tables]
 
 
+def test_only_what_needs_less_memory_is_good(tmp_path):
+    run = FakeRun(tmp_path / "run")
+    run.ladder = LADDER
+    for arm, size in (MEMORY_MIB | {"smaller": 60, "larger": 90, "as large": 80}).items():
+        run.record(run.cell(arm, repeats=1), 0, step_metrics(size * MIB, 1.0))
+    section = next(one for one in read_content(run.write()).report.sections if one.key == "waterfall")
+    added, left_out, beside = section.tables
+    assert "logarithmic" in " ".join(section.paragraphs)
+    for table in (left_out, beside):
+        assert table.columns[2].title == "× optimized's memory"
+    assert [(row.cells[2].text, row.cells[2].tone) for row in beside.rows] == [
+        ("0.75×", "good"),
+        ("1.12×", ""),
+        ("equal", ""),
+    ]
+    assert {row.cells[2].tone for row in left_out.rows} == {""}
+    assert [row.cells[3].tone for row in added.rows[1:]] == ["good", "", "good"]
+
+
 def test_each_technique_stands_against_the_one_before_and_against_all(tmp_path):
     added, left_out = tables(content(tmp_path))
     assert [row[:4] for row in added] == [
         ["baseline", "–", "960.0 MiB", "–"],
         ["bf16", "accuracy", "480.0 MiB", "2.0×"],
-        ["shift", "function", "480.0 MiB", "equal"],
-        ["recomputation", "function", "80.0 MiB", "6.0×"],
+        ["shift", "same function", "480.0 MiB", "equal"],
+        ["recomputation", "same function", "80.0 MiB", "6.0×"],
     ]
     assert [row[4:] for row in added] == [
         ["1.00 s", "50.0 %"], ["1.50×", "51.0 %"], ["1.33×", "52.0 %"], ["1.25×", "53.0 %"],
