@@ -1,6 +1,7 @@
 """Weights from a file: they arrive, and every wrong file is told in one line."""
 
 import random
+import re
 
 import pytest
 import torch
@@ -54,6 +55,51 @@ def test_every_truncation_and_any_bytes_are_told(small, tmp_path):
             path.write_bytes(content)
             with pytest.raises(ConfigError):
                 read_tensor_file(path, "test")
+
+
+def test_a_single_wrong_bit_of_any_tensor_is_told(small, tmp_path):
+    """Which torch reads without a word: the checksums of the archive are ours to compare."""
+    path = tmp_path / "weights.pt"
+    state = {name: torch.full((100,), 7.0 + number) for number, name in enumerate("abc")}
+    torch.save(state, path)
+    whole = path.read_bytes()
+    for number, value in enumerate(state.values()):
+        data = value.numpy().tobytes()
+        for offset in (0, 201, len(data) - 1):
+            damaged = bytearray(whole)
+            damaged[whole.index(data) + offset] ^= 1 << offset % 8
+            path.write_bytes(damaged)
+            assert torch.load(path, weights_only=True).keys() == state.keys()
+            fails_with(small, path, "is damaged", f"weights/data/{number};", "use another copy")
+    path.write_bytes(whole)
+    assert all(torch.equal(value, state[name]) for name, value in read_tensor_file(path, "test").items())
+
+
+def test_no_wrong_bit_changes_a_tensor(tmp_path):
+    """Wherever it is: refused, or of no consequence (padding, dates of the archive)."""
+    path = tmp_path / "weights.pt"
+    state = {"a": torch.arange(50.0), "b": torch.arange(30)}
+    torch.save(state, path)
+    whole = path.read_bytes()
+    dice = random.Random(0)
+    bits = [(place, dice.randrange(8)) for place in range(0, len(whole), 5)]
+    attributes = [match.start() + 38 for match in re.finditer(rb"PK\x01\x02", whole)]  # in the directory
+    for place, bit in bits + [(place, 4) for place in attributes]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << bit
+        path.write_bytes(damaged)
+        try:
+            found = read_tensor_file(path, "test")
+        except ConfigError:
+            continue
+        assert found.keys() == state.keys(), place
+        assert all(torch.equal(value, state[name]) for name, value in found.items()), place
+
+
+def test_a_file_of_old_torch_has_no_checksums_and_is_read(tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+    assert torch.equal(read_tensor_file(path, "test")["a"], torch.ones(3))
 
 
 def test_weights_of_another_network(small, tmp_path):

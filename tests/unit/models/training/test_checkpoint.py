@@ -88,6 +88,19 @@ def test_truncated(tmp_path, keep):
         load_checkpoint(path, {"model": TinyNet()}, CONFIG, 9)
 
 
+def test_a_checkpoint_with_a_wrong_bit_is_refused_and_loads_nothing(tmp_path):
+    model, other = TinyNet(), TinyNet()
+    path = saved(tmp_path / "c.pt", model)
+    content = bytearray(path.read_bytes())
+    weight = next(iter(model.state_dict().values())).numpy().tobytes()
+    content[content.index(weight) + 2] ^= 4
+    path.write_bytes(content)
+    before = [value.clone() for value in other.state_dict().values()]
+    with pytest.raises(ConfigError, match=r"checkpoint: .*c\.pt is damaged in its record archive/data/\d+;"):
+        load_checkpoint(path, {"model": other}, CONFIG, 9)
+    assert all(map(torch.equal, before, other.state_dict().values()))
+
+
 @pytest.mark.parametrize(
     "content", [{}, {"conv.weight": torch.zeros(1)}, {"format": "slr-recogniser-checkpoint", "schema": 3}]
 )
