@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import torch
 
+from slr_bench.errors import UnsupportedSettingError
 from slr_bench.trace.tracer import tensors_in
 
 _KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
@@ -51,6 +52,8 @@ FP32_RESULT: Final = _names(
 """Asked for an fp32 result, where no type is asked for."""
 WIDEST: Final = _names("addcdiv addcmul atan2 bilinear cross dot grid_sampler index_put scatter_add tensordot vdot")
 """Computed in the widest type among the arguments."""
+REFUSED: Final = _names("binary_cross_entropy")
+"""Raises; a CPU computes it."""
 
 _FROM_HALF: Final = {
     torch.ops.aten.softmax.int: torch.ops.aten._softmax.default,
@@ -81,7 +84,7 @@ def cuda_autocast() -> Iterator[None]:
         for name in aten_names():
             if casts_on("cpu", name) and not casts_on("cuda", name):
                 _put(library, name, torch.library.fallthrough_kernel)
-        for names, kernel in ((LOWER, _lower), (FP32, _fp32), (FP32_RESULT, _fp32_result), (WIDEST, _widest)):
+        for names, kernel in _POLICIES:
             for name in names:
                 if casts_on("cuda", name):
                     _put(library, name, kernel(_operator(name)))
@@ -142,6 +145,25 @@ def _widest(operator: Any) -> Kernel:
             return operator(*_cast(args, dtype), **_cast(kwargs, dtype))
 
     return kernel
+
+
+def _refused(operator: Any) -> Kernel:
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        raise UnsupportedSettingError(
+            f"operator {operator} refuses autocast on a GPU; give the logits to binary_cross_entropy_with_logits, or "
+            "leave autocast for it"
+        )
+
+    return kernel
+
+
+_POLICIES: Final = (
+    (LOWER, _lower),
+    (FP32, _fp32),
+    (FP32_RESULT, _fp32_result),
+    (WIDEST, _widest),
+    (REFUSED, _refused),
+)
 
 
 def _is_eligible(tensor: torch.Tensor) -> bool:

@@ -9,7 +9,7 @@ table's version. What operators allocate inside themselves is estimated by ``tra
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 from unittest import mock
@@ -19,14 +19,51 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _foreach_utils
 
 from slr_bench.trace.autocast_cuda import cuda_autocast
-from slr_bench.trace.rules import CpuFakeMode
+from slr_bench.trace.rules import RULES, CpuFakeMode, Rule
 
-CUDA_RULES: Final = 1
+CUDA_RULES: Final = 2
 aten = torch.ops.aten
 
 _HALF = (torch.float16, torch.bfloat16)
 _LARGEST_FLASH_HEAD: Final = 256
 _FLASH_GRANULE: Final = 8
+_MASK_GRANULE: Final = 8
+
+
+def _batch_norm(made: Any, arguments: Mapping[str, Any]) -> Any:
+    """Statistics in fp32, and in evaluation too, where cuDNN does not compute it
+    (``_select_batch_norm_backend`` in ``aten/src/ATen/native/Normalization.cpp``).
+    """
+    output, mean, deviation = made
+    image, weight = arguments["input"], arguments["weight"]
+    by_cudnn = (
+        weight is not None
+        and arguments["bias"] is not None
+        and image.ndim > 2
+        and (image.dtype == torch.float32 or (image.dtype == torch.float16 and weight.dtype == torch.float32))
+    )
+    features = 0 if by_cudnn and not arguments["training"] else image.shape[1]
+    return output, _statistics(mean, (features,)), _statistics(deviation, (features,))
+
+
+def _layer_norm(made: Any, arguments: Mapping[str, Any]) -> Any:
+    """Statistics in fp32, whatever the weights are (``aten/src/ATen/native/cuda/layer_norm_kernel.cu``)."""
+    output, mean, deviation = made
+    return output, _statistics(mean, mean.shape), _statistics(deviation, deviation.shape)
+
+
+def _statistics(given: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    if given.shape == shape and given.dtype in (torch.float32, torch.float64):
+        return given
+    return given.new_empty(shape, dtype=torch.promote_types(given.dtype, torch.float32))
+
+
+CUDA_TABLE: Final[Mapping[Any, Rule]] = {
+    **RULES,
+    aten.native_batch_norm.default: _batch_norm,
+    aten.native_layer_norm.default: _layer_norm,
+}
+"""In the place of the CPU's ``RULES``."""
 
 
 class CudaFakeMode(CpuFakeMode):  # type: ignore[no-untyped-call]
@@ -41,6 +78,11 @@ class CudaFakeMode(CpuFakeMode):  # type: ignore[no-untyped-call]
         if (func is aten.lift_fresh.default and made.ndim == 0) or (kwargs or {}).get("pin_memory"):
             self._stays_on_host(made)
         return made
+
+    @property
+    def rules(self) -> Mapping[Any, Rule]:
+        """``CUDA_TABLE``."""
+        return CUDA_TABLE
 
     def is_on_host(self, key: int) -> bool:
         """Whether a storage (``_cdata``) is host memory: a pinned copy, or a number such as a count of steps."""
@@ -97,6 +139,8 @@ def _attention(
 
     cuDNN's attention, which recent releases prefer on some GPUs, keeps the same tensors as flash.
     """
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.where(attn_mask, 0.0, torch.scalar_tensor(float("-inf"), dtype=query.dtype))
     head, last = query.shape[-1], value.shape[-1]
     is_fused = query.ndim == 4 and head == last and not enable_gqa
     switches: Any = torch.backends.cuda
@@ -112,12 +156,7 @@ def _attention(
         return out[..., :head] if granule else out
     aligned = head % (_FLASH_GRANULE if query.dtype in _HALF else 4) == 0
     if is_fused and aligned and switches.mem_efficient_sdp_enabled():
-        bias = None
-        if attn_mask is not None:
-            bias = attn_mask
-            if bias.dtype == torch.bool:
-                bias = torch.zeros_like(bias, dtype=query.dtype).masked_fill_(bias.logical_not(), float("-inf"))
-            bias = bias.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+        bias = None if attn_mask is None else _padded(attn_mask).expand(*query.shape[:3], key.shape[2])
         keeps = torch.is_grad_enabled() and any(part.requires_grad for part in (query, key, value))
         return aten._scaled_dot_product_efficient_attention(
             query, key, value, bias, keeps, dropout_p, is_causal, scale=scale
@@ -125,3 +164,11 @@ def _attention(
     return aten._scaled_dot_product_attention_math(
         query, key, value, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa
     )[0]
+
+
+def _padded(mask: torch.Tensor) -> torch.Tensor:
+    """``preprocess_mask`` in ``aten/src/ATen/native/transformers/attention.cpp``: rows of a multiple of 8 numbers."""
+    if mask.stride(-1) == 1 and all(stride % _MASK_GRANULE == 0 for stride in mask.stride()[:-1]):
+        return mask
+    columns = mask.shape[-1]
+    return torch.nn.functional.pad(mask, (0, _MASK_GRANULE - columns % _MASK_GRANULE))[..., :columns]

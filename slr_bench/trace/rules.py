@@ -25,11 +25,16 @@ Heard = Callable[[Any, Mapping[str, Any], Any], None]
 
 
 class CpuFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
-    """Fake tensors of a CPU, with ``RULES`` applied. Built modules come in by ``trace.fake.swap_for_fake``."""
+    """Fake tensors of a CPU, with its ``rules`` applied. Built modules come in by ``trace.fake.swap_for_fake``."""
 
     heard: Heard | None = None
     """Told of each operator, but not of those by which torch finds out what another one makes."""
     _inside = False
+
+    @property
+    def rules(self) -> Mapping[Any, Rule]:
+        """What its fake kernels get wrong."""
+        return RULES
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -38,7 +43,7 @@ class CpuFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
             made = super().__torch_dispatch__(func, types, args, kwargs)
         finally:
             self._inside = outer
-        rule = RULES.get(func)
+        rule = self.rules.get(func)
         if rule is not None:
             made = rule(made, _by_name(func, args, kwargs))
         if self.heard is not None and not self._inside:

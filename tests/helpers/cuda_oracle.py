@@ -1,0 +1,110 @@
+"""Forward passes as CUDA dispatches them, without a GPU: what a trace under CUDA rules is checked against.
+
+Torch's CUDA build runs a forward pass on fake tensors that say they are CUDA's; only backward needs a driver. So one
+network is run twice, on such tensors and on the CPU's under ``cuda_routes``, and both must call the same operators.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from slr_bench.trace.cuda_rules import CudaFakeMode, cuda_routes
+from slr_bench.trace.fake import swap_for_fake
+from slr_bench.trace.tracer import tensors_in
+
+_OF_ONE_DEVICE = {"detach", "t", "empty", "view", "_unsafe_view", "lift_fresh", "device"}
+"""They allocate nothing, or are called differently on the way to the same."""
+_TWINS = {"cudnn_batch_norm": "native_batch_norm"}
+
+Made = tuple[tuple[tuple[int, ...], str], ...]
+
+
+class Forward(NamedTuple):
+    """One forward pass."""
+
+    operators: list[tuple[str, Made]]
+    """Name, and shape and type of each tensor that it returned."""
+    saved_bytes: int
+    """Of the storages that backward needs."""
+
+
+class _Operators(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.called: list[tuple[str, Made]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        name = str(func.overloadpacket).rpartition(".")[2]
+        copied = name == "_to_copy" and args[0].device != made.device  # a constant on its way to the GPU
+        if name not in _OF_ONE_DEVICE and not copied:
+            tensors = tensors_in(made)[: 3 if "batch_norm" in name else None]  # cuDNN's has a reserve, here empty
+            described = tuple((tuple(tensor.shape), str(tensor.dtype)) for tensor in tensors)
+            self.called.append((_TWINS.get(name, name), described))
+        return made
+
+
+def fake_mode(device: str) -> FakeTensorMode:
+    """Torch's own for ``cuda``; for ``cpu`` that of the rules."""
+    return CudaFakeMode() if device == "cpu" else FakeTensorMode()
+
+
+def routes(device: str) -> contextlib.AbstractContextManager[None]:
+    """For ``cpu`` the routes under test, for ``cuda`` none."""
+    return cuda_routes() if device == "cpu" else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def autocast(device: str, dtype: torch.dtype | None) -> Any:
+    """``torch.autocast``, which asks a GPU whether it is there, without the question."""
+    torch.set_autocast_enabled(device, dtype is not None)
+    torch.set_autocast_dtype(device, dtype or torch.bfloat16)
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled(device, False)
+        torch.set_autocast_dtype(device, torch.bfloat16 if device == "cpu" else torch.float16)
+        torch.set_autocast_cache_enabled(True)
+
+
+def forward(build: Callable[[], nn.Module], shape: tuple[int, ...], device: str, dtype: torch.dtype | None) -> Forward:
+    """Run the network in training on ``cuda``, or on ``cpu`` under CUDA's rules. Attention is the plain one: which
+    fused kernel runs is a question to the card.
+    """
+    torch.manual_seed(0)
+    mode = fake_mode(device)
+    network = swap_for_fake(build(), mode)
+    operators, saved = _Operators(), {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        saved[tensor.untyped_storage()._cdata] = tensor  # kept, so that its number is not given again
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with sdpa_kernel(SDPBackend.MATH), mode, routes(device):
+        if device == "cuda":
+            _move(network)
+        x = torch.empty(shape, device=device)
+        with autocast(device, dtype), hooks, operators:
+            network(x)
+    size = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+    return Forward(operators.called, size)
+
+
+def _move(network: nn.Module) -> None:
+    """To the GPU that is not there: ``Module.to`` would look for it."""
+    for module in network.modules():
+        for table in (module._parameters, module._buffers):
+            for name, tensor in table.items():
+                if tensor is not None:
+                    twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cuda")
+                    table[name] = nn.Parameter(twin, tensor.requires_grad) if tensor.requires_grad else twin
