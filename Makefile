@@ -10,7 +10,7 @@ DATA := data/synthetic
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data bench bench-gpu bench-compare bench-gate bench-records bench-trace bench-attention bench-parts bench-check bench-baseline test test-slow test-faults test-gpu check report clean browser bench-report test-browser
+.PHONY: help setup data bench bench-gpu bench-compare bench-gate bench-records bench-trace bench-attention bench-parts bench-check bench-baseline test test-slow test-faults test-gpu check report clean browser bench-report bench-predict test-browser
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ bench-check: data ## Fail if bytes grew over reports/baseline (2 minutes); BASE=
 
 bench-baseline: data ## Make reports/baseline anew: after a change of bytes that is meant, or of torch
 	$(BIN)/python -m benchmarks.byte_gate renew
+
+bench-predict: data ## What predictions are worth without a GPU: cost, planner, the CPU's peak (about 10 minutes)
+	$(BIN)/python -m benchmarks.predict_proof $(ARGS)
 
 test: $(READY) ## Run the fast tests, two processes of one thread each (6 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(ARGS)

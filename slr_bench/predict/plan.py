@@ -78,8 +78,8 @@ def fastest(options: int, sizes: Sequence[int], evaluate: Evaluate, fits: Fits, 
         DoesNotFitError: none does; says what the smallest needs.
     """
     search = _Search(evaluate)
-    search.look_at([Point(option, sizes[-1]) for option in range(options)])
-    edges = {point.option: _Edge(-1, len(sizes) - 1) for point in search.known if not fits(search.known[point])}
+    tops = search.look_at_largest(options, sizes)
+    edges = {option: _Edge(-1, top) for option, top in tops.items() if not fits(search.at(option, sizes[top]))}
 
     def best() -> float:
         return min((found.seconds for found in search.known.values() if fits(found)), default=float("inf"))
@@ -89,7 +89,7 @@ def fastest(options: int, sizes: Sequence[int], evaluate: Evaluate, fits: Fits, 
         open_edges = {
             option: edge
             for option, edge in edges.items()
-            if edge.is_open and search.known[Point(option, sizes[-1])].seconds < limit
+            if edge.is_open and search.at(option, sizes[tops[option]]).seconds < limit
         }
         if not open_edges:
             break
@@ -101,7 +101,7 @@ def fastest(options: int, sizes: Sequence[int], evaluate: Evaluate, fits: Fits, 
     fitting = {point: found for point, found in search.known.items() if fits(found)}
     if not fitting:
         search.look_at([Point(option, sizes[0]) for option in edges])
-        raise DoesNotFitError(_nothing_fits(search.known, budget_bytes))
+        raise DoesNotFitError(_nothing_fits(search, budget_bytes))
     chosen = min(fitting, key=lambda point: (fitting[point].seconds, fitting[point].need_bytes))
     return Plan(chosen, search.known, _rejections(search, chosen, fits, budget_bytes))
 
@@ -109,11 +109,11 @@ def fastest(options: int, sizes: Sequence[int], evaluate: Evaluate, fits: Fits, 
 def smallest(options: int, sizes: Sequence[int], evaluate: Evaluate, slower: float) -> Plan:
     """The point with the least memory among those that take at most ``1 + slower`` times the fastest's time."""
     search = _Search(evaluate)
-    search.look_at([Point(option, sizes[-1]) for option in range(options)])
+    tops = search.look_at_largest(options, sizes)
     if not search.known:
-        raise DoesNotFitError(f"no setting can be predicted: {next(iter(search.refused.values()))}")
+        raise DoesNotFitError(_nothing_fits(search, 0))
     limit = min(found.seconds for found in search.known.values()) * (1 + slower)
-    edges = {point.option: _Edge(-1, len(sizes) - 1) for point, found in search.known.items() if found.seconds <= limit}
+    edges = {option: _Edge(-1, top) for option, top in tops.items() if search.at(option, sizes[top]).seconds <= limit}
     while open_edges := {option: edge for option, edge in edges.items() if edge.is_open}:
         asked = {option: Point(option, sizes[edge.middle]) for option, edge in open_edges.items()}
         search.look_at(list(asked.values()))
@@ -164,6 +164,20 @@ class _Search:
             else:
                 self.known[point] = found
 
+    def at(self, option: int, size: int) -> Evaluated:
+        """What is known of a point."""
+        return self.known[Point(option, size)]
+
+    def look_at_largest(self, options: int, sizes: Sequence[int]) -> dict[int, int]:
+        """Option -> place in ``sizes`` of the largest that is not refused (such as above a limit of the loader)."""
+        tops: dict[int, int] = {}
+        asked = dict.fromkeys(range(options), len(sizes) - 1)
+        while asked:
+            self.look_at([Point(option, sizes[place]) for option, place in asked.items()])
+            tops |= {option: place for option, place in asked.items() if Point(option, sizes[place]) in self.known}
+            asked = {option: place - 1 for option, place in asked.items() if option not in tops and place}
+        return tops
+
     def refusals(self) -> list[Rejected]:
         return [Rejected(point, why, 0) for point, why in self.refused.items()]
 
@@ -190,9 +204,10 @@ def _largest(one: Evaluated) -> str:
     return f", {format_bytes(parts[name])} of it {name}"
 
 
-def _nothing_fits(known: Mapping[Point, Evaluated], budget_bytes: int) -> str:
+def _nothing_fits(search: _Search, budget_bytes: int) -> str:
+    known = search.known
     if not known:
-        return "no setting can be predicted"
+        return f"no setting can be predicted: {next(iter(search.refused.values()), 'there is none')}"
     least = min(known.values(), key=lambda found: found.need_bytes)
     text = f"nothing fits {format_bytes(budget_bytes)}: the least of {len(known)} settings needs "
     text += format_bytes(least.need_bytes)

@@ -70,7 +70,7 @@ def _headline(planned: Planned) -> str:
         )
     return (
         f"The fastest of {count} settings that fits {format_bytes(budget.total_bytes)} with "
-        f"{100 * budget.headroom:.0f} % left free: {format_bytes(best.need_bytes)} at most, "
+        f"{100 * budget.headroom:.0f} % left free: {format_bytes(min(best.need_bytes, budget.bytes))} at most, "
         f"{format_seconds(best.seconds)} a step"
     )
 
@@ -85,6 +85,8 @@ def _print_prediction(planned: Planned, console: Console) -> None:
     shown = f"{format_bytes(nvml.value)} ({format_bytes(nvml.low)} to {format_bytes(nvml.high)})"
     peak = format_bytes(traced["peak_tensor_bytes"])
     console.print(Text(f"NVML will show {shown}; tensors at the peak {peak}: {named}"))
+    if planned.budget.total_bytes is not None and nvml.high > planned.budget.bytes:
+        console.print(Text("In the budget the allocator may have to give cached memory back, which costs time."))
     for point, one in planned.probed.items():
         seen = "out of memory" if one.peak_bytes is None else f"{format_bytes(one.peak_bytes)}"
         console.print(Text(f"Measured: {_name(planned, point)}: {seen}, {format_seconds(one.seconds)} a step"))
