@@ -103,17 +103,18 @@ def planner() -> dict[str, Any]:
 
         context = rng.uniform(device.context.low, device.context.high)
         share = rng.random()
-        really = {point: _runs(one, device, capacity - context, share) for point, one in traced.items()}
         try:
             plan = fastest(len(choices.options), choices.sizes, evaluate, fits, capacity)
         except DoesNotFitError:
             none += 1
             wrong += any(fits(found) for found in table.values())
             continue
-        wrong += not really[plan.chosen]
+        wrong += not _runs(traced[plan.chosen], device, capacity - context, share)
         chosen_s = table[plan.chosen].seconds
-        regrets.append(chosen_s / min(found.seconds for found in table.values() if fits(found)) - 1)
-        late.append(chosen_s / min(table[point].seconds for point, runs in really.items() if runs) - 1)
+        by_time = sorted(points, key=lambda point: table[point].seconds)
+        regrets.append(chosen_s / next(table[point].seconds for point in by_time if fits(table[point])) - 1)
+        truth = next((p for p in by_time if _runs(traced[p], device, capacity - context, share)), plan.chosen)
+        late.append(chosen_s / table[truth].seconds - 1)
         looked.append(len(asked))
     return {
         "capacities": CAPACITIES,
