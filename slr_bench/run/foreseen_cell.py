@@ -14,7 +14,7 @@ from slr_bench.run.tracing import recorded_step, summed_up
 from slr_bench.trace.fake import refusals_explained
 from slr_bench.trace.requests import WorkspaceLog, lives, peak_with_workspaces, requests, unmodelled
 from slr_bench.trace.rules import CpuFakeMode
-from slr_bench.trace.steady import make_steady, micro_batch_starts, repeat_micro_batches
+from slr_bench.trace.steady import make_steady, micro_batch_starts, name_state, repeat_micro_batches
 from slr_bench.trace.tracer import LOADER
 from slr_bench.trace.workspaces import host_copies_of, workspace_of
 
@@ -60,17 +60,22 @@ def foreseen(job: dict[str, Any]) -> dict[str, Any]:
     with refusals_explained(), context.tensors():
         work.load()
         recorder, _ = recorded_step(work, context, log)
-    more = job["more_micro_batches"]
+        name_state(recorder, work.tensors())
+    traced, more = len(micro_batch_starts(recorder)), job["more_micro_batches"]
+    if more and traced < 2:
+        raise UnsupportedSettingError(
+            f"workload {spec.name}: {traced} micro-batches were seen to begin in the phase load, 2 were traced; take "
+            "each in phase('load'), or name no micro_batches in the spec"
+        )
     repeat_micro_batches(recorder, more)
     first = lives(recorder)
     make_steady(recorder)
     found = profile_json(summed_up(recorder, {}, None), context)
     del found["timeline"]
-    traced = len(micro_batch_starts(recorder))
     times = (traced + more) / traced if more else 1
     found["flops_per_step"] = round(found["flops_per_step"] * times)
     found["clips_per_step"] = round(work.clips_per_step * times)
-    found["touched_bytes_per_step"] = round(recorder.touched_bytes * times)
+    found["touched_bytes_per_step"] = recorder.touched_bytes
     found["loader_bytes"] = round(sum(tensor.nbytes for tensor in work.tensors().get(LOADER, ())) * times)
     found["peak_with_workspaces_bytes"] = peak_with_workspaces(recorder, log)
     if context.cuda_rules is not None:

@@ -86,6 +86,8 @@ class Operator(NamedTuple):
     module: str
     phase: str
     storages: tuple[int, ...]
+    touched_bytes: int = 0
+    """Of its inputs and outputs; none for a view."""
 
 
 class Recorder(LiveBytes):  # type: ignore[no-untyped-call]
@@ -105,7 +107,7 @@ class Recorder(LiveBytes):  # type: ignore[no-untyped-call]
         self.flops = 0
         """Floating-point operations of products and convolutions, by torch's own formulas (a multiply-add is two)."""
         self.touched_bytes = 0
-        """Of all operators' inputs and outputs: what has to cross the memory bus at least, if nothing is fused."""
+        """By all operators: what has to cross the memory bus at least, if nothing is fused."""
         self.peak_position = BEFORE
         """The operator after which the peak was reached."""
         self._mark = mark or (lambda number: nullcontext())
@@ -157,9 +159,9 @@ class Recorder(LiveBytes):  # type: ignore[no-untyped-call]
             self.flops += _FLOPS[packet](*args, **kwargs, out_val=made)
         by_key = self._by_key
         storages = tuple(by_key[key] for key in keys if key is not None and key in by_key)
-        if not func.is_view:
-            self.touched_bytes += sum(self._sizes[key] for key in keys if key in self._sizes)
-        self.operators.append(Operator(str(packet), self._modules.current(node), self._phase, storages))
+        touched = 0 if func.is_view else sum(self._sizes[key] for key in keys if key in self._sizes)
+        self.touched_bytes += touched
+        self.operators.append(Operator(str(packet), self._modules.current(node), self._phase, storages, touched))
         if self.live_bytes != before:
             self._note_peak()
             self.timeline.append((self.live_bytes, self._phase))
