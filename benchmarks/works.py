@@ -118,11 +118,12 @@ class TrainStep(_Steps):
 
     def tensors(self) -> Mapping[str, Iterable[Tensor]]:
         """State between steps."""
-        state = self._trainer.optimizer.state.values()
+        entries = self._trainer.optimizer.state.values()
+        state = [value for entry in entries for value in entry.values() if isinstance(value, Tensor)]
         return {
             "parameter": list(self._model.parameters()),
             "buffer": list(self._model.buffers()),
-            "optimizer state": [value for entry in state for value in entry.values() if isinstance(value, Tensor)],
+            "optimizer state": [*state, *self._trainer.scaler.tensors()],
             "loader": self._loader_tensors(),
         }
 
@@ -141,8 +142,12 @@ class Inference(_Steps):
         device = self._context.device
         training = self._settings.training
         with torch.no_grad(), autocast(device, training), fp32_products(device, training):
-            for batch in self._handed_over():
+            source = self._handed_over()
+            while True:
                 with self._context.phase("load"):
+                    batch = next(source, None)
+                    if batch is None:
+                        return
                     clips_BTCHW = batch.clips_BTCHW.to(device, non_blocking=True)
                     del batch
                 with self._context.phase("forward"):

@@ -12,6 +12,11 @@ from torch.optim import Optimizer
 class GradScaler(torch.amp.GradScaler):
     """torch's own, except on fake tensors: these have no contents to be infinite, so a traced step never overflows."""
 
+    def tensors(self) -> list[torch.Tensor]:
+        """The scale and the count of steps since it last changed; none before the first loss, or where disabled."""
+        found = (self._scale, self._growth_tracker) if self._enabled else ()
+        return [tensor for tensor in found if tensor is not None]
+
     def _maybe_opt_step(
         self, optimizer: Optimizer, optimizer_state: dict[str, Any], *args: Any, **kwargs: Any
     ) -> float | None:

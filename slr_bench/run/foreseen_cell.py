@@ -15,7 +15,13 @@ from slr_bench.trace.cuda_rules import CUDA_RULES
 from slr_bench.trace.fake import refusals_explained
 from slr_bench.trace.requests import WorkspaceLog, lives, peak_with_workspaces, requests, unmodelled
 from slr_bench.trace.rules import CpuFakeMode
-from slr_bench.trace.steady import last_micro_batch, make_steady, micro_batch_starts, repeat_micro_batches
+from slr_bench.trace.steady import (
+    last_micro_batch,
+    make_steady,
+    micro_batch_starts,
+    name_state,
+    repeat_micro_batches,
+)
 from slr_bench.trace.tracer import LOADER
 from slr_bench.trace.workspaces import host_copies_of, workspace_of
 
@@ -61,21 +67,25 @@ def foreseen(job: dict[str, Any]) -> dict[str, Any]:
     with refusals_explained(), context.tensors():
         work.load()
         recorder, _ = recorded_step(work, context, log)
-    more = job["more_micro_batches"]
+        name_state(recorder, work.tensors())
+    traced, more = len(micro_batch_starts(recorder)), job["more_micro_batches"]
+    if more and traced < 2:
+        raise UnsupportedSettingError(
+            f"workload {spec.name}: {traced} micro-batches were seen to begin in the phase load, 2 were traced; take "
+            "each in phase('load'), or name no micro_batches in the spec"
+        )
     repeat_micro_batches(recorder, more)
     first = lives(recorder)
     make_steady(recorder)
     found = profile_json(summed_up(recorder, {}, None), context)
     del found["timeline"]
-    traced = len(micro_batch_starts(recorder))
     times = (traced + more) / traced if more else 1
     middle = last_micro_batch(recorder) if more else range(0)
     found["flops_per_step"] = round(found["flops_per_step"] * times)
     found["flops_by_dtype"] = {name: round(count * times) for name, count in recorder.flops_by_dtype.items()}
     found["clips_per_step"] = round(work.clips_per_step * times)
     found["operators"] = len(recorder.operators) + more * len(middle)
-    touched = recorder.touched_bytes
-    found["touched_bytes_per_step"] = sum(touched) + more * sum(touched[middle.start : middle.stop])
+    found["touched_bytes_per_step"] = recorder.touched_bytes
     found["loader_bytes"] = round(sum(tensor.nbytes for tensor in work.tensors().get(LOADER, ())) * times)
     found["peak_with_workspaces_bytes"] = peak_with_workspaces(recorder, log)
     if context.cuda_rules is not None:

@@ -87,6 +87,8 @@ class Operator(NamedTuple):
     module: str
     phase: str
     storages: tuple[int, ...]
+    touched_bytes: int = 0
+    """Of its inputs and outputs; none for a view."""
 
 
 class Recorder(LiveBytes):  # type: ignore[no-untyped-call]
@@ -105,9 +107,9 @@ class Recorder(LiveBytes):  # type: ignore[no-untyped-call]
         self.split_modules: tuple[str, ...] = ()
         self.flops = 0
         """Floating-point operations of products and convolutions, by torch's own formulas (a multiply-add is two)."""
-        self.touched_bytes: list[int] = []
-        """Of each operator, views apart, the storages it reads and writes: what crosses the memory bus at least."""
         self.flops_by_dtype: Counter[str] = Counter()
+        self.touched_bytes = 0
+        """By all operators: what has to cross the memory bus at least, if nothing is fused."""
         self.peak_position = BEFORE
         """The operator after which the peak was reached."""
         self._mark = mark or (lambda number: nullcontext())
@@ -161,9 +163,9 @@ class Recorder(LiveBytes):  # type: ignore[no-untyped-call]
             self.flops_by_dtype[str(tensors_in(made)[0].dtype).removeprefix("torch.")] += flops
         by_key = self._by_key
         storages = tuple(by_key[key] for key in keys if key is not None and key in by_key)
-        sizes = self._sizes
-        self.touched_bytes.append(0 if func.is_view else sum(sizes[key] for key in keys if key in sizes))
-        self.operators.append(Operator(str(packet), self._modules.current(node), self._phase, storages))
+        touched = 0 if func.is_view else sum(self._sizes[key] for key in keys if key in self._sizes)
+        self.touched_bytes += touched
+        self.operators.append(Operator(str(packet), self._modules.current(node), self._phase, storages, touched))
         if self.live_bytes != before:
             self._note_peak()
             self.timeline.append((self.live_bytes, self._phase))

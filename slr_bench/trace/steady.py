@@ -13,25 +13,39 @@ from dataclasses import replace
 from itertools import accumulate
 
 from slr_bench.trace.recorder import BEFORE, INPUT, LOAD_PHASE, SAVED, TEMPORARY, WEIGHT_CAST, Recorder
-from slr_bench.trace.tracer import GRADIENT, HELD
+from slr_bench.trace.tracer import HELD, State
+
+_LEFT = (TEMPORARY, SAVED, INPUT, WEIGHT_CAST)
+"""Categories of what has no name and outlives a step: the next one puts its own in its place."""
 
 
-def repeat_micro_batches(recorder: Recorder, times: int) -> int:
-    """Add what ``times`` more micro-batches would leave behind until the step's end, beside gradients: their losses.
+def name_state(recorder: Recorder, state: State) -> None:
+    """Give what the step made and the workload names (optimizer state) its category: it stays from step to step."""
+    numbers = {storage.key: number for number, storage in enumerate(recorder.storages) if storage.died is None}
+    for category, tensors in state.items():
+        for tensor in tensors:
+            number = numbers.get(tensor.untyped_storage()._cdata)
+            if number is not None and recorder.storages[number].category in _LEFT:
+                recorder.storages[number].category = category
 
-    The recorded step has two or more. Returns the bytes added.
+
+def repeat_micro_batches(recorder: Recorder, times: int) -> None:
+    """Add what ``times`` more micro-batches would leave behind until the step's end, beside state and gradients: their
+    losses. And what they would touch.
+
+    The recorded step has two or more; its state has been named.
     """
     starts = micro_batch_starts(recorder)
     if times <= 0 or len(starts) < 2:
-        return 0
+        return
     end = last_micro_batch(recorder).stop
     left = [
         storage
         for storage in recorder.storages
-        if starts[0] <= storage.born < starts[1] and storage.category != GRADIENT and storage.lives_at(end - 1)
+        if starts[0] <= storage.born < starts[1] and storage.category in _LEFT and storage.lives_at(end - 1)
     ]
     recorder.storages.extend(replace(storage, born=starts[-1], key=-1) for _ in range(times) for storage in left)
-    return times * sum(storage.size_bytes for storage in left)
+    recorder.touched_bytes += times * sum(operator.touched_bytes for operator in recorder.operators[starts[-1] : end])
 
 
 def last_micro_batch(recorder: Recorder) -> range:
@@ -65,7 +79,7 @@ def make_steady(recorder: Recorder) -> None:
     end = len(recorder.operators) - 1
     for storage in list(recorder.storages):
         if storage.died is None and storage.born != BEFORE:
-            if storage.category in (TEMPORARY, SAVED, INPUT, WEIGHT_CAST):
+            if storage.category in _LEFT:
                 recorder.storages.append(replace(storage, category=HELD, born=BEFORE, died=end))
             else:
                 storage.born = BEFORE

@@ -94,7 +94,6 @@ def ours(**values):
 LIGHT = {
     "resnet18": (torchvision.models.resnet18, (2, 3, 64, 64)),
     "resnet18 in evaluation": (lambda: torchvision.models.resnet18().eval(), (2, 3, 64, 64)),
-    "resnet18 in half": (lambda: InHalf(torchvision.models.resnet18()), (2, 3, 64, 64)),
     "encoder": (encoder, (2, 16, 64)),
     "vit": (vit, (2, 3, 64, 64)),
     "vit in half": (lambda: InHalf(vit()), (2, 3, 64, 64)),
@@ -105,6 +104,7 @@ LIGHT = {
     "ours": ours(),
 }
 HEAVY = {
+    "resnet18 in half": (lambda: InHalf(torchvision.models.resnet18()), (2, 3, 64, 64)),
     "mobilenet": (torchvision.models.mobilenet_v3_small, (2, 3, 64, 64)),
     "r3d_18": (torchvision.models.video.r3d_18, (1, 3, 8, 32, 32)),
     "convnext": (torchvision.models.convnext_tiny, (2, 3, 64, 64)),
@@ -123,10 +123,14 @@ HEAVY = {
 }
 NETWORKS = LIGHT | HEAVY
 TYPES = {"fp32": None, "bf16": BF16, "fp16": F16}
+EVERY_DAY = {"resnet18": ("bf16",), "resnet18 in evaluation": ("fp16",), "ours": ("bf16",)}
+"""Types of those light ones that cost more than a second."""
 
 
 FORWARDS = [
-    pytest.param(name, precision, marks=[pytest.mark.slow] if name in HEAVY else [])
+    pytest.param(
+        name, precision, marks=[] if name in LIGHT and precision in EVERY_DAY.get(name, TYPES) else [pytest.mark.slow]
+    )
     for name, precision in itertools.product(NETWORKS, TYPES)
     if precision == "fp32" or not name.endswith("in half")  # without autocast
 ]

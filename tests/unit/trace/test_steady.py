@@ -1,0 +1,372 @@
+"""A steady step told from the first one says what tracing it says; and its requests are those of an allocator."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from zoo import CASES, build, is_runnable, quick
+
+from models.config import Settings
+from slr_bench.errors import UnsupportedSettingError
+from slr_bench.grid.cells import nest
+from slr_bench.grid.workload import WorkloadSpec
+from slr_bench.predict.device import any_device
+from slr_bench.predict.peak import ALLOCATE, FREE, LIBRARY, STEADY, TRANSIENT, replayed
+from slr_bench.run import context as run_context
+from slr_bench.run.context import open_job
+from slr_bench.run.foreseen_cell import foreseen, foreseen_cells
+from slr_bench.run.profile_cell import profile_json
+from slr_bench.run.tracing import no_collection, recorded_step, summed_up
+from slr_bench.trace.attribution import breakdown
+from slr_bench.trace.cuda_rules import CudaFakeMode, cuda_routes
+from slr_bench.trace.floor import operator_floor
+from slr_bench.trace.recorder import Recorder
+from slr_bench.trace.requests import WorkspaceLog, unmodelled
+from slr_bench.trace.rules import CpuFakeMode
+from slr_bench.trace.steady import live_bytes, make_steady, micro_batch_starts, name_state, repeat_micro_batches
+from slr_bench.trace.tracer import with_held
+from slr_bench.trace.workspaces import workspace_of
+
+pytestmark = pytest.mark.filterwarnings("ignore:fp16 on a CPU")
+
+CPU = torch.device("cpu")
+TINY = {
+    "model.num_classes": 3,
+    "model.base_channels": 8,
+    "model.num_frames": 4,
+    "data.frame_size": 32,
+    "training.batch_size": 2,
+}
+N = "training.gradient_accumulation_steps"
+TRACED = 2
+
+
+def recorded(work, mode):
+    with no_collection():
+        on_host = mode.is_on_host if isinstance(mode, CudaFakeMode) else None
+        recorder = Recorder(CPU, with_held(work.tensors(), CPU, fake=True), fake=True, on_host=on_host)
+        work.phase = recorder.phase
+        with recorder:
+            work.step()
+    return recorder
+
+
+def facts(recorder):
+    found = breakdown(recorder)
+    floor = operator_floor(recorder.storages, recorder.operators)
+    return {"peak": found.peak_bytes, "floor": floor, "by_category": found.by_category}
+
+
+def check_the_second_step(case, mode):
+    if not is_runnable(case):
+        pytest.skip("no such LSTM on this processor")
+    work = build(case, mode)
+    with mode:
+        first = recorded(work, mode)
+        name_state(first, work.tensors())
+        peak_of_the_first = first.peak_bytes
+        make_steady(first)
+        second = recorded(work, mode)
+    assert facts(first) == facts(second)
+    assert live_bytes(first)[first.peak_position] == first.peak_bytes >= peak_of_the_first
+
+
+TRAININGS = [case for case in CASES if case.training]
+QUICK = [case for case in quick() if case.training]
+EVERY_DAY = QUICK[::2]
+
+
+@pytest.mark.parametrize("case", EVERY_DAY, ids=str)
+def test_the_second_step_of_a_network_is_told_from_the_first(case):
+    check_the_second_step(case, CpuFakeMode())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in TRAININGS if case not in EVERY_DAY], ids=str)
+def test_the_second_step_of_every_network_is_told_from_the_first(case):
+    check_the_second_step(case, CpuFakeMode())
+
+
+ROUTED = [case for case in TRAININGS if case.model != "lstm"]  # a GPU's is another operator
+ROUTED_EVERY_DAY = [case for case in QUICK if case in ROUTED and case not in EVERY_DAY]
+
+
+@pytest.mark.parametrize("case", ROUTED_EVERY_DAY, ids=str)
+def test_the_second_step_is_told_from_the_first_under_cuda_rules(case):
+    with cuda_routes():
+        check_the_second_step(case, CudaFakeMode())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in ROUTED if case not in ROUTED_EVERY_DAY], ids=str)
+def test_the_second_step_of_every_network_is_told_from_the_first_under_cuda_rules(case):
+    with cuda_routes():
+        check_the_second_step(case, CudaFakeMode())
+
+
+def job(workload, setting, cuda_rules, more=0):
+    values = Settings.model_validate(nest(TINY | setting)).model_dump(mode="json")
+    return {
+        "workload": workload,
+        "setting": values,
+        "device": "cpu",
+        "fake": True,
+        "cuda_rules": cuda_rules,
+        "more_micro_batches": more,
+    }
+
+
+_TOLD: dict[str, dict] = {}
+
+
+def told(workload, setting, cuda_rules):
+    """From two micro-batches at most; each step once, for all tests."""
+    key = repr((workload, setting, cuda_rules))
+    if key not in _TOLD:
+        traced = min(TRACED, setting[N])
+        _TOLD[key] = foreseen(job(workload, setting | {N: traced}, cuda_rules, setting[N] - traced))
+    return _TOLD[key]
+
+
+def unrolled(workload, setting, cuda_rules):
+    """The profile of a second step with all micro-batches, and what it touches."""
+    spec, settings, context = open_job(job(workload, setting, cuda_rules))
+    work = spec.build(settings, context)
+    with context.tensors():
+        work.load()
+        work.step()
+        recorder, _ = recorded_step(work, context, None)
+    profile = profile_json(summed_up(recorder, {}, None), context)
+    assert len(micro_batch_starts(recorder)) == setting[N]
+    loader = sum(tensor.nbytes for tensor in work.tensors()["loader"])
+    return profile | {
+        "clips_per_step": work.clips_per_step,
+        "loader_bytes": loader,
+        "touched_bytes_per_step": recorder.touched_bytes,
+    }
+
+
+EQUAL = (
+    "peak_tensor_bytes",
+    "by_category",
+    "by_module",
+    "floor_bytes",
+    "floor",
+    "flops_per_step",
+    "clips_per_step",
+    "loader_bytes",
+    "source",
+)
+
+
+def check_all_micro_batches(workload, setting, cuda_rules):
+    found, expected = told(workload, setting, cuda_rules), unrolled(workload, setting, cuda_rules)
+    assert {key: found[key] for key in EQUAL} == {key: expected[key] for key in EQUAL}
+    # The first update makes what later ones change; the difference does not grow with the micro-batches.
+    parameters = expected["by_category"]["parameter"]
+    assert abs(found["touched_bytes_per_step"] - expected["touched_bytes_per_step"]) <= 6 * parameters
+
+
+FEW_OPERATORS = {"model.attention": "none", "model.temporal_shift": "plain", "model.max_pool": "plain"}
+STEPS = [
+    ("train_step", FEW_OPERATORS | {N: 3, "training.precision": "fp16"}, True),
+    (
+        "train_step",
+        FEW_OPERATORS | {N: 1, "training.optimizer_in_backward": True, "training.gradient_clip_norm": None},
+        True,
+    ),
+    (
+        "train_step",
+        FEW_OPERATORS | {N: 3, "training.precision": "fp32", "training.recompute": "none", "training.optimizer": "sgd"},
+        False,
+    ),
+    ("inference", FEW_OPERATORS | {N: 3}, True),
+]
+OTHER_STEPS = [
+    *(
+        (workload, {N: n, "training.precision": precision, "training.recompute": recompute} | update, cuda_rules)
+        for n, (workload, precision, recompute, update, cuda_rules) in zip(
+            itertools.cycle(range(1, 7)),
+            itertools.product(
+                ("train_step", "inference"),
+                ("fp32", "bf16", "fp16"),
+                ("none", "block", "lowest", "budget:1"),
+                (
+                    {},
+                    {"training.gradient_clip_norm": None},
+                    {"training.optimizer": "sgd", "model.norm": "group"},
+                    {"training.optimizer": "sgd", "training.gradient_clip_norm": None, "training.channels_last": True},
+                ),
+                (False, True),
+            ),
+            strict=False,
+        )
+        if workload == "train_step" or recompute == "none"
+    ),
+    *(
+        ("train_step", {N: 3} | values, True)
+        for values in (
+            {"model.region_focus": "motion", "model.focus_size": 32, "data.frame_size": 40},
+            {"model.token_merging": 1, "model.pyramid_levels": [1, 2]},
+            {"model.frame_budget": 3, "model.pyramid_levels": [1, 2]},
+            {"model.attention": "sparse", "model.temporal_shift": "plain"},
+            {"model.attention": "auto"},
+            {"model.attention": "dense", "model.stem": "split", "model.max_pool": "plain"},
+            {"model.network": "r3d_18", "model.base_channels": 64},
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("workload", "setting", "cuda_rules"), STEPS)
+def test_all_micro_batches_are_told_from_two(workload, setting, cuda_rules):
+    check_all_micro_batches(workload, setting, cuda_rules)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workload", "setting", "cuda_rules"), OTHER_STEPS)
+def test_all_micro_batches_are_told_from_two_everywhere(workload, setting, cuda_rules):
+    check_all_micro_batches(workload, setting, cuda_rules)
+
+
+def test_every_free_gives_back_what_was_asked_for_and_only_once():
+    found = told(*STEPS[0])
+    held = {}
+    for kind, first, second in found["requests"]:
+        if kind == ALLOCATE:
+            assert first not in held
+            assert second > 0
+            held[first] = second
+        elif kind == FREE:
+            del held[first]
+    state = sum(found["by_category"][name] for name in ("parameter", "optimizer state", "buffer"))
+    losses = sum(held.values()) - state
+    assert 0 < losses < 512  # all that is left beside the state
+
+
+def tensors_of(requests):
+    return [request for request in requests if request[0] not in (TRANSIENT, LIBRARY)]
+
+
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_the_tensors_of_the_requests_peak_where_the_trace_does(number):
+    found = told(*STEPS[number][:2], True)
+    requests = tensors_of(found["requests"])
+    assert [kind for kind, _, _ in requests].count(STEADY) == 1
+    peaks = replayed(requests, any_device(), which=1)
+    assert peaks.requested_bytes == found["peak_tensor_bytes"]
+    assert peaks.failure is None
+
+
+def test_requests_name_both_threads_and_the_memory_of_operators():
+    requests = told(*STEPS[0])["requests"]
+    assert {first for kind, first, _ in requests if kind == LIBRARY} == {0, 1}
+    transients = [(expected, most) for kind, expected, most in requests if kind == TRANSIENT]
+    assert transients
+    assert all(0 <= expected <= most for expected, most in transients)
+    begins = [kind for kind, _, _ in requests].index(STEADY)
+    count = [sum(kind == TRANSIENT for kind, _, _ in part) for part in (requests[:begins], requests[begins:])]
+    assert count[0] == count[1]
+
+
+def test_an_operator_without_a_rule_is_named_with_its_bound():
+    """Decompositions come from libraries that take their own."""
+    mode = CudaFakeMode()
+    with mode, cuda_routes():
+        x = torch.empty(8, 8, requires_grad=True)
+        log = WorkspaceLog(workspace_of)
+        mode.heard = log
+        recorder = Recorder(CPU, {"input": [x]}, fake=True, mark=log.mark)
+        torch.linalg.qr(x)  # beside the step
+        with recorder:
+            torch.linalg.qr(x)
+            torch.linalg.qr(x)
+            x.sum()
+    assert unmodelled(log) == [{"operator": "linalg_qr", "calls": 2, "most_bytes": 3 * 8 * 8 * 4}]
+
+
+class Untold:
+    """Two micro-batches that nobody loads in a phase."""
+
+    clips_per_step = 2
+
+    def __init__(self, context):
+        self.context = context
+        self.model = context.place(nn.Linear(4, 4))
+
+    def load(self):
+        pass
+
+    def step(self):
+        for _ in range(2):
+            self.model(torch.zeros(2, 4)).sum().backward()
+        self.model.zero_grad()
+
+    def tensors(self):
+        return {"parameter": list(self.model.parameters())}
+
+    def metrics(self):
+        return {}
+
+
+@pytest.fixture
+def untold(monkeypatch):
+    spec = WorkloadSpec("untold", Settings, lambda settings, context: Untold(context), micro_batches=N)
+    monkeypatch.setattr(run_context, "find_workload", lambda name: spec)
+    return spec
+
+
+def test_micro_batches_that_cannot_be_told_apart_are_refused_in_a_line(untold):
+    with pytest.raises(UnsupportedSettingError, match=r"untold: 0 micro-batches .* phase\('load'\)"):
+        foreseen(job("untold", {}, True, more=3))
+    assert foreseen(job("untold", {}, True))["peak_tensor_bytes"] > 0
+
+
+def test_steps_of_a_job_are_told_one_by_one_and_a_refused_one_costs_no_other(untold):
+    heard = []
+    steps = [
+        {"workload": "untold", "setting": job("untold", {}, True)["setting"], "more_micro_batches": more}
+        for more in (0, 3, 0)
+    ]
+    foreseen_cells({"device": "cpu", "fake": True, "cuda_rules": True, "steps": steps}, heard.append)
+    assert [sorted(message) for message in heard] == [
+        ["foreseen", "number"],
+        ["number", "refused"],
+        ["foreseen", "number"],
+    ]
+    assert heard[0]["foreseen"]["requests"] == heard[2]["foreseen"]["requests"]
+
+
+def test_losses_of_further_micro_batches_are_added_and_state_is_not():
+    mode = CpuFakeMode()
+    with mode:
+        weight = nn.Parameter(torch.empty(4, 4))
+        recorder = Recorder(CPU, {"parameter": [weight]}, fake=True)
+        losses, state = [], []
+        with recorder:
+            for _ in range(2):
+                with recorder.phase("load"):
+                    x = torch.zeros(4, 4)
+                with recorder.phase("forward"):
+                    losses.append((weight * x).sum().detach())
+                    del x
+                    if not state:
+                        state.append(torch.zeros(100))
+            with recorder.phase("optimizer"):
+                torch.zeros(1)
+        name_state(recorder, {"optimizer state": state})
+    before = len(recorder.storages)
+    touched = recorder.touched_bytes
+    repeat_micro_batches(recorder, 0)
+    assert len(recorder.storages) == before
+    repeat_micro_batches(recorder, 3)
+    assert [storage.size_bytes for storage in recorder.storages[before:]] == [4, 4, 4]
+    assert (recorder.touched_bytes - touched) % 3 == 0
+    assert recorder.touched_bytes > touched
+    make_steady(recorder)
+    alive = breakdown(recorder).by_category
+    assert alive["optimizer state"] == 400
+    assert alive["held"] == 5 * 4  # of the step before, until this one ends
