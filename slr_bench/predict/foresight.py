@@ -20,7 +20,7 @@ from slr_bench.run.outcome import without_paths
 _TRACED_MICRO_BATCHES: Final = 2
 _CELLS_A_PROCESS: Final = 4
 """Fewer are not worth another process, which imports torch for itself."""
-_TIMEOUT_S: Final = 600.0
+_STEP_TIMEOUT_S: Final = 120.0
 
 Foreseen = Mapping[str, Any]
 Step = dict[str, Any]
@@ -144,7 +144,8 @@ class _Server:
                     "cuda_rules": cuda_rules,
                     "steps": [step for _, step in left.values()],
                 }
-                ending = self._executor.run(job, _TIMEOUT_S, heard, lambda _: None, _TIMEOUT_S)
+                timeout_s = _STEP_TIMEOUT_S * len(left)
+                ending = self._executor.run(job, timeout_s, heard, lambda _: None, timeout_s)
                 if left:
                     why = "it took too long" if ending.timed_out else f"the process ended with signal {ending.signal}"
                     told((next(iter(left)), f"the trace broke: {why}"))
