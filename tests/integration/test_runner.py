@@ -26,7 +26,7 @@ ENDS = {
     "exit": ("crash", "the process ended with status 3 and no result; see its log in logs/"),
     "sys_exit": ("crash", "the process ended with status 1 and no result; see its log in logs/"),
     "raise": ("crash", "ValueError: broken on purpose"),
-    "nan": ("crash", "nan is not finite"),
+    "nan": ("crash", "nan is no figure"),
     "import": ("crash", "ModuleNotFoundError: No module named 'no_such_module'"),
     "ram": ("oom_host", "can't allocate memory"),
     "ram_python": ("oom_host", "MemoryError"),
