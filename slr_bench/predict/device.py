@@ -7,6 +7,7 @@ beside it, with the context and the workspaces as measured there; it wins over t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -69,22 +70,28 @@ def find_device(text: str) -> Device:
     Raises:
         ConfigError: neither; the names are listed. A size without a unit.
     """
-    name = text.strip().lower().replace(" ", "").replace("_", "-")
     known = known_devices()
-    if name in known:
-        return known[name]
+    name = _plain(text)
+    for card in known.values():
+        if _plain(card.name) == name:
+            return card
     try:
         size = parse_bytes(text)
     except ValueError as error:
         if name.replace(".", "", 1).isdigit():
             raise ConfigError(f"--device: {error}") from error
         raise ConfigError(
-            f"--device: no device {text!r} is known{nearest(name, known)}; known: {', '.join(known)}, "
+            f"--device: no device {text!r} is known{nearest(text.strip().lower(), known)}; known: {', '.join(known)}, "
             f"{CPU}, or a size like 24GiB"
         ) from error
     if not size:
         raise ConfigError("--device: a card of 0 bytes holds nothing; give a size like 24GiB")
     return replace(any_device(), name=format_bytes(size), title=f"a GPU of {format_bytes(size)}", capacity_bytes=size)
+
+
+def _plain(name: str) -> str:
+    """However it is spaced: ``RTX 4090``, ``a100_80g``."""
+    return re.sub(r"[\s_-]", "", name.lower())
 
 
 def known_devices() -> Mapping[str, Device]:

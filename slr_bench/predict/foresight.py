@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from typing import Any, Final
 
 from slr_bench.grid.cells import Cell, flatten, nest
-from slr_bench.run.executors.local import LocalExecutor
+from slr_bench.run.executors.local import Ending, LocalExecutor
 from slr_bench.run.lane import thread_environment
 from slr_bench.run.outcome import without_paths
 
@@ -20,6 +20,7 @@ _TRACED_MICRO_BATCHES: Final = 2
 _CELLS_A_PROCESS: Final = 4
 """Fewer are not worth another process, which imports torch for itself."""
 _TIMEOUT_S: Final = 600.0
+_WHOLE: Final = "workload {} is a whole training; what can be predicted is a step: name one of steps with --workload"
 
 Foreseen = Mapping[str, Any]
 Seen = Callable[[Cell, Foreseen | str], None]
@@ -32,12 +33,17 @@ def foresee(cells: Sequence[Cell], cuda_rules: bool, seen: Seen = lambda cell, f
     Cells that differ in nothing that a trace sees are traced once.
     """
     steps = [_step(cell) for cell in cells]
+    found: list[Foreseen | str] = [_WHOLE.format(cell.spec.name) for cell in cells]
     places: dict[str, list[int]] = {}
-    for place, step in enumerate(steps):
-        places.setdefault(repr(step), []).append(place)
+    for place, (cell, step) in enumerate(zip(cells, steps, strict=True)):
+        if cell.spec.kind == "step":
+            places.setdefault(repr(step), []).append(place)
+        else:
+            seen(cell, found[place])
     groups = list(places.values())
+    if not groups:
+        return found
     processes = max(1, min(os.cpu_count() or 1, len(groups) // _CELLS_A_PROCESS))
-    found: list[Foreseen | str] = [""] * len(cells)
     done: SimpleQueue[tuple[list[int], Foreseen | str] | None] = SimpleQueue()
     with ThreadPoolExecutor(processes) as pool:
         shares = [groups[start::processes] for start in range(processes)]
@@ -78,12 +84,12 @@ def _trace(
     try:
         with _server(cells) as (executor, log):
             while left:
-                done: list[int] = []
+                asked = list(left)
 
-                def heard(message: dict[str, Any], left: list[int] = left, done: list[int] = done) -> None:
+                def heard(message: dict[str, Any], asked: list[int] = asked) -> None:
                     if "number" in message:
-                        place = left[message["number"]]
-                        done.append(place)
+                        place = asked[message["number"]]
+                        left.remove(place)
                         why = without_paths(message.get("refused", ""), cells[place].settings.model_dump_json())
                         told((groups[place], message.get("foreseen", why)))
 
@@ -95,18 +101,25 @@ def _trace(
                     "ram_limit_bytes": None,
                     "fake": True,
                     "cuda_rules": cuda_rules,
-                    "steps": [steps[groups[place][0]] for place in left],
+                    "steps": [steps[groups[place][0]] for place in asked],
                 }
                 ending = executor.run(job, _TIMEOUT_S, heard, lambda _: None, _TIMEOUT_S)
-                left = [place for place in left if place not in done]
                 if left:
-                    why = "it took too long" if ending.timed_out else f"the process ended with signal {ending.signal}"
-                    told((groups[left.pop(0)], f"the trace broke: {why}"))
+                    told((groups[left.pop(0)], f"the trace broke: {_why(ending)}"))
     except Exception as error:  # noqa: BLE001 - told in the place of what is missing
         for place in left:
             told((groups[place], f"the trace broke: {error}"))
     finally:
         told(None)
+
+
+def _why(ending: Ending) -> str:
+    """Why a child told less than it was asked."""
+    if ending.timed_out:
+        return f"it took more than {_TIMEOUT_S:g} s"
+    if ending.result is not None and ending.result["reason"]:
+        return str(ending.result["reason"])
+    return f"the process ended {f'by signal {ending.signal}' if ending.signal else f'with status {ending.code}'}"
 
 
 @contextmanager
