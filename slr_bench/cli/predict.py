@@ -46,7 +46,7 @@ def predict(
     is_cpu = device is not None and device.strip().lower() == CPU
     card = any_device() if device is None or is_cpu else find_device(device)
     settings = settings_of(alloc_conf)
-    if whole_grid and arm is not None and workload is not None:
+    if whole_grid and workload is not None:
         raise ConfigError("--grid looks at all workloads; leave --workload out")
     grid = load_grid(config)
     overrides = dict(parse_override(text) for text in sets or [])

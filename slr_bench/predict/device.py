@@ -7,8 +7,9 @@ beside it, with the context and the workspaces as measured there; it wins over t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
@@ -56,15 +57,16 @@ class Device:
     cublas: Estimate
     """Workspace a thread that computes products."""
     context: Estimate
-    rates: Rates
     is_calibrated: bool
     """Context and workspace were measured on such a card; otherwise they are rules."""
+    rates: Rates = field(default_factory=lambda: _rates(_entries()[_LIKELY]))
+    """Of what it computes and moves."""
 
 
 def any_device() -> Device:
     """No card in particular: bytes without a verdict."""
     cublas = Estimate(_CUBLAS_BYTES, _CUBLAS_BYTES, _CUBLAS_HOPPER_BYTES)
-    return Device("any", "any CUDA GPU", None, cublas, _CONTEXT, _rates(_entries()[_LIKELY]), False)
+    return Device("any", "any CUDA GPU", None, cublas, _CONTEXT, False)
 
 
 def find_device(text: str) -> Device:
@@ -73,22 +75,28 @@ def find_device(text: str) -> Device:
     Raises:
         ConfigError: neither; the names are listed. A size without a unit.
     """
-    name = text.strip().lower().replace(" ", "").replace("_", "-")
     known = known_devices()
-    if name in known:
-        return known[name]
+    name = _plain(text)
+    for card in known.values():
+        if _plain(card.name) == name:
+            return card
     try:
         size = parse_bytes(text)
     except ValueError as error:
         if name.replace(".", "", 1).isdigit():
             raise ConfigError(f"--device: {error}") from error
         raise ConfigError(
-            f"--device: no device {text!r} is known{nearest(name, known)}; known: {', '.join(known)}, "
+            f"--device: no device {text!r} is known{nearest(text.strip().lower(), known)}; known: {', '.join(known)}, "
             f"{CPU}, or a size like 24GiB"
         ) from error
     if not size:
         raise ConfigError("--device: a card of 0 bytes holds nothing; give a size like 24GiB")
     return replace(any_device(), name=format_bytes(size), title=f"a GPU of {format_bytes(size)}", capacity_bytes=size)
+
+
+def _plain(name: str) -> str:
+    """However it is spaced: ``RTX 4090``, ``a100_80g``."""
+    return re.sub(r"[\s_-]", "", name.lower())
 
 
 def known_devices() -> Mapping[str, Device]:
@@ -117,7 +125,7 @@ def _device(name: str, entry: Mapping[str, Any]) -> Device:
     workspace = _CUBLAS_HOPPER_BYTES if capability >= _HOPPER else _CUBLAS_BYTES
     capacity = round(entry["memory_gib"] * GIB)
     cublas = Estimate(workspace, workspace, workspace)
-    return Device(name, entry["title"], capacity, cublas, _CONTEXT, _rates(entry), False)
+    return Device(name, entry["title"], capacity, cublas, _CONTEXT, False, _rates(entry))
 
 
 def _calibrated(name: str, entry: Mapping[str, Any]) -> Device:
@@ -129,6 +137,6 @@ def _calibrated(name: str, entry: Mapping[str, Any]) -> Device:
         entry["capacity_bytes"],
         Estimate(workspace, workspace, workspace),
         Estimate(context["median"], context["low"], context["high"]),
-        _rates(entry),
         True,
+        _rates(_entries().get(name, _entries()[_LIKELY]) | entry),
     )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Final, Self
 
 from slr_bench.grid.cells import Cell, flatten, nest
-from slr_bench.run.executors.local import LocalExecutor
+from slr_bench.run.executors.local import Ending, LocalExecutor
 from slr_bench.run.lane import thread_environment
 from slr_bench.run.outcome import without_paths
 
@@ -21,10 +21,12 @@ _TRACED_MICRO_BATCHES: Final = 2
 _CELLS_A_PROCESS: Final = 4
 """Fewer are not worth another process, which imports torch for itself."""
 _STEP_TIMEOUT_S: Final = 120.0
+_WHOLE: Final = "workload {} is a whole training; what can be predicted is a step: name one of steps with --workload"
 
 Foreseen = Mapping[str, Any]
 Step = dict[str, Any]
 """What a child is told of a cell."""
+Server = tuple[LocalExecutor, Path]
 Seen = Callable[[Cell, Foreseen | str], None]
 """Told of each cell as it is done: the traced step, or why there is none."""
 
@@ -32,12 +34,10 @@ Seen = Callable[[Cell, Foreseen | str], None]
 class Foresight:
     """Traces cells of the workloads that ``like`` have, in up to one process a core; open while asked several times."""
 
-    def __init__(self, like: Sequence[Cell], cuda_rules: bool, most: int | None = None) -> None:
-        """``most``: processes at most."""
+    def __init__(self, like: Sequence[Cell], cuda_rules: bool) -> None:
         self._cuda_rules = cuda_rules
         self._preload = sorted({"slr_bench.run.foreseen_cell", *(name for cell in like for name in cell.spec.preload)})
-        self._most = most or os.cpu_count() or 1
-        self._servers: list[_Server] = []
+        self._servers: list[Server] = []
         self._known: dict[str, Foreseen | str] = {}
 
     def __enter__(self) -> Self:
@@ -55,29 +55,38 @@ class Foresight:
 
         Cells that differ in nothing that a trace sees are traced once.
         """
-        steps = [_step(cell) for cell in cells]
-        new: dict[str, tuple[Cell, Step]] = {}
-        for cell, step in zip(cells, steps, strict=True):
-            if repr(step) not in self._known:
-                new.setdefault(repr(step), (cell, step))
-        count = max(1, min(self._most, -(-len(new) // _CELLS_A_PROCESS)))
-        missing = [_Server(self._preload) for _ in range(count - len(self._servers))] if new else []
-        with ThreadPoolExecutor(max_workers=count) as pool:  # each imports torch: at the same time
-            self._servers += pool.map(self._open.enter_context, missing)
+        names = [repr(_step(cell)) for cell in cells]
+        asked: dict[str, list[Cell]] = {}
+        for name, cell in zip(names, cells, strict=True):
+            asked.setdefault(name, []).append(cell)
+        new = {name: same[0] for name, same in asked.items() if name not in self._known}
+        for name, found in self._traced(new):
+            self._known[name] = found
+            for cell in asked[name]:
+                seen(cell, found)
+        return [self._known[name] for name in names]
+
+    def _traced(self, new: Mapping[str, Cell]) -> Iterator[tuple[str, Foreseen | str]]:
+        for name, cell in new.items():
+            if cell.spec.kind != "step":
+                yield name, _WHOLE.format(cell.spec.name)
+        steps = {name: cell for name, cell in new.items() if cell.spec.kind == "step"}
+        if not steps:
+            return
+        count = max(1, min(os.cpu_count() or 1, -(-len(steps) // _CELLS_A_PROCESS)))
         done: SimpleQueue[tuple[str, Foreseen | str] | None] = SimpleQueue()
         with ThreadPoolExecutor(max_workers=count) as pool:
-            for place, server in enumerate(self._servers[:count] if new else ()):
-                share = dict(list(new.items())[place::count])
-                pool.submit(server.trace, share, self._cuda_rules, done.put)
-            waiting = len(self._servers[:count]) if new else 0
+            missing = [_server(self._preload) for _ in range(count - len(self._servers))]
+            self._servers += pool.map(self._open.enter_context, missing)  # each imports torch: at the same time
+            for place, server in enumerate(self._servers[:count]):
+                pool.submit(_trace, server, dict(list(steps.items())[place::count]), self._cuda_rules, done.put)
+            waiting = count
             while waiting:
                 message = done.get()
                 if message is None:
                     waiting -= 1
-                    continue
-                self._known[message[0]] = message[1]
-                seen(new[message[0]][0], message[1])
-        return [self._known[repr(step)] for step in steps]
+                else:
+                    yield message
 
 
 def foresee(cells: Sequence[Cell], cuda_rules: bool, seen: Seen = lambda cell, found: None) -> list[Foreseen | str]:
@@ -97,61 +106,62 @@ def _step(cell: Cell) -> Step:
     return {"workload": cell.spec.name, "setting": nest(setting), "more_micro_batches": more}
 
 
-class _Server:
-    """A fork server and its log."""
+def _trace(
+    server: Server,
+    share: Mapping[str, Cell],
+    cuda_rules: bool,
+    told: Callable[[tuple[str, Foreseen | str] | None], None],
+) -> None:
+    """Tell each step of the share, then None. A child that dies loses the step it was at, no other."""
+    executor, log = server
+    left = dict(share)
+    try:
+        while left:
+            names = list(left)
 
-    def __init__(self, preload: Sequence[str]) -> None:
-        threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        self._executor = LocalExecutor(preload, thread_environment() | threads)
+            def heard(message: dict[str, Any], names: list[str] = names) -> None:
+                if "number" in message:
+                    name = names[message["number"]]
+                    why = without_paths(message.get("refused", ""), left.pop(name).settings.model_dump_json())
+                    told((name, message.get("foreseen", why)))
 
-    def __enter__(self) -> Self:
-        self._open = ExitStack()
-        self._log = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="slr-bench-"))) / "trace.log"
-        self._open.enter_context(self._executor)
-        return self
+            job = {
+                "op": "foresee",
+                "log_path": str(log),
+                "isolation": "fork",
+                "device": "cpu",
+                "ram_limit_bytes": None,
+                "fake": True,
+                "cuda_rules": cuda_rules,
+                "steps": [_step(cell) for cell in left.values()],
+            }
+            timeout_s = _STEP_TIMEOUT_S * len(left)
+            ending = executor.run(job, timeout_s, heard, lambda _: None, timeout_s)
+            if left:
+                name = next(iter(left))
+                del left[name]
+                told((name, f"the trace broke: {_why(ending, timeout_s)}"))
+    except Exception as error:  # noqa: BLE001 - told in the place of what is missing
+        for name in left:
+            told((name, f"the trace broke: {error}"))
+    finally:
+        told(None)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._open.__exit__(kind, error, trace)
 
-    def trace(
-        self,
-        share: Mapping[str, tuple[Cell, Step]],
-        cuda_rules: bool,
-        told: Callable[[tuple[str, Foreseen | str] | None], None],
-    ) -> None:
-        """Tell each step of the share, then None. A child that dies loses the step it was at, no other."""
-        left = dict(share)
-        try:
-            while left:
-                names = list(left)
+def _why(ending: Ending, timeout_s: float) -> str:
+    """Why a child told less than it was asked."""
+    if ending.timed_out:
+        return f"it took more than {timeout_s:g} s"
+    if ending.result is not None and ending.result["reason"]:
+        return str(ending.result["reason"])
+    return f"the process ended {f'by signal {ending.signal}' if ending.signal else f'with status {ending.code}'}"
 
-                def heard(message: dict[str, Any], names: list[str] = names) -> None:
-                    if "number" in message:
-                        name = names[message["number"]]
-                        cell, _ = left.pop(name)
-                        why = without_paths(message.get("refused", ""), cell.settings.model_dump_json())
-                        told((name, message.get("foreseen", why)))
 
-                job = {
-                    "op": "foresee",
-                    "log_path": str(self._log),
-                    "isolation": "fork",
-                    "device": "cpu",
-                    "ram_limit_bytes": None,
-                    "fake": True,
-                    "cuda_rules": cuda_rules,
-                    "steps": [step for _, step in left.values()],
-                }
-                timeout_s = _STEP_TIMEOUT_S * len(left)
-                ending = self._executor.run(job, timeout_s, heard, lambda _: None, timeout_s)
-                if left:
-                    why = "it took too long" if ending.timed_out else f"the process ended with signal {ending.signal}"
-                    told((next(iter(left)), f"the trace broke: {why}"))
-                    del left[next(iter(left))]
-        except Exception as error:  # noqa: BLE001 - told in the place of what is missing
-            for name in left:
-                told((name, f"the trace broke: {error}"))
-        finally:
-            told(None)
+@contextmanager
+def _server(preload: Sequence[str]) -> Iterator[Server]:
+    """A fork server and where its children's output goes."""
+    with (
+        tempfile.TemporaryDirectory(prefix="slr-bench-") as place,
+        LocalExecutor(preload, thread_environment() | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}) as executor,
+    ):
+        yield executor, Path(place) / "trace.log"

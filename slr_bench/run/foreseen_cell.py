@@ -52,14 +52,10 @@ def foreseen(job: dict[str, Any]) -> dict[str, Any]:
     ``requests`` (``trace.requests``) and ``unmodelled``.
 
     Raises:
-        UnsupportedSettingError: not a step, or one that fake tensors cannot run.
+        UnsupportedSettingError: a step that fake tensors cannot run, or whose micro-batches cannot be told apart.
     """
     spec, settings, context = open_job(job)
-    if spec.kind != "step":
-        raise UnsupportedSettingError(
-            f"workload {spec.name} is a whole training; what can be predicted is a step: name one of steps "
-            "with --workload"
-        )
+    assert spec.kind == "step", "whole trainings are refused before"
     work = spec.build(settings, context)
     log = WorkspaceLog(workspace_of if context.cuda_rules else host_copies_of)
     assert isinstance(context.fake_mode, CpuFakeMode), "predictions are made on fake tensors"

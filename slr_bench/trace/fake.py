@@ -22,6 +22,7 @@ from slr_bench.errors import UnsupportedSettingError
 _TORCH = Path(torch.__file__).parent
 _OURS = Path(__file__).parent
 _MIXED = "Please convert all Tensors to FakeTensors first"
+_ON_REAL_TENSORS = "trace real tensors: slr-bench profile without --fake"
 _TABLES = ("_parameters", "_buffers", "_modules")
 
 
@@ -103,7 +104,7 @@ def explained(error: BaseException) -> UnsupportedSettingError | None:
     """What a fake trace ran into, in a line; None if the error has nothing to do with fake tensors."""
     if isinstance(error, (DataDependentOutputException, DynamicOutputShapeException)):
         text = f"operator {error.func} needs the contents of a tensor, fake tensors have none"
-        cure = "keep it out of the step, or trace on real tensors: leave --fake out"
+        cure = f"keep it out of the step, or {_ON_REAL_TENSORS}"
     elif isinstance(error, UnsupportedOperatorException):
         text, cure = f"operator {error.func} has no fake kernel", "register one with torch.library.register_fake"
     elif isinstance(error, AssertionError) and _MIXED in str(error):
@@ -112,7 +113,7 @@ def explained(error: BaseException) -> UnsupportedSettingError | None:
         cure = "hold it as an attribute or buffer of the module that is placed, or make it inside the step"
     elif isinstance(error, RuntimeError) and "NestedTensorImpl" in str(error):
         text = "a nested tensor has no fake twin (nn.TransformerEncoder makes one of a padding mask in inference)"
-        cure = "build nn.TransformerEncoder with enable_nested_tensor=False, or leave --fake out"
+        cure = f"build nn.TransformerEncoder with enable_nested_tensor=False, or {_ON_REAL_TENSORS}"
     else:
         return None
     return UnsupportedSettingError(f"{text} ({_place(error)}); {cure}")

@@ -50,6 +50,7 @@ class Fault(BaseModel):
         "nan_loss",
         "daemon",
         "brim",
+        "nonzero",
     ] = "ok"
     size: int = 1024
 
@@ -139,6 +140,10 @@ def commit(mode: str) -> None:
     elif mode == "brim":  # fills the limit with what lives on: nothing is left to tell the end with
         while True:
             HELD.append(bytearray(1 << 12))
+    elif mode == "nonzero":  # how many there are only the contents say
+        import torch
+
+        torch.ones(4).nonzero()
     elif mode == "import":
         import no_such_module  # noqa: F401
 

@@ -1,0 +1,112 @@
+"""``slr-bench predict``: a step on a GPU that is not there, told by the command in words, an object, an exit code."""
+
+import json
+
+import pytest
+
+KEYS = {
+    "setting",
+    "device",
+    "requested_bytes",
+    "allocated_bytes",
+    "reserved_bytes",
+    "nvml_bytes",
+    "by_category",
+    "unmodelled",
+    "capacity_bytes",
+    "fits",
+}
+ESTIMATES = ("requested_bytes", "allocated_bytes", "reserved_bytes", "nvml_bytes")
+TINY = {
+    "model.num_classes": 2,
+    "model.base_channels": 8,
+    "model.num_frames": 4,
+    "model.attention": "none",
+    "data.frame_size": 32,
+    "training.batch_size": 2,
+    "training.gradient_accumulation_steps": 6,
+}
+GRID = {
+    "workload": "train_step",
+    "set": TINY,
+    "arms": {"baseline": {"training.recompute": "none"}, "optimized": {"training.recompute": "block"}},
+    "also": [{"workload": "train_epochs", "set": {"training.epochs": 1}}],
+}
+
+
+def test_one_setting_on_one_card_as_an_object(slr_bench, write_grid):
+    """No data is asked for, and nothing but the object is on stdout."""
+    done = slr_bench("predict", write_grid(GRID), "--arm", "optimized", "--device", "24GiB", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found.keys() >= KEYS
+    for name in ESTIMATES:
+        estimate = found[name]
+        assert estimate.keys() == {"value", "low", "high"}
+        assert 0 < estimate["low"] <= estimate["value"] <= estimate["high"]
+    values = [found[name]["value"] for name in ESTIMATES]
+    assert values == sorted(values)
+    assert found["requested_bytes"]["value"] >= found["peak_tensor_bytes"] == sum(found["by_category"].values())
+    assert found["capacity_bytes"] == 24 << 30
+    assert found["fits"] is True
+    assert found["source"] == "cuda-rules"
+    assert found["setting"]["training"]["gradient_accumulation_steps"] == 6
+
+
+def test_a_grid_that_fits_nowhere_ends_with_6_and_a_verdict_a_cell(slr_bench, write_grid):
+    """A whole training of the grid is left out; a cell that cannot be traced says why among the others."""
+    grid = {
+        "workload": "faulty",
+        "axes": {"fault.mode": ["ok", "nonzero"], "fault.size": [1 << 20, 1 << 21]},
+        "also": [{"workload": "train_epochs", "set": {"training.epochs": 1}}],
+    }
+    done = slr_bench("predict", write_grid(grid), "--grid", "--device", "300 MiB", "--json")
+    assert done.returncode == 6, done.stderr
+    cells = json.loads(done.stdout)["cells"]
+    assert [(cell["workload"], *cell["coordinates"].values()) for cell in cells] == [
+        ("faulty", mode, size) for mode in ("ok", "nonzero") for size in (1 << 20, 1 << 21)
+    ]
+    assert [cell["peak_tensor_bytes"] for cell in cells[:2]] == [4 << 20, 8 << 20]
+    assert [cell["fits"] for cell in cells[:2]] == [False, False]
+    assert all("aten.nonzero" in cell["unsupported"] for cell in cells[2:])
+    assert "Traceback" not in done.stderr
+
+
+def test_what_cannot_be_traced_is_told_with_operator_line_and_cure(slr_bench, write_grid):
+    done = slr_bench("predict", write_grid({"workload": "faulty", "set": {"fault.mode": "nonzero"}}))
+    assert done.returncode == 5
+    for words in ("aten.nonzero", "faulty_workload.py:", "torch.ones(4).nonzero()", "profile without --fake"):
+        assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_cpu_is_told_in_words(slr_bench, write_grid):
+    done = slr_bench("predict", write_grid({"workload": "faulty", "set": {"fault.size": 1 << 20}}), "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    for words in ("on the CPU", "over start", "Tensors at the peak: 4.0 MiB", "exact to the byte"):
+        assert words in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--device", "h2000"], 2, ["'h200'?", "a100-80g", "cpu", "24GiB"]),
+        (["--device", "24"], 2, ["has no unit", "6GiB"]),
+        (["--device", "0GiB"], 2, ["0 bytes"]),
+        (["--arm", "baseline", "--set", "training.batch_size=two"], 2, ["training.batch_size", "two"]),
+        (["--arm", "baseline", "--set", "training.batch_sise=2"], 2, ["batch_size"]),
+        (["--arm", "optimised"], 2, ["'optimized'?"]),
+        ([], 2, ["baseline, optimized", "--arm"]),
+        (["--arm", "baseline", "--workload", "inferenze"], 2, ["--workload"]),
+        (["--alloc-conf", "expandable_segment:True"], 2, ["PYTORCH_ALLOC_CONF", "'expandable_segments'?"]),
+        (["--grid", "--workload", "train_step"], 2, ["--grid", "--workload"]),
+        (["--arm", "baseline", "--workload", "train_epochs"], 5, ["train_epochs is a whole training", "--workload"]),
+    ],
+)
+def test_mistakes_are_told_in_a_line_before_anything_is_traced(slr_bench, write_grid, options, code, words):
+    done = slr_bench("predict", write_grid(GRID), *options)
+    assert done.returncode == code, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
