@@ -18,7 +18,7 @@ from slr_bench.run.lane import thread_environment
 from slr_bench.run.outcome import without_paths
 
 _TRACED_MICRO_BATCHES: Final = 2
-_CELLS_A_PROCESS: Final = 4
+_TRACES_A_PROCESS: Final = 4
 """Fewer are not worth another process, which imports torch for itself."""
 _STEP_TIMEOUT_S: Final = 120.0
 _WHOLE: Final = "workload {} is a whole training; what can be predicted is a step: name one of steps with --workload"
@@ -73,13 +73,14 @@ class Foresight:
         steps = {name: cell for name, cell in new.items() if cell.spec.kind == "step"}
         if not steps:
             return
-        count = max(1, min(os.cpu_count() or 1, -(-len(steps) // _CELLS_A_PROCESS)))
+        families = _families(steps)
+        count = max(1, min(os.cpu_count() or 1, -(-sum(map(_traces, families)) // _TRACES_A_PROCESS)))
         done: SimpleQueue[tuple[str, Foreseen | str] | None] = SimpleQueue()
         with ThreadPoolExecutor(max_workers=count) as pool:
             missing = [_server(self._preload) for _ in range(count - len(self._servers))]
             self._servers += pool.map(self._open.enter_context, missing)  # each imports torch: at the same time
-            for place, server in enumerate(self._servers[:count]):
-                pool.submit(_trace, server, dict(list(steps.items())[place::count]), self._cuda_rules, done.put)
+            for server, share in zip(self._servers, _shares(families, count), strict=False):
+                pool.submit(_trace, server, share, self._cuda_rules, done.put)
             waiting = count
             while waiting:
                 message = done.get()
@@ -96,14 +97,52 @@ def foresee(cells: Sequence[Cell], cuda_rules: bool, seen: Seen = lambda cell, f
 
 
 def _step(cell: Cell) -> Step:
-    """What the child is told of a cell: its setting, with no more micro-batches than are traced."""
+    """What the child is told of a cell: its setting, with no more micro-batches than are traced; the size of one, and
+    what it shares with cells that differ in that only (None: nothing).
+    """
     setting = flatten(cell.settings.model_dump(mode="json"))
     more = 0
     key = cell.spec.micro_batches
     if key is not None:
         more = max(0, int(setting[key]) - _TRACED_MICRO_BATCHES)
         setting[key] = min(int(setting[key]), _TRACED_MICRO_BATCHES)
-    return {"workload": cell.spec.name, "setting": nest(setting), "more_micro_batches": more}
+    samples = None if cell.spec.micro_batch is None else int(setting[cell.spec.micro_batch])
+    rest = {name: value for name, value in setting.items() if name != cell.spec.micro_batch}
+    return {
+        "workload": cell.spec.name,
+        "setting": nest(setting),
+        "more_micro_batches": more,
+        "samples": samples,
+        "family": None if samples is None else repr((cell.spec.name, rest)),
+    }
+
+
+Family = list[tuple[str, Cell]]
+
+
+def _families(steps: Mapping[str, Cell]) -> list[Family]:
+    """Cells that differ in the size of a micro-batch only: the smallest, the largest, then those between."""
+    alike: dict[str, Family] = {}
+    for name, cell in steps.items():
+        alike.setdefault(_step(cell)["family"] or name, []).append((name, cell))
+    families = []
+    for family in alike.values():
+        by_size = sorted(family, key=lambda one: _step(one[1])["samples"] or 0)
+        families.append([*by_size[:1], *by_size[-1:][: len(by_size) - 1], *by_size[1:-1]])
+    return families
+
+
+def _traces(family: Family) -> int:
+    """How many of them are traced, as a rule."""
+    return min(2, len(family))
+
+
+def _shares(families: Sequence[Family], count: int) -> list[dict[str, Cell]]:
+    """The families over ``count`` processes, about the same number of traces each."""
+    shares: list[list[Family]] = [[] for _ in range(count)]
+    for family in families:
+        min(shares, key=lambda share: sum(map(_traces, share))).append(family)
+    return [dict(one for family in share for one in family) for share in shares]
 
 
 def _trace(

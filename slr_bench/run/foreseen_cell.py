@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from slr_bench.errors import SlrBenchError, UnsupportedSettingError
-from slr_bench.run.context import open_job
+from slr_bench.run.context import Context, open_job
 from slr_bench.run.profile_cell import profile_json
 from slr_bench.run.tracing import recorded_step, summed_up
+from slr_bench.trace.between import Told, told_between
 from slr_bench.trace.cuda_rules import CUDA_RULES
-from slr_bench.trace.fake import refusals_explained
+from slr_bench.trace.fake import refusals_explained, unfilled
 from slr_bench.trace.requests import WorkspaceLog, lives, peak_with_workspaces, requests, unmodelled
 from slr_bench.trace.rules import CpuFakeMode
 from slr_bench.trace.steady import (
@@ -29,20 +32,44 @@ Send = Callable[[dict[str, Any]], None]
 
 
 def foreseen_cells(job: dict[str, Any], send: Send) -> dict[str, Any]:
-    """Trace each of the job's ``steps``, one after the other: what torch learns of one operator serves all.
+    """Tell each of the job's ``steps``, one after the other: what torch learns of one operator serves all.
 
-    Sends for each ``number`` either ``foreseen`` or, as ``refused``, why not.
+    Steps of one ``family`` differ in nothing but ``samples``, their micro-batch; between two traced ones of them others
+    are told without tracing (``trace.between``). Sends for each ``number`` either ``foreseen`` or, as ``refused``, why
+    not.
     """
     start_s = time.perf_counter()
+    family, traced = None, list[_Traced]()
     for number, step in enumerate(job["steps"]):
+        if step["family"] is None or step["family"] != family:
+            family, traced = step["family"], []
         try:
-            send({"number": number, "foreseen": foreseen({**job, **step})})
+            send({"number": number, "foreseen": _foreseen({**job, **step}, traced)})
         except SlrBenchError as error:
             send({"number": number, "refused": str(error)})
         except Exception as error:  # noqa: BLE001 - a workload may fail in any way; it costs no other step
             traceback.print_exc()
             send({"number": number, "refused": f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]})
     return {"metrics": {}, "phases": {}, "samples": None, "work_s": time.perf_counter() - start_s}
+
+
+class _Traced(NamedTuple):
+    told: Told
+    workload: str
+    context: Context
+
+
+def _foreseen(job: dict[str, Any], traced: list[_Traced]) -> dict[str, Any]:
+    """Told from two of ``traced`` where they tell it, else traced and added to them."""
+    samples = job["samples"]
+    for low, high in itertools.permutations(traced, 2):
+        if low.told.samples < samples < high.told.samples:
+            told = told_between(low.told, high.told, samples)
+            if told is not None:
+                found = _summed_up(low._replace(told=told), job["more_micro_batches"])
+                return found | {"told_from_samples": [low.told.samples, high.told.samples]}
+    traced.append(_trace(job))
+    return _summed_up(traced[-1], job["more_micro_batches"])
 
 
 def foreseen(job: dict[str, Any]) -> dict[str, Any]:
@@ -54,9 +81,14 @@ def foreseen(job: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UnsupportedSettingError: a step that fake tensors cannot run, or whose micro-batches cannot be told apart.
     """
+    return _summed_up(_trace(job), job["more_micro_batches"])
+
+
+def _trace(job: dict[str, Any]) -> _Traced:
     spec, settings, context = open_job(job)
     assert spec.kind == "step", "whole trainings are refused before"
-    work = spec.build(settings, context)
+    with unfilled():
+        work = spec.build(settings, context)
     log = WorkspaceLog(workspace_of if context.cuda_rules else host_copies_of)
     assert isinstance(context.fake_mode, CpuFakeMode), "predictions are made on fake tensors"
     context.fake_mode.heard = log
@@ -64,28 +96,41 @@ def foreseen(job: dict[str, Any]) -> dict[str, Any]:
         work.load()
         recorder, _ = recorded_step(work, context, log)
         name_state(recorder, work.tensors())
-    traced, more = len(micro_batch_starts(recorder)), job["more_micro_batches"]
+    told = Told(
+        samples=job.get("samples") or 0,
+        story=recorder.story(),
+        heard=log.heard,
+        clips_per_step=work.clips_per_step,
+        loader_bytes=sum(tensor.nbytes for tensor in work.tensors().get(LOADER, ())),
+    )
+    return _Traced(told, spec.name, context)
+
+
+def _summed_up(one: _Traced, more: int) -> dict[str, Any]:
+    told, context = one.told, one.context
+    story = replace(told.story, storages=[replace(storage) for storage in told.story.storages])
+    traced = len(micro_batch_starts(story))
     if more and traced < 2:
         raise UnsupportedSettingError(
-            f"workload {spec.name}: {traced} micro-batches were seen to begin in the phase load, 2 were traced; take "
-            "each in phase('load'), or name no micro_batches in the spec"
+            f"workload {one.workload}: {traced} micro-batches were seen to begin in the phase load, 2 were traced; "
+            "take each in phase('load'), or name no micro_batches in the spec"
         )
-    repeat_micro_batches(recorder, more)
-    first = lives(recorder)
-    make_steady(recorder)
-    found = profile_json(summed_up(recorder, {}, None), context)
+    repeat_micro_batches(story, more)
+    first = lives(story)
+    make_steady(story)
+    found = profile_json(summed_up(story, {}, None), context)
     del found["timeline"]
     times = (traced + more) / traced if more else 1
-    middle = last_micro_batch(recorder) if more else range(0)
+    middle = last_micro_batch(story) if more else range(0)
     found["flops_per_step"] = round(found["flops_per_step"] * times)
-    found["flops_by_dtype"] = {name: round(count * times) for name, count in recorder.flops_by_dtype.items()}
-    found["clips_per_step"] = round(work.clips_per_step * times)
-    found["operators"] = len(recorder.operators) + more * len(middle)
-    found["touched_bytes_per_step"] = recorder.touched_bytes
-    found["loader_bytes"] = round(sum(tensor.nbytes for tensor in work.tensors().get(LOADER, ())) * times)
-    found["peak_with_workspaces_bytes"] = peak_with_workspaces(recorder, log)
+    found["flops_by_dtype"] = {name: round(count * times) for name, count in story.flops_by_dtype.items()}
+    found["clips_per_step"] = round(told.clips_per_step * times)
+    found["operators"] = len(story.operators) + more * len(middle)
+    found["touched_bytes_per_step"] = story.touched_bytes
+    found["loader_bytes"] = round(told.loader_bytes * times)
+    found["peak_with_workspaces_bytes"] = peak_with_workspaces(story, told.heard)
     if context.cuda_rules is not None:
         found["cuda_rules"] = CUDA_RULES
-        found["requests"] = requests(recorder, log, first, lives(recorder))
-        found["unmodelled"] = unmodelled(log)
+        found["requests"] = requests(story, told.heard, first, lives(story))
+        found["unmodelled"] = unmodelled(told.heard)
     return found

@@ -15,7 +15,8 @@ from slr_bench.trace.allocations import Alloc, CpuAllocations, CudaAllocations, 
 from slr_bench.trace.attribution import Breakdown, breakdown
 from slr_bench.trace.floor import Floor, operator_floor
 from slr_bench.trace.matching import AllocatorPeak, match_peak
-from slr_bench.trace.recorder import BEFORE, Recorder
+from slr_bench.trace.recorder import Recorder
+from slr_bench.trace.story import BEFORE, Story
 from slr_bench.trace.tracer import LOADER, with_held
 
 ALLOCATOR_SOURCES = {"cpu": "profiler memory events", "cuda": "caching allocator history"}
@@ -24,7 +25,7 @@ ALLOCATOR_SOURCES = {"cpu": "profiler memory events", "cuda": "caching allocator
 class Traced(NamedTuple):
     """One steady step, on the record."""
 
-    recorder: Recorder
+    story: Story
     breakdown: Breakdown
     floor: Floor
     allocator: AllocatorPeak | None
@@ -84,13 +85,13 @@ def recorded_step(work: StepWork, context: Context, log: Any) -> tuple[Recorder,
     return recorder, loader
 
 
-def summed_up(recorder: Recorder, loader: dict[int, int], events: list[Event] | None) -> Traced:
+def summed_up(story: Story, loader: dict[int, int], events: list[Event] | None) -> Traced:
     """What the recording amounts to."""
-    floor = operator_floor(recorder.storages, recorder.operators)
+    floor = operator_floor(story.storages, story.operators)
     peak = None
     if events is not None:
-        peak = match_peak(events, recorder.storages, recorder.operators, frozenset(loader))
-    return Traced(recorder, breakdown(recorder), floor, peak)
+        peak = match_peak(events, story.storages, story.operators, frozenset(loader))
+    return Traced(story, breakdown(story), floor, peak)
 
 
 def _addresses(tensors: Any) -> dict[int, int]:
@@ -117,10 +118,10 @@ def trace_metrics(traced: Traced, context: Context) -> dict[str, Metric]:
     metrics = {
         "peak_tensor_bytes": exact(traced.breakdown.peak_bytes, "bytes"),
         "floor_bytes": exact(floor_bytes, "bytes"),
-        "flops_per_step": exact(traced.recorder.flops, "1", "formulas of products, convolutions and attention"),
+        "flops_per_step": exact(traced.story.flops, "1", "formulas of products, convolutions and attention"),
     }
     if floor_bytes:
-        split = ", ".join(traced.recorder.split_modules)
+        split = ", ".join(traced.story.split_modules)
         how = f"{source}{SPLIT}{split}" if split else source
         metrics["peak_over_floor"] = exact(traced.breakdown.peak_bytes / floor_bytes, "1", how)
     if context.device.type == "cpu":

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from slr_bench.trace.recorder import CATEGORIES, Recorder, Storage
+from slr_bench.trace.story import CATEGORIES, Storage, Story
 
 TOP_TENSORS: Final = 20
 TIMELINE_POINTS: Final = 400
@@ -36,10 +36,10 @@ class Breakdown(NamedTuple):
     timeline: Timeline
 
 
-def breakdown(recorder: Recorder) -> Breakdown:
+def breakdown(story: Story) -> Breakdown:
     """Attribute the peak of a recorded step."""
-    position = recorder.peak_position
-    alive = [storage for storage in recorder.storages if storage.lives_at(position)]
+    position = story.peak_position
+    alive = [storage for storage in story.storages if storage.lives_at(position)]
     modules: dict[str, Counter[str]] = {}
     categories: Counter[str] = Counter()
     for storage in alive:
@@ -47,15 +47,15 @@ def breakdown(recorder: Recorder) -> Breakdown:
         categories[category] += storage.size_bytes
         modules.setdefault(storage.module, Counter())[category] += storage.size_bytes
     total = sum(categories.values())
-    assert total == recorder.peak_bytes, f"the parts of the peak make {total}, the peak is {recorder.peak_bytes}"
+    assert total == story.peak_bytes, f"the parts of the peak make {total}, the peak is {story.peak_bytes}"
     largest = sorted(modules, key=lambda name: -modules[name].total())
     return Breakdown(
-        peak_bytes=recorder.peak_bytes,
+        peak_bytes=story.peak_bytes,
         by_category={name: categories[name] for name in in_order(categories) if categories[name]},
         by_module={name: dict(modules[name]) for name in largest if modules[name].total()},
-        by_phase=dict(recorder.peak_by_phase),
+        by_phase=dict(story.peak_by_phase),
         top=[_described(storage, position) for storage in _largest(alive)],
-        timeline=timeline(recorder),
+        timeline=timeline(story),
     )
 
 
@@ -80,11 +80,11 @@ def _described(storage: Storage, position: int) -> dict[str, Any]:
     }
 
 
-def timeline(recorder: Recorder, points: int = TIMELINE_POINTS) -> Timeline:
+def timeline(story: Story, points: int = TIMELINE_POINTS) -> Timeline:
     """Live bytes by category after each operator; what was there before the first one is in all of them."""
-    count = len(recorder.operators)
+    count = len(story.operators)
     changes: list[Counter[str]] = [Counter() for _ in range(count + 2)]  # place 0: before the first operator
-    for storage in recorder.storages:
+    for storage in story.storages:
         born, size = storage.born + 1, storage.size_bytes
         first = storage.category_at(storage.born)
         changes[born][first] += size
@@ -100,7 +100,7 @@ def timeline(recorder: Recorder, points: int = TIMELINE_POINTS) -> Timeline:
     for change in changes[:-1]:
         live.update(change)
         rows.append(dict(live))
-    phases = ["", *(operator.phase for operator in recorder.operators)]
+    phases = ["", *(operator.phase for operator in story.operators)]
     stride = max(1, -(-len(rows) // points))
     kept = [
         max(range(start, min(start + stride, len(rows))), key=lambda place: sum(rows[place].values()))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from slr_bench.trace.allocations import Alloc, Enter, Event, Exit, Free, StepBegins
-from slr_bench.trace.recorder import BEFORE, Operator, Storage
+from slr_bench.trace.story import BEFORE, Operator, Storage
 
 WORKSPACE: Final = "workspace"
 ROUNDING: Final = "rounding"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import fields
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
@@ -15,23 +14,9 @@ from torch.utils.flop_counter import flop_registry
 from slr_bench.trace.modules import NO_MODULE, ModuleTracker
 from slr_bench.trace.origin import origin
 from slr_bench.trace.saved import SavedTensors
-from slr_bench.trace.tracer import (
-    BUFFER,
-    GRADIENT,
-    HELD,
-    OPTIMIZER_STATE,
-    PARAMETER,
-    LiveBytes,
-    OnHost,
-    State,
-    tensors_in,
-)
+from slr_bench.trace.story import BEFORE, INPUT, LOAD_PHASE, TEMPORARY, WEIGHT_CAST, Operator, Storage, Story
+from slr_bench.trace.tracer import GRADIENT, HELD, PARAMETER, LiveBytes, OnHost, State, tensors_in
 
-INPUT, SAVED, TEMPORARY, WEIGHT_CAST = "input", "saved activation", "temporary", "weight cast"
-CATEGORIES = (PARAMETER, GRADIENT, OPTIMIZER_STATE, BUFFER, INPUT, SAVED, WEIGHT_CAST, TEMPORARY, HELD)
-"""In the order in which they are shown."""
-LOAD_PHASE = "load"
-"""What is made in this phase is input."""
 _CAST = torch.ops.aten._to_copy.default
 _DEVICE = torch.ops.prim.device.default  # fake tensors are asked for their device so; it is no work
 _aten = torch.ops.aten
@@ -42,56 +27,9 @@ _FLOPS = {  # torch has no formulas for the CPU's fused attention; the products 
         _aten._scaled_dot_product_flash_attention_backward
     ],
 }
-BEFORE = -1
-"""Position of what was there before the first operator."""
 
 
-@dataclass(slots=True)
-class Storage:
-    """A storage and its life. Positions are numbers of operators: it was made in one and died after another."""
-
-    size_bytes: int
-    shape: tuple[int, ...]
-    """Of the first tensor seen on it."""
-    dtype: str
-    address: int | None
-    """None for fake tensors."""
-    category: str
-    """Of its whole life, saving for backward apart."""
-    born: int
-    operator: str | None
-    """Which made it; None for state."""
-    module: str
-    phase: str
-    origin: str
-    saved_from: int | None = None
-    died: int | None = None
-    """Number of the last operator that ran before it went; None if it outlived the step."""
-    key: int = 0
-
-    def category_at(self, position: int) -> str:
-        """What it is after operator ``position``."""
-        if self.category == TEMPORARY and self.saved_from is not None and self.saved_from <= position:
-            return SAVED
-        return self.category
-
-    def lives_at(self, position: int) -> bool:
-        """Whether it is alive right after operator ``position``."""
-        return self.born <= position and (self.died is None or self.died >= position)
-
-
-class Operator(NamedTuple):
-    """One call of an operator: its distinct storages, by number."""
-
-    name: str
-    module: str
-    phase: str
-    storages: tuple[int, ...]
-    touched_bytes: int = 0
-    """Of its inputs and outputs; none for a view."""
-
-
-class Recorder(LiveBytes):  # type: ignore[no-untyped-call]
+class Recorder(LiveBytes, Story):  # type: ignore[no-untyped-call]
     """Counts as :class:`LiveBytes` does, and keeps the whole story. ``mark(n)`` is entered around operator ``n``."""
 
     def __init__(
@@ -102,16 +40,7 @@ class Recorder(LiveBytes):  # type: ignore[no-untyped-call]
         mark: Any = None,
         on_host: OnHost | None = None,
     ) -> None:
-        self.storages: list[Storage] = []
-        self.operators: list[Operator] = []
-        self.split_modules: tuple[str, ...] = ()
-        self.flops = 0
-        """Floating-point operations of products and convolutions, by torch's own formulas (a multiply-add is two)."""
-        self.flops_by_dtype: Counter[str] = Counter()
-        self.touched_bytes = 0
-        """By all operators: what has to cross the memory bus at least, if nothing is fused."""
-        self.peak_position = BEFORE
-        """The operator after which the peak was reached."""
+        Story.__init__(self, [], [])
         self._mark = mark or (lambda number: nullcontext())
         self._by_key: dict[int, int] = {}
         self._running: Any = None
@@ -170,6 +99,10 @@ class Recorder(LiveBytes):  # type: ignore[no-untyped-call]
             self._note_peak()
             self.timeline.append((self.live_bytes, self._phase))
         return made
+
+    def story(self) -> Story:
+        """What was recorded, without a hold on any tensor."""
+        return Story(**{field.name: getattr(self, field.name) for field in fields(Story)})
 
     def _born(self, key: int, tensor: torch.Tensor, size: int, category: str | None) -> None:
         in_step = category is None

@@ -7,15 +7,16 @@ depends on it. So both are told, in order.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 import torch
 
-from slr_bench.trace.recorder import BEFORE, Recorder
+from slr_bench.trace.rules import ByName
 from slr_bench.trace.steady import live_bytes
-from slr_bench.trace.workspaces import PRODUCTS, Workspace
+from slr_bench.trace.story import BEFORE, Story
+from slr_bench.trace.workspaces import PRODUCTS, Workspace, name_of
 
 ALLOCATE, FREE, TRANSIENT, LIBRARY, STEADY = range(5)
 """``[ALLOCATE, id, bytes]``, ``[FREE, id, 0]``, ``[TRANSIENT, expected bytes, most bytes]``: lives within an operator;
@@ -25,7 +26,7 @@ STEADY_STEPS: Final = 1
 """More change nothing in what is reserved but by a page of an expandable segment (tried: 2 and 4)."""
 
 Request = list[int]
-Rule = Callable[[Any, Mapping[str, Any], Any], Workspace]
+Rule = Callable[[Any, ByName, Any], Workspace]
 
 
 class Heard(NamedTuple):
@@ -62,52 +63,52 @@ class WorkspaceLog:
         finally:
             self._position = None
 
-    def __call__(self, operator: Any, arguments: Mapping[str, Any], made: Any) -> None:
+    def __call__(self, operator: Any, arguments: ByName, made: Any) -> None:
         """One operator ran."""
         if self._position is None:
             return
         workspace = self._rule(operator, arguments, made)
-        name = str(operator.overloadpacket).rpartition(".")[2]
+        name = name_of(operator)
         if workspace.most_bytes or name in PRODUCTS:
             in_backward = torch._C._current_autograd_node() is not None
             self.heard.append(Heard(self._position, name, workspace, name in PRODUCTS, in_backward))
 
 
-def unmodelled(log: WorkspaceLog) -> list[dict[str, Any]]:
+def unmodelled(heard: Sequence[Heard]) -> list[dict[str, Any]]:
     """Operators without a rule: how often they ran, and the most that one call may need."""
     calls: Counter[str] = Counter()
     most: Counter[str] = Counter()
-    for heard in log.heard:
-        if not heard.workspace.is_modelled:
-            calls[heard.name] += 1
-            most[heard.name] = max(most[heard.name], heard.workspace.most_bytes)
+    for one in heard:
+        if not one.workspace.is_modelled:
+            calls[one.name] += 1
+            most[one.name] = max(most[one.name], one.workspace.most_bytes)
     return [{"operator": name, "calls": calls[name], "most_bytes": size} for name, size in most.most_common()]
 
 
-def peak_with_workspaces(recorder: Recorder, log: WorkspaceLog) -> int:
+def peak_with_workspaces(story: Story, heard: Sequence[Heard]) -> int:
     """The most bytes alive in the step, tensors and what operators allocate inside themselves, as expected."""
-    live = live_bytes(recorder)
-    return max([recorder.peak_bytes, *(live[heard.position] + heard.workspace.expected_bytes for heard in log.heard)])
+    live = live_bytes(story)
+    return max([story.peak_bytes, *(live[one.position] + one.workspace.expected_bytes for one in heard)])
 
 
 Lives = Sequence[tuple[int, int | None]]
 """Of each storage: where it was made, where it went."""
 
 
-def lives(recorder: Recorder) -> Lives:
-    """The lives of the recorder's storages."""
-    return [(storage.born, storage.died) for storage in recorder.storages]
+def lives(story: Story) -> Lives:
+    """The lives of the story's storages."""
+    return [(storage.born, storage.died) for storage in story.storages]
 
 
-def requests(recorder: Recorder, log: WorkspaceLog, first: Lives, steady: Lives) -> list[Request]:
+def requests(story: Story, heard: Sequence[Heard], first: Lives, steady: Lives) -> list[Request]:
     """The requests of the first step and of a steady one (``trace.steady``), in order, by the storages' lives in each.
 
     What is there before the steady step was made in the first.
     """
-    heard: dict[int, list[Heard]] = defaultdict(list)
-    for one in log.heard:
-        heard[one.position].append(one)
-    sizes = [storage.size_bytes for storage in recorder.storages]
+    by_position: dict[int, list[Heard]] = defaultdict(list)
+    for one in heard:
+        by_position[one.position].append(one)
+    sizes = [storage.size_bytes for storage in story.storages]
     made_anew = {
         number
         for number, ((_, died), (born, _)) in enumerate(zip(first, steady, strict=False))
@@ -124,10 +125,10 @@ def requests(recorder: Recorder, log: WorkspaceLog, first: Lives, steady: Lives)
                 births[born].append(number)
                 if died is not None:
                     deaths[died].append(number)
-        for position in range(BEFORE, len(recorder.operators)):
+        for position in range(BEFORE, len(story.operators)):
             for number in births.get(position, ()):
                 found.append([ALLOCATE, number + turn * len(first) * (number in made_anew), sizes[number]])
-            for one in heard.get(position, ()):
+            for one in by_position.get(position, ()):
                 if one.is_product:
                     found.append([LIBRARY, int(one.in_backward), 0])
                 if one.workspace.most_bytes:

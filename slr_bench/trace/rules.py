@@ -20,8 +20,10 @@ aten = torch.ops.aten
 
 Rule = Callable[[Any, Mapping[str, Any]], Any]
 """``rule(what the fake kernel returned, arguments by name)`` -> what the real kernel would return."""
-Heard = Callable[[Any, Mapping[str, Any], Any], None]
-"""``heard(operator, arguments by name, what it returned)``."""
+ByName = Callable[[], Mapping[str, Any]]
+"""Gives an operator's arguments by name; most are never looked at."""
+Heard = Callable[[Any, ByName, Any], None]
+"""``heard(operator, its arguments, what it returned)``."""
 
 
 class CpuFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
@@ -47,7 +49,7 @@ class CpuFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
         if rule is not None:
             made = rule(made, _by_name(func, args, kwargs))
         if self.heard is not None and not self._inside:
-            self.heard(func, _by_name(func, args, kwargs), made)
+            self.heard(func, lambda: _by_name(func, args, kwargs), made)
         return made
 
 

@@ -7,11 +7,13 @@ bound of what it reads and writes, and its name is told.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 import torch
 
+from slr_bench.trace.rules import ByName
 from slr_bench.trace.tracer import tensors_in
 from slr_bench.units import KIB, MIB
 
@@ -65,12 +67,30 @@ _REDUCTIONS: Final = _names(
 )
 
 
-def workspace_of(operator: Any, arguments: Arguments, made: Any) -> Workspace:
+def workspace_of(operator: Any, arguments: ByName, made: Any) -> Workspace:
     """The workspace of one call."""
-    name = str(operator.overloadpacket).rpartition(".")[2]
-    rule = _RULES.get(name)
+    found = _whatever_the_arguments(operator)
+    if found is not None:
+        return found
+    rule = _RULES.get(name_of(operator))
     if rule is not None:
-        return rule(arguments, made)
+        return rule(arguments(), made)
+    touched = tensors_in((dict(arguments()), made))
+    return Workspace(0, sum(tensor.nbytes for tensor in touched), False)
+
+
+@functools.cache
+def name_of(operator: Any) -> str:
+    """As ``add_``, of whatever overload."""
+    return str(operator.overloadpacket).rpartition(".")[2]
+
+
+@functools.cache
+def _whatever_the_arguments(operator: Any) -> Workspace | None:
+    """None: they decide, or no rule knows the operator."""
+    name = name_of(operator)
+    if name in _RULES:
+        return None
     if name in PRODUCTS or name in _NOTHING:
         return NOTHING
     if name in _REDUCTIONS:
@@ -79,16 +99,15 @@ def workspace_of(operator: Any, arguments: Arguments, made: Any) -> Workspace:
         return NOTHING
     if name.startswith("_foreach_"):  # the results of those that are not in place are tensors, and counted as such
         return NOTHING
-    touched = tensors_in((dict(arguments), made))
-    return Workspace(0, sum(tensor.nbytes for tensor in touched), False)
+    return None
 
 
-def host_copies_of(operator: Any, arguments: Arguments, made: Any) -> Workspace:
+def host_copies_of(operator: Any, arguments: ByName, made: Any) -> Workspace:
     """Of an operator on the CPU: oneDNN lays the tensors of a convolution out anew, in blocks of channels."""
-    name = str(operator.overloadpacket).rpartition(".")[2]
-    if name not in ("convolution", "convolution_backward"):
+    if name_of(operator) not in ("convolution", "convolution_backward"):
         return NOTHING
-    own = [arguments["input"], arguments["weight"], arguments.get("grad_output"), *tensors_in(made)]
+    given = arguments()
+    own = [given["input"], given["weight"], given.get("grad_output"), *tensors_in(made)]
     size = sum(tensor.nbytes for tensor in own if tensor is not None)
     return Workspace(size, size, True)
 

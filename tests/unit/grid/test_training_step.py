@@ -11,8 +11,8 @@ from torch.nn.functional import mse_loss
 from slr_bench.grid.training_step import TrainingStep
 from slr_bench.run.context import Context
 from slr_bench.run.tracing import trace_step
-from slr_bench.trace.recorder import BEFORE
 from slr_bench.trace.rules import CpuFakeMode
+from slr_bench.trace.story import BEFORE
 
 INPUTS, OUTPUTS, SAMPLES = 64, 8, 16
 
@@ -67,7 +67,7 @@ def test_every_tensor_between_steps_has_a_name(context):
     work.step()
     traced = trace_step(work, context)
     by_category = Counter()
-    for storage in traced.recorder.storages:
+    for storage in traced.story.storages:
         if storage.born == BEFORE:
             by_category[storage.category] += storage.size_bytes
     weights = INPUTS * OUTPUTS + OUTPUTS

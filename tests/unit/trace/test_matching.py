@@ -23,7 +23,8 @@ from slr_bench.trace.allocations import (
     why_no_cuda_log,
 )
 from slr_bench.trace.matching import match_peak
-from slr_bench.trace.recorder import BEFORE, Operator, Recorder, Storage
+from slr_bench.trace.recorder import Recorder
+from slr_bench.trace.story import BEFORE, Operator, Storage
 from slr_bench.trace.tracer import PARAMETER, others_alive, with_held
 
 CPU = torch.device("cpu")

@@ -285,7 +285,7 @@ def test_an_operator_without_a_rule_is_named_with_its_bound():
             torch.linalg.qr(x)
             torch.linalg.qr(x)
             x.sum()
-    assert unmodelled(log) == [{"operator": "linalg_qr", "calls": 2, "most_bytes": 3 * 8 * 8 * 4}]
+    assert unmodelled(log.heard) == [{"operator": "linalg_qr", "calls": 2, "most_bytes": 3 * 8 * 8 * 4}]
 
 
 class Untold:
