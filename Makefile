@@ -10,7 +10,7 @@ DATA := data/synthetic
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data bench bench-gpu bench-compare bench-gate bench-records bench-trace bench-attention bench-parts bench-check bench-baseline test test-slow test-faults test-gpu check report clean browser bench-report bench-predict calibrate test-browser
+.PHONY: help setup data bench bench-gpu bench-compare bench-gate bench-records bench-trace bench-attention bench-parts bench-check bench-baseline test test-slow test-faults test-gpu check report clean browser bench-report bench-predict bench-predict-gpu calibrate test-browser
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ bench-baseline: data ## Make reports/baseline anew: after a change of bytes that
 
 bench-predict: data ## What predictions are worth without a GPU: cost, planner, the CPU's peak (about 10 minutes)
 	$(BIN)/python -m benchmarks.predict_proof $(ARGS)
+
+bench-predict-gpu: data ## What predictions are worth on this GPU: 64 settings measured, half held out (resumable)
+	$(BIN)/python -m benchmarks.predict_gpu $(ARGS)
 
 calibrate: data ## Measure this GPU for predict and plan: context, workspaces, golden traces (minutes)
 	$(BIN)/slr-bench calibrate configs/calibrate.yml --traces tests/fixtures/traces $(ARGS)
