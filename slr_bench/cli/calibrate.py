@@ -49,9 +49,18 @@ def calibrate(
         prepare(steps, "cuda")
     except UnsupportedSettingError as error:
         raise UnsupportedSettingError(NO_GPU) from error
-    console.print(f"calibrating: {len(steps)} settings, each in a process of its own; minutes")
+    shown = ""
     with console.status("importing torch") as status, GpuChildren(steps) as children:
-        found = measured(steps, children, status.update)
+
+        def told(what: str) -> None:
+            nonlocal shown
+            status.update(what)
+            stage = what.partition(":")[0]
+            if stage != shown:  # a line a stage, also where no spinner turns
+                shown = stage
+                console.print(f"measuring {what}", markup=False, highlight=False)
+
+        found = measured(steps, children, told)
     if not found.traces:
         raise NothingMeasuredError(f"no setting's steps could be recorded: {found.notes[0]}")
     try:

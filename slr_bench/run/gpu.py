@@ -133,6 +133,7 @@ class TorchGpu:
 
     def record_history(self) -> None:
         """Without stacks: what is kept of it are sizes and addresses."""
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # an allocator that does not exist yet keeps no history
         torch.cuda.memory._record_memory_history(context=None, stacks="python", max_entries=HISTORY_ENTRIES)
 
     def snapshot(self) -> Mapping[str, Any]:

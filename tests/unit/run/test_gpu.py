@@ -28,6 +28,7 @@ def card(monkeypatch):
         "synchronize": lambda device=None: told.append("synchronize"),
         "get_device_capability": lambda device: (9, 0),
         "is_available": lambda: True,
+        "init": lambda: told.append("init"),
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91300)
@@ -43,9 +44,9 @@ def test_counters_are_torchs_own_each_in_its_place(card):
 def test_the_history_has_no_stacks_and_ends_with_the_snapshot(card):
     one = TorchGpu()
     one.record_history()
-    assert card == [{"context": None, "stacks": "python", "max_entries": gpu.HISTORY_ENTRIES}]
+    assert card == ["init", {"context": None, "stacks": "python", "max_entries": gpu.HISTORY_ENTRIES}]
     assert one.snapshot() == {"of": "cuda:0"}
-    assert card[1:] == ["synchronize", {"enabled": None}]
+    assert card[2:] == ["synchronize", {"enabled": None}]
 
 
 def test_facts_name_card_and_versions_and_nobody(card):
