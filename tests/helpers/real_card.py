@@ -1,4 +1,4 @@
-"""Run as a script on a machine with a GPU: a small step's history against the simulator, and every operator measured."""
+"""A script for a machine with a GPU: a small step's history against the simulator, and every operator measured."""
 
 from __future__ import annotations
 
