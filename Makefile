@@ -10,10 +10,10 @@ DATA := data/synthetic
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data bench bench-gpu bench-compare bench-gate bench-records bench-trace bench-attention bench-parts bench-check bench-baseline test test-slow test-faults test-gpu check report clean browser bench-report bench-predict test-browser
+.PHONY: help setup data bench bench-gpu bench-compare bench-gate bench-records bench-trace bench-attention bench-parts bench-check bench-baseline test test-slow test-faults test-gpu check report clean browser bench-report bench-predict bench-predict-gpu calibrate test-browser
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make .venv with everything the project needs
 
@@ -73,6 +73,12 @@ bench-baseline: data ## Make reports/baseline anew: after a change of bytes that
 
 bench-predict: data ## What predictions are worth without a GPU: cost, planner, the CPU's peak (about 10 minutes)
 	$(BIN)/python -m benchmarks.predict_proof $(ARGS)
+
+bench-predict-gpu: data ## What predictions are worth on this GPU: 64 settings measured, half held out (resumable)
+	$(BIN)/python -m benchmarks.predict_gpu $(ARGS)
+
+calibrate: data ## Measure this GPU for predict and plan: context, workspaces, golden traces (minutes)
+	$(BIN)/slr-bench calibrate configs/calibrate.yml --traces tests/fixtures/traces $(ARGS)
 
 test: $(READY) ## Run the fast tests, two processes of one thread each (6 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(ARGS)

@@ -11,7 +11,7 @@ from slr_bench.errors import EXIT_INTERRUPTED, SlrBenchError
 
 # Each module registers its command; the order is that of --help.
 for _command in (
-    "run", "report", "compare", "gate", "profile", "predict", "plan", "replay", "watch", "doctor", "schema"
+    "run", "report", "compare", "gate", "profile", "predict", "plan", "calibrate", "replay", "watch", "doctor", "schema"
 ):  # fmt: skip
     import_module(f"slr_bench.cli.{_command}")
 

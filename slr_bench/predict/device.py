@@ -40,6 +40,33 @@ class Estimate(NamedTuple):
         return Estimate(self.value + other.value, self.low + other.low, self.high + other.high)
 
 
+class Share(NamedTuple):
+    """Part of an operator's bound that its inner memory takes: the most likely, and the ends of the interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What was measured of operators whose bound is above ``trace.workspaces``'s small buffers."""
+
+    sure: Share
+    """Of calls whose whole bound is expected: half-precision convolutions that make channels-last copies."""
+    possible: Share
+    """Of calls that may want the bound and are expected to want less."""
+
+    def bytes_of(self, expected_bytes: int, most_bytes: int, which: int) -> int:
+        """``which``: 0 the least, 1 the likely, 2 the most."""
+        if most_bytes <= SMALL_WORKSPACE_BYTES:
+            return (0, expected_bytes, most_bytes)[which]
+        share = self.sure if expected_bytes == most_bytes else self.possible
+        return round(most_bytes * (share.low, share.value, share.high)[which])
+
+
+SMALL_WORKSPACE_BYTES: Final = MIB
+"""Bounds up to here are told by rule on every card: they are no part of a peak that anybody would notice."""
 _LIKELY: Final = "rtx3060"
 """Whose rates stand for those of a card of which only the size is known."""
 _CONTEXT: Final = Estimate(450 * MIB, 250 * MIB, 650 * MIB)
@@ -61,6 +88,10 @@ class Device:
     """Context and workspace were measured on such a card; otherwise they are rules."""
     rates: Rates = field(default_factory=lambda: _rates(_entries()[_LIKELY]))
     """Of what it computes and moves."""
+    calibration: str | None = None
+    """Where it was measured: card and versions; None: it was not."""
+    shares: Shares | None = None
+    """Of operators' inner memory; None: by rule."""
 
 
 def any_device() -> Device:
@@ -129,14 +160,19 @@ def _device(name: str, entry: Mapping[str, Any]) -> Device:
 
 
 def _calibrated(name: str, entry: Mapping[str, Any]) -> Device:
-    """As ``slr_bench.predict.calibrate`` writes it."""
-    workspace, context = entry["cublas_workspace_bytes"], entry["context_bytes"]
+    """As ``slr_bench.predict.calibrate`` writes it; what could not be measured stays as it is by rule."""
+    listed = _entries().get(name, _entries()[_LIKELY])
+    capability = {"compute_capability": entry["compute_capability"]} if "compute_capability" in entry else {}
+    by_rule = _device(name, listed | capability)
+    workspace, context, shares = (entry.get(key) for key in ("cublas_workspace_bytes", "context_bytes", "shares"))
     return Device(
         name,
         entry["title"],
         entry["capacity_bytes"],
-        Estimate(workspace, workspace, workspace),
-        Estimate(context["median"], context["low"], context["high"]),
-        True,
-        _rates(_entries().get(name, _entries()[_LIKELY]) | entry),
+        by_rule.cublas if workspace is None else Estimate(workspace, workspace, workspace),
+        _CONTEXT if context is None else Estimate(context["median"], context["low"], context["high"]),
+        context is not None and workspace is not None,
+        _rates(listed | entry),
+        entry.get("measured_on"),
+        None if shares is None else Shares(Share(**shares["sure"]), Share(**shares["possible"])),
     )

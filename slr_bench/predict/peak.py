@@ -59,6 +59,7 @@ class Prediction:
             "device": self.device.name,
             "device_title": self.device.title,
             "calibrated": self.device.is_calibrated,
+            "calibration": self.device.calibration,
             "source": traced["source"],
             "cuda_rules": traced["cuda_rules"],
             "peak_tensor_bytes": traced["peak_tensor_bytes"],
@@ -88,6 +89,7 @@ def predicted(
     """
     requests = foreseen["requests"]
     settings = settings or AllocatorSettings()
+    device = _as_measured_for(foreseen, device)
     low, value, high = (replayed(requests, device, which, rules, settings) for which in (_LOW, _EXPECTED, _HIGH))
 
     def estimate(name: str) -> Estimate:
@@ -116,6 +118,7 @@ def fits_in(
     A step that reserved more before may still fit: under pressure the allocator gives back what it caches.
     """
     settings = settings or AllocatorSettings()
+    device = _as_measured_for(foreseen, device)
     for which, room, verdict in (
         (_HIGH, capacity_bytes - device.context.high, True),
         (_EXPECTED, capacity_bytes - device.context.value, None),
@@ -124,6 +127,11 @@ def fits_in(
         if replayed(foreseen["requests"], device, which, rules, limited).failure is None:
             return verdict
     return False
+
+
+def _as_measured_for(foreseen: Mapping[str, Any], device: Device) -> Device:
+    """Shares that were measured say nothing of operators that no rule knows: with such, bounds are the rules'."""
+    return replace(device, shares=None) if device.shares and foreseen["unmodelled"] else device
 
 
 def replayed(
@@ -137,6 +145,7 @@ def replayed(
     allocator = make_allocator(rules, settings)
     held: dict[int, Block] = {}
     threads: set[int] = set()
+    shares = device.shares
     library = (device.cublas.low, device.cublas.value, device.cublas.high)[which]
     try:
         for kind, first, second in requests:
@@ -145,7 +154,7 @@ def replayed(
             elif kind == FREE:
                 allocator.free(held.pop(first))
             elif kind == TRANSIENT:
-                size = (0, first, second)[which]
+                size = (0, first, second)[which] if shares is None else shares.bytes_of(first, second, which)
                 if size:
                     allocator.free(allocator.allocate(size))
             elif kind == STEADY:

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from slr_bench.errors import DataError
-from slr_bench.predict.allocator_rules import INTERVALS, UNLIMITED, AllocatorSettings, rules_of, settings_of
+from slr_bench.predict.allocator_rules import (
+    INTERVALS,
+    UNLIMITED,
+    AllocatorRules,
+    AllocatorSettings,
+    rules_of,
+    settings_of,
+)
 from slr_bench.predict.expandable import make_allocator
 from slr_bench.predict.replay import Replayed, recorded_addresses, replay
 from slr_bench.predict.snapshot import Recording, read_snapshot, recording_of
@@ -63,17 +70,30 @@ def what_if(
     recording = recording_of(read_snapshot(path), device)
     rules = rules_of(torch_version)
     capacity = UNLIMITED if capacity_bytes is None else capacity_bytes
-    chosen = _own(recording, capacity) if settings is None else settings_of(settings, capacity)
-    allocator = make_allocator(rules, chosen)
+    chosen = recorded_settings(recording, capacity) if settings is None else settings_of(settings, capacity)
     as_recorded = settings is None and capacity_bytes is None
-    if as_recorded and not chosen.expandable_segments:
-        addresses = recorded_addresses(recording.segment_addresses)
-        allocator = make_allocator(rules, chosen, lambda size: next(addresses))
-    simulated = replay(recording.events, allocator)
-    return WhatIf(recording, simulated, as_recorded, _difference(recording, simulated) if as_recorded else None)
+    simulated = (
+        replay_as_recorded(recording, rules, chosen)
+        if as_recorded
+        else replay(recording.events, make_allocator(rules, chosen))
+    )
+    return WhatIf(recording, simulated, as_recorded, first_difference(recording, simulated) if as_recorded else None)
 
 
-def _own(recording: Recording, capacity_bytes: int) -> AllocatorSettings:
+def replay_as_recorded(recording: Recording, rules: AllocatorRules, settings: AllocatorSettings) -> Replayed:
+    """With the segments at the addresses where they were: those decide between free blocks of equal size."""
+    if settings.expandable_segments:
+        return replay(recording.events, make_allocator(rules, settings))
+    addresses = recorded_addresses(recording.segment_addresses)
+    return replay(recording.events, make_allocator(rules, settings, lambda size: next(addresses)))
+
+
+def recorded_settings(recording: Recording, capacity_bytes: int = UNLIMITED) -> AllocatorSettings:
+    """The settings under which it was recorded.
+
+    Raises:
+        DataError: the file does not have them whole.
+    """
     own = recording.settings
     split = own.get("max_split_size", -1)
     divisions = tuple(own.get("roundup_power2_divisions", {}).values()) or (0,) * INTERVALS
@@ -90,7 +110,8 @@ def _own(recording: Recording, capacity_bytes: int) -> AllocatorSettings:
     )
 
 
-def _difference(recording: Recording, simulated: Replayed) -> int | None:
+def first_difference(recording: Recording, simulated: Replayed) -> int | None:
+    """Number of the first event after which reserved bytes or segments differ, from 0; None: none does."""
     for number in range(len(recording.events)):
         if number >= len(simulated.reserved_bytes):
             return number

@@ -89,6 +89,8 @@ def _remarks(found: Prediction | HostPrediction) -> list[str]:
         )
         more = len(unmodelled) - OPERATORS_SHOWN
         lines.append(f"Not modelled, so in the interval only: {named}" + (f" and {more} more." if more > 0 else "."))
+    if found.device.calibration is not None:
+        lines.append(f"Calibrated on {found.device.calibration}.")
     if not found.device.is_calibrated:
         lines.append(
             "Context and workspaces of this card are rules, not measured; `make calibrate` on one measures them."

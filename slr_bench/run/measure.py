@@ -22,6 +22,7 @@ from slr_bench.probes.sampler import Sampler
 from slr_bench.probes.visible import open_device
 from slr_bench.record import Metric
 from slr_bench.run.context import Context, open_job
+from slr_bench.run.gpu import limit_allocator
 from slr_bench.run.result import metrics_json, phases_json, samples_json
 from slr_bench.run.tracing import no_collection, trace_metrics, trace_step
 from slr_bench.run.validity import GpuWatch
@@ -40,6 +41,8 @@ def measure(job: dict[str, Any], send: Send) -> dict[str, Any]:
         UnsupportedSettingError: CUDA asked for where there is none.
     """
     spec, settings, context = open_job(job)
+    if job.get("gpu_limit_bytes") is not None:
+        limit_allocator(job["gpu_limit_bytes"])
     send({"phase": "build"})
     start_s = time.perf_counter()
     if job["fake"]:

@@ -69,6 +69,8 @@ def _measure_or_classify(job: dict[str, Any], send: Send) -> tuple[Outcome, str 
     try:
         if job["op"] == "profile":
             from slr_bench.run.profile_cell import profile_cell as work
+        elif job["op"] == "calibrate":
+            from slr_bench.run.calibration_cell import calibration_cell as work
         elif job["op"] == "foresee":
             from slr_bench.run.foreseen_cell import foreseen_cells as work
         else:

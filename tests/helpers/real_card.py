@@ -1,0 +1,32 @@
+"""A script for a machine with a GPU: a small step's history against the simulator, and every operator measured."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import torch
+
+from slr_bench.predict.golden import differences, golden_trace
+from slr_bench.run.calibration_cell import measured_operators, recorded_steps
+from slr_bench.run.gpu import TorchGpu
+from slr_bench.run.operator_cases import CASES
+
+
+class Step:
+    """A convolution under AdamW."""
+
+    def load(self):
+        self.layers = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3), torch.nn.ReLU()).cuda()
+        self.optimizer = torch.optim.AdamW(self.layers.parameters())
+
+    def step(self):
+        self.layers(torch.ones(8, 3, 112, 112, device="cuda")).sum().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+if __name__ == "__main__":
+    trace = golden_trace({}, recorded_steps(TorchGpu(), Step, warmup_steps=2))
+    operators = measured_operators(TorchGpu(), CASES)["operators"]
+    json.dump({"differences": differences(trace), "operators": operators}, sys.stdout)

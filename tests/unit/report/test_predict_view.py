@@ -1,0 +1,45 @@
+"""What a prediction says of the card that it is for."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from slr_bench.predict.device import find_device
+from slr_bench.predict.peak import ALLOCATE, predicted
+from slr_bench.report.predict_view import print_prediction
+from slr_bench.units import MIB
+
+STEP = {
+    "requests": [[ALLOCATE, 0, MIB]],
+    "unmodelled": [],
+    "peak_tensor_bytes": MIB,
+    "by_category": {"parameter": MIB},
+}
+BY_RULE = "Context and workspaces of this card are rules, not measured"
+
+
+def told(**changes):
+    card = replace(find_device("h200"), **changes)
+    out = io.StringIO()
+    cell = SimpleNamespace(spec=SimpleNamespace(name="train_step"), arm="a")
+    print_prediction(cell, predicted(STEP, card), Console(file=out, width=200))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("changes", "calibrated", "by_rule"),
+    [
+        ({}, False, True),
+        ({"calibration": "NVIDIA H200, torch 2.14.1", "is_calibrated": True}, True, False),
+        ({"calibration": "NVIDIA H200, torch 2.14.1"}, True, True),  # some of it could not be measured
+    ],
+)
+def test_it_says_whether_the_card_was_measured_and_where(changes, calibrated, by_rule):
+    text = told(**changes)
+    assert ("Calibrated on NVIDIA H200, torch 2.14.1." in text) is calibrated
+    assert (BY_RULE in text) is by_rule
