@@ -17,9 +17,9 @@ _GRID = 32
 """Cells to a side in which motion is looked for: 7 pixels of 224, a quarter of a hand."""
 _STILL = 0.03
 """Change of a cell from frame to frame that is noise or compression, of 1."""
-_SPREADS = 2.0
-"""Half the box in standard deviations of what counts: of evenly spread motion, 1.73 would just hold all."""
-_MARGIN = 0.1
+_SPREADS = 1.75
+"""Half the box in standard deviations of what counts: 1.73 just holds all of evenly spread motion."""
+_MARGIN = 0.05
 """Added to each side of the box, of the frame."""
 _HEADROOM = 0.05
 """The box lies this much higher than what counts, of the frame: the face is above the hands and moves least."""
