@@ -64,6 +64,8 @@ def plan(
         total = card.capacity_bytes if gpu_memory is None else parse_bytes(gpu_memory)
     except ValueError as error:
         raise ConfigError(f"--gpu-memory: {error}") from error
+    if total == 0:
+        raise ConfigError("--gpu-memory: a card of 0 bytes holds nothing; give a size like 6GiB")
     if total is None and slower is None:
         raise ConfigError("a plan needs a budget: --gpu-memory 6GiB, --device rtx4060, or --slower 10 for the least")
     for path in (out, picture):

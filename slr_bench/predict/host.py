@@ -31,6 +31,7 @@ class HostPrediction:
         return {
             "device": CPU,
             "source": traced["source"],
+            "told_from_micro_batches": traced.get("told_from_samples"),
             "peak_tensor_bytes": exact,
             "floor_bytes": traced["floor_bytes"],
             "requested_bytes": Estimate(exact, exact, exact).as_json(),

@@ -62,6 +62,7 @@ class Prediction:
             "calibration": self.device.calibration,
             "source": traced["source"],
             "cuda_rules": traced["cuda_rules"],
+            "told_from_micro_batches": traced.get("told_from_samples"),
             "peak_tensor_bytes": traced["peak_tensor_bytes"],
             "floor_bytes": traced["floor_bytes"],
             "requested_bytes": self.requested.as_json(),

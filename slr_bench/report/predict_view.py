@@ -130,6 +130,10 @@ def print_cells(
         Column(""),
     )
     print_table(Table("Predicted peak of a steady step", columns, tuple(rows)), console)
+    told = sum(not isinstance(one, str) and "told_from_samples" in one.foreseen for one in found)
+    if told:
+        text = f"{told} of {len(found)} were told from the traces of a smaller and a larger micro-batch."
+        console.print(Text(text, style="dim"))
 
 
 def _figures(one: Prediction | HostPrediction | str) -> tuple[Cell, ...]:

@@ -72,6 +72,22 @@ def test_a_grid_that_fits_nowhere_ends_with_6_and_a_verdict_a_cell(slr_bench, wr
     assert "Traceback" not in done.stderr
 
 
+def test_a_grid_shares_traces_and_says_what_a_single_setting_says(slr_bench, write_grid):
+    tiny = TINY | {"model.temporal_shift": "plain", "model.max_pool": "plain"}
+    grid = write_grid({"workload": "train_step", "set": tiny, "axes": {"training.batch_size": [2, 4, 6]}})
+    done = slr_bench("predict", grid, "--grid", "--device", "24GiB", "--json")
+    assert done.returncode == 0, done.stderr
+    cells = json.loads(done.stdout)["cells"]
+    assert [cell["told_from_micro_batches"] for cell in cells] == [None, [2, 6], None]
+    alone = slr_bench("predict", grid, "--device", "24GiB", "--set", "training.batch_size=4", "--json")
+    traced = json.loads(alone.stdout)
+    assert traced["told_from_micro_batches"] is None
+    differing = {"cell_id", "arm", "workload", "coordinates", "setting", "told_from_micro_batches"}
+    assert {k: v for k, v in cells[1].items() if k not in differing} == {
+        k: v for k, v in traced.items() if k not in differing
+    }
+
+
 def test_what_cannot_be_traced_is_told_with_operator_line_and_cure(slr_bench, write_grid):
     done = slr_bench("predict", write_grid({"workload": "faulty", "set": {"fault.mode": "nonzero"}}))
     assert done.returncode == 5

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from slr_bench.predict.device import find_device
 from slr_bench.predict.peak import ALLOCATE, predicted
-from slr_bench.report.predict_view import print_prediction
+from slr_bench.report.predict_view import print_cells, print_prediction
 from slr_bench.units import MIB
 
 STEP = {
@@ -43,3 +43,12 @@ def test_it_says_whether_the_card_was_measured_and_where(changes, calibrated, by
     text = told(**changes)
     assert ("Calibrated on NVIDIA H200, torch 2.14.1." in text) is calibrated
     assert (BY_RULE in text) is by_rule
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, False), (1, True)])
+def test_a_grid_says_how_many_of_its_cells_were_not_traced(count, said):
+    steps = [STEP, STEP | {"told_from_samples": [2, 8]} if count else STEP, STEP]
+    cells = [SimpleNamespace(spec=SimpleNamespace(name="train_step"), arm="a", coordinates={"b": n}) for n in (2, 4, 8)]
+    out = io.StringIO()
+    print_cells(cells, [predicted(step, find_device("h200")) for step in steps], Console(file=out, width=200))
+    assert (f"{count} of 3 were told from the traces" in out.getvalue()) is said
