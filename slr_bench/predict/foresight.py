@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Event
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -21,6 +22,7 @@ _TRACED_MICRO_BATCHES: Final = 2
 _TRACES_A_PROCESS: Final = 4
 """Fewer are not worth another process, which imports torch for itself."""
 _STEP_TIMEOUT_S: Final = 120.0
+_TICK_S: Final = 0.2
 _WHOLE: Final = "workload {} is a whole training; what can be predicted is a step: name one of steps with --workload"
 
 Foreseen = Mapping[str, Any]
@@ -76,18 +78,22 @@ class Foresight:
         families = _families(steps)
         count = max(1, min(os.cpu_count() or 1, -(-sum(map(_traces, families)) // _TRACES_A_PROCESS)))
         done: SimpleQueue[tuple[str, Foreseen | str] | None] = SimpleQueue()
+        stop = Event()
         with ThreadPoolExecutor(max_workers=count) as pool:
             missing = [_server(self._preload) for _ in range(count - len(self._servers))]
             self._servers += pool.map(self._open.enter_context, missing)  # each imports torch: at the same time
             for server, share in zip(self._servers, _shares(families, count), strict=False):
-                pool.submit(_trace, server, share, self._cuda_rules, done.put)
+                pool.submit(_trace, server, share, self._cuda_rules, done.put, stop)
             waiting = count
-            while waiting:
-                message = done.get()
-                if message is None:
-                    waiting -= 1
-                else:
-                    yield message
+            try:
+                while waiting:
+                    message = done.get()
+                    if message is None:
+                        waiting -= 1
+                    else:
+                        yield message
+            finally:  # Ctrl-C: the pool waits for its threads
+                stop.set()
 
 
 def foresee(cells: Sequence[Cell], cuda_rules: bool, seen: Seen = lambda cell, found: None) -> list[Foreseen | str]:
@@ -150,10 +156,19 @@ def _trace(
     share: Mapping[str, Cell],
     cuda_rules: bool,
     told: Callable[[tuple[str, Foreseen | str] | None], None],
+    stop: Event,
 ) -> None:
-    """Tell each step of the share, then None. A child that dies loses the step it was at, no other."""
+    """Tell each step of the share, then None. A child that dies loses the step it was at, no other.
+
+    When ``stop`` is set nobody waits for the one that runs.
+    """
     executor, log = server
     left = dict(share)
+
+    def tick(pid: int) -> None:
+        if stop.is_set():
+            raise InterruptedError
+
     try:
         while left:
             names = list(left)
@@ -175,7 +190,7 @@ def _trace(
                 "steps": [_step(cell) for cell in left.values()],
             }
             timeout_s = _STEP_TIMEOUT_S * len(left)
-            ending = executor.run(job, timeout_s, heard, lambda _: None, timeout_s)
+            ending = executor.run(job, timeout_s, heard, tick, _TICK_S)
             if left:
                 name = next(iter(left))
                 del left[name]

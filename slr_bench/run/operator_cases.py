@@ -60,7 +60,7 @@ def prepared(case: OperatorCase, device: torch.device) -> Prepared:
 def rule_of(case: OperatorCase) -> Workspace:
     """What ``trace.workspaces`` says of the case."""
     operator, arguments = prepared(case, torch.device("meta"))
-    return workspace_of(operator, arguments, operator(**arguments))
+    return workspace_of(operator, lambda: arguments, operator(**arguments))
 
 
 def made_bytes(made: Any) -> int:

@@ -158,3 +158,24 @@ def test_in_real_processes_no_failing_trace_costs_another(plugins):
     assert unsupported == "this machine cannot do it"
     assert "by signal 9" in killed
     assert "with status 3" in left
+
+
+class Endless:
+    """A server whose step never ends by itself."""
+
+    def run(self, job, timeout_s, on_message, on_tick, tick_s):
+        on_message({"number": 0, "foreseen": {}})
+        for _ in range(10_000_000):
+            on_tick(1)
+        raise AssertionError("nobody stopped it")
+
+
+def test_an_interruption_waits_for_no_trace(monkeypatch):
+    monkeypatch.setattr(foresight, "_server", lambda cells: contextlib.nullcontext((Endless(), Path("trace.log"))))
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        foresee([cell(**{N: 1}), cell(**{N: 2})], True, interrupted)
