@@ -114,13 +114,15 @@ def test_any_cell_is_shown_beside_any_other(show):
     page = show("usual")
     first, second = page.locator(".picked select").all()
     assert page.locator(".picked .inside:visible").count() == 2
-    second.select_option(label="baseline · batch_size 64: out of RAM")
+    second.select_option(label="train_step baseline · batch_size 64: out of RAM")
     shown = page.locator(".picked .inside:visible").nth(1)
     assert "the kernel killed it" in shown.inner_text()
     # The same cell twice makes no sense: the two change places.
-    first.select_option(label="baseline · batch_size 64: out of RAM")
+    first.select_option(label="train_step baseline · batch_size 64: out of RAM")
     assert "the kernel killed it" in page.locator(".picked .inside:visible").first.inner_text()
-    assert second.evaluate("one => one.selectedOptions[0].textContent") == "baseline · own setting: 800.0 MiB"
+    assert (
+        second.evaluate("one => one.selectedOptions[0].textContent") == "train_step baseline · own setting: 800.0 MiB"
+    )
     assert page.locator(".picked .inside:visible").count() == 2
 
 
