@@ -89,8 +89,8 @@ def waterfall_section(
     beside = _beside(cells, ladder, workload, accuracy)
     tables = (_added(found, trained), _left_out(found, trained), *([beside] if beside.rows else []))
     judged = (
-        f"Each {SAME_WORDS['function']} (equal outputs and gradients) or {SAME_WORDS['accuracy']}. The bars of the page "
-        "and of the picture are logarithmic: equal lengths are equal factors."
+        f"Each {SAME_WORDS['function']} (equal outputs and gradients) or {SAME_WORDS['accuracy']}. The bars of page "
+        "and picture are logarithmic: equal lengths are equal factors."
     )
     paragraphs = (text, judged)
     return Section("waterfall", "What each technique buys", paragraphs, tuple(map(without_empty_columns, tables)))
