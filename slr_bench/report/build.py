@@ -47,7 +47,7 @@ def write_content(content: RunContent, run_dir: Path) -> ReportPaths:
         paths.html.write_text(html.render(content.report), encoding="utf-8")
     except OSError as error:
         raise ConfigError(
-            f"cannot write the report: {error.filename}: {error.strerror}; make {run_dir} writable or copy it"
+            f"cannot write the report: {error.filename}: {error.strerror}; make the run directory writable, or copy it"
         ) from error
     if content.directory.fault:
         raise ConfigError(content.directory.fault)

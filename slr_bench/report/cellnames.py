@@ -42,7 +42,7 @@ def telling_names(cells: Sequence[CellSummary]) -> dict[str, str]:
     """Anchor -> name with nothing in it that all cells share: the workload where there are several, the arms of this
     setting, of the axes as many as tell one cell from another."""
     several = len({cell.entry.workload for cell in cells}) > 1
-    kept = {workload: _telling(group) for workload, group in _by_workload(cells).items()}
+    kept = {workload: telling_axes(group) for workload, group in _by_workload(cells).items()}
     arms: dict[str, dict[str, None]] = {}
     for cell in cells:
         arms.setdefault(anchor(cell), {})[plain(cell.entry.arm, 40)] = None
@@ -62,8 +62,9 @@ def _by_workload(cells: Sequence[CellSummary]) -> dict[str, list[CellSummary]]:
     return groups
 
 
-def _telling(cells: Sequence[CellSummary]) -> list[str]:
-    """Axes without which two cells of an arm would be called the same; of axes that change together the first."""
+def telling_axes(cells: Sequence[CellSummary]) -> list[str]:
+    """Dotted keys of the axes without which two cells of an arm would be called the same; of axes that change together
+    the first."""
     keys = list(dict.fromkeys(key for cell in cells for key in cell.entry.coordinates))
     for key in reversed(keys):
         rest = [other for other in keys if other != key]
