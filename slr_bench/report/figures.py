@@ -75,7 +75,8 @@ def memory_by_cell(content: RunContent) -> Picture | None:
         axes.set_xlabel("peak tensor memory of one steady step")
 
     parts = [f"{plain(cell.entry.arm, 40)} {format_bytes(values[id(cell)])}" for cell in cells if cell.entry.is_own]
-    alt = plain(f"Bar chart of peak tensor memory by cell. Own settings: {'; '.join(parts)}.", 600)
+    own = f" Own settings: {'; '.join(parts)}." if parts else ""
+    alt = plain(f"Bar chart of peak tensor memory by cell.{own}", 600)
     return draw("memory", "Memory by cell", alt, (WIDTH_INCH, 1.15 + 0.29 * len(cells)), paint)
 
 
