@@ -119,13 +119,24 @@ def warnings(comparison: Comparison, told: Collection[Unmatched] = ()) -> list[N
     disturbed = sum(ends.disturbed for ends in comparison.ends)
     lone: dict[tuple[SideName, str], list[str]] = {}
     for cell in comparison.unmatched:
-        if cell not in told:
+        if cell not in told and not _is_told_by_its_twin(cell, comparison.unmatched):
             lone.setdefault((cell.side, cell.reason or ""), []).append(f"{cell_name(cell)} ({cell.cell_id})")
     found = [_lone(side, reason, names) for (side, reason), names in lone.items()]
     if disturbed:
         text = f"{disturbed} runs were disturbed from outside: their times are suspect, traced bytes are not"
         found.append(Notice(text))
     return [*found, *(Notice(plain(text)) for text in comparison.problems)]
+
+
+def _is_told_by_its_twin(cell: Unmatched, others: Sequence[Unmatched]) -> bool:
+    """Whether the base's cell of the same setting or name says where the head's is."""
+    return cell.side == "head" and any(
+        one.side == "base"
+        and one.reason is not None
+        and one.workload == cell.workload
+        and (one.cell_id == cell.cell_id or (one.arm, one.coordinates) == (cell.arm, cell.coordinates))
+        for one in others
+    )
 
 
 def _lone(side: SideName, reason: str, names: Sequence[str]) -> Notice:

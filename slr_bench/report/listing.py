@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 from rich.console import Console
-from rich.padding import Padding
 from rich.text import Text
 
 _INDENT = 2
@@ -26,7 +26,8 @@ def by_note(caption: str, items: Iterable[tuple[str, str | None]]) -> Listing:
     groups: dict[str, list[str]] = {}
     for line, note in items:
         groups.setdefault(note or "", []).append(line)
-    return Listing(caption, tuple((note, tuple(dict.fromkeys(lines))) for note, lines in groups.items()))
+    ordered = sorted(groups.items(), key=lambda group: bool(group[0]))  # what has no note is not below one
+    return Listing(caption, tuple((note, tuple(dict.fromkeys(lines))) for note, lines in ordered))
 
 
 def print_listings(listings: Sequence[Listing], console: Console) -> None:
@@ -35,8 +36,14 @@ def print_listings(listings: Sequence[Listing], console: Console) -> None:
         console.print(Text(listing.caption, style="bold"))
         for note, lines in listing.groups:
             if note:
-                console.print(Padding(Text(f"{note}:", style="dim"), (0, 0, 0, _INDENT), expand=False))
+                _print_hanging(f"{note}:", console, indent=_INDENT, style="dim")
             for line in lines:
-                bullet = Text(f"- {line}")
-                console.print(Padding(bullet, (0, 0, 0, 2 * _INDENT if note else _INDENT), expand=False))
+                _print_hanging(f"- {line}", console, indent=2 * _INDENT if note else _INDENT, hanging=2)
         console.print()
+
+
+def _print_hanging(text: str, console: Console, *, indent: int, hanging: int = 0, style: str = "") -> None:
+    first, later = " " * indent, " " * (indent + hanging)
+    width = max(console.width, 2 * len(later))
+    for line in wrap(text, width, initial_indent=first, subsequent_indent=later, break_on_hyphens=False):
+        console.print(Text(line, style=style))

@@ -97,6 +97,13 @@ def test_a_note_of_many_cells_is_said_once_with_the_cells_below_it(tmp_path):
     assert " ".join(text.split()).count("traced figures need the same torch") == 1
 
 
+def test_a_renamed_arm_is_one_note(tmp_path):
+    runs = [filled(filled(side_run(tmp_path / name), times=[1.0]), arm=name, times=[1.0]) for name in ("old", "new")]
+    text = " ".join(shown(compare_runs(*(run.write() for run in runs)), 200).split())
+    assert "only the base has train_step old (c001): renamed: the head has this setting as arm new" in text
+    assert "only the head has" not in text
+
+
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_hostile_names_stay_text_in_the_terminal(tmp_path, width):
     runs = [filled(side_run(tmp_path / name), size, arm=HOSTILE) for name, size in (("b", 1000), ("h", 1005))]
