@@ -91,6 +91,9 @@ class Metric(BaseModel):
 _GPU_FIELDS: Final = frozenset({"peak_allocated_bytes", "peak_requested_bytes", "peak_reserved_bytes"})
 
 
+_Bytes = Annotated[int, Field(ge=0)]
+
+
 class Phase(BaseModel):
     """Time in one named part of a run, summed over its occurrences."""
 
@@ -98,12 +101,12 @@ class Phase(BaseModel):
 
     duration_s: float
     count: int
-    peak_tensor_bytes: int | None = None
+    peak_tensor_bytes: _Bytes | None = None
     """Traced live bytes at most while in it; null where no step was traced."""
-    peak_allocated_bytes: int | None = None
+    peak_allocated_bytes: _Bytes | None = None
     """Torch's CUDA allocator at most while in it; like the two below null on the CPU and where no such step ran."""
-    peak_requested_bytes: int | None = None
-    peak_reserved_bytes: int | None = None
+    peak_requested_bytes: _Bytes | None = None
+    peak_reserved_bytes: _Bytes | None = None
 
     @model_serializer(mode="wrap")
     def _as_before_without_gpu(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -52,7 +52,8 @@ def read_list(data_dir: Path) -> frozenset[str]:
     except FileNotFoundError:
         return frozenset()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}; check the file, or delete it") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise DataError(f"cannot read {path}: {reason}; check the file, or delete it") from error
     return frozenset(line.split("\t")[0].strip() for line in lines if line.strip())
 
 

@@ -45,7 +45,8 @@ def compare(
 ) -> None:
     """Compare two run directories, both sides of one, or two revisions measured in turn; metric by metric.
 
-    Exit code 0 whatever it finds, 7 if a cell of the head crashed."""
+    Exit codes: 0 compared, whatever it finds, 2 usage, 3 no baseline, 4 not comparable, 5 nothing measured, 7 a cell of
+    the head crashed."""
     from rich.console import Console
 
     from slr_bench.report.comparison_view import comparison_markdown, print_comparison

@@ -118,7 +118,8 @@ def _write(result: GateResult, files: Outputs) -> None:
 
 def _write_no_verdict(error: SlrBenchError, files: Outputs) -> None:
     """Whoever reads the files alone must see that the gate ended without an answer; figures it has none."""
-    from slr_bench.report.gate_view import no_verdict, no_verdict_markdown
+    from slr_bench.report.gate_view import no_verdict_markdown
+    from slr_bench.report.gate_words import no_verdict
     from slr_bench.report.junit import no_verdict_junit
 
     text = no_verdict(str(error), error.exit_code)

@@ -107,7 +107,8 @@ def parse_limit(text: str, where: str) -> Limit:
     except ValueError:
         raise ConfigError(
             f"{where}: limit {plain(text, 60)!r} is no amount with a unit; "
-            "give percent (0%, 2.5%), bytes (100MiB), a time (50ms), points of a ratio (2pp), or a plain count"
+            "give percent (0%, 2.5%), bytes (100MiB), a time (50ms), points of a ratio (2pp), or a plain count, all "
+            "from 0 up"
         ) from None
 
 
@@ -136,7 +137,10 @@ def gather_rules(texts: Sequence[str], files: Iterable[Path], allow_missing: Seq
         ConfigError: none at all, or one that is none.
     """
     sets = [read_rules(path) for path in files]
-    rules = (*(rule for one in sets for rule in one.rules), *map(parse_rule, texts))
+    given = (*(rule for one in sets for rule in one.rules), *map(parse_rule, texts))
+    rules = tuple(
+        {(rule.metric, rule.limit, rule.optional): rule for rule in given}.values()
+    )  # each once, however often it is said
     if not rules:
         raise ConfigError(f"no rule: say what may not get worse, like --rule {EXAMPLE}")
     return RuleSet(rules, (*(pattern for one in sets for pattern in one.allow_missing), *allow_missing))

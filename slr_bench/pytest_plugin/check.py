@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
@@ -18,12 +18,16 @@ from slr_bench.record import Metric, Outcome, Record
 from slr_bench.run.store import CellEntry
 from slr_bench.units import format_bytes, plain
 
-Kind = Literal["equal", "less", "within", "more", "missing", "not comparable"]
-_BROKEN: Final = frozenset({"more", "missing", "not comparable"})
+Kind = Literal["equal", "less", "within", "more", "missing", "gone", "not comparable"]
+_BROKEN: Final = frozenset({"more", "missing", "gone", "not comparable"})
 _CURES: Final[dict[Kind, str]] = {
     "missing": "save a new baseline with --benchmark-save, or allow it with --benchmark-compare-allow-missing=PATTERN",
+    "gone": "bring it back, save a new baseline without it (--benchmark-save), or allow it with "
+    "--benchmark-compare-allow-missing=PATTERN",
     "not comparable": "measure the code to compare with in this environment: --benchmark-save",
 }
+_NAMED: Final = 20
+"""Benchmarks named of which each has to be looked for."""
 _MACHINE: Final = ("node", "system", "machine", "python_version", "cpu.brand_raw", "cpu.count")
 """Of pytest-benchmark's machine_info; the rest (clock frequency, flags) changes by the minute or says nothing."""
 
@@ -55,7 +59,7 @@ def check(
         may_lack = is_allowed(test, allowed)
         if test not in baseline:
             if not may_lack:
-                yield Finding("missing", test, f"not in the baseline{_moved(test, baseline)}")
+                yield Finding("missing", test, f"not in the baseline{_moved(test, baseline, 'it')}")
             continue
         base = measurement_of(baseline[test])
         for limit in limits:
@@ -68,6 +72,18 @@ def check(
                 yield Finding("missing", test, f"the baseline has no {limit.metric} of it")
 
 
+def check_gone(
+    gone: Iterable[str], no_longer: Iterable[str], tests: Collection[str], allowed: Sequence[str]
+) -> Iterator[Finding]:
+    """Benchmarks of a saved run that no longer exist, and tests that passed and are none any more."""
+    for test in gone:
+        if not is_allowed(test, allowed):
+            yield Finding("gone", test, f"in the baseline, and there is no such test now{_moved(test, tests, 'there')}")
+    for test in no_longer:
+        if not is_allowed(test, allowed):
+            yield Finding("gone", test, "in the baseline, and the test measures nothing now")
+
+
 def told(findings: Sequence[Finding]) -> Iterator[tuple[str, bool]]:
     """Lines, and whether each is bad news. Equal figures are counted; what is said of many benchmarks is one line."""
     others: dict[tuple[Kind, str], list[str]] = {}
@@ -75,9 +91,10 @@ def told(findings: Sequence[Finding]) -> Iterator[tuple[str, bool]]:
         if finding.kind != "equal":
             others.setdefault((finding.kind, finding.text), []).append(finding.test)
     for (kind, text), tests in others.items():
-        more = f" and {len(tests) - 1} more" if len(tests) > 1 else ""
+        named = tests[: _NAMED if kind in ("missing", "gone") else 1]
+        more = f" and {len(tests) - len(named)} more" if len(tests) > len(named) else ""
         is_broken = kind in _BROKEN
-        yield f"{'FAILED' if is_broken else kind} {plain(tests[0])}{more}: {plain(text)}", is_broken
+        yield f"{'FAILED' if is_broken else kind} {', '.join(map(plain, named))}{more}: {plain(text)}", is_broken
     equal = sum(finding.kind == "equal" for finding in findings)
     yield f"{equal} equal, {len(findings) - equal} not", False
     kinds = {finding.kind for finding in findings}
@@ -106,10 +123,10 @@ def _fact(info: Any, dotted: str) -> Any:
     return info
 
 
-def _moved(test: str, baseline: Mapping[str, Any]) -> str:
+def _moved(test: str, others: Collection[str], who: Literal["it", "there"]) -> str:
     name = test.rpartition("::")[2]
-    same = [other for other in baseline if other.rpartition("::")[2] == name]
-    return f"; it has {same[0]}" if len(same) == 1 else ""
+    same = [other for other in others if other.rpartition("::")[2] == name]
+    return f"; {'it has' if who == 'it' else 'there is'} {same[0]}" if len(same) == 1 else ""
 
 
 def _check(base: Measurement, head: Measurement, limit: ByteLimit) -> Finding:

@@ -30,15 +30,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--benchmark-compare-strict",
         action="store_true",
-        help="With --benchmark-compare, fail also if there is no saved run, if it lacks a benchmark, and if times with "
-        "a limit (--benchmark-compare-fail) are of another machine.",
+        help="With --benchmark-compare, fail also if there is no saved run, if it lacks a benchmark or has one that is "
+        "gone, and if times with a limit (--benchmark-compare-fail) are of another machine.",
     )
     group.addoption(
         "--benchmark-compare-allow-missing",
         action="append",
         default=[],
         metavar="PATTERN",
-        help="Benchmarks (of pytest's name, with * and ?) that the saved run may lack. Repeatable.",
+        help="Benchmarks (of pytest's name, with * and ?) that may be missing: in the saved run, or since. Repeatable.",
     )
     group.addoption(
         "--benchmark-rss",
@@ -63,10 +63,14 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "memory_benchmark(rss=False, device='cpu'): what memory_benchmark measures beside the traced bytes, and where",
     )
-    if not hasattr(config, "workerinput"):  # xdist's processes measure, the one above them compares
+    from slr_bench.pytest_plugin.collected import Collected
+
+    collected = Collected(config)
+    config.pluginmanager.register(collected, "slr_bench.collected")
+    if not hasattr(config, "workerinput"):  # xdist's processes collect and measure, the one above them compares
         from slr_bench.pytest_plugin.session import MemorySession
 
-        config.pluginmanager.register(MemorySession(config), "slr_bench.memory_session")
+        config.pluginmanager.register(MemorySession(config, collected), "slr_bench.memory_session")
 
 
 @pytest.fixture

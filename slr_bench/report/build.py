@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from slr_bench.errors import ConfigError, NothingMeasuredError
 from slr_bench.report import html, markdown
 from slr_bench.report.content import RunContent, read_content
-from slr_bench.report.drawing import Picture
+from slr_bench.report.drawing import Picture, kept_picture
 from slr_bench.report.figures import draw_pictures
+from slr_bench.report.timeline_figure import TIMELINES
 from slr_bench.report.words import plain
 
 
@@ -37,6 +39,8 @@ def write_content(content: RunContent, run_dir: Path) -> ReportPaths:
         NothingMeasuredError: no run ended ok or out of memory; the files are written all the same.
     """
     pictures = draw_pictures(content)
+    kept = _kept(run_dir / "figures", {picture.name for picture in pictures})
+    pictures += kept
     paths = ReportPaths(run_dir / "report.html", run_dir / "report.md", _figure_paths(run_dir / "figures", pictures))
     try:
         (run_dir / "figures").mkdir(exist_ok=True)
@@ -44,16 +48,27 @@ def write_content(content: RunContent, run_dir: Path) -> ReportPaths:
             svg.write_text(picture.svg, encoding="utf-8")
             png.write_bytes(picture.png)
         paths.markdown.write_text(markdown.render(content.report, pictures), encoding="utf-8")
-        paths.html.write_text(html.render(content.report), encoding="utf-8")
+        paths.html.write_text(html.render(content.report, kept), encoding="utf-8")
     except OSError as error:
         raise ConfigError(
-            f"cannot write the report: {error.filename}: {error.strerror}; make {run_dir} writable or copy it"
+            f"cannot write the report: {error.filename}: {error.strerror}; make the run directory writable, or copy it"
         ) from error
     if content.directory.fault:
         raise ConfigError(content.directory.fault)
     if not content.measured:
         raise NothingMeasuredError(f"nothing was measured: {_why_nothing(content)}; {paths.markdown} lists all")
     return paths
+
+
+def _kept(figures: Path, drawn: Collection[str]) -> list[Picture]:
+    """Pictures over time from when the series (``samples/``) were there: without them they cannot be drawn again."""
+    found = []
+    for name, title, what in TIMELINES.values():
+        svg, png = figures / f"{name}.svg", figures / f"{name}.png"
+        if name not in drawn and svg.is_file() and png.is_file():
+            alt = f"{what[0].upper()}{what[1:]}, drawn when the series were still in samples/."
+            found.append(kept_picture(name, title, alt, svg.read_text(encoding="utf-8"), png.read_bytes()))
+    return found
 
 
 def _why_nothing(content: RunContent) -> str:

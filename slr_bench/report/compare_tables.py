@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from slr_bench.compare.comparison import Comparison
 from slr_bench.compare.judgement import ComparedCell
+from slr_bench.compare.matching import Unmatched
+from slr_bench.compare.sides import SideName
 from slr_bench.report.compare_words import cell_name, change_text, verdict_cell
 from slr_bench.report.metrics import label
 from slr_bench.report.table import Cell, Column, Row, Table
@@ -29,6 +32,14 @@ _CELL_COLUMNS: Final = (
     Column("Change", numeric=True),
     Column("Verdict"),
 )
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What to know, said once, and the cells that it is of."""
+
+    text: str
+    cells: tuple[str, ...] = ()
 
 
 def metric_name(metric: str) -> str:
@@ -67,7 +78,7 @@ def cell_table(caption: str, cells: Iterable[ComparedCell]) -> Table:
 
 def cell_row(cell: ComparedCell) -> tuple[Cell, ...]:
     """The row of `cell_table`."""
-    base, head = _values(cell)
+    base, head = value_texts(cell)
     return (
         Cell(cell_name(cell)),
         Cell(metric_name(cell.metric)),
@@ -78,7 +89,7 @@ def cell_row(cell: ComparedCell) -> tuple[Cell, ...]:
     )
 
 
-def _values(cell: ComparedCell) -> tuple[str, str]:
+def value_texts(cell: ComparedCell) -> tuple[str, str]:
     """Both values; to the byte where they differ in what is rounded away."""
     base, head = format_value(cell.base, cell.unit), format_value(cell.head, cell.unit)
     if cell.unit == "bytes" and base == head and cell.base != cell.head:
@@ -102,13 +113,34 @@ def notable(cells: Sequence[ComparedCell]) -> list[ComparedCell]:
     return [cell for cell in cells if cell.metric in MAIN or cell.significant or cell.is_fault]
 
 
-def warnings(comparison: Comparison) -> list[str]:
-    """What to know before the tables: cells of one side, disturbed runs, files that are no records."""
+def warnings(comparison: Comparison, told: Collection[Unmatched] = ()) -> list[Notice]:
+    """What to know before the tables: cells of one side but for those ``told`` elsewhere, disturbed runs, files that
+    are no records."""
     disturbed = sum(ends.disturbed for ends in comparison.ends)
-    found = [
-        f"only the {cell.side} has {cell_name(cell)} ({cell.cell_id})" + (f": {cell.reason}" if cell.reason else "")
-        for cell in comparison.unmatched
-    ]
+    lone: dict[tuple[SideName, str], list[str]] = {}
+    for cell in comparison.unmatched:
+        if cell not in told and not _is_told_by_its_twin(cell, comparison.unmatched):
+            lone.setdefault((cell.side, cell.reason or ""), []).append(f"{cell_name(cell)} ({cell.cell_id})")
+    found = [_lone(side, reason, names) for (side, reason), names in lone.items()]
     if disturbed:
-        found.append(f"{disturbed} runs were disturbed from outside: their times are suspect, traced bytes are not")
-    return [plain(text) for text in (*found, *comparison.problems)]
+        text = f"{disturbed} runs were disturbed from outside: their times are suspect, traced bytes are not"
+        found.append(Notice(text))
+    return [*found, *(Notice(plain(text)) for text in comparison.problems)]
+
+
+def _is_told_by_its_twin(cell: Unmatched, others: Sequence[Unmatched]) -> bool:
+    """Whether the base's cell of the same setting or name says where the head's is."""
+    return cell.side == "head" and any(
+        one.side == "base"
+        and one.reason is not None
+        and one.workload == cell.workload
+        and (one.cell_id == cell.cell_id or (one.arm, one.coordinates) == (cell.arm, cell.coordinates))
+        for one in others
+    )
+
+
+def _lone(side: SideName, reason: str, names: Sequence[str]) -> Notice:
+    why = f": {plain(reason)}" if reason else ""
+    if len(names) == 1:
+        return Notice(plain(f"only the {side} has {names[0]}{why}"))
+    return Notice(f"only the {side} has {len(names)} cells{why}", tuple(names))

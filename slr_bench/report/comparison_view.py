@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.text import Text
 
 from slr_bench.compare.comparison import Comparison
-from slr_bench.report.compare_tables import cell_table, notable, overall_table, tables_by_cell, warnings
+from slr_bench.compare.matching import Unmatched
+from slr_bench.report.compare_tables import Notice, cell_table, notable, overall_table, tables_by_cell, warnings
 from slr_bench.report.markdown import escape, table
 from slr_bench.report.table import Table
 from slr_bench.report.terminal import print_notes, print_table
@@ -31,26 +33,33 @@ def print_comparison(comparison: Comparison, console: Console, show_all: bool = 
     """Over all cells, then cell by cell: the main metrics and what differs, or all."""
     console.print(Text(title(comparison), style="bold"))
     print_warnings(comparison, console)
-    print_table(overall_table(comparison), console)
+    overall = overall_table(comparison)
+    print_table(overall, console)
     shown = list(comparison.cells) if show_all else notable(comparison.cells)
-    print_tables(tables_by_cell(shown), console)
+    print_tables(tables_by_cell(shown), console, overall)
     left = len(comparison.cells) - len(shown)
     console.print(Text(_LEGEND + (f" {left} further rows do not differ: --all" if left else ""), style="dim"))
 
 
-def print_tables(tables: Sequence[Table], console: Console) -> None:
-    """Several tables, and after them the footnotes of all."""
-    notes = Table("", (), tuple(row for data in tables for row in data.rows)).notes
+def print_tables(tables: Sequence[Table], console: Console, above: Table | None = None) -> None:
+    """Several tables, and after them the footnotes of all but those that already stand under the table ``above``."""
+    told = above.notes if above else {}
+    rows = tuple(row for data in (*([above] if above else ()), *tables) for row in data.rows)
+    notes = Table("", (), rows).notes
     for data in tables:
         print_table(data, console, notes)
-    print_notes(notes, console)
+    print_notes({note: number for note, number in notes.items() if note not in told}, console)
 
 
-def print_warnings(comparison: Comparison, console: Console) -> None:
-    """What to know before the figures, a line each."""
-    found = warnings(comparison)
-    for text in found[:_MOST_WARNINGS]:
-        console.print(Text(f"Note: {text}", style="yellow"))
+def print_warnings(comparison: Comparison, console: Console, told: Collection[Unmatched] = ()) -> None:
+    """What to know before the figures, each once with its cells below it."""
+    found = warnings(comparison, told)
+    for warning in found[:_MOST_WARNINGS]:
+        console.print(Text(f"Note: {warning.text}", style="yellow"))
+        for name in warning.cells[:_MOST_WARNINGS]:
+            console.print(Padding(Text(f"- {name}", style="yellow"), (0, 0, 0, 2), expand=False))
+        if len(warning.cells) > _MOST_WARNINGS:
+            console.print(Text(f"  and {len(warning.cells) - _MOST_WARNINGS} more: --json", style="yellow"))
     if len(found) > _MOST_WARNINGS:
         console.print(Text(f"Note: {len(found) - _MOST_WARNINGS} further notes: --json", style="yellow"))
 
@@ -82,11 +91,18 @@ def comment(parts: Sequence[str]) -> str:
     return "\n\n".join(kept) + "\n"
 
 
-def markdown_warnings(comparison: Comparison) -> list[str]:
+def markdown_warnings(comparison: Comparison, told: Collection[Unmatched] = ()) -> list[str]:
     """The notes as quotes."""
-    found = warnings(comparison)
-    shown = [f"> {escape(text)}" for text in found[:_MOST_WARNINGS]]
+    found = warnings(comparison, told)
+    shown = [f"> {escape(_in_a_line(warning))}" for warning in found[:_MOST_WARNINGS]]
     return [*shown, f"> {len(found) - _MOST_WARNINGS} further notes"] if len(found) > _MOST_WARNINGS else shown
+
+
+def _in_a_line(warning: Notice) -> str:
+    if not warning.cells:
+        return warning.text
+    left = len(warning.cells) - _MOST_WARNINGS
+    return f"{warning.text}: {', '.join(warning.cells[:_MOST_WARNINGS])}" + (f" and {left} more" if left > 0 else "")
 
 
 def folded(summary: str, body: str) -> str:

@@ -5,6 +5,7 @@ matplotlib draws once with the light theme's colours; in the page's copy each co
 
 from __future__ import annotations
 
+import base64
 import html
 import io
 import re
@@ -46,6 +47,7 @@ _STYLE: Final[Any] = {
     "xtick.major.pad": 6,
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 0.1,  # inch; laid out for the SVG, whose letters are a little narrower
 }
 
 
@@ -85,6 +87,12 @@ def draw(
         figure.savefig(image, format="png", dpi=144, facecolor="white")
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", text.getvalue(), flags=re.DOTALL)
     return Picture(name, title, alt, svg, _inline(svg, name, alt), image.getvalue())
+
+
+def kept_picture(name: str, title: str, alt: str, svg: str, png: bytes) -> Picture:
+    """One that was drawn before. The page takes the PNG: an SVG from a file may hold scripts."""
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return Picture(name, title, alt, svg, f'<img alt="{html.escape(alt, quote=True)}" src="{source}">', png)
 
 
 def _inline(svg: str, name: str, alt: str) -> str:

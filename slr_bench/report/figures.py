@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from matplotlib.axes import Axes
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 
 from slr_bench.compare.summary import CellSummary
 from slr_bench.record import Outcome
+from slr_bench.report.cellnames import telling_axes
 from slr_bench.report.content import RunContent
 from slr_bench.report.drawing import (
     INK,
@@ -31,6 +33,8 @@ MAX_BARS: Final = 32
 """Cells in the bar chart; own settings always, then in the grid's order. The table has all."""
 LABEL: Final = 42
 """Characters of a bar's label."""
+_ARM: Final = 14
+"""Of them at least of the arm."""
 
 
 def draw_pictures(content: RunContent) -> list[Picture]:
@@ -56,13 +60,10 @@ def memory_by_cell(content: RunContent) -> Picture | None:
         axes = figure.subplots()
         for place, cell in enumerate(cells):
             _paint_bar(axes, place, cell, values[id(cell)], content.arms.index(cell.entry.arm))
-        labels = [
-            plain(" · ".join((cell.entry.arm, *map(value_text, cell.entry.coordinates.values()))), LABEL)
-            for cell in cells
-        ]
-        keys = dict.fromkeys(key.rsplit(".", 1)[-1] for cell in cells for key in cell.entry.coordinates)
-        axes.set_title(plain(" · ".join(("arm", *keys))), loc="left", fontsize="small", color=MUTED)
-        axes.set_yticks(range(len(cells)), labels)
+        keys = telling_axes(cells)
+        names = (key.rsplit(".", 1)[-1] for key in keys)
+        axes.set_title(plain(" · ".join(("arm", *names))), loc="left", fontsize="small", color=MUTED)
+        axes.set_yticks(range(len(cells)), [_label(cell, keys) for cell in cells])
         for text, cell in zip(axes.get_yticklabels(), cells, strict=True):
             text.set_color(INK)
             text.set_fontweight("bold" if cell.entry.is_own else "normal")
@@ -74,8 +75,16 @@ def memory_by_cell(content: RunContent) -> Picture | None:
         axes.set_xlabel("peak tensor memory of one steady step")
 
     parts = [f"{plain(cell.entry.arm, 40)} {format_bytes(values[id(cell)])}" for cell in cells if cell.entry.is_own]
-    alt = plain(f"Bar chart of peak tensor memory by cell. Own settings: {'; '.join(parts)}.", 600)
+    own = f" Own settings: {'; '.join(parts)}." if parts else ""
+    alt = plain(f"Bar chart of peak tensor memory by cell.{own}", 600)
     return draw("memory", "Memory by cell", alt, (WIDTH_INCH, 1.15 + 0.29 * len(cells)), paint)
+
+
+def _label(cell: CellSummary, keys: Sequence[str]) -> str:
+    """Arm and values of the axes; where there is no room for both the arm is cut: the axes tell its cells apart."""
+    axes = cell.entry.coordinates
+    values = "".join(f" · {value_text(axes[key])}" for key in keys if key in axes)
+    return plain(f"{plain(cell.entry.arm, max(_ARM, LABEL - len(values)))}{values}", LABEL)
 
 
 def _paint_bar(axes: Axes, place: int, cell: CellSummary, value: float | None, arm: int) -> None:

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.text import Text
 
 from slr_bench.compare.cell_rule import CellVerdict
-from slr_bench.compare.gate import GateResult, GateVerdict, RuleResult
+from slr_bench.compare.gate import GateResult, RuleResult
 from slr_bench.compare.matching import Ends
-from slr_bench.report.compare_tables import cell_row, cell_table
-from slr_bench.report.compare_words import cell_name
+from slr_bench.report.compare_tables import cell_row, cell_table, metric_name, value_texts
+from slr_bench.report.compare_words import cell_name, change_text
 from slr_bench.report.comparison_view import (
     WHOLE,
     comment,
@@ -22,55 +22,34 @@ from slr_bench.report.comparison_view import (
     print_warnings,
     title,
 )
+from slr_bench.report.gate_words import RENEW, headline, look
+from slr_bench.report.listing import Listing, by_note, print_listings
 from slr_bench.report.markdown import escape, table
 from slr_bench.report.table import Cell, Column, Row, Table, Tone
 from slr_bench.report.terminal import print_table
 from slr_bench.report.words import plain
 
-_WORDS: Final[dict[GateVerdict, tuple[str, str, str]]] = {
-    "pass": ("passed", "green", "✅"),
-    "regression": ("REGRESSION", "bold red", "❌"),
-    "crashed": ("A CELL CRASHED", "bold red", "❌"),
-    "not comparable": ("NOT COMPARABLE", "bold yellow", "⚠️"),
-}
 _TONES: Final[dict[str, Tone]] = {"fail": "bad", "not comparable": "warn", "skipped": "warn", "pass": ""}
-RENEW: Final = "baseline can be renewed"
-
-
-def headline(result: GateResult) -> str:
-    """The verdict in a line: what broke, and whether something got better."""
-    broken = sum(one.verdict == "fail" for one in result.rules)
-    parts = [f"{broken} of {len(result.rules)} rules broken"]
-    parts += [f"{len(cells)} {word}" for cells, word in _counted(result) if cells]
-    if result.better:
-        parts.append(f"{len(result.better)} better: {RENEW}")
-    return f"{_WORDS[result.verdict][0]}: {', '.join(parts)} (exit code {result.exit_code})"
-
-
-def _counted(result: GateResult) -> Iterable[tuple[tuple[object, ...], str]]:
-    return (
-        (result.missing, "cells missing"),
-        (result.no_longer, "cells out of memory"),
-        (result.comparison.crashed, "cells crashed"),
-    )
+_MISSING: Final = "Missing in the head (--allow-missing PATTERN lets it lack them)"
+_NOT_JUDGED: Final = "Not judged"
 
 
 def print_gate(result: GateResult, console: Console) -> None:
     """Verdict, rules, and the cells behind them."""
     console.print(Text(title(result.comparison), style="bold"))
-    print_warnings(result.comparison, console)
+    print_warnings(result.comparison, console, result.missing)
     print_table(rules_table(result), console)
     for caption, cells in _groups(result):
-        console.print(Text(caption, style="bold"))
-        print_tables([ruled_table(cell_name(own[0].row), own, named=False) for own in _by_cell(cells)], console)
-    for data in _end_tables(result):
-        print_table(data, console)
-    console.print(Text(headline(result), style=_WORDS[result.verdict][1]))
+        if caption != _NOT_JUDGED:
+            console.print(Text(caption, style="bold"))
+            print_tables([ruled_table(cell_name(own[0].row), own, named=False) for own in _by_cell(cells)], console)
+    print_listings(_listings(result), console)
+    console.print(Text(headline(result), style=look(result)[0]))
 
 
 def gate_markdown(result: GateResult) -> str:
     """Short enough for a comment: verdict and rules are shown with the cells that broke one, the rest is folded."""
-    mark = _WORDS[result.verdict][2]
+    mark = look(result)[1]
     parts = [
         f"### {mark} {escape(headline(result))}",
         escape(title(result.comparison)),
@@ -78,17 +57,12 @@ def gate_markdown(result: GateResult) -> str:
     ]
     parts += [table(ruled_table(caption, cells), WHOLE) for caption, cells in _groups(result)]
     parts += [table(data, WHOLE) for data in _end_tables(result)]
-    parts += markdown_warnings(result.comparison)
+    parts += markdown_warnings(result.comparison, result.missing)
     for ruling, caption in (("kept", "Cells within their limits"), ("unjudged", "Cells that optional rules skipped")):
         rules = [one for one in result.rules if ruling == "kept" or one.rule.optional]
         cells = [cell for one in rules for cell in one.cells if cell.ruling == ruling]
         parts += [folded(caption, table(ruled_table(caption, cells), WHOLE))] if cells else []
     return comment(parts)
-
-
-def no_verdict(reason: str, exit_code: int) -> str:
-    """The line in place of a verdict, where the gate ended by an error."""
-    return f"NO VERDICT: {plain(reason, 600)} (exit code {exit_code})"
 
 
 def no_verdict_markdown(text: str) -> str:
@@ -98,19 +72,29 @@ def no_verdict_markdown(text: str) -> str:
 
 def rules_table(result: GateResult) -> Table:
     """One row a rule."""
-    columns = (Column("Rule"), Column("Verdict"), Column("Broken", numeric=True), Column("Cells", numeric=True))
+    columns = (
+        Column("Rule"),
+        Column("Verdict"),
+        Column("Broken", numeric=True),
+        Column("Not judged", numeric=True),
+        Column("Cells", numeric=True),
+    )
     rows = (Row(_rule_row(one), strong=one.verdict == "fail") for one in result.rules)
     return Table("Rules", columns, tuple(rows))
 
 
 def _rule_row(result: RuleResult) -> tuple[Cell, ...]:
-    why = result.reason or next((_why(cell) for cell in result.of("unjudged")), None)
+    unjudged = result.of("unjudged")
+    why = result.reason
+    if result.rule.optional and unjudged:  # of a rule that must be judged the cells are listed, each with why
+        why = _why(unjudged[0])
     note = plain(why) if result.verdict in ("not comparable", "skipped") and why else None
     better = len(result.of("better"))
     return (
         Cell(plain(result.rule.text, 80)),
         Cell(result.verdict, note, tone=_TONES[result.verdict]),
         Cell(str(len(result.of("broken")))),
+        Cell(str(len(unjudged)) if result.cells else "all"),
         Cell(f"{len(result.cells)}" + (f", {better} better" if better else "")),
     )
 
@@ -125,7 +109,7 @@ def _groups(result: GateResult) -> list[tuple[str, list[CellVerdict]]]:
     groups = [
         ("Worse than the rules allow", [cell for one in result.rules for cell in one.of("broken")]),
         (f"Better: the {RENEW}", list(result.better)),
-        ("Not judged", [cell for one in required for cell in one.of("unjudged")]),
+        (_NOT_JUDGED, [cell for one in required for cell in one.of("unjudged")]),
     ]
     return [(caption, cells) for caption, cells in groups if cells]
 
@@ -137,6 +121,31 @@ def _by_cell(cells: Iterable[CellVerdict]) -> list[list[CellVerdict]]:
     return list(found.values())
 
 
+def _listings(result: GateResult) -> list[Listing]:
+    """What has no figures to set side by side, each reason once."""
+    unjudged = [(_unjudged_line(cell), _why(cell)) for cell in dict(_groups(result)).get(_NOT_JUDGED, ())]
+    gone = [(f"{cell_name(cell)} ({cell.cell_id})", cell.reason) for cell in result.missing]
+    found = [(_NOT_JUDGED, unjudged), (_MISSING, gone)]
+    for ends, caption in _broken_ends(result):
+        lines = (f"{cell_name(cell)}: base {_counts(cell.base)}, head {_counts(cell.head)}" for cell in ends)
+        found.append((caption, list(zip(lines, (cell.reason for cell in ends), strict=True))))
+    return [
+        by_note(caption, [(line, plain(why) if why else None) for line, why in items])
+        for caption, items in found
+        if items
+    ]
+
+
+def _unjudged_line(cell: CellVerdict) -> str:
+    base, head = value_texts(cell.row)
+    change = f", {change_text(cell.row)}" if cell.row.ratio is not None else ""
+    return f"{cell_name(cell.row)}: {metric_name(cell.row.metric)} {base} → {head}{change}"
+
+
+def _broken_ends(result: GateResult) -> tuple[tuple[tuple[Ends, ...], str], ...]:
+    return (result.no_longer, "Out of memory in the head"), (result.comparison.crashed, "Crashed in the head")
+
+
 def _end_tables(result: GateResult) -> list[Table]:
     found = []
     if result.missing:
@@ -144,11 +153,8 @@ def _end_tables(result: GateResult) -> list[Table]:
         rows = (
             Row((Cell(cell_name(cell)), Cell(cell.cell_id), Cell(plain(cell.reason or "–")))) for cell in result.missing
         )
-        found.append(Table("Missing in the head (--allow-missing PATTERN lets it lack them)", columns, tuple(rows)))
-    for ends, caption in (
-        (result.no_longer, "Out of memory in the head"),
-        (result.comparison.crashed, "Crashed in the head"),
-    ):
+        found.append(Table(_MISSING, columns, tuple(rows)))
+    for ends, caption in _broken_ends(result):
         found += [_ends_table(caption, ends)] if ends else []
     return found
 

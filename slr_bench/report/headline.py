@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from slr_bench.report.answers import Answer, Question
 from slr_bench.report.setting import is_fake_source
 from slr_bench.report.table import Card, CardLine, Cell, Column, Row, Table, unknown
 from slr_bench.report.words import format_value, plain, uncapitalized
 
+_CAPTION: Final = "Each arm's own setting"
+NO_OWN: Final = "which cells are an arm's own setting is not known; all are below"
+"""Why nothing is asked: without a manifest, or of a grid that lists no arm's own setting."""
+
 
 def headline_table(asked: Sequence[Question], found: Sequence[Sequence[Answer]], arms: Sequence[str]) -> Table:
-    """One row an arm, one column a question."""
+    """One row an arm, one column a question; where there is no question, why."""
+    if not asked:
+        lone = tuple(Row((Cell(plain(arm, 60)), unknown(NO_OWN))) for arm in arms)
+        return Table(_CAPTION, (Column("Arm"), Column("Figures")), lone)
     rows = []
     for place, arm in enumerate(arms):
         cells = [Cell(plain(arm, 60))]
         cells += [_headline_cell(column[place]) for column in found]
         rows.append(Row(tuple(cells)))
     columns = (Column("Arm"), *(Column(question.title, numeric=True) for question in asked))
-    return Table("Each arm's own setting", columns, tuple(rows), is_by_arm=True)
+    return Table(_CAPTION, columns, tuple(rows), is_by_arm=True)
 
 
 def _headline_cell(answer: Answer) -> Cell:
@@ -71,6 +79,8 @@ def _card_line(answer: Answer, largest: float) -> CardLine:
 
 def lead(asked: Sequence[Question], found: Sequence[Sequence[Answer]]) -> str:
     """What the second arm saves and costs against the first, as the report's title names them: the leading figures."""
+    if not asked:
+        return f"No headline: {NO_OWN}."
     parts = []
     first = leading(asked, found)
     for question, (base, *heads) in zip(asked, found, strict=True):

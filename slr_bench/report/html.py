@@ -13,6 +13,8 @@ from slr_bench.report.palette import PALETTE
 from slr_bench.report.panel import Panels
 from slr_bench.report.table import Report, turned
 
+_LONG: Final = 28
+"""Characters of a word that a narrow column has no room for."""
 _SCRIPTS: Final = ("theme.js", "tables.js", "cells.js", "tips.js")
 
 
@@ -26,6 +28,7 @@ def render(report: Report, pictures: Sequence[Picture] = ()) -> str:
         lstrip_blocks=True,
     )
     environment.filters["breakable"] = _breakable
+    environment.filters["whole_words"] = _whole_words
     # Only what this package wrote itself is trusted: style sheet, scripts, drawings (their text is escaped).
     style = environment.get_template("report.css.j2").render(palette=PALETTE)
     parts = "".join(environment.get_template(name).render() for name in _SCRIPTS)
@@ -41,6 +44,11 @@ def render(report: Report, pictures: Sequence[Picture] = ()) -> str:
         style=Markup(style),
         script=Markup(script),
     )
+
+
+def _whole_words(text: str) -> Markup:
+    """Words stay whole as long as they fit in a column; longer ones may break at their joints, not anywhere."""
+    return Markup(" ").join(_breakable(word) if len(word) > _LONG else word for word in text.split(" "))
 
 
 def _breakable(name: str) -> Markup:

@@ -12,6 +12,7 @@ from slr_bench.compare.cell_rule import CellVerdict
 from slr_bench.compare.gate import GateResult, RuleResult
 from slr_bench.report.compare_words import cell_name, change_text
 from slr_bench.report.comparison_view import title
+from slr_bench.report.gate_words import headline
 from slr_bench.report.words import format_value, plain
 
 _CELLS: Final = "cells"
@@ -32,15 +33,16 @@ def gate_junit(result: GateResult, now: datetime.datetime | None = None) -> str:
     root = ElementTree.Element("testsuites")
     stamp = _stamp(now)
     suites = [(plain(one.rule.text, 80), _rule_cases(one)) for one in result.rules]
+    about = {"compared": title(result.comparison), "verdict": headline(result)}
     for number, (name, cases) in enumerate([*suites, (_CELLS, _end_cases(result))]):
-        root.append(_suite(number, name, cases, stamp, title(result.comparison)))
+        root.append(_suite(number, name, cases, stamp, about))
     return _document(root)
 
 
 def no_verdict_junit(text: str, now: datetime.datetime | None = None) -> str:
     """One test case that is an error: the gate ended without a verdict."""
     root = ElementTree.Element("testsuites")
-    root.append(_suite(0, "gate", [_Case("verdict", "slr_bench.gate", "error", text)], _stamp(now), "nothing"))
+    root.append(_suite(0, "gate", [_Case("verdict", "slr_bench.gate", "error", text)], _stamp(now), {"verdict": text}))
     return _document(root)
 
 
@@ -53,14 +55,15 @@ def _document(root: ElementTree.Element) -> str:
     return f"{_DECLARATION}\n{ElementTree.tostring(root, encoding='unicode')}\n"
 
 
-def _suite(number: int, name: str, cases: list[_Case], stamp: str, about: str) -> ElementTree.Element:
+def _suite(number: int, name: str, cases: list[_Case], stamp: str, about: dict[str, str]) -> ElementTree.Element:
     counts = {f"{state}s": str(sum(case.state == state for case in cases)) for state in ("failure", "error")}
     attributes = {"name": name, "package": "slr_bench.gate", "id": str(number), "timestamp": stamp}
     attributes |= {"hostname": "localhost", "tests": str(len(cases)), **counts}
     attributes |= {"skipped": str(sum(case.state == "skipped" for case in cases)), "time": "0"}
     suite = ElementTree.Element("testsuite", attributes)
     properties = ElementTree.SubElement(suite, "properties")
-    ElementTree.SubElement(properties, "property", {"name": "compared", "value": about})
+    for key, value in about.items():
+        ElementTree.SubElement(properties, "property", {"name": key, "value": value})
     for case in cases:
         element = ElementTree.SubElement(
             suite, "testcase", {"name": case.name, "classname": case.classname, "time": "0"}

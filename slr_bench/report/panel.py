@@ -8,7 +8,7 @@ from typing import ClassVar, Final, NamedTuple
 
 from slr_bench.compare.summary import CellSummary
 from slr_bench.report.area import Area, area
-from slr_bench.report.cellnames import anchor, coordinates_text
+from slr_bench.report.cellnames import anchor, telling_names
 from slr_bench.report.palette import ARMS, category_variable
 from slr_bench.report.sections import outcome_cell
 from slr_bench.report.tiles import Tile, tiles
@@ -89,9 +89,7 @@ class Panels:
 def panels(cells: Sequence[CellSummary], shown: Sequence[CellSummary], store: Store) -> Panels:
     """A panel a cell that left a record. ``shown`` are open and first; their RAM over the run is drawn too."""
     sources: dict[str, tuple[CellSummary, Samples | None]] = {}
-    arms: dict[str, list[str]] = {}
     for cell in cells:
-        arms.setdefault(anchor(cell), []).append(plain(cell.entry.arm, 40))
         if cell.records and anchor(cell) not in sources:
             sources[anchor(cell)] = (cell, _samples(cell, store))
     opened = {anchor(cell) for cell in shown}
@@ -103,10 +101,8 @@ def panels(cells: Sequence[CellSummary], shown: Sequence[CellSummary], store: St
         drawn = {key: _drawn(*source, detail, key in opened) for key, source in sources.items()}
         if sum(map(_weight, drawn.values())) <= room:
             break
-    made = [
-        _panel(cell, " = ".join(dict.fromkeys(arms[key])), drawn[key], key in opened)
-        for key, (cell, _) in sources.items()
-    ]
+    names = telling_names([cell for cell in cells if cell.records])
+    made = [_panel(cell, names[key], drawn[key], key in opened) for key, (cell, _) in sources.items()]
     return Panels(tuple(sorted(made, key=lambda one: not one.is_open)))
 
 
@@ -138,11 +134,11 @@ def _weight(drawn: Drawn) -> int:
     return sum(map(len, paths)) + _TILE * len(drawn.tiles)
 
 
-def _panel(cell: CellSummary, arms: str, drawn: Drawn, is_open: bool) -> Panel:
+def _panel(cell: CellSummary, name: str, drawn: Drawn, is_open: bool) -> Panel:
     peak, line = cell.value("peak_tensor_bytes"), drawn.line
     return Panel(
         ident=anchor(cell),
-        name=plain(f"{arms} · {coordinates_text(cell)}", 200),
+        name=name,
         workload=plain(cell.entry.workload, 40),
         summary=outcome_cell(cell).text if peak is None else format_bytes(peak),
         facts=_facts(cell),

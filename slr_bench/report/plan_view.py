@@ -140,7 +140,7 @@ def write_picture(planned: Planned, path: Path) -> None:
                           xytext=(4, -12), textcoords="offset points")  # fmt: skip
         axes.set_xscale("log", base=2)
         byte_axis(axes.xaxis, [place[0] for place in points.values()], logarithmic=True)
-        axes.set_xlabel("memory of the process, at most")
+        axes.set_xlabel("memory of the process, at most (logarithmic axis)")
         axes.set_ylabel("time of a step, s")
         axes.set_ylim(bottom=0)
         axes.grid(axis="both")

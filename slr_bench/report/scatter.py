@@ -55,10 +55,8 @@ def memory_against_time(content: RunContent) -> Picture | None:
         _key(axes, present)
         _scale(axes, field)
 
-    said = "; ".join(map(describe_point, own))
-    alt = plain(
-        f"Scatter of peak memory against {field.time_text} for {len(field.points)} cells. Own settings: {said}.", 600
-    )
+    said = f" Own settings: {'; '.join(map(describe_point, own))}." if own else ""
+    alt = plain(f"Scatter of peak memory against {field.time_text} for {len(field.points)} cells.{said}", 600)
     return draw("memory-time", "Memory against time", alt, (WIDTH_INCH, 3.9), paint)
 
 

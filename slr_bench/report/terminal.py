@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,6 +15,9 @@ from slr_bench.report.table import Cell, Report, Row, Table, transposed
 
 _STYLES = {"": "", "good": "green", "bad": "red", "warn": "yellow"}
 _TEXT_WIDTH = 13
+_WORD = 24
+"""Characters up to which a word stays whole; a longer one breaks behind a joint, if it has one."""
+_JOINTS = re.compile(r"(?<=[_./=:,-])")
 _FEWEST_COLUMNS = 3
 _FRAME = 2  # a gap of two between columns, an edge of one at either side
 _SHOWN = ("waterfall", "grid", "cost", "missing")
@@ -74,7 +78,9 @@ def _extents(data: Table, shown: Sequence[int], notes: dict[str, int]) -> list[t
         column = data.columns[index]
         longest = max((len(_text(row.cells[index], notes)) for row in data.rows), default=0)
         words = [len(word) for word in column.title.split()]
-        least = longest if column.numeric or index == 0 else min(longest, _TEXT_WIDTH)
+        pieces = (len(one) for row in data.rows for one in _pieces(str(_text(row.cells[index], notes))))
+        readable = max(_TEXT_WIDTH, min(_WORD, max(pieces, default=0)))
+        least = longest if column.numeric or index == 0 else min(longest, readable)
         found.append((max([least, *words]), max(longest, len(column.title))))
     return found
 
@@ -100,8 +106,27 @@ def _draw(data: Table, shown: Sequence[int], room: int, notes: dict[str, int]) -
             Text(column.title), justify="right" if column.numeric else "left", overflow="fold", width=width
         )
     for row in data.rows:
-        drawn.add_row(*(_text(row.cells[index], notes) for index in shown), style="bold" if row.strong else None)
+        texts = (_broken(_text(row.cells[index], notes), width) for index, width in zip(shown, widths, strict=True))
+        drawn.add_row(*texts, style="bold" if row.strong else None)
     return drawn
+
+
+def _pieces(text: str) -> list[str]:
+    """What of a text stays whole."""
+    return [piece for word in text.split() for piece in _JOINTS.split(word)]
+
+
+def _broken(text: Text, width: int) -> Text:
+    """Lines ended behind joints of words that are longer than the column is wide: rich would end them anywhere."""
+    ends: list[int] = []
+    for word in re.finditer(r"\S+", str(text)):
+        place = start = word.start()
+        for piece in _JOINTS.split(word.group()) if len(word.group()) > width else ():
+            if place > start and place + len(piece) - start > width:
+                ends.append(place)
+                start = place
+            place += len(piece)
+    return Text("\n").join(text.divide(ends)) if ends else text
 
 
 def _text(cell: Cell, notes: dict[str, int]) -> Text:

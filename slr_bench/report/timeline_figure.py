@@ -32,6 +32,13 @@ class Panel(NamedTuple):
     floor_bytes: float | None
 
 
+TIMELINES: Final = {
+    True: ("live-bytes", "Memory within one step", "live tensor bytes over one traced step"),
+    False: ("ram", "RAM over the run", "RAM of one process over its run"),
+}
+"""Traced or not -> file, title, what it shows."""
+
+
 def memory_over_time(content: RunContent, *, traced: bool) -> Picture | None:
     """Live tensor bytes over the traced step by what they are, or RAM over seconds; phases below."""
     panels = _panels(content, traced)
@@ -58,8 +65,7 @@ def memory_over_time(content: RunContent, *, traced: bool) -> Picture | None:
             figure.legend(keys, names, loc="outside lower left", ncols=5, fontsize="small")
 
     said = "; ".join(f"{plain(panel.arm, 40)} {format_bytes(peak)}" for panel, peak in zip(panels, peaks, strict=True))
-    what = "live tensor bytes over one traced step" if traced else "RAM of one process over its run"
-    name, title = ("live-bytes", "Memory within one step") if traced else ("ram", "RAM over the run")
+    name, title, what = TIMELINES[traced]
     alt = plain(f"Small multiples of {what}, one panel an arm. Highest: {said}.", 600)
     return draw(name, title, alt, (WIDTH_INCH, 3.5), paint)
 

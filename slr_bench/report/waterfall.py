@@ -18,7 +18,7 @@ SAME_WORDS: dict[Same, str] = {
     "function": "computes the same function",
     "accuracy": "is judged by accuracy",
 }
-_JUDGED_BY: Final[dict[Same, str]] = {"function": "same function", "accuracy": "accuracy"}
+_JUDGED_BY: Final[dict[Same, str]] = {"function": "equal outputs", "accuracy": "accuracy"}
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,11 @@ def waterfall_section(
     )
     beside = _beside(cells, ladder, workload, accuracy)
     tables = (_added(found, trained), _left_out(found, trained), *([beside] if beside.rows else []))
-    same = " or ".join(SAME_WORDS.values())
-    paragraphs = (text, f"Each {same}. The bars of the page are logarithmic: equal lengths are equal factors.")
+    judged = (
+        f"Each {SAME_WORDS['function']} (equal outputs and gradients) or {SAME_WORDS['accuracy']}. The bars of page "
+        "and picture are logarithmic: equal lengths are equal factors."
+    )
+    paragraphs = (text, judged)
     return Section("waterfall", "What each technique buys", paragraphs, tuple(map(without_empty_columns, tables)))
 
 

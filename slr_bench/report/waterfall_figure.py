@@ -68,7 +68,7 @@ def _paint_falls(axes: Axes, name: str, start: float, found: Sequence[Rung]) -> 
     byte_axis(axes.xaxis, values, logarithmic=True)
     axes.grid(axis="x")
     axes.spines[["left", "bottom"]].set_visible(False)
-    axes.set_title("added one by one", loc="left", fontsize="small", color=MUTED)
+    axes.set_title("added one by one (logarithmic axis)", loc="left", fontsize="small", color=MUTED)
 
 
 def _paint_worth(axes: Axes, found: Sequence[Rung]) -> None:
@@ -85,7 +85,7 @@ def _paint_worth(axes: Axes, found: Sequence[Rung]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{2**value:g}×"))
     axes.grid(axis="x")
     axes.spines[["left", "bottom"]].set_visible(False)
-    axes.set_title("left out: memory against all", loc="left", fontsize="small", color=MUTED)
+    axes.set_title("left out: memory against all (log.)", loc="left", fontsize="small", color=MUTED)
 
 
 def _write(axes: Axes, x: float, place: int, text: str) -> None:

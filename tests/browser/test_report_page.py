@@ -114,13 +114,15 @@ def test_any_cell_is_shown_beside_any_other(show):
     page = show("usual")
     first, second = page.locator(".picked select").all()
     assert page.locator(".picked .inside:visible").count() == 2
-    second.select_option(label="baseline · batch_size 64: out of RAM")
+    second.select_option(label="train_step baseline · batch_size 64: out of RAM")
     shown = page.locator(".picked .inside:visible").nth(1)
     assert "the kernel killed it" in shown.inner_text()
     # The same cell twice makes no sense: the two change places.
-    first.select_option(label="baseline · batch_size 64: out of RAM")
+    first.select_option(label="train_step baseline · batch_size 64: out of RAM")
     assert "the kernel killed it" in page.locator(".picked .inside:visible").first.inner_text()
-    assert second.evaluate("one => one.selectedOptions[0].textContent") == "baseline · own setting: 800.0 MiB"
+    assert (
+        second.evaluate("one => one.selectedOptions[0].textContent") == "train_step baseline · own setting: 800.0 MiB"
+    )
     assert page.locator(".picked .inside:visible").count() == 2
 
 
@@ -275,3 +277,21 @@ def test_two_hundred_cells_with_timelines_are_less_than_a_megabyte(report):
     text = report("large").read_text()
     assert len(text.encode()) <= 1_000_000
     assert text.count('class="area"') >= 180
+
+
+def test_the_chosen_cells_name_stands_whole_above_it_and_is_not_said_twice_without_script(show):
+    page = show("usual", width=390)
+    chosen = page.locator(".picked select").first.evaluate("one => one.selectedOptions[0].textContent")
+    name = page.locator(".picked .inside .name").first
+    assert name.is_visible()
+    assert chosen.startswith(f"{name.inner_text()}: ")
+    assert name.evaluate("one => one.scrollWidth <= one.clientWidth")
+    plain = show("usual", width=390, java_script_enabled=False)
+    assert not plain.locator(".cell[open] .name").first.is_visible()
+
+
+def test_a_table_that_goes_on_sideways_has_a_shadow_at_its_edge(show):
+    page = show("usual", width=390)
+    wide = page.locator("#grid .scroll").first
+    assert wide.evaluate("one => one.scrollWidth > one.clientWidth")
+    assert wide.evaluate("one => getComputedStyle(one).backgroundAttachment") == "local, local, scroll, scroll"

@@ -171,7 +171,7 @@ def test_5_a_head_that_this_machine_cannot_run(slr_bench, sides):
 def test_7_a_cell_of_the_head_crashed(slr_bench, sides, tmp_path):
     done = slr_bench("gate", *sides(head=None), *BYTES, "--markdown", "g.md")
     assert (done.returncode, done.stderr) == (7, "")
-    assert "1 crash 1)" in done.stdout
+    assert "base 3 ok, head 1 crash" in done.stdout
     assert "ended by SIGKILL" in (tmp_path / "g.md").read_text()
     assert slr_bench("compare", "base", "head").returncode == 7
     filled(filled(side_run(tmp_path / "b")), arm="second").write()

@@ -112,6 +112,13 @@ def test_name_and_value():
     assert record().value("energy_j") is None
 
 
+@pytest.mark.parametrize("name", ["peak_tensor_bytes", "peak_allocated_bytes", "peak_reserved_bytes"])
+def test_a_phase_has_no_peak_below_0(name):
+    assert getattr(Phase(duration_s=1, count=1, **{name: 0}), name) == 0
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        Phase(duration_s=1, count=1, **{name: -1})
+
+
 def test_a_phase_on_a_gpu_has_torchs_peaks_and_one_on_a_cpu_is_written_without():
     on_cpu = Phase(duration_s=1.0, count=1, peak_tensor_bytes=7)
     assert on_cpu.model_dump() == {"duration_s": 1.0, "count": 1, "peak_tensor_bytes": 7}

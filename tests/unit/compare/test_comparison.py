@@ -391,6 +391,24 @@ def test_a_notebook_shows_a_table_in_which_nothing_foreign_is_html(new_run):
     assert "<td>1000 B</td><td>1005 B</td><td>1.005</td><td>worse</td>" in text
 
 
+def test_a_notebook_names_cells_by_arm_and_by_the_axes_that_differ(new_run):
+    runs = [new_run(name) for name in ("base", "head")]
+    for run in runs:
+        for batch in (2, 4):
+            axes = {"training.batch_size": batch, "training.precision": "fp32"}
+            run.record(run.cell("tiny", coordinates=axes), 0, step_metrics(1000, 1.0))
+        run.record(run.cell("other", coordinates={"training.precision": "fp32"}), 0, step_metrics(1000, 1.0))
+    text = compare_runs(*(run.write() for run in runs))._repr_html_()
+    rows = re.findall(r"<tr><td>(.*?)</td></tr>", text)
+    named = [row.split("</td><td>")[:3] for row in rows if "peak_tensor_bytes" in row]
+    assert named == [
+        ["train_step", "tiny", "batch_size=2"],
+        ["train_step", "tiny", "batch_size=4"],
+        ["train_step", "other", "–"],
+    ]
+    assert "c000" not in text
+
+
 def test_a_long_table_in_a_notebook_is_cut(new_run):
     runs = [new_run(name) for name in ("base", "head")]
     for run in runs:

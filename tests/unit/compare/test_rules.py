@@ -67,6 +67,14 @@ def test_whatever_a_limit_is_it_is_read_or_refused(text):
         assert parse_limit(text, "here").amount >= 0
 
 
+def test_a_rule_that_is_given_twice_is_judged_once(tmp_path):
+    (tmp_path / "rules.yml").write_text("rules: {peak_tensor_bytes: 2%}\n")
+    found = gather_rules(
+        ["peak_tensor_bytes:2%", "peak_tensor_bytes:2.0%", "peak_tensor_bytes:1%"], [tmp_path / "rules.yml"], []
+    )
+    assert [rule.limit.amount for rule in found.rules] == [2, 1]
+
+
 def test_a_rule_is_a_metric_a_limit_and_whether_it_is_optional():
     rule = parse_rule("step_time_s:10%:optional")
     assert (rule.metric, rule.limit.amount, rule.optional, rule.text) == (

@@ -1,14 +1,15 @@
 """The plugin in somebody else's project: pytest run on a directory that knows nothing of this one."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
+from plugin_project import GATE, GONE, NUMBERS, PLUGIN, SAVE, TENSOR
 
 # What a run inside this process imports first, it also drops: here it stays.
 import slr_bench.pytest_plugin.call_bytes
 import slr_bench.pytest_plugin.check
+import slr_bench.pytest_plugin.collected
 import slr_bench.pytest_plugin.session
 import slr_bench.run.environment  # noqa: F401
 
@@ -16,56 +17,7 @@ pytest_plugins = ["pytester"]
 # All that pytest-benchmark does about another machine and about a missing baseline.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest_benchmark.logger.PytestBenchmarkWarning")
 
-PLUGIN = "slr_bench.pytest_plugin.plugin"
 README = Path(__file__).resolve().parents[3] / "README.md"
-SAVE = "--benchmark-save=base"
-GATE = ("--benchmark-compare", "--benchmark-compare-fail-bytes=peak_tensor_bytes:0%")
-CONFTEST = """
-def pytest_benchmark_generate_machine_info():  # the real one asks the processor for a second
-    return {"node": "here", "cpu": {"brand_raw": "x", "count": 2}}
-"""
-TENSOR = """
-import torch
-
-def test_tensor(memory_benchmark):
-    assert memory_benchmark(torch.zeros, NUMBERS, dtype=torch.float64).sum() == 0
-"""
-NUMBERS = 2000
-
-
-@pytest.fixture
-def project(pytester, monkeypatch):
-    """``project.run(*options)`` after ``project.write(test file)``."""
-    for name in ("PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS"):
-        monkeypatch.delenv(name, raising=False)
-    return Project(pytester)
-
-
-class Project:
-    def __init__(self, pytester):
-        self._pytester = pytester
-        pytester.makeconftest(CONFTEST)
-
-    def write(self, text, name="test_own", numbers=NUMBERS):
-        self._pytester.makepyfile(**{name: text.replace("NUMBERS", str(numbers))})
-
-    def run(self, *options, process=False):
-        run = self._pytester.runpytest_subprocess if process else self._pytester.runpytest_inprocess
-        # Hypothesis would be imported anew at the end of each run.
-        quick = ("--benchmark-max-time=0.001", "--benchmark-min-rounds=1", "-p", "no:hypothesispytest")
-        return run("-p", PLUGIN, *quick, *options)
-
-    @property
-    def saved_path(self):
-        return sorted(self._pytester.path.glob(".benchmarks/*/*.json"))[-1]
-
-    def saved(self):
-        return json.loads(self.saved_path.read_text())["benchmarks"]
-
-    def change_saved(self, change):
-        run = json.loads(self.saved_path.read_text())
-        change(run)
-        self.saved_path.write_text(json.dumps(run))
 
 
 def test_bytes_lie_beside_the_times(project):
@@ -114,6 +66,24 @@ def test_what_the_baseline_lacks_fails_unless_allowed(project):
     result = project.run(*GATE, "test_own.py", "-k", "nothing")
     assert result.ret == 5
     result.stdout.fnmatch_lines(["in the baseline and not run: 1 (test_own.py::test_tensor)"])
+
+
+def test_the_verdict_is_the_last_block_and_the_last_line_counts_it(project):
+    project.write(TENSOR)
+    project.run(SAVE)
+    project.write(TENSOR, numbers=NUMBERS + 1)
+    result = project.run(*GATE, "-rA")
+    assert result.ret == 1
+    lines = result.outlines
+    verdict = next(place for place, line in enumerate(lines) if line.startswith("FAILED"))
+    others = [place for place, line in enumerate(lines) if "benchmark: 2 tests" in line or line.startswith("PASSED")]
+    assert len(others) == 2
+    assert max(others) < verdict
+    assert "1 passed, 1 benchmark comparison failed" in lines[-1]
+    # Slower than pytest-benchmark allows: it raises in the middle of the summary.
+    project.write(TENSOR)
+    result = project.run(*GATE, "--benchmark-compare-fail=min:0.000000000001")
+    result.stdout.fnmatch_lines(["1 equal, 0 not"])
 
 
 @pytest.mark.parametrize("key", ["torch", "torchvision", "trace_rules"])
@@ -258,6 +228,11 @@ def test_processes_of_xdist_measure_and_the_one_above_compares(project):
     result = project.run(*GATE, *quiet, "-n1", process=True)
     assert result.ret == 0
     result.stdout.fnmatch_lines(["1 equal, 0 not"])
+
+    project.write("def test_other():\n    pass\n")
+    result = project.run(*GATE, *quiet, "-n1", process=True)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines([GONE.format("test_own.py::test_tensor", "")])
 
 
 def test_readme_example_runs_as_it_stands(project):

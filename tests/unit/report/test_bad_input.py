@@ -74,6 +74,7 @@ def test_without_a_manifest_the_records_are_reported(small, text):
     for shown in outputs(small):
         assert LOST_ARM in shown
         assert "100.0 MiB" in shown
+        assert "which cells are an arm's own setting is not known" in shown.replace("&#39;", "'")
 
 
 def test_a_manifest_of_another_version_is_said_to_be_one(small):

@@ -82,6 +82,28 @@ def test_cells_of_one_side_and_disturbed_runs_are_told_first(tmp_path):
     assert "x.json" not in shown(comparison, 200)
 
 
+def test_a_note_of_many_cells_is_said_once_with_the_cells_below_it(tmp_path):
+    base = filled(side_run(tmp_path / "base"), times=[1.0])
+    head = in_turn(filled(side_run(tmp_path / "head", torch="2.15"), times=[1.0]), gone="unknown key model.stem")
+    for _ in range(3):
+        filled(base, arm="gone", times=[1.0])
+    comparison = compare_runs(base.write(), head.write())
+    text = shown(comparison, 80, show_all=True)
+    assert text.count("unknown key model.stem") == 1
+    assert [line for line in text.splitlines() if "gone" in line] == [
+        f"  - train_step gone (c00{n})" for n in (1, 2, 3)
+    ]
+    assert comparison_markdown(comparison).count("unknown key") == 1
+    assert " ".join(text.split()).count("traced figures need the same torch") == 1
+
+
+def test_a_renamed_arm_is_one_note(tmp_path):
+    runs = [filled(filled(side_run(tmp_path / name), times=[1.0]), arm=name, times=[1.0]) for name in ("old", "new")]
+    text = " ".join(shown(compare_runs(*(run.write() for run in runs)), 200).split())
+    assert "only the base has train_step old (c001): renamed: the head has this setting as arm new" in text
+    assert "only the head has" not in text
+
+
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_hostile_names_stay_text_in_the_terminal(tmp_path, width):
     runs = [filled(side_run(tmp_path / name), size, arm=HOSTILE) for name, size in (("b", 1000), ("h", 1005))]

@@ -17,7 +17,8 @@ from slr_bench.compare.gate import judge_gate
 from slr_bench.compare.rules import gather_rules
 from slr_bench.record import Outcome
 from slr_bench.report.exports import bencher_metrics, smaller_is_better
-from slr_bench.report.gate_view import gate_markdown, no_verdict, no_verdict_markdown, print_gate
+from slr_bench.report.gate_view import gate_markdown, no_verdict_markdown, print_gate
+from slr_bench.report.gate_words import no_verdict
 from slr_bench.report.junit import gate_junit, no_verdict_junit
 
 RULES = ("peak_tensor_bytes:0%", "step_time_s:10%:optional", "rss_over_start_bytes:0%")
@@ -44,11 +45,11 @@ def shown(result, width=160) -> str:
 
 
 def test_the_terminal_ends_with_the_verdict_and_names_the_cells_behind_it(tmp_path):
-    text = shown(answered(tmp_path))
+    text = shown(answered(tmp_path), 200)
     last = text.strip().splitlines()[-1]
     assert last == (
-        "REGRESSION: 1 of 3 rules broken, 1 cells missing, 1 cells out of memory, 1 cells crashed, 1 better: baseline "
-        "can be renewed (exit code 1)"
+        "REGRESSION: 1 of 3 rules broken, 1 not judged, 2 judged in part, 1 cell missing, 1 cell out of memory, 1 cell "
+        "crashed, 1 better: baseline can be renewed (exit code 1)"
     )
     words = " ".join(text.split())
     assert "train_step tiny Metric Base Head Change Verdict" in words
@@ -62,10 +63,10 @@ def test_a_gate_that_passes_says_so_and_shows_no_empty_table(tmp_path):
     runs = [filled(side_run(tmp_path / name)).write() for name in ("base", "head")]
     result = judge_gate(compare_runs(*runs), gather_rules(RULES[:2], [], []))
     text = shown(result)
-    assert text.strip().splitlines()[-1] == "passed: 0 of 2 rules broken (exit code 0)"
-    assert "Not judged" not in text
+    assert text.strip().splitlines()[-1] == "passed: 0 of 2 rules broken, 1 not judged (exit code 0)"
+    assert "Missing" not in text
     markdown = gate_markdown(result)
-    assert markdown.startswith("### ✅ passed: 0 of 2 rules broken (exit code 0)\n")
+    assert markdown.startswith("### ✅ passed: 0 of 2 rules broken, 1 not judged (exit code 0)\n")
     assert markdown.count("**") == 2 * 3  # captions of the rules and of what is folded
 
 
@@ -73,12 +74,44 @@ def test_markdown_shows_what_broke_and_folds_the_rest(tmp_path):
     text = gate_markdown(answered(tmp_path))
     assert text.startswith("### ❌ REGRESSION: 1 of 3 rules broken")
     open_part, folded = text.split("<details>", 1)
-    assert "| **peak\\_tensor\\_bytes:0%** | **fail** | **1** | **4, 1 better** |" in open_part
+    assert "| **peak\\_tensor\\_bytes:0%** | **fail** | **1** | **2** | **4, 1 better** |" in open_part
     assert "| train\\_step tiny | Tensor memory | 1000 B | 1005 B | +0.50 % | worse |" in open_part
     assert "gone tiny" in open_part
     assert "Step time" not in open_part
     assert "Cells that optional rules skipped" in folded
     assert text.count("<details>") == text.count("</details>") == 2
+
+
+def test_in_80_columns_cells_are_whole_lines_and_each_reason_is_said_once(tmp_path):
+    base, head = side_run(tmp_path / "base"), side_run(tmp_path / "head")
+    for run in (base, head):
+        filled(run, arm="kept", times=[1.0])
+    for arm in ("one", "two", "blocks recomputed in half precision", "frames left out by their motion"):
+        filled(base, arm=arm, times=[1.0])
+    for arm in ("one", "two"):
+        failed(head, arm=arm, reason="the loader's process ended: no space left on /dev/shm for a batch of 16 frames")
+    text = shown(judge_gate(compare_runs(base.write(), head.write()), gather_rules(RULES[:1], [], [])), 80)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "  - train_step blocks recomputed in half precision (c003)" in lines
+    assert "  - train_step frames left out by their motion (c004)" in lines
+    assert "    - train_step one: base 1 ok, head 1 crash" in lines
+    words = " ".join(text.split())
+    assert words.count("no space left on /dev/shm for a batch of 16 frames:") == 1  # of those that crashed
+    assert words.count("no space left on /dev/shm for a batch of 16 frames):") == 1  # of what that leaves not judged
+    assert text.count("blocks recomputed in half precision") == 1
+
+
+@pytest.mark.parametrize("rule", ["step_time_s:10%:optional", "peak_allocated_bytes:0%:optional"])
+def test_where_nothing_could_be_judged_every_output_says_so(tmp_path, rule):
+    runs = [filled(side_run(tmp_path / name)).write() for name in ("base", "head")]
+    result = judge_gate(compare_runs(*runs), gather_rules([rule], [], []))
+    line = "passed: 0 of 1 rules broken, 1 not judged (exit code 0)"
+    assert shown(result).strip().splitlines()[-1] == line
+    assert gate_markdown(result).startswith(f"### ⚠️ {line}\n")
+    suite = ElementTree.fromstring(gate_junit(result))[0]
+    assert (suite.attrib["tests"], suite.attrib["skipped"]) == ("1", "1")
+    assert {one.attrib["name"]: one.attrib["value"] for one in suite.iter("property")}["verdict"] == line
 
 
 def cells_of(line: str) -> int:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from fake_runs import MIB, samples, traced_by_category
+import re
 
+from fake_runs import MIB, FakeRun, samples, step_metrics, traced_by_category
+
+from slr_bench.report.content import read_content
+from slr_bench.report.figures import LABEL, memory_by_cell
 from slr_bench.report.timeline import POINTS, parse_samples, rss_timeline, traced_timeline
 
 
@@ -49,3 +53,16 @@ def test_categories_of_another_length_are_no_samples():
     traced = traced_by_category(80 * MIB)
     traced["by_category"]["parameter"].pop()
     assert parse_samples({"traced": traced}) is None
+
+
+def test_the_bars_of_an_arm_with_a_long_name_are_told_apart(tmp_path):
+    run = FakeRun(tmp_path / "run")
+    for batch in (2, 4):
+        axes = {"training.batch_size": batch, "training.recompute": "budget:0.25", "training.precision": "bf16"}
+        run.record(run.cell("recomputed " * 4, own=False, coordinates=axes), 0, step_metrics(MIB, 1.0))
+    run.record(run.cell("optimized"), 0, step_metrics(MIB, 1.0))
+    svg = memory_by_cell(read_content(run.write())).svg
+    names = re.findall(r">(recomputed[^<]*)<", svg)
+    assert len(set(names)) == 2
+    assert {name[-4:] for name in names} == {" · 2", " · 4"}
+    assert all(len(name) <= LABEL for name in names)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 
@@ -260,3 +262,23 @@ def test_markdown_gives_up_rows_until_it_fits(tmp_path, monkeypatch):
     whole = len(markdown.render(content.report, []).encode())
     monkeypatch.setattr(markdown, "LIMIT", whole // 2)
     assert len(markdown.render(content.report, []).encode()) <= whole // 2
+
+
+def test_pictures_over_time_stay_when_their_series_are_gone(usual_run):
+    write_reports(usual_run)
+    before = {path.name: path.read_bytes() for path in (usual_run / "figures").iterdir()}
+    assert {"live-bytes.png", "ram.png"} <= before.keys()
+    shutil.rmtree(usual_run / "samples")
+    (usual_run / "figures" / "ram.svg").write_text("<svg><script>alert(1)</script></svg>")
+    write_reports(usual_run)
+    assert (usual_run / "figures" / "live-bytes.png").read_bytes() == before["live-bytes.png"]
+    text, page = ((usual_run / name).read_text() for name in ("report.md", "report.html"))
+    assert "drawn when the series were still in samples/.](figures/live-bytes.png)" in text
+    assert base64.b64encode(before["live-bytes.png"]).decode() in page
+    assert "img-src data:" in page
+    assert "alert(1)" not in page
+    for name in ("live-bytes.png", "ram.svg"):
+        (usual_run / "figures" / name).unlink()
+    write_reports(usual_run)
+    assert "live-bytes" not in (usual_run / "report.md").read_text()
+    assert "<img" not in (usual_run / "report.html").read_text()

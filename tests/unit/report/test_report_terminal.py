@@ -1,6 +1,7 @@
 """Tables in a terminal: never wider than it, numbers whole, and what matters most given up last."""
 
 import io
+import re
 
 import pytest
 from fake_runs import MIB, FakeRun, step_metrics
@@ -47,6 +48,18 @@ def test_at_80_columns_the_grid_has_memory_and_step_time(split_run):
     for whole in ("400.0 MiB", "1.00 s", "2/2", "batch_size 2"):
         assert whole in grid
     assert "energy" not in grid.lower()
+
+
+def test_words_break_at_their_joints_and_nowhere_else():
+    words = ["gradient_accumulation_steps", "model.region_focus_of_frames", "unremarkable", "enable_feature_caching"]
+    rows = tuple(Row((Cell("x"), Cell(" ".join(words)), Cell("9,999"))) for _ in range(2))
+    table = Table("t", (Column("A"), Column("Text"), Column("N", numeric=True)), rows)
+    for width in range(28, 90):
+        column = [line[3:].replace("9,999", "").strip() for line in printed(table, width)]
+        shown = " ".join(line for line in column if line and set(line) != {"─"})
+        for word in words:
+            pieces = re.split(r"(?<=[_.])", word)
+            assert re.search(" ?".join(map(re.escape, pieces)), shown), (width, shown)
 
 
 def test_what_is_split_has_a_note_wherever_the_grid_is_shown(split_run):

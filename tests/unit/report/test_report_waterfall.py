@@ -65,8 +65,8 @@ def test_each_technique_stands_against_the_one_before_and_against_all(tmp_path):
     assert [row[:4] for row in added] == [
         ["baseline", "–", "960.0 MiB", "–"],
         ["bf16", "accuracy", "480.0 MiB", "2.0×"],
-        ["shift", "same function", "480.0 MiB", "equal"],
-        ["recomputation", "same function", "80.0 MiB", "6.0×"],
+        ["shift", "equal outputs", "480.0 MiB", "equal"],
+        ["recomputation", "equal outputs", "80.0 MiB", "6.0×"],
     ]
     assert [row[4:] for row in added] == [
         ["1.00 s", "50.0 %"], ["1.50×", "51.0 %"], ["1.33×", "52.0 %"], ["1.25×", "53.0 %"],
@@ -91,7 +91,7 @@ def test_what_was_not_measured_is_said_and_not_multiplied(tmp_path):
     added, left_out = tables(found)
     assert added[2][2:4] == ["–", "–"]
     assert left_out[0][1:3] == ["–", "–"]
-    assert "same function" not in found.report.lead  # two of its factors are unknown
+    assert "equal outputs" not in found.report.lead  # two of its factors are unknown
 
 
 @pytest.mark.parametrize("left_out", [(), ("+ shift", "without bf16")])
