@@ -14,10 +14,6 @@ for _command in (
     "run", "report", "compare", "gate", "profile", "predict", "plan", "calibrate", "replay", "watch", "doctor", "schema"
 ):  # fmt: skip
     import_module(f"slr_bench.cli.{_command}")
-_KEEPS = {"run", "compare", "gate"}
-"""Commands that leave a record a run."""
-
-
 def main() -> None:
     """Entry point: the one place where an error becomes a line and an exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -29,6 +25,6 @@ def main() -> None:
     except (KeyboardInterrupt, SystemExit) as end:  # typer makes an exit of a Ctrl-C
         if isinstance(end, SystemExit) and end.code != EXIT_INTERRUPTED:
             raise
-        kept = "; finished runs are kept, the same command goes on from there" if _KEEPS & {*sys.argv[1:2]} else ""
+        kept = "; finished runs are kept, the same command goes on from there" if sys.argv[1:2] == ["run"] else ""
         sys.stderr.write(f"slr-bench: interrupted{kept}\n")
         sys.exit(EXIT_INTERRUPTED)
