@@ -16,6 +16,7 @@ from torch import nn
 from models.training.checkpoint import random_state, set_random_state
 from models.training.evaluation import ClipBatch
 from slr_bench.errors import EXIT_DOES_NOT_FIT, SlrBenchError
+from slr_bench.probes.host import give_heap_back
 
 GROW_AFTER_STEPS = 50
 T = TypeVar("T")
@@ -70,6 +71,7 @@ def attempt(work: Callable[[], T], may_repeat: Callable[[], bool]) -> T | OutOfM
         if not is_out_of_memory(error) or not may_repeat():
             raise
     gc.collect()  # of frames in reference cycles
+    give_heap_back()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()  # blocks cut for the old size would not serve the new one
     return OutOfMemory()

@@ -20,6 +20,7 @@ from models.training.loaded_epoch import EpochLoader, LoadedEpoch
 from models.training.memory import MemoryTracker, OwnPeaks, fullest
 from models.training.pressure import MemoryPressure
 from models.training.stepper import Phase, Stepper, no_phase
+from slr_bench.probes.host import address_space_is_limited, keep_large_blocks_apart
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class FittingStepper(Stepper):
             thresholds = config.memory_warning_threshold, config.memory_critical_threshold
             self.tracker = MemoryTracker(*thresholds, peaks=self.peaks)
         self._weights_moving = False
+        if config.dynamic_batch_size and self.device.type == "cpu" and address_space_is_limited():
+            keep_large_blocks_apart()  # before the first step: what one that failed has mapped stays mapped
         if config.dynamic_batch_size and config.batch_size == 1:
             warnings.warn(
                 "training.dynamic_batch_size has nothing to halve at training.batch_size: 1; use a larger batch_size "
