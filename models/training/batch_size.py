@@ -45,18 +45,21 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def out_of_memory_told(what: str) -> Iterator[None]:
-    """Turn an out-of-memory inside into :class:`DoesNotFit`, with the cure; ``what`` did not fit."""
+def out_of_memory_told(what: Callable[[], str], may_halve: bool) -> Iterator[None]:
+    """Turn an out-of-memory inside into :class:`DoesNotFit`, with the cure.
+
+    ``what()``, asked then, did not fit; ``may_halve``: dynamic batch sizing is off and could be on.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         kind = "GPU memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
-        raise DoesNotFit(
-            f"out of {kind}: {what} does not fit; python -m models.training.advisor --symptom oom says what to change, "
-            "training.dynamic_batch_size: true halves the micro-batch by itself"
-        ) from error
+        cure = "python -m models.training.advisor --symptom oom says what to change"
+        if may_halve:
+            cure += ", training.dynamic_batch_size: true halves the micro-batch by itself"
+        raise DoesNotFit(f"out of {kind}: {what()} does not fit; {cure}") from error
 
 
 def attempt(work: Callable[[], T], may_repeat: Callable[[], bool]) -> T | OutOfMemory:

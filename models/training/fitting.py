@@ -99,6 +99,18 @@ class FittingStepper(Stepper):
                 return outcome
             self._changed("out of memory in validation", self._halve())
 
+    def micro_batch_text(self) -> str:
+        """The size in use, in words: after an out-of-memory the one that was tried last."""
+        size, largest = self.micro_batch.size, self.config.batch_size
+        clips = "one clip" if size == 1 else f"{size} clips"
+        return f"a micro-batch of {clips} (training.batch_size: {largest})"
+
+    @property
+    def halving_could_help(self) -> bool:
+        """Whether ``dynamic_batch_size`` is off, and on could take smaller micro-batches."""
+        config = self.config
+        return config.batch_size > 1 and not config.dynamic_batch_size and not config.optimizer_in_backward
+
     def pressure(self, loader: EpochLoader) -> MemoryPressure:
         """What this training can do about full memory."""
         shed = [partial(loader.shed, what) for what in ("cache", "prefetch", "workers")]
