@@ -57,6 +57,16 @@ def oom_kills(proc: Path = PROC) -> int | None:
     return None
 
 
+def cpu_flags(proc: Path = PROC) -> frozenset[str]:
+    """What the processor says it can (``amx_bf16``, ``avx512_bf16``, ...); empty where the kernel does not tell."""
+    with contextlib.suppress(OSError):
+        for line in (proc / "cpuinfo").read_text().splitlines():
+            name, _, flags = line.partition(":")
+            if name.strip() in ("flags", "Features"):  # x86, ARM
+                return frozenset(flags.split())
+    return frozenset()
+
+
 class RssReader:
     """Resident set of the process that made the reader. One read of an open file: cheap enough for 20 Hz."""
 
