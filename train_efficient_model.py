@@ -123,10 +123,11 @@ def _train(settings: Settings, output_dir: Path, resume: bool) -> None:
     torch.manual_seed(settings.training.seed)
     total_steps = settings.training.epochs * steps_per_epoch(len(loaders.train.indices), settings.training)
     try:
-        with out_of_memory_told(f"training.batch_size={settings.training.batch_size}"):
+        with out_of_memory_told(lambda: "the network", may_halve=False):
             model = build_recogniser(settings.model, settings.training.recompute)
             loaders = with_kept_features(loaders, model.to(device), settings, device)
             trainer = EfficientTrainer(model.to(device), settings.training, device, total_steps, settings=settings)
+        with out_of_memory_told(trainer.micro_batch_text, trainer.halving_could_help):
             trainer.fit(loaders.train, loaders.val, output_dir, resume)
             if padding := loaders.padding_text:
                 print(padding, file=sys.stderr)

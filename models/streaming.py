@@ -25,7 +25,7 @@ from models.layers.recent import Recent
 from models.networks.efficient import EfficientRecogniser
 from models.networks.saved import load_recogniser
 from models.streaming_display import StreamDisplay
-from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, SlrBenchError
+from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, DataError, SlrBenchError
 
 SIGN_S = 2.4
 """Mean length of a sign video in WLASL (Li et al., WACV 2020). Training spreads ``num_frames`` over a clip."""
@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Recognise signs in a running video with a network that was trained with model.causal: true.",
     )
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, metavar="F", help="of train_efficient_model.py")
+    add("--checkpoint", type=Path, required=True, metavar="F", help="checkpoint.pt of train_efficient_model.py")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--video", metavar="F", help="video file; - reads a video from standard input")
     source.add_argument("--camera", type=int, metavar="N", help="camera number: /dev/videoN")
@@ -194,7 +194,12 @@ def _source(options: argparse.Namespace) -> Source:
 def _glosses(named: Path | None, trained_on: Path | None) -> dict[int, str]:
     """Gloss by class id, from the directory that is named or, if it is still there, that of the training."""
     directory = named or (trained_on if trained_on and trained_on.is_dir() else None)
-    return load_class_list(directory, list_directory(directory)) if directory else {}
+    if directory is None:
+        return {}
+    glosses = load_class_list(directory, list_directory(directory, "--classes" if named else "data.dir"))
+    if named and not glosses:
+        raise DataError(f"--classes {named} holds no class list (*class_list*.txt); use the training's data directory")
+    return glosses
 
 
 if __name__ == "__main__":

@@ -154,7 +154,11 @@ def _describe(model: type[BaseModel], item: Any) -> str:
     if item["input"] is None and item["type"] in _SECTION_TYPES:
         return _no_mapping(None, key, "the section")
     message = str(item["msg"]).removeprefix("Value error, ")
-    return f"{key}: {message}; got {_short(item['input'])}" if key else message
+    if not key:
+        return message
+    if isinstance(item["input"], dict) and item["type"] == "value_error":  # of a whole section: it names its keys
+        return f"{key}: {message}"
+    return f"{key}: {message}; got {_short(item['input'])}"
 
 
 def _nearest_key(model: type[BaseModel], path: list[str]) -> str:

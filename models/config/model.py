@@ -109,6 +109,15 @@ class ModelConfig(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _levels_differ(self) -> ModelConfig:
+        levels = list(dict.fromkeys(self.pyramid_levels))
+        if len(levels) < len(self.pyramid_levels):
+            raise ValueError(
+                f"pyramid_levels={list(self.pyramid_levels)} names a level twice, which tells nothing; use {levels}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _frames_suffice(self) -> ModelConfig:
         if self.network != "efficient":
             return self

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from models.config.base import Amount, Count, Flag, Fraction, Frozen, refuse_pairs
+from models.config.base import Count, Flag, Fraction, Frozen, refuse_pairs
 
 Threshold = Annotated[float, Field(gt=0.0, le=1.0)]
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+RECOMPUTE = r"^(none|stage|block|lowest|budget:[1-9]\d*)$"
 
 
 class TrainingConfig(Frozen):
@@ -27,7 +29,7 @@ class TrainingConfig(Frozen):
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "bf16"
     """Compute type. ``auto`` follows ``mixed_precision``; a type named here overrides it. ``tf32`` rounds the factors
     of fp32 products on GPUs that can, and is fp32 elsewhere."""
-    recompute: Annotated[str, Field(pattern=r"^(none|stage|block|lowest|budget:\d+)$")] = "block"
+    recompute: Annotated[str, Field(pattern=RECOMPUTE)] = "block"
     """What backward computes again instead of keeping: nothing (``none``), backbone stages (``stage``), residual blocks
     (``block``), or the cheapest choice of stem and blocks that keeps all that the backbone makes in a micro-batch
     within a number of MiB (``budget:256``; gradients of parameters apart) or as low as any choice can (``lowest``)."""
@@ -39,9 +41,9 @@ class TrainingConfig(Frozen):
     """``adamw_8bit`` keeps its state in 8 bits (``pip install torchao``); ``sgd`` has momentum 0.9."""
     optimizer_in_backward: Flag = False
     """Update each parameter as soon as its gradient is there and free it: gradients never exist all at once."""
-    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 1e-3
     """Peak of the one-cycle schedule."""
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.02
+    weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.02
     """Decoupled (AdamW) or L2 (SGD); not on biases and norms."""
     epochs: Count = 30
     """Passes over the training split."""
@@ -49,9 +51,9 @@ class TrainingConfig(Frozen):
     """Part of the steps that the learning rate rises."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     """Probability mass spread over the other classes."""
-    gradient_clip_norm: Annotated[float, Field(gt=0.0)] | None = 5.0
+    gradient_clip_norm: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = 5.0
     """Global L2 norm the gradient is clipped to; null: not clipped."""
-    seed: Amount = 0
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
     """Seed of initialisation, shuffling and augmentation."""
     enable_memory_tracking: Flag = True
     """Show and check GPU and RAM use while training."""
@@ -75,6 +77,13 @@ class TrainingConfig(Frozen):
             mixed = precision in ("bf16", "fp16")
         return values | {"precision": precision, "mixed_precision": mixed}
 
+    @field_validator("recompute", mode="before")
+    @classmethod
+    def _known_recomputation(cls, value: Any) -> Any:
+        if isinstance(value, str) and not re.match(RECOMPUTE, value):
+            raise ValueError("use none, stage, block, lowest, or budget:N with N MiB above 0, as budget:256")
+        return value
+
     @model_validator(mode="after")
     def _thresholds_in_order(self) -> TrainingConfig:
         if self.memory_warning_threshold > self.memory_critical_threshold:
@@ -90,9 +99,10 @@ class TrainingConfig(Frozen):
             return self
         reasons = {
             f"gradient_accumulation_steps: {self.gradient_accumulation_steps}": (
-                self.gradient_accumulation_steps > 1 and "the first micro-batch would already move the weights"
+                self.gradient_accumulation_steps > 1
+                and "the first micro-batch would already move the weights; use gradient_accumulation_steps: 1"
             ),
-            "dynamic_batch_size: true": self.dynamic_batch_size and "it changes the accumulation",
+            "dynamic_batch_size: true": self.dynamic_batch_size and "it changes the accumulation; use false",
             f"gradient_clip_norm: {self.gradient_clip_norm}": (
                 self.gradient_clip_norm is not None and "the global norm is known only after backward; use null"
             ),

@@ -130,12 +130,12 @@ def find_videos(data_dir: Path) -> dict[str, VideoFile]:
     return {video_id: video for video_id, (_, video) in found.items()}
 
 
-def list_directory(data_dir: Path) -> list[str]:
-    """File names, sorted; raises DataError."""
+def list_directory(data_dir: Path, named_by: str = "data.dir") -> list[str]:
+    """File names, sorted; raises DataError. ``named_by``: the key or option that says where it is."""
     try:
         return sorted(entry.name for entry in data_dir.iterdir())
     except OSError as error:
-        raise DataError(f"cannot read data directory {data_dir}: {error.strerror}; check data.dir") from error
+        raise DataError(f"cannot read data directory {data_dir}: {error.strerror}; check {named_by}") from error
 
 
 def _read_text(path: Path) -> str:

@@ -17,6 +17,10 @@ def recomputed(run: Callable[[Tensor], Tensor], x: Tensor, norms_in: Iterable[nn
     The random state is kept, so dropout inside draws the same mask; 5 KiB of host memory a call, which a ``run`` that
     ``draws`` no random numbers can do without. ``norms_in`` are the modules whose batch norms ``run`` passes through;
     during recomputation they write to copies of their statistics.
+
+    Bytes: ``x`` in place of all that ``run`` saves, until backward, when all of it exists for this one ``run`` at a
+    time; residual blocks at the reference shape, traced: 1,094 MB a step for 1,778. Time: the forward FLOPs of ``run``
+    once more, a third of a whole step's where backward takes twice a forward.
     """
     if not torch.is_grad_enabled():
         return run(x)

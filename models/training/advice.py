@@ -156,7 +156,7 @@ def against(symptom: Symptom, settings: Settings, machine: Machine, clips: int |
     """The next notch of each cure; asked again with the changed setting, one notch further, until none is left."""
     draft = _Draft(settings)
     if symptom == "oom":
-        _less_on_device(draft)
+        _less_on_device(draft, machine)
     elif symptom == "ram":
         _less_ram(draft, machine)
     else:
@@ -164,7 +164,7 @@ def against(symptom: Symptom, settings: Settings, machine: Machine, clips: int |
     return draft.advice
 
 
-def _less_on_device(draft: _Draft) -> None:
+def _less_on_device(draft: _Draft, machine: Machine) -> None:
     training, effective = draft.settings.training, draft.settings.training.effective_batch
     if training.batch_size > 1 and not training.optimizer_in_backward:
         smaller = max(size for size in _divisors(effective) if size <= training.batch_size // 2)
@@ -174,7 +174,8 @@ def _less_on_device(draft: _Draft) -> None:
         )
         draft.set("training.dynamic_batch_size", smaller > 1, "halves it again by itself if need be")
     if training.precision in ("fp32", "tf32"):
-        draft.set("training.precision", "bf16", "half the bytes of activations (mixed precision)")
+        price = f"; slower, {machine.bf16_is_slower}" if machine.bf16_is_slower else ""
+        draft.set("training.precision", "bf16", f"half the bytes of activations (mixed precision){price}")
     if training.recompute in ("none", "stage"):
         draft.set("training.recompute", "block", "backward computes activations again; same function")
     if draft.settings.model.temporal_shift == "plain":
@@ -213,10 +214,8 @@ def _faster(draft: _Draft, machine: Machine, clips: int | None) -> None:
     if lighter:
         why = "less is computed twice, more is kept: memory for speed; back if it does not fit"
         draft.set("training.recompute", lighter, why)
-    if settings.training.precision == "bf16" and not machine.has_gpu:
-        draft.set(
-            "training.precision", "fp32", "slower in bf16 on a CPU without matrix units: measured 0.87 s for 0.62"
-        )
+    if settings.training.precision == "bf16" and machine.bf16_is_slower:
+        draft.set("training.precision", "fp32", machine.bf16_is_slower)
 
 
 def _divisors(number: int) -> Iterable[int]:

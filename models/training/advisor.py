@@ -62,7 +62,9 @@ def advise(settings: Settings, machine: Machine, measure: bool = True) -> list[A
         from models.training.batch_size import out_of_memory_told
         from models.training.step_need import measure_step_need
 
-        with out_of_memory_told("a step of two clips"):
+        training = settings.training
+        may_halve = not training.dynamic_batch_size and not training.optimizer_in_backward
+        with out_of_memory_told(lambda: "a step of two clips", may_halve):
             need = measure_step_need(settings, torch.device("cuda" if machine.has_gpu else "cpu"))
     return for_machine(settings, machine, _clips(settings), need)
 

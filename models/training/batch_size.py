@@ -16,6 +16,7 @@ from torch import nn
 from models.training.checkpoint import random_state, set_random_state
 from models.training.evaluation import ClipBatch
 from slr_bench.errors import EXIT_DOES_NOT_FIT, SlrBenchError
+from slr_bench.probes.host import give_heap_back
 
 GROW_AFTER_STEPS = 50
 T = TypeVar("T")
@@ -44,18 +45,21 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def out_of_memory_told(what: str) -> Iterator[None]:
-    """Turn an out-of-memory inside into :class:`DoesNotFit`, with the cure; ``what`` did not fit."""
+def out_of_memory_told(what: Callable[[], str], may_halve: bool) -> Iterator[None]:
+    """Turn an out-of-memory inside into :class:`DoesNotFit`, with the cure.
+
+    ``what()``, asked then, did not fit; ``may_halve``: dynamic batch sizing is off and could be on.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         kind = "GPU memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
-        raise DoesNotFit(
-            f"out of {kind}: {what} does not fit; python -m models.training.advisor --symptom oom says what to change, "
-            "training.dynamic_batch_size: true halves the micro-batch by itself"
-        ) from error
+        cure = "python -m models.training.advisor --symptom oom says what to change"
+        if may_halve:
+            cure += ", training.dynamic_batch_size: true halves the micro-batch by itself"
+        raise DoesNotFit(f"out of {kind}: {what()} does not fit; {cure}") from error
 
 
 def attempt(work: Callable[[], T], may_repeat: Callable[[], bool]) -> T | OutOfMemory:
@@ -70,6 +74,7 @@ def attempt(work: Callable[[], T], may_repeat: Callable[[], bool]) -> T | OutOfM
         if not is_out_of_memory(error) or not may_repeat():
             raise
     gc.collect()  # of frames in reference cycles
+    give_heap_back()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()  # blocks cut for the old size would not serve the new one
     return OutOfMemory()

@@ -99,6 +99,8 @@ class EfficientTrainer(FittingStepper):
         console = console or Console(stderr=True)
         with Interruption() as signalled, TrainingDisplay(console, self.total_steps, self._steps_taken()) as display:
             self.tell = display.note
+            if progress.epoch >= self.config.epochs:
+                display.note(f"already complete: all {self.config.epochs} epochs are done; nothing is left to train")
             while progress.epoch < self.config.epochs:
                 accumulation = self.config.gradient_accumulation_steps
                 loaded = LoadedEpoch(train_loader, accumulation, progress.epoch, progress.tally.steps)

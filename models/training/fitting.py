@@ -20,6 +20,7 @@ from models.training.loaded_epoch import EpochLoader, LoadedEpoch
 from models.training.memory import MemoryTracker, OwnPeaks, fullest
 from models.training.pressure import MemoryPressure
 from models.training.stepper import Phase, Stepper, no_phase
+from slr_bench.probes.host import address_space_is_limited, keep_large_blocks_apart
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class FittingStepper(Stepper):
             thresholds = config.memory_warning_threshold, config.memory_critical_threshold
             self.tracker = MemoryTracker(*thresholds, peaks=self.peaks)
         self._weights_moving = False
+        if config.dynamic_batch_size and self.device.type == "cpu" and address_space_is_limited():
+            keep_large_blocks_apart()  # before the first step: what one that failed has mapped stays mapped
         if config.dynamic_batch_size and config.batch_size == 1:
             warnings.warn(
                 "training.dynamic_batch_size has nothing to halve at training.batch_size: 1; use a larger batch_size "
@@ -95,6 +98,18 @@ class FittingStepper(Stepper):
             if not isinstance(outcome, OutOfMemory):
                 return outcome
             self._changed("out of memory in validation", self._halve())
+
+    def micro_batch_text(self) -> str:
+        """The size in use, in words: after an out-of-memory the one that was tried last."""
+        size, largest = self.micro_batch.size, self.config.batch_size
+        clips = "one clip" if size == 1 else f"{size} clips"
+        return f"a micro-batch of {clips} (training.batch_size: {largest})"
+
+    @property
+    def halving_could_help(self) -> bool:
+        """Whether ``dynamic_batch_size`` is off, and on could take smaller micro-batches."""
+        config = self.config
+        return config.batch_size > 1 and not config.dynamic_batch_size and not config.optimizer_in_backward
 
     def pressure(self, loader: EpochLoader) -> MemoryPressure:
         """What this training can do about full memory."""

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from models.config import Settings
-from slr_bench.probes.host import read_host_memory
+from slr_bench.probes.host import cpu_flags, read_host_memory
 from slr_bench.units import MIB
 
 # Private memory of a loader process, measured at 16 x 224 x 224 without cache and batch: forked 60 MiB; from a fork
@@ -26,6 +26,7 @@ class Machine:
     ram_limit_bytes: int
     gpu_name: str | None = None
     gpu_free_bytes: int = 0
+    cpu_flags: frozenset[str] = frozenset()
 
     @classmethod
     def here(cls) -> Machine:
@@ -37,12 +38,22 @@ class Machine:
         if torch.cuda.is_available():
             name, free = torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0]
         left = max(0, memory.limit_bytes - memory.used_bytes)
-        return cls(len(os.sched_getaffinity(0)), left, memory.limit_bytes, name, free)
+        return cls(len(os.sched_getaffinity(0)), left, memory.limit_bytes, name, free, cpu_flags())
 
     @property
     def has_gpu(self) -> bool:
         """Whether the step runs on a GPU."""
         return self.gpu_name is not None
+
+    @property
+    def bf16_is_slower(self) -> str:
+        """Why a step in bf16 takes longer than in fp32, ``""`` where it does not. Both were measured, training 16
+        frames of 112 x 112 at 64 channels and smaller nets; matrix units (AMX, ARM's) were not."""
+        if self.has_gpu or self.cpu_flags & {"amx_bf16", "bf16"}:
+            return ""
+        if "avx512_bf16" in self.cpu_flags:
+            return "this CPU has avx512_bf16, but no amx_bf16: bf16 measured at 0.86 s for 0.75"
+        return "this CPU has neither amx_bf16 nor avx512_bf16: bf16 measured at 0.87 s for 0.62"
 
     @property
     def device_free_bytes(self) -> int:

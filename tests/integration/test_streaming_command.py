@@ -109,6 +109,11 @@ def test_mistakes_are_told_in_one_line(place, capsys):
     assert "--stride 0: use 1" in told(capsys)
     assert run(place, video="none.mp4") == 2
     assert "No such file" in told(capsys)
+    assert run(place, "--classes", "/nosuch") == 2
+    assert "cannot read data directory /nosuch: No such file or directory; check --classes" in told(capsys)
+    (place / "bare").mkdir()
+    assert run(place, "--classes", place / "bare") == 2
+    assert "holds no class list" in told(capsys)
     assert run(place, "--set", "model.base_channels=16") == 2
     assert "backbone.conv1.weight is (8, 3, 7, 7), expected (16, 3, 7, 7)" in told(capsys)
     assert run(place, checkpoint="clip.mp4") == 2

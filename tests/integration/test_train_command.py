@@ -224,14 +224,27 @@ def test_weights_begin_a_training(data, trained, tmp_path, capsys, monkeypatch):
     assert load_settings(tmp_path / "o" / "config.yml").model.weights == path
 
 
-def test_what_does_not_fit_is_one_line_with_the_cure(data, tmp_path, capsys, monkeypatch):
+HALVES = ", training.dynamic_batch_size: true halves the micro-batch by itself"
+
+
+@pytest.mark.parametrize(
+    ("setting", "tried", "cure"),
+    [
+        ("training.seed=0", "2 clips", HALVES),
+        ("training.dynamic_batch_size=true", "one clip", ""),
+    ],
+)
+def test_what_does_not_fit_is_one_line_with_the_cure(data, tmp_path, capsys, monkeypatch, setting, tried, cure):
+    """It names the size that was tried last, and no cure that has been tried."""
     from models.training.stepper import Stepper
 
     monkeypatch.setattr(Stepper, "_accumulate", lambda *_: torch.empty(2**50, dtype=torch.uint8))
-    code, err = train_here(capsys, monkeypatch, "--data-dir", data, "--output-dir", tmp_path, "--num-classes", 2)
+    arguments = ("--data-dir", data, "--output-dir", tmp_path, "--num-classes", 2)
+    code, err = train_here(capsys, monkeypatch, *arguments, settings=[setting])
     assert code == 6
-    assert err.splitlines()[-1].startswith(
-        "error: out of memory: training.batch_size=2 does not fit; python -m models."
+    assert err.splitlines()[-1] == (
+        f"error: out of memory: a micro-batch of {tried} (training.batch_size: 2) does not fit; "
+        f"python -m models.training.advisor --symptom oom says what to change{cure}"
     )
     assert "Traceback" not in err
 

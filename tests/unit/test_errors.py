@@ -1,7 +1,7 @@
 """What a mistake in a configuration reads like, and which exit code each error has."""
 
 import pytest
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from slr_bench import errors
 from slr_bench.errors import ConfigError, SlrBenchError, checked, nearest
@@ -55,6 +55,29 @@ def test_a_wrong_type_says_what_it_got():
     text = message_of({"name": "a", "training": {"batch_size": "many"}})
     assert text.startswith("grid.yml: training.batch_size: ")
     assert text.endswith("; got 'many'")
+
+
+class Ordered(BaseModel):
+    first: int
+    second: int
+
+    @model_validator(mode="after")
+    def _in_order(self):
+        if self.first > self.second:
+            raise ValueError(f"first={self.first} is above second={self.second}; swap them")
+        return self
+
+
+class OfOrdered(BaseModel):
+    part: Ordered
+
+
+def test_a_rule_of_a_whole_section_is_told_without_the_section():
+    with pytest.raises(ConfigError) as caught:
+        checked(OfOrdered, {"part": {"first": 2, "second": 1}}, "grid.yml")
+    assert str(caught.value) == "grid.yml: part: first=2 is above second=1; swap them"
+    with pytest.raises(ConfigError, match=r"got \{'first': 2\}$"):  # a section where a number is asked for
+        checked(Ordered, {"first": {"first": 2}, "second": 1}, "grid.yml")
 
 
 def test_every_mistake_has_a_line_of_its_own():

@@ -47,6 +47,21 @@ def v1(path: str, limit: int, used: int, own_cache: int, tree_cache: int) -> dic
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu amx_bf16\n\nprocessor\t: 1\n", {"fpu", "amx_bf16"}),
+        ("Features\t: asimd bf16\n", {"asimd", "bf16"}),
+        ("hart\t: 0\n", set()),
+        (None, set()),
+    ],
+)
+def test_flags_of_the_processor(tmp_path, text, flags):
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    assert host.cpu_flags(tmp_path) == flags
+
+
 def test_without_any_cgroup_the_machine_is_the_limit(tree):
     assert read_host_memory(*tree({})) == MACHINE
 

@@ -109,6 +109,28 @@ def test_whatever_the_machine_the_advice_is_valid_fits_and_keeps_the_effective_b
         assert need.of(training.batch_size) <= SAFE_PART * machine.device_free_bytes
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"avx2"}, "neither amx_bf16 nor avx512_bf16"),
+        ({"avx2", "avx512_bf16"}, "has avx512_bf16, but no amx_bf16"),
+        ({"avx512_bf16", "amx_bf16"}, None),
+        ({"asimd", "bf16"}, None),
+    ],
+)
+def test_a_slow_cpu_is_told_by_its_flags_whether_bf16_costs_time(flags, words):
+    cpu = Machine(cores=2, ram_free_bytes=8 * GIB, ram_limit_bytes=8 * GIB, cpu_flags=frozenset(flags))
+    slow = {one.key: one for one in against("slow", setting(), cpu)}
+    oom = {one.key: one for one in against("oom", setting(training__precision="fp32"), cpu)}
+    assert oom["training.precision"].value == "bf16"
+    assert ("slower" in oom["training.precision"].why) == (words is not None)
+    if words is None:
+        assert "training.precision" not in slow
+    else:
+        assert slow["training.precision"].value == "fp32"
+        assert words in slow["training.precision"].why
+
+
 @settings(deadline=None, max_examples=30)
 @given(starts, machines, st.sampled_from(["oom", "ram", "slow"]))
 def test_cures_can_be_repeated_until_none_is_left(now, machine, symptom):

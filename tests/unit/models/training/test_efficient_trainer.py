@@ -75,7 +75,9 @@ def test_resuming_a_finished_training_trains_nothing(uninterrupted, tmp_path):
     finished = trainer()
     history = fit(finished, tmp_path)
     again = trainer(seed=99)
-    assert fit(again, tmp_path, resume=True) == history
+    said = Console(file=io.StringIO(), width=200)
+    assert fit(again, tmp_path, resume=True, console=said) == history
+    assert "already complete: all 3 epochs are done" in said.file.getvalue()
     assert same_weights(again, uninterrupted[0])
 
 
