@@ -14,6 +14,9 @@ _KEYS_OF_EVERY_NETWORK = {
     "enable_feature_caching", "cache_size_limit_mb",
 }  # fmt: skip
 
+LEAST_FRAMES_OF_A_LONG_KERNEL = 8
+"""A stride of 2 and a kernel of 7 on 5 to 7 frames: oneDNN writes past its buffers on AVX-512 (torch 2.14)."""
+
 
 class ModelConfig(Frozen):
     """The network. Two arms of a comparison differ only here and in the other sections' values."""
@@ -92,10 +95,11 @@ class ModelConfig(Frozen):
                     f"{name}={value} has no effect with network: {self.network}; leave it at {field.default} "
                     "or use network: efficient"
                 )
-        if self.network == "s3d" and self.num_frames < 5:
+        if self.network in ("i3d", "s3d") and self.num_frames < LEAST_FRAMES_OF_A_LONG_KERNEL:
             raise ValueError(
-                f"num_frames={self.num_frames} is less than the 5 frames that the poolings of network: s3d take; "
-                "use 5 or more, as 16"
+                f"num_frames={self.num_frames} is less than the {LEAST_FRAMES_OF_A_LONG_KERNEL} frames on which network: "
+                f"{self.network} trains everywhere (oneDNN's gradient of its first kernel, 7 frames long, is wrong on "
+                "fewer); use 8 or more, as 16"
             )
         return self
 

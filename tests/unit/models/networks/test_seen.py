@@ -12,7 +12,7 @@ from models.networks.efficient import build_recogniser
 from models.networks.seen import Seen, seen_by
 from models.training.stepper import Stepper
 
-FOCUSED = {"region_focus": "motion", "focus_size": 32, "num_frames": 5, "num_classes": 3}
+FOCUSED = {"region_focus": "motion", "focus_size": 32, "num_frames": 8, "num_classes": 3}
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Batch:
 
 
 def clips():
-    return torch.randint(0, 256, (2, 5, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(0, 256, (2, 8, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def build(**changes):
@@ -35,7 +35,7 @@ def test_the_logits_are_those_of_the_clips(changes):
     model = build(**changes).eval()
     seen = seen_by(model, clips())
     assert isinstance(seen, Seen)
-    assert seen.clips_BTCHW.shape == (2, 5, 3, 32, 32)
+    assert seen.clips_BTCHW.shape == (2, 8, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(model(seen), model(clips()))
 

@@ -19,7 +19,7 @@ CLASSIFIERS = {"i3d": "logits.conv3d", "r3d_18": "fc", "s3d": "classifier.1"}
 
 
 def config(network, **changes):
-    return ModelConfig.model_validate({"network": network, "num_classes": 5, "num_frames": 5} | changes)
+    return ModelConfig.model_validate({"network": network, "num_classes": 5, "num_frames": 8} | changes)
 
 
 def clips(*shape):
@@ -62,7 +62,7 @@ def test_i3d_wants_minus_one_to_one():
 
 def step(model):
     torch.manual_seed(1)
-    logits_BK = model(clips(2, 5, 3, 32, 32))
+    logits_BK = model(clips(2, 8, 3, 32, 32))
     F.cross_entropy(logits_BK, torch.tensor([1, 4])).backward()
     return [logits_BK, *(parameter.grad for parameter in model.parameters()), *model.buffers()]
 
@@ -87,12 +87,12 @@ def test_recomputation_keeps_the_clip_as_bytes_and_what_units_start_from():
         return tensor
 
     model = build_recogniser(config("s3d"), "stage")
-    clips_BTCHW = clips(2, 5, 3, 64, 64)
+    clips_BTCHW = clips(2, 8, 3, 64, 64)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         model(clips_BTCHW)
     kept = sorted((size for _, size in sizes.values()), reverse=True)
     # T x H x W halve in the stem, H x W in the next pool, then T too: inputs of stages 2 to 5, in fp32.
-    inputs = [64 * 3 * 32 * 32, 192 * 3 * 16 * 16, 480 * 3 * 8 * 8, 832 * 2 * 4 * 4]
+    inputs = [64 * 4 * 32 * 32, 192 * 4 * 16 * 16, 480 * 4 * 8 * 8, 832 * 2 * 4 * 4]
     expected = sorted([clips_BTCHW.numel(), *(2 * 4 * count for count in inputs)], reverse=True)
     assert kept[: len(expected)] == expected
     assert sum(kept[len(expected) :]) < 0.1 * sum(kept)  # the head's, and random states
@@ -141,8 +141,8 @@ def test_region_focus_comes_before_any_network():
     seen = []
     model.net.features[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
     with torch.no_grad():
-        model(clips(1, 5, 3, 64, 64))
-    assert seen == [(1, 3, 5, 40, 40)]
+        model(clips(1, 8, 3, 64, 64))
+    assert seen == [(1, 3, 8, 40, 40)]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,8 @@ def test_region_focus_comes_before_any_network():
         ({"model.causal": True}, "causal: true cannot go with network: i3d"),
         ({"training.recompute": "budget:64"}, "its layers are not chosen one by one; use stage or block"),
         ({"training.channels_last": True}, "cannot go with training.channels_last: true"),
-        ({"model.network": "s3d", "model.num_frames": 4}, "less than the 5 frames"),
+        ({"model.network": "s3d", "model.num_frames": 7}, "less than the 8 frames"),
+        ({"model.num_frames": 7}, "less than the 8 frames"),
     ],
 )
 def test_keys_without_effect_are_refused(changes, words):
