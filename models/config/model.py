@@ -97,9 +97,9 @@ class ModelConfig(Frozen):
                 )
         if self.network in ("i3d", "s3d") and self.num_frames < LEAST_FRAMES_OF_A_LONG_KERNEL:
             raise ValueError(
-                f"num_frames={self.num_frames} is less than the {LEAST_FRAMES_OF_A_LONG_KERNEL} frames on which network: "
-                f"{self.network} trains everywhere (oneDNN's gradient of its first kernel, 7 frames long, is wrong on "
-                "fewer); use 8 or more, as 16"
+                f"num_frames={self.num_frames} is less than the {LEAST_FRAMES_OF_A_LONG_KERNEL} frames on which "
+                f"network: {self.network} trains everywhere (oneDNN's gradient of its first kernel, 7 frames long, is "
+                "wrong on fewer); use 8 or more, as 16"
             )
         return self
 

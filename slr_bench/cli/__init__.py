@@ -14,6 +14,8 @@ for _command in (
     "run", "report", "compare", "gate", "profile", "predict", "plan", "calibrate", "replay", "watch", "doctor", "schema"
 ):  # fmt: skip
     import_module(f"slr_bench.cli.{_command}")
+
+
 def main() -> None:
     """Entry point: the one place where an error becomes a line and an exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -40,6 +40,7 @@ def predict(
     from slr_bench.predict.foresight import Foreseen, foresee
     from slr_bench.predict.host import HostPrediction, predicted_host
     from slr_bench.predict.peak import Prediction, predicted
+    from slr_bench.probes.host import read_host_memory
     from slr_bench.report.predict_view import print_cells, print_prediction
 
     console = Console(stderr=as_json)
@@ -52,7 +53,10 @@ def predict(
     overrides = dict(parse_override(text) for text in sets or [])
     cells = expand(grid, overrides, arm) if whole_grid else [own_cell(grid, overrides, arm, workload)]
     cells = [cell for cell in cells if cell.spec.kind == "step"] if whole_grid else cells
-    done = 0
+    done, ram_bytes = 0, None
+    if is_cpu:
+        memory = read_host_memory()
+        ram_bytes = max(0, memory.limit_bytes - memory.used_bytes)
     with console.status("importing torch") as status:
 
         def seen(*_: object) -> None:
@@ -65,7 +69,7 @@ def predict(
     def answer(one: Foreseen | str) -> Prediction | HostPrediction | str:
         if isinstance(one, str):
             return one
-        return predicted_host(one) if is_cpu else predicted(one, card, settings=settings)
+        return predicted_host(one, ram_bytes) if is_cpu else predicted(one, card, settings=settings)
 
     results = [answer(one) for one in found]
     if not whole_grid:

@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from slr_bench.predict.device import CPU, Estimate
+from slr_bench.predict.heap import high_water_bytes
 from slr_bench.units import MIB
 
-_BASE_BYTES: Final = 70 * MIB
-"""Code and buffers that a first step brings in: oneDNN's compiled kernels, threads' stacks, Python objects."""
+_BASE_BYTES: Final = 100 * MIB
+"""What a first step brings in beside tensors: oneDNN's compiled kernels, code pages, Python objects."""
+_READING: Final = 10
+"""Bytes that reading a batch takes (decoding, resizing in fp32) for each that the loader then holds."""
+START_BYTES: Final = 700 * MIB
+"""A process that has imported torch, torchvision and PyAV and done nothing: 620 to 910 MiB."""
 _LEAST_SPREAD_BYTES: Final = 100 * MIB
 
 
@@ -23,6 +28,7 @@ class HostPrediction:
     """High-water mark of the process over what it had before the workload was built."""
     fits: bool | None
     capacity_bytes: int | None
+    """Of the whole process."""
 
     def as_json(self) -> dict[str, Any]:
         """As ``predict``'s object; what only a GPU has is null."""
@@ -48,14 +54,16 @@ class HostPrediction:
 
 
 def predicted_host(foreseen: Mapping[str, Any], capacity_bytes: int | None = None) -> HostPrediction:
-    """The high-water mark: traced tensors, the clips that the loader holds, oneDNN's copies, and a base.
+    """The high-water mark: the heap under the step's tensors and oneDNN's copies, the reading of its clips, and a base.
 
-    oneDNN lays tensors out anew for its convolutions, and the C library keeps pages that it gave out once.
+    The constants were fitted to six settings; ``python -m benchmarks.predict_proof --part host`` holds them against
+    others. ``capacity_bytes`` is the whole process's, imports included.
     """
-    value = _BASE_BYTES + foreseen["loader_bytes"] + foreseen["peak_with_workspaces_bytes"]
+    value = _BASE_BYTES + _READING * foreseen["loader_bytes"] + high_water_bytes(foreseen["requests"])
     spread = max(value // 10, _LEAST_SPREAD_BYTES)
     estimate = Estimate(value, max(foreseen["peak_tensor_bytes"], value - spread), value + spread)
     fits = None
     if capacity_bytes is not None:
-        fits = True if estimate.high <= capacity_bytes else False if value > capacity_bytes else None
+        room = capacity_bytes - START_BYTES
+        fits = True if estimate.high <= room else False if value > room else None
     return HostPrediction(foreseen, estimate, fits, capacity_bytes)

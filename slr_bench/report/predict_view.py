@@ -10,7 +10,7 @@ from rich.text import Text
 
 from slr_bench.grid.cells import Cell as GridCell
 from slr_bench.predict.device import Estimate, known_devices
-from slr_bench.predict.host import HostPrediction
+from slr_bench.predict.host import START_BYTES, HostPrediction
 from slr_bench.predict.peak import Prediction, fits_in
 from slr_bench.report.profile_view import MEANINGS
 from slr_bench.report.table import Cell, Column, Row, Table, Tone
@@ -43,6 +43,7 @@ def print_prediction(cell: GridCell, found: Prediction | HostPrediction, console
         _print_verdict(found, console)
         rows = [(name, getattr(found, kind), meaning) for name, kind, meaning in _KINDS]
     else:
+        _print_host_verdict(found, console)
         rows = [("over start", found.rss_over_start, "high-water mark of the process over its start")]
     ends = (Column(""), Column("Expected", True), Column("Least", True), Column("Most", True), Column(""))
     print_table(Table("Peak of a steady step", ends, tuple(_estimate(*row) for row in rows)), console)
@@ -75,6 +76,16 @@ def _print_verdict(found: Prediction, console: Console) -> None:
     text = (
         f"It {verdict}: {format_bytes(found.nvml.value)} of {format_bytes(found.device.capacity_bytes)}, {left}{tail}."
     )
+    console.print(Text(text, style=_STYLES[tone]))
+
+
+def _print_host_verdict(found: HostPrediction, console: Console) -> None:
+    if found.capacity_bytes is None:
+        return
+    verdict, tone = _VERDICTS[found.fits]
+    whole = format_bytes(found.rss_over_start.value + START_BYTES)
+    room = format_bytes(found.capacity_bytes)
+    text = f"It {verdict}: {whole}, with what a process takes before the step, of {room} free."
     console.print(Text(text, style=_STYLES[tone]))
 
 

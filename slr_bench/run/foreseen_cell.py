@@ -16,7 +16,7 @@ from slr_bench.run.tracing import recorded_step, summed_up
 from slr_bench.trace.between import Told, told_between
 from slr_bench.trace.cuda_rules import CUDA_RULES
 from slr_bench.trace.fake import refusals_explained, unfilled
-from slr_bench.trace.requests import WorkspaceLog, lives, peak_with_workspaces, requests, unmodelled
+from slr_bench.trace.requests import WorkspaceLog, lives, requests, unmodelled
 from slr_bench.trace.rules import CpuFakeMode
 from slr_bench.trace.steady import (
     last_micro_batch,
@@ -75,8 +75,8 @@ def _foreseen(job: dict[str, Any], traced: list[_Traced]) -> dict[str, Any]:
 def foreseen(job: dict[str, Any]) -> dict[str, Any]:
     """The profile of a steady step, told from the first one with at most two micro-batches (``trace.steady``).
 
-    The job's setting has as many micro-batches as are traced; ``more_micro_batches`` come on top. Under CUDA rules with
-    ``requests`` (``trace.requests``) and ``unmodelled``.
+    The job's setting has as many micro-batches as are traced; ``more_micro_batches`` come on top. With ``requests``
+    (``trace.requests``), under CUDA rules with ``unmodelled``.
 
     Raises:
         UnsupportedSettingError: a step that fake tensors cannot run, or whose micro-batches cannot be told apart.
@@ -128,9 +128,8 @@ def _summed_up(one: _Traced, more: int) -> dict[str, Any]:
     found["operators"] = len(story.operators) + more * len(middle)
     found["touched_bytes_per_step"] = story.touched_bytes
     found["loader_bytes"] = round(told.loader_bytes * times)
-    found["peak_with_workspaces_bytes"] = peak_with_workspaces(story, told.heard)
+    found["requests"] = requests(story, told.heard, first, lives(story))
     if context.cuda_rules is not None:
         found["cuda_rules"] = CUDA_RULES
-        found["requests"] = requests(story, told.heard, first, lives(story))
         found["unmodelled"] = unmodelled(told.heard)
     return found

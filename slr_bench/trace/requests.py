@@ -14,7 +14,6 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from slr_bench.trace.rules import ByName
-from slr_bench.trace.steady import live_bytes
 from slr_bench.trace.story import BEFORE, Story
 from slr_bench.trace.workspaces import PRODUCTS, Workspace, name_of
 
@@ -83,12 +82,6 @@ def unmodelled(heard: Sequence[Heard]) -> list[dict[str, Any]]:
             calls[one.name] += 1
             most[one.name] = max(most[one.name], one.workspace.most_bytes)
     return [{"operator": name, "calls": calls[name], "most_bytes": size} for name, size in most.most_common()]
-
-
-def peak_with_workspaces(story: Story, heard: Sequence[Heard]) -> int:
-    """The most bytes alive in the step, tensors and what operators allocate inside themselves, as expected."""
-    live = live_bytes(story)
-    return max([story.peak_bytes, *(live[one.position] + one.workspace.expected_bytes for one in heard)])
 
 
 Lives = Sequence[tuple[int, int | None]]

@@ -99,7 +99,7 @@ def test_what_cannot_be_traced_is_told_with_operator_line_and_cure(slr_bench, wr
 def test_the_cpu_is_told_in_words(slr_bench, write_grid):
     done = slr_bench("predict", write_grid({"workload": "faulty", "set": {"fault.size": 1 << 20}}), "--device", "cpu")
     assert done.returncode == 0, done.stderr
-    for words in ("on the CPU", "over start", "Tensors at the peak: 4.0 MiB", "exact to the byte"):
+    for words in ("on the CPU", "It fits: ", "over start", "Tensors at the peak: 4.0 MiB", "exact to the byte"):
         assert words in done.stdout
 
 
