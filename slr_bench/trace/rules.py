@@ -33,6 +33,11 @@ class CpuFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
     """Told of each operator, but not of those by which torch finds out what another one makes."""
     _inside = False
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False: nothing here is compiled, and the wrapper that torch adds otherwise costs every operator."""
+        return False
+
     @property
     def rules(self) -> Mapping[Any, Rule]:
         """What its fake kernels get wrong."""
