@@ -111,7 +111,7 @@ HEAVY = {
     "s3d": (torchvision.models.video.s3d, (1, 3, 16, 224, 224)),
     "mvit": (torchvision.models.video.mvit_v2_s, (1, 3, 16, 224, 224)),
     "swin3d": (torchvision.models.video.swin3d_t, (1, 3, 8, 64, 64)),
-    "our i3d": ours(network="i3d", base_channels=64),
+    "our i3d": ours(network="i3d", base_channels=64, num_frames=8),
     "our dense": ours(attention="dense", temporal_shift="plain", max_pool="plain"),
     "our sparse": ours(attention="sparse", temporal_shift="none"),
     "our split stem": ours(attention="none", stem="split"),
