@@ -8,12 +8,13 @@ from typing import Any, Final
 
 from slr_bench.predict.device import CPU, Estimate
 from slr_bench.predict.heap import high_water_bytes
+from slr_bench.predict.peak import ALLOCATE
 from slr_bench.units import MIB
 
 _BASE_BYTES: Final = 100 * MIB
 """What a first step brings in beside tensors: oneDNN's compiled kernels, code pages, Python objects."""
-_READING: Final = 10
-"""Bytes that reading a batch takes (decoding, resizing in fp32) for each that the loader then holds."""
+_TIMES_THE_LARGEST: Final = 2
+"""Tensors of the largest one's size that libraries and holes in the heap take besides."""
 START_BYTES: Final = 700 * MIB
 """A process that has imported torch, torchvision and PyAV and done nothing: 620 to 910 MiB."""
 _LEAST_SPREAD_BYTES: Final = 100 * MIB
@@ -54,12 +55,14 @@ class HostPrediction:
 
 
 def predicted_host(foreseen: Mapping[str, Any], capacity_bytes: int | None = None) -> HostPrediction:
-    """The high-water mark: the heap under the step's tensors and oneDNN's copies, the reading of its clips, and a base.
+    """The high-water mark: the heap under the step's tensors and oneDNN's copies, twice the largest tensor, a base.
 
     The constants were fitted to six settings; ``python -m benchmarks.predict_proof --part host`` holds them against
     others. ``capacity_bytes`` is the whole process's, imports included.
     """
-    value = _BASE_BYTES + _READING * foreseen["loader_bytes"] + high_water_bytes(foreseen["requests"])
+    requests = foreseen["requests"]
+    largest = max((size for kind, _, size in requests if kind == ALLOCATE), default=0)
+    value = _BASE_BYTES + _TIMES_THE_LARGEST * largest + high_water_bytes(requests)
     spread = max(value // 10, _LEAST_SPREAD_BYTES)
     estimate = Estimate(value, max(foreseen["peak_tensor_bytes"], value - spread), value + spread)
     fits = None
