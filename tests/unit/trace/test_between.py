@@ -36,7 +36,10 @@ SIZES = (4, 12, 8)
 
 
 def check(workload, setting, cuda_rules):
-    """The third of ``SIZES`` is told from the first two; pooling takes frames in 16 equal parts."""
+    """The third of ``SIZES`` is told from the first two, or is traced: gives whether it was told.
+
+    Pooling takes frames in 16 equal parts, and the split stem in 32, which 16 frames are not.
+    """
     where = {"device": "cpu", "fake": True, "cuda_rules": cuda_rules}
     steps = [step(workload, setting, samples) for samples in SIZES]
     told = []
@@ -44,8 +47,10 @@ def check(workload, setting, cuda_rules):
     assert [message["number"] for message in told] == [0, 1, 2]
     found = dict(told[2]["foreseen"])
     assert "told_from_samples" not in told[1]["foreseen"]
-    assert found.pop("told_from_samples") == [4, 12]
+    sources = found.pop("told_from_samples", None)
+    assert sources in (None, [4, 12])
     assert found == foreseen({**where, **steps[2]})
+    return sources is not None
 
 
 FEW_OPERATORS = {"model.attention": "none", "model.temporal_shift": "plain", "model.max_pool": "plain"}
@@ -80,13 +85,14 @@ OTHER_STEPS = [
 
 @pytest.mark.parametrize(("workload", "setting", "cuda_rules"), STEPS)
 def test_a_step_is_told_from_a_smaller_and_a_larger_one(workload, setting, cuda_rules):
-    check(workload, setting, cuda_rules)
+    assert check(workload, setting, cuda_rules)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("workload", "setting", "cuda_rules"), OTHER_STEPS)
-def test_a_step_is_told_from_a_smaller_and_a_larger_one_everywhere(workload, setting, cuda_rules):
-    check(workload, setting, cuda_rules)
+def test_a_step_is_told_or_traced_and_says_the_same_everywhere(workload, setting, cuda_rules):
+    plans = setting.get("training.recompute") not in (None, "none", "block")  # by size: what is recomputed may differ
+    assert check(workload, setting, cuda_rules) or plans or setting.get("model.stem") == "split"
 
 
 def test_a_micro_batch_of_one_runs_other_operators_and_tells_nothing():
