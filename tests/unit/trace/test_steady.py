@@ -328,7 +328,8 @@ def test_micro_batches_that_cannot_be_told_apart_are_refused_in_a_line(untold):
 def test_steps_of_a_job_are_told_one_by_one_and_a_refused_one_costs_no_other(untold):
     heard = []
     steps = [
-        {"workload": "untold", "setting": job("untold", {}, True)["setting"], "more_micro_batches": more}
+        {"setting": job("untold", {}, True)["setting"], "more_micro_batches": more}
+        | {"workload": "untold", "samples": None, "family": None}
         for more in (0, 3, 0)
     ]
     foreseen_cells({"device": "cpu", "fake": True, "cuda_rules": True, "steps": steps}, heard.append)
