@@ -56,7 +56,7 @@ def plan(
     from slr_bench.predict.planner import Budget, Planner
     from slr_bench.predict.probing import measured
     from slr_bench.report.plan_view import print_plan, write_picture, write_setting
-    from slr_bench.units import parse_bytes
+    from slr_bench.units import format_bytes, parse_bytes
 
     console = Console(stderr=as_json)
     card = any_device() if device is None else find_device(device)
@@ -71,6 +71,19 @@ def plan(
     for path in (out, picture):
         if path is not None and not path.parent.is_dir():
             raise ConfigError(f"there is no directory {path.parent}; make it, or name another place")
+        if path is not None and path.is_dir():
+            raise ConfigError(f"{path} is a directory; name a file in it")
+    if picture is not None and picture.suffix.lower() not in (".png", ".svg"):
+        raise ConfigError(f"--picture: {picture.name} is neither PNG nor SVG; name it .png or .svg")
+    if slower is not None and gpu_memory is not None:
+        raise ConfigError(
+            "--slower looks for the least memory whatever the budget; leave out --gpu-memory, or --slower"
+        )
+    if gpu_memory is not None and card.capacity_bytes is not None and (total or 0) > card.capacity_bytes:
+        raise ConfigError(
+            f"--gpu-memory {gpu_memory} is more than the {format_bytes(card.capacity_bytes)} of {card.title}; "
+            "leave one of the two out"
+        )
     budget = Budget(total, headroom / 100, None if slower is None else slower / 100)
     overrides = dict(parse_override(text) for text in sets or [])
     planner = Planner(load_grid(config), overrides, arm, workload, card, keep or (), allow or (), vary or ())

@@ -116,9 +116,9 @@ def find_device(text: str) -> Device:
     except ValueError as error:
         if name.replace(".", "", 1).isdigit():
             raise ConfigError(f"--device: {error}") from error
+        near = nearest(text.strip().lower(), known).partition("; known: ")[0]
         raise ConfigError(
-            f"--device: no device {text!r} is known{nearest(text.strip().lower(), known)}; known: {', '.join(known)}, "
-            f"{CPU}, or a size like 24GiB"
+            f"--device: no device {text!r} is known{near}; known: {', '.join(known)}, {CPU}, or a size like 24GiB"
         ) from error
     if not size:
         raise ConfigError("--device: a card of 0 bytes holds nothing; give a size like 24GiB")

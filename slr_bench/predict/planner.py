@@ -239,6 +239,8 @@ def _varied(texts: Sequence[str]) -> dict[str, list[Any]]:
         key, equals, values = text.partition("=")
         if not equals or not key or not values:
             raise ConfigError(f"--vary: {text!r} is not KEY=A,B; give one like training.batch_size=2,4")
-        read = yaml.safe_load(f"[{values}]")
-        found[key] = list(read)
+        try:
+            found[key] = list(yaml.safe_load(f"[{values}]"))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--vary: the values of {text!r} are no YAML; give one like {key}=2,4") from error
     return found

@@ -19,11 +19,12 @@ _MEMORY = ("nvml_process_peak_bytes", "peak_reserved_bytes")
 
 
 def measured(grid: GridConfig, cells: Sequence[Cell], progressed: Callable[[str], None]) -> list[Probed]:
-    """Each cell once, in a process of its own, on the grid's device; nothing is kept.
+    """Each cell once, in a process of its own, on the GPU; nothing is kept.
 
     Raises:
-        NothingMeasuredError: a cell ended otherwise than measured or out of memory.
+        NothingMeasuredError: a cell ended otherwise than measured or out of memory, as without a GPU.
     """
+    grid = grid.model_copy(update={"device": "cuda"})
     with tempfile.TemporaryDirectory(prefix="slr-bench-") as place:
         runner = Runner(grid, _once(cells), Store(Path(place)), fake=False, command="slr-bench plan", skip=False)
         totals = runner.run(_Teller(progressed))
@@ -43,8 +44,12 @@ def probed(record: Record) -> Probed:
         raise NothingMeasuredError(f"the setting ended as {record.outcome}: {record.reason}")
     values = {name: metric.value for name, metric in record.metrics.items()}
     memory = next((values[name] for name in _MEMORY if values.get(name) is not None), None)
+    if memory is None:
+        raise NothingMeasuredError(
+            "the setting ran, but neither NVML nor torch told its GPU memory; see slr-bench doctor"
+        )
     seconds = values.get("step_time_s")
-    return Probed(None if memory is None else int(memory), None if seconds is None else float(seconds))
+    return Probed(int(memory), None if seconds is None else float(seconds))
 
 
 def _once(cells: Sequence[Cell]) -> list[Cell]:

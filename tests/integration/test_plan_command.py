@@ -77,7 +77,12 @@ def test_a_budget_below_everything_ends_with_6_and_what_the_least_consists_of(sl
         (["--gpu-memory", "6GiB", "--vary", "training.batch_size"], 2, ["KEY=A,B"]),
         (["--gpu-memory", "6GiB", "--vary", "training.bach_size=1,2"], 2, ["'training.batch_size'?"]),
         (["--gpu-memory", "6GiB", "--workload", "train_epochs"], 2, ["'train_step'?"]),
+        (["--gpu-memory", "6GiB", "--vary", "training.epochs=[1,"], 2, ["--vary", "no YAML"]),
+        (["--gpu-memory", "6GiB", "--slower", "10"], 2, ["--slower", "leave out --gpu-memory"]),
+        (["--gpu-memory", "64GiB", "--device", "gtx1650"], 2, ["64GiB", "more than the 3.81 GiB"]),
         (["--gpu-memory", "6GiB", "--out", "nowhere/chosen.yml"], 2, ["nowhere", "make it"]),
+        (["--gpu-memory", "6GiB", "--out", "."], 2, ["is a directory"]),
+        (["--gpu-memory", "6GiB", "--picture", "plan.bmp"], 2, ["neither PNG nor SVG"]),
     ],
 )
 def test_mistakes_are_told_in_a_line_before_anything_is_traced(slr_bench, grid, options, code, words):
