@@ -16,6 +16,7 @@ from slr_bench.errors import ConfigError, DataError
 from slr_bench.predict.replay import Event
 
 _SEGMENT_ACTIONS = {"segment_alloc": 1, "segment_map": 1, "segment_free": -1, "segment_unmap": -1}
+_SIZED = {*_SEGMENT_ACTIONS, "alloc", "free_requested", "free_completed"}
 
 
 class _Plain(pickle.Unpickler):
@@ -60,7 +61,37 @@ def read_snapshot(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(found, dict) or not {"segments", "device_traces"} <= found.keys():
         raise DataError(f"{path} is no memory snapshot: it has no segments and device_traces")
+    wrong = _what_is_wrong(found)
+    if wrong is not None:
+        raise DataError(f"{path} is damaged, or of another format: {wrong}; record it again")
     return found
+
+
+def _what_is_wrong(snapshot: Mapping[str, Any]) -> str | None:
+    """The first thing that a snapshot does not have as torch writes it."""
+    traces, segments, settings = (
+        snapshot["device_traces"],
+        snapshot["segments"],
+        snapshot.get("allocator_settings", {}),
+    )
+    if not isinstance(traces, list) or not all(isinstance(trace, list) for trace in traces):
+        return "device_traces is no list of lists"
+    for device, trace in enumerate(traces):
+        for number, entry in enumerate(trace):
+            if not isinstance(entry, dict) or not isinstance(entry.get("action"), str):
+                return f"entry {number} of device {device} has no action"
+            if entry["action"] in _SIZED and not all(_is_count(entry.get(name)) for name in ("addr", "size")):
+                return f"entry {number} of device {device} has no address and size"
+    if not isinstance(segments, list) or not all(
+        isinstance(one, dict) and _is_count(one.get("allocated_size")) and _is_count(one.get("device"))
+        for one in segments
+    ):
+        return "a segment has no device and allocated_size"
+    return None if isinstance(settings, dict) else "allocator_settings is no dictionary"
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def recording_of(snapshot: Mapping[str, Any], device: int | None = None) -> Recording:
@@ -120,6 +151,8 @@ def _require_all_known(events: list[Event], device: int) -> None:
     alive: set[int] = set()
     for event in events:
         if event.kind == "alloc":
+            if event.handle in alive:
+                raise DataError(f"the history of device {device} gives out an address twice; record it again")
             alive.add(event.handle)
         elif event.handle in alive:
             alive.remove(event.handle)

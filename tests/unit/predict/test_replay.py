@@ -87,6 +87,21 @@ class Evil:
         (b"", "no memory snapshot"),
         (pickle.dumps([1]), "no segments and device_traces"),
         (pickle.dumps({"segments": [], "device_traces": [[]]}), "no history of device 0"),
+        (pickle.dumps({"segments": [], "device_traces": 7}), "device_traces is no list"),
+        (pickle.dumps({"segments": [], "device_traces": [[{"size": 1}]]}), "entry 0 of device 0 has no action"),
+        (
+            pickle.dumps({"segments": [], "device_traces": [[{"action": "alloc", "addr": 1, "size": -5}]]}),
+            "entry 0 of device 0 has no address and size",
+        ),
+        (
+            pickle.dumps({"segments": [], "device_traces": [[{"action": "alloc", "addr": 1, "size": 5}] * 2]}),
+            "gives out an address twice",
+        ),
+        (pickle.dumps({"segments": [{}], "device_traces": []}), "a segment has no device"),
+        (
+            pickle.dumps({"segments": [], "device_traces": [], "allocator_settings": None}),
+            "allocator_settings is no dictionary",
+        ),
     ],
 )
 def test_what_is_no_snapshot_is_refused_and_nothing_of_it_is_run(tmp_path, capsys, content, message):
