@@ -80,7 +80,7 @@ bench-predict-gpu: data ## What predictions are worth on this GPU: 64 settings m
 calibrate: data ## Measure this GPU for predict and plan: context, workspaces, golden traces (minutes)
 	$(BIN)/slr-bench calibrate configs/calibrate.yml --traces tests/fixtures/traces $(ARGS)
 
-test: $(READY) ## Run the fast tests, two processes of one thread each (6 minutes on 2 cores)
+test: $(READY) ## Run the fast tests, two processes of one thread each (7 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(READY) ## Run the tests that take minutes

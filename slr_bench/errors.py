@@ -87,8 +87,13 @@ class ProbeUnavailableError(SlrBenchError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'batch_size'?"``, or the list of known names when nothing is near."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=_CLOSE)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+    return did_you_mean(name, known) or f"; known: {', '.join(known)}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'batch_size'?"``, or nothing when nothing is near."""
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=_CLOSE)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -37,8 +37,7 @@ class Machine:
         name, free = None, 0
         if torch.cuda.is_available():
             name, free = torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0]
-        left = max(0, memory.limit_bytes - memory.used_bytes)
-        return cls(len(os.sched_getaffinity(0)), left, memory.limit_bytes, name, free, cpu_flags())
+        return cls(len(os.sched_getaffinity(0)), memory.left_bytes, memory.limit_bytes, name, free, cpu_flags())
 
     @property
     def has_gpu(self) -> bool:

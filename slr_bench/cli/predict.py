@@ -53,10 +53,7 @@ def predict(
     overrides = dict(parse_override(text) for text in sets or [])
     cells = expand(grid, overrides, arm) if whole_grid else [own_cell(grid, overrides, arm, workload)]
     cells = [cell for cell in cells if cell.spec.kind == "step"] if whole_grid else cells
-    done, ram_bytes = 0, None
-    if is_cpu:
-        memory = read_host_memory()
-        ram_bytes = max(0, memory.limit_bytes - memory.used_bytes)
+    done, ram_bytes = 0, read_host_memory().left_bytes if is_cpu else None
     with console.status("importing torch") as status:
 
         def seen(*_: object) -> None:

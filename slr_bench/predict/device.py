@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
-from slr_bench.errors import ConfigError, nearest
+from slr_bench.errors import ConfigError, did_you_mean
 from slr_bench.predict.cost import Rates, sheet_rates
 from slr_bench.units import GIB, KIB, MIB, format_bytes, parse_bytes
 
@@ -116,7 +116,7 @@ def find_device(text: str) -> Device:
     except ValueError as error:
         if name.replace(".", "", 1).isdigit():
             raise ConfigError(f"--device: {error}") from error
-        near = nearest(text.strip().lower(), known).partition("; known: ")[0]
+        near = did_you_mean(text.strip().lower(), known)
         raise ConfigError(
             f"--device: no device {text!r} is known{near}; known: {', '.join(known)}, {CPU}, or a size like 24GiB"
         ) from error

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from slr_bench.errors import NothingMeasuredError
 from slr_bench.grid.cells import Cell
-from slr_bench.grid.config import GridConfig
+from slr_bench.grid.config import GridConfig, with_device
 from slr_bench.predict.plan import Probed
 from slr_bench.record import Outcome, Record
 from slr_bench.run.plan import Run
@@ -24,7 +24,7 @@ def measured(grid: GridConfig, cells: Sequence[Cell], progressed: Callable[[str]
     Raises:
         NothingMeasuredError: a cell ended otherwise than measured or out of memory, as without a GPU.
     """
-    grid = grid.model_copy(update={"device": "cuda"})
+    grid = with_device(grid, "cuda")
     with tempfile.TemporaryDirectory(prefix="slr-bench-") as place:
         runner = Runner(grid, _once(cells), Store(Path(place)), fake=False, command="slr-bench plan", skip=False)
         totals = runner.run(_Teller(progressed))

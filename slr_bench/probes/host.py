@@ -36,6 +36,11 @@ class HostMemory(NamedTuple):
     limit_bytes: int
     source: str
 
+    @property
+    def left_bytes(self) -> int:
+        """Up to the limit."""
+        return max(0, self.limit_bytes - self.used_bytes)
+
 
 def read_host_memory(proc: Path = PROC, cgroup: Path = CGROUP, pid: int | str = "self") -> HostMemory:
     """Used and limit of the tightest cgroup (v2, then v1) around a process, or of the machine.

@@ -44,7 +44,7 @@ def foreseen_cells(job: dict[str, Any], send: Send) -> dict[str, Any]:
         if step["family"] is None or step["family"] != family:
             family, traced = step["family"], []
         try:
-            send({"number": number, "foreseen": _foreseen({**job, **step}, traced)})
+            send({"number": number, "foreseen": foreseen({**job, **step}, traced)})
         except SlrBenchError as error:
             send({"number": number, "refused": str(error)})
         except Exception as error:  # noqa: BLE001 - a workload may fail in any way; it costs no other step
@@ -59,10 +59,19 @@ class _Traced(NamedTuple):
     context: Context
 
 
-def _foreseen(job: dict[str, Any], traced: list[_Traced]) -> dict[str, Any]:
-    """Told from two of ``traced`` where they tell it, else traced and added to them."""
-    samples = job["samples"]
+def foreseen(job: dict[str, Any], traced: list[_Traced] | None = None) -> dict[str, Any]:
+    """The profile of a steady step, told from the first one with at most two micro-batches (``trace.steady``).
+
+    The job's setting has as many micro-batches as are traced; ``more_micro_batches`` come on top. With ``requests``
+    (``trace.requests``), under CUDA rules with ``unmodelled``. Told from two of ``traced`` where they tell it, else
+    traced and added to them.
+
+    Raises:
+        UnsupportedSettingError: a step that fake tensors cannot run, or whose micro-batches cannot be told apart.
+    """
+    traced = [] if traced is None else traced
     for low, high in itertools.permutations(traced, 2):
+        samples = job["samples"]
         if low.told.samples < samples < high.told.samples:
             told = told_between(low.told, high.told, samples)
             if told is not None:
@@ -70,18 +79,6 @@ def _foreseen(job: dict[str, Any], traced: list[_Traced]) -> dict[str, Any]:
                 return found | {"told_from_samples": [low.told.samples, high.told.samples]}
     traced.append(_trace(job))
     return _summed_up(traced[-1], job["more_micro_batches"])
-
-
-def foreseen(job: dict[str, Any]) -> dict[str, Any]:
-    """The profile of a steady step, told from the first one with at most two micro-batches (``trace.steady``).
-
-    The job's setting has as many micro-batches as are traced; ``more_micro_batches`` come on top. With ``requests``
-    (``trace.requests``), under CUDA rules with ``unmodelled``.
-
-    Raises:
-        UnsupportedSettingError: a step that fake tensors cannot run, or whose micro-batches cannot be told apart.
-    """
-    return _summed_up(_trace(job), job["more_micro_batches"])
 
 
 def _trace(job: dict[str, Any]) -> _Traced:
