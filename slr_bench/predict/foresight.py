@@ -11,7 +11,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from slr_bench.grid.cells import Cell, flatten, nest
 from slr_bench.run.executors.local import Ending, LocalExecutor
@@ -28,6 +28,15 @@ _WHOLE: Final = "workload {} is a whole training; what can be predicted is a ste
 Foreseen = Mapping[str, Any]
 Step = dict[str, Any]
 """What a child is told of a cell."""
+
+
+class Asked(NamedTuple):
+    """A cell, and what a child is told of it."""
+
+    cell: Cell
+    step: Step
+
+
 Server = tuple[LocalExecutor, Path]
 Seen = Callable[[Cell, Foreseen | str], None]
 """Told of each cell as it is done: the traced step, or why there is none."""
@@ -57,22 +66,25 @@ class Foresight:
 
         Cells that differ in nothing that a trace sees are traced once.
         """
-        names = [repr(_step(cell)) for cell in cells]
+        steps = [_step(cell) for cell in cells]
+        names = [repr(step) for step in steps]
         asked: dict[str, list[Cell]] = {}
-        for name, cell in zip(names, cells, strict=True):
+        new: dict[str, Asked] = {}
+        for name, cell, step in zip(names, cells, steps, strict=True):
             asked.setdefault(name, []).append(cell)
-        new = {name: same[0] for name, same in asked.items() if name not in self._known}
+            if name not in self._known:
+                new.setdefault(name, Asked(cell, step))
         for name, found in self._traced(new):
             self._known[name] = found
             for cell in asked[name]:
                 seen(cell, found)
         return [self._known[name] for name in names]
 
-    def _traced(self, new: Mapping[str, Cell]) -> Iterator[tuple[str, Foreseen | str]]:
-        for name, cell in new.items():
-            if cell.spec.kind != "step":
-                yield name, _WHOLE.format(cell.spec.name)
-        steps = {name: cell for name, cell in new.items() if cell.spec.kind == "step"}
+    def _traced(self, new: Mapping[str, Asked]) -> Iterator[tuple[str, Foreseen | str]]:
+        for name, one in new.items():
+            if one.cell.spec.kind != "step":
+                yield name, _WHOLE.format(one.cell.spec.name)
+        steps = {name: one for name, one in new.items() if one.cell.spec.kind == "step"}
         if not steps:
             return
         families = _families(steps)
@@ -123,17 +135,17 @@ def _step(cell: Cell) -> Step:
     }
 
 
-Family = list[tuple[str, Cell]]
+Family = list[tuple[str, Asked]]
 
 
-def _families(steps: Mapping[str, Cell]) -> list[Family]:
+def _families(steps: Mapping[str, Asked]) -> list[Family]:
     """Cells that differ in the size of a micro-batch only: the smallest, the largest, then those between."""
     alike: dict[str, Family] = {}
-    for name, cell in steps.items():
-        alike.setdefault(_step(cell)["family"] or name, []).append((name, cell))
+    for name, one in steps.items():
+        alike.setdefault(one.step["family"] or name, []).append((name, one))
     families = []
     for family in alike.values():
-        by_size = sorted(family, key=lambda one: _step(one[1])["samples"] or 0)
+        by_size = sorted(family, key=lambda named: named[1].step["samples"] or 0)
         families.append([*by_size[:1], *by_size[-1:][: len(by_size) - 1], *by_size[1:-1]])
     return families
 
@@ -143,7 +155,7 @@ def _traces(family: Family) -> int:
     return min(2, len(family))
 
 
-def _shares(families: Sequence[Family], count: int) -> list[dict[str, Cell]]:
+def _shares(families: Sequence[Family], count: int) -> list[dict[str, Asked]]:
     """The families over ``count`` processes, about the same number of traces each."""
     shares: list[list[Family]] = [[] for _ in range(count)]
     for family in families:
@@ -153,7 +165,7 @@ def _shares(families: Sequence[Family], count: int) -> list[dict[str, Cell]]:
 
 def _trace(
     server: Server,
-    share: Mapping[str, Cell],
+    share: Mapping[str, Asked],
     cuda_rules: bool,
     told: Callable[[tuple[str, Foreseen | str] | None], None],
     stop: Event,
@@ -176,7 +188,7 @@ def _trace(
             def heard(message: dict[str, Any], names: list[str] = names) -> None:
                 if "number" in message:
                     name = names[message["number"]]
-                    why = without_paths(message.get("refused", ""), left.pop(name).settings.model_dump_json())
+                    why = without_paths(message.get("refused", ""), left.pop(name).cell.settings.model_dump_json())
                     told((name, message.get("foreseen", why)))
 
             job = {
@@ -187,7 +199,7 @@ def _trace(
                 "ram_limit_bytes": None,
                 "fake": True,
                 "cuda_rules": cuda_rules,
-                "steps": [_step(cell) for cell in left.values()],
+                "steps": [one.step for one in left.values()],
             }
             timeout_s = _STEP_TIMEOUT_S * len(left)
             ending = executor.run(job, timeout_s, heard, tick, _TICK_S)
