@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -34,7 +33,7 @@ from slr_bench.record import Outcome, Record
 from slr_bench.run.plan import Run
 from slr_bench.run.preparation import NO_CUDA
 from slr_bench.run.runner import Runner
-from slr_bench.run.store import Store
+from slr_bench.run.store import Store, write_atomically
 
 SETTINGS: Final = 64
 ALLOWED: Final = 1.03
@@ -186,9 +185,7 @@ def _write(
 
 def _replace(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(text)
-    os.replace(beside, path)
+    write_atomically(path, text)
 
 
 class _Teller:

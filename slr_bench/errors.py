@@ -96,6 +96,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def why_unreadable(error: OSError | UnicodeDecodeError) -> str | None:
+    """Of a text file, without its path."""
+    return error.strerror if isinstance(error, OSError) else "it is not text"
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping.
 
@@ -105,8 +110,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise ConfigError(f"cannot read configuration {path}: {reason}; check the path") from error
+        raise ConfigError(f"cannot read configuration {path}: {why_unreadable(error)}; check the path") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {_yaml_mistake(error)}") from error
     if not isinstance(values, dict):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from models.data.wlasl_files import Split
-from slr_bench.errors import ConfigError, DataError
+from slr_bench.errors import ConfigError, DataError, why_unreadable
 
 Reason = Literal["missing", "empty", "unreadable"]
 
@@ -52,8 +52,7 @@ def read_list(data_dir: Path) -> frozenset[str]:
     except FileNotFoundError:
         return frozenset()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise DataError(f"cannot read {path}: {reason}; check the file, or delete it") from error
+        raise DataError(f"cannot read {path}: {why_unreadable(error)}; check the file, or delete it") from error
     return frozenset(line.split("\t")[0].strip() for line in lines if line.strip())
 
 

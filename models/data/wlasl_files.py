@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from slr_bench.errors import DataError
+from slr_bench.errors import DataError, why_unreadable
 
 Split = Literal["train", "val", "test"]
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi", ".flv", ".swf", ".mpg", ".wmv", ".3gp")
@@ -142,8 +142,7 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise DataError(f"cannot read {path}: {reason}; check the file") from error
+        raise DataError(f"cannot read {path}: {why_unreadable(error)}; check the file") from error
 
 
 def _load_json(path: Path) -> Any:

@@ -159,12 +159,6 @@ class _TorchCall:
         self._made = None
 
 
-def limit_allocator(limit_bytes: int) -> None:
-    """Let torch's allocator reserve no more than this on ``cuda:0``: what it cannot give back for is out of memory."""
-    total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total), 0)
-
-
 def plain_history(snapshot: Mapping[str, Any], device: int = 0) -> dict[str, Any]:
     """Of a snapshot what a replay needs, as JSON values in the same places: one device, no stacks."""
     trace: Iterable[Mapping[str, Any]] = snapshot["device_traces"][device]

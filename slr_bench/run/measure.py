@@ -22,7 +22,6 @@ from slr_bench.probes.sampler import Sampler
 from slr_bench.probes.visible import open_device
 from slr_bench.record import Metric
 from slr_bench.run.context import Context, open_job
-from slr_bench.run.gpu import limit_allocator
 from slr_bench.run.result import metrics_json, phases_json, samples_json
 from slr_bench.run.tracing import no_collection, trace_metrics, trace_step
 from slr_bench.run.validity import GpuWatch
@@ -51,6 +50,12 @@ def measure(job: dict[str, Any], send: Send) -> dict[str, Any]:
         measured = _Measurement(job, context, send).run(spec.build, settings, spec.kind)
     measured["work_s"] = time.perf_counter() - start_s
     return measured
+
+
+def limit_allocator(limit_bytes: int) -> None:
+    """Let torch's allocator reserve no more than this on ``cuda:0``: what it cannot give back for is out of memory."""
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total), 0)
 
 
 def _trace_fake(job: dict[str, Any], context: Context, work: StepWork, kind: str) -> dict[str, Any]:

@@ -154,7 +154,7 @@ class Store:
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Write ``grid.json`` atomically."""
-        _write_atomically(self.directory / "grid.json", manifest.model_dump_json(by_alias=True, indent=1))
+        write_atomically(self.directory / "grid.json", manifest.model_dump_json(by_alias=True, indent=1))
 
     def read_manifest(self) -> Manifest | None:
         """The manifest; None where the directory has none yet.
@@ -175,8 +175,8 @@ class Store:
     def write_record(self, record: Record, samples: dict[str, Any] | None = None) -> None:
         """Make a finished run durable: samples first, then the record by an atomic rename."""
         if samples is not None:
-            _write_atomically(self.directory / "samples" / f"{record.name}.json", json.dumps(samples))
-        _write_atomically(
+            write_atomically(self.directory / "samples" / f"{record.name}.json", json.dumps(samples))
+        write_atomically(
             self.records_directory / f"{record.name}.json", record.model_dump_json(by_alias=True, indent=1)
         )
 
@@ -198,7 +198,7 @@ class Store:
     def write_discarded(self, record: Record, attempt: int) -> None:
         """Keep a run that was thrown away, for the report: ``discarded/<name>-<attempt>.json``, attempts from 1."""
         path = self.discarded_directory / f"{record.name}-{attempt}.json"
-        _write_atomically(path, record.model_dump_json(by_alias=True, indent=1))
+        write_atomically(path, record.model_dump_json(by_alias=True, indent=1))
 
     def read_discarded(self) -> list[Record]:
         """Runs that were thrown away, sorted by name and attempt; what is unreadable there is not counted."""
@@ -230,7 +230,12 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
+    """The file is the old one or the new one, whole, whenever the machine stops.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
     try:
         _write_durably(path, text)
     except OSError as error:

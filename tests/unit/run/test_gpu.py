@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from slr_bench.run import gpu, measure
-from slr_bench.run.gpu import Counters, TorchGpu, limit_allocator, plain_history
+from slr_bench.run.gpu import Counters, TorchGpu, plain_history
 
 GIB = 2**30
 
@@ -62,7 +62,7 @@ def test_facts_name_card_and_versions_and_nobody(card):
 
 @pytest.mark.parametrize(("limit", "fraction"), [(GIB, 0.1), (10 * GIB, 1.0), (20 * GIB, 1.0)])
 def test_a_limit_is_told_as_a_part_of_the_card(card, limit, fraction):
-    limit_allocator(limit)
+    measure.limit_allocator(limit)
     assert card == [(fraction, 0)]
 
 
