@@ -27,6 +27,5 @@ def main() -> None:
     except (KeyboardInterrupt, SystemExit) as end:  # typer makes an exit of a Ctrl-C
         if isinstance(end, SystemExit) and end.code != EXIT_INTERRUPTED:
             raise
-        kept = "; finished runs are kept, the same command goes on from there" if sys.argv[1:2] == ["run"] else ""
-        sys.stderr.write(f"slr-bench: interrupted{kept}\n")
+        sys.stderr.write("slr-bench: interrupted\n")
         sys.exit(EXIT_INTERRUPTED)

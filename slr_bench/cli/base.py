@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+
+from slr_bench.errors import InterruptedRunError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,6 +45,19 @@ def finish(result: dict[str, Any], exit_code: int, as_json: bool) -> NoReturn:
     if as_json:
         sys.stdout.write(json.dumps(result) + "\n")
     raise typer.Exit(exit_code)
+
+
+@contextlib.contextmanager
+def interruption_told(kept: str) -> Iterator[None]:
+    """Say at a Ctrl-C inside what is kept of the work.
+
+    Raises:
+        InterruptedRunError: in its place.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise InterruptedRunError(f"interrupted; {kept}") from interrupt
 
 
 def make_report(directory: Path, console: Console, content: RunContent | None = None) -> dict[str, str]:

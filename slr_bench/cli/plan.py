@@ -68,13 +68,7 @@ def plan(
         raise ConfigError("--gpu-memory: a card of 0 bytes holds nothing; give a size like 6GiB")
     if total is None and slower is None:
         raise ConfigError("a plan needs a budget: --gpu-memory 6GiB, --device rtx4060, or --slower 10 for the least")
-    for path in (out, picture):
-        if path is not None and not path.parent.is_dir():
-            raise ConfigError(f"there is no directory {path.parent}; make it, or name another place")
-        if path is not None and path.is_dir():
-            raise ConfigError(f"{path} is a directory; name a file in it")
-    if picture is not None and picture.suffix.lower() not in (".png", ".svg"):
-        raise ConfigError(f"--picture: {picture.name} is neither PNG nor SVG; name it .png or .svg")
+    _check_places(out, picture)
     if slower is not None and gpu_memory is not None:
         raise ConfigError(
             "--slower looks for the least memory whatever the budget; leave out --gpu-memory, or --slower"
@@ -98,3 +92,14 @@ def plan(
         write_picture(found, picture)
         console.print(f"picture: {picture}", soft_wrap=True, markup=False, highlight=False)
     finish(found.as_json(), EXIT_OK, as_json)
+
+
+def _check_places(out: Path | None, picture: Path | None) -> None:
+    """Before a search that takes minutes."""
+    for path in (out, picture):
+        if path is not None and not path.parent.is_dir():
+            raise ConfigError(f"there is no directory {path.parent}; make it, or name another place")
+        if path is not None and path.is_dir():
+            raise ConfigError(f"{path} is a directory; name a file in it")
+    if picture is not None and picture.suffix.lower() not in (".png", ".svg"):
+        raise ConfigError(f"--picture: {picture.name} is neither PNG nor SVG; name it .png or .svg")

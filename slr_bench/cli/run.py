@@ -16,6 +16,7 @@ from slr_bench.cli.base import (
     SetOption,
     app,
     finish,
+    interruption_told,
     make_report,
     public_command,
 )
@@ -67,14 +68,15 @@ def run(
     runner = Runner(grid, cells, Store(directory), fake=fake, command=command, retry=retry, skip=not no_skip)
     if fresh:
         _set_aside(directory, console)
-    try:
-        totals = _run(runner, console)
-    except BoundElsewhereError:
-        if out is not None:
-            raise
-        _set_aside(directory, console)
-        totals = _run(runner, console)
-    make_report(directory, console)
+    with interruption_told("finished runs are kept, the same command goes on from there"):
+        try:
+            totals = _run(runner, console)
+        except BoundElsewhereError:
+            if out is not None:
+                raise
+            _set_aside(directory, console)
+            totals = _run(runner, console)
+        make_report(directory, console)
     finish(*_run_summary(directory, totals), as_json)
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slr_bench.cli.base import public_command, public_word
-from slr_bench.errors import ConfigError, InterruptedRunError
+from slr_bench.cli.base import interruption_told, public_command, public_word
+from slr_bench.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -98,17 +98,13 @@ def _measured(choice: Choice, pair: RevisionPair, console: Console) -> Compariso
     asked = Asked(_grid(choice), overrides, choice.arm, choice.fake, public_command(sys.argv[1:]))
     console.print("starting: checking both sides out, importing torch once a side", soft_wrap=True)
     revisions = (pair.base, pair.head)
-    try:
-        with (
-            LiveView(console, sides=SIDES) as view,
-            measured_in_turn(pair.top, revisions, asked, choice.out, view) as directories,
-        ):
-            comparison = compare_runs(*directories, arm=choice.arm)
-    except KeyboardInterrupt as interrupt:
-        kept = f"finished runs are kept in {choice.out}, the same command goes on from there"
-        raise InterruptedRunError(
-            f"interrupted; {kept if choice.out else 'nothing is kept: with --out DIR finished runs would be'}"
-        ) from interrupt
+    kept = f"finished runs are kept in {choice.out}, the same command goes on from there"
+    with (
+        interruption_told(kept if choice.out else "nothing is kept: with --out DIR finished runs would be"),
+        LiveView(console, sides=SIDES) as view,
+        measured_in_turn(pair.top, revisions, asked, choice.out, view) as directories,
+    ):
+        comparison = compare_runs(*directories, arm=choice.arm)
     if comparison.crashed and choice.out is None:
         console.print("cells crashed; their logs are kept with --out DIR", style="yellow")
     return comparison
