@@ -47,5 +47,7 @@ def test_impossible_values_are_refused_with_the_cure(changes, line):
 
 
 def test_the_cures_work():
-    settings_of({}, IN_BACKWARD | {"training.gradient_accumulation_steps": 1}, "c.yml")
-    settings_of({}, {"training.recompute": "budget:1", "training.seed": 2**63 - 1}, "c.yml")
+    cured = settings_of({}, IN_BACKWARD | {"training.gradient_accumulation_steps": 1}, "c.yml").training
+    assert (cured.optimizer_in_backward, cured.gradient_accumulation_steps) == (True, 1)
+    largest = settings_of({}, {"training.recompute": "budget:1", "training.seed": 2**63 - 1}, "c.yml").training
+    assert (largest.recompute, largest.seed) == ("budget:1", 2**63 - 1)
