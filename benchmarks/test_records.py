@@ -12,7 +12,7 @@ from slr_bench.record import Outcome
 from slr_bench.run.store import Store
 
 COUNT = 1000
-SOURCE = Path(__file__).resolve().parents[1] / "reports" / "ablation_cpu_2026-11-22"
+SOURCE = Path(__file__).resolve().parents[1] / "reports" / "ablation_cpu_2026-11-28"
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from models.config import Settings
 from slr_bench.errors import ConfigError, DataError
-from slr_bench.grid.workload import BuildContext, Knob, WorkloadSpec
+from slr_bench.grid.workload import AMPERE, BuildContext, Cards, Knob, WorkloadSpec
 
 SYNTHETIC = Path("data/synthetic")
 """Where ``make data`` renders to."""
@@ -16,12 +16,19 @@ SYNTHETIC = Path("data/synthetic")
 _PRELOAD = ("torch._dynamo", "torchvision.transforms.v2", "av", "benchmarks.works")
 
 
-def _knob(key: str, *values: str, keeps: Literal["function", "model"] = "function") -> Knob:
-    return Knob(key, tuple({key: value} for value in values), keeps)
+def _knob(
+    key: str, *values: str, keeps: Literal["function", "model"] = "function", cards: tuple[Cards, ...] = ()
+) -> Knob:
+    return Knob(key, tuple({key: value} for value in values), keeps, cards)
 
 
 _KNOBS = (
-    _knob("training.precision", "fp32", "bf16", keeps="model"),
+    _knob(
+        "training.precision",
+        *("fp32", "bf16", "fp16"),
+        keeps="model",
+        cards=(Cards(), Cards(least=AMPERE), Cards(below=AMPERE)),
+    ),
     _knob("training.recompute", "none", "stage", "block", "lowest"),
     _knob("model.attention", "dense", "chunked"),
     _knob("model.stem", "whole", "split"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 from pydantic import BaseModel, ValidationError
 
@@ -85,6 +85,22 @@ class DetailedWork(Protocol):
         ...
 
 
+Capability = tuple[int, int]
+AMPERE: Final[Capability] = (8, 0)
+"""From here on GPUs compute in bf16 and tf32."""
+
+
+class Cards(NamedTuple):
+    """GPUs by compute capability."""
+
+    least: Capability = (0, 0)
+    below: Capability = (1000, 0)
+
+    def has(self, capability: Capability) -> bool:
+        """Whether it is one of them."""
+        return self.least <= capability < self.below
+
+
 @dataclass(frozen=True)
 class Knob:
     """What a plan may turn. A setting that is at none of the choices is left as it is."""
@@ -95,6 +111,13 @@ class Knob:
     keeps: Literal["function", "model", "nothing"] = "function"
     """``function``: equal outputs and gradients; ``model``: the same network in another arithmetic; ``nothing``:
     another model, turned only where the user allows it."""
+    cards: tuple[Cards, ...] = ()
+    """Of each choice, the GPUs that it is for; none given: all."""
+
+    def choices_on(self, capability: Capability) -> list[Mapping[str, Any]]:
+        """Those for a GPU."""
+        cards = self.cards or (Cards(),) * len(self.choices)
+        return [choice for choice, own in zip(self.choices, cards, strict=True) if own.has(capability)]
 
 
 @dataclass(frozen=True)

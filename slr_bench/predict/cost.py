@@ -18,6 +18,8 @@ BANDWIDTH_SHARE: Final = 0.75
 LAUNCH_S: Final = 6e-6
 """An operator, where the host is what waits: launch and dispatch."""
 _HALF: Final = ("float16", "bfloat16")
+TF32: Final = "tf32"
+"""How ``flops_by_dtype`` names fp32 products whose factors may be rounded to 10 bits."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Rates:
     """Seconds a unit of work."""
 
     fp32_flop_s: float
+    tf32_flop_s: float
     half_flop_s: float
     byte_s: float
     operator_s: float
@@ -32,20 +35,26 @@ class Rates:
 
     def seconds(self, traced: Mapping[str, Any]) -> float:
         """Of one optimizer step (``run.foreseen_cell``)."""
-        return float(numpy.dot(work_of(traced), (self.fp32_flop_s, self.half_flop_s, self.byte_s, self.operator_s)))
+        return float(numpy.dot(work_of(traced), self._each))
+
+    @property
+    def _each(self) -> tuple[float, ...]:
+        """In the order of :func:`work_of`."""
+        return self.fp32_flop_s, self.tf32_flop_s, self.half_flop_s, self.byte_s, self.operator_s
 
 
-def work_of(traced: Mapping[str, Any]) -> tuple[float, float, float, float]:
-    """FLOPs in fp32, in half precision, bytes touched, operators."""
+def work_of(traced: Mapping[str, Any]) -> tuple[float, ...]:
+    """FLOPs in fp32, in tf32, in half precision, bytes touched, operators."""
     flops = traced["flops_by_dtype"]
-    half = sum(count for name, count in flops.items() if name in _HALF)
-    return sum(flops.values()) - half, half, traced["touched_bytes_per_step"], traced["operators"]
+    half, tf32 = sum(flops.get(name, 0) for name in _HALF), flops.get(TF32, 0)
+    return sum(flops.values()) - half - tf32, tf32, half, traced["touched_bytes_per_step"], traced["operators"]
 
 
-def sheet_rates(tflops_fp32: float, tflops_half: float, bandwidth_gb_s: float, title: str) -> Rates:
-    """From a data sheet (10^12 FLOP/s, 10^9 B/s)."""
+def sheet_rates(tflops_fp32: float, tflops_half: float, bandwidth_gb_s: float, title: str, has_tf32: bool) -> Rates:
+    """From a data sheet (10^12 FLOP/s, 10^9 B/s). Where there is tf32, its rate is half that of half precision."""
     return Rates(
         1 / (tflops_fp32 * 1e12 * COMPUTE_SHARE),
+        1 / ((tflops_half / 2 if has_tf32 else tflops_fp32) * 1e12 * COMPUTE_SHARE),
         1 / (tflops_half * 1e12 * COMPUTE_SHARE),
         1 / (bandwidth_gb_s * 1e9 * BANDWIDTH_SHARE),
         LAUNCH_S,
@@ -56,7 +65,7 @@ def sheet_rates(tflops_fp32: float, tflops_half: float, bandwidth_gb_s: float, t
 def calibrated(rates: Rates, traced: Sequence[Mapping[str, Any]], seconds: Sequence[float]) -> Rates:
     """The rates that measured steps tell, none below zero; those of work that no step does stay as they were.
 
-    One step scales all rates alike; more are fitted in relative terms (Lawson and Hanson's non-negative least squares).
+    One step scales all rates alike; more are fitted in relative terms, with factors near one (:func:`_near_one`).
 
     Raises:
         ValueError: no steps, or a time that is not positive.
@@ -66,12 +75,11 @@ def calibrated(rates: Rates, traced: Sequence[Mapping[str, Any]], seconds: Seque
     guessed = numpy.array([rates.seconds(one) for one in traced])
     measured = numpy.array(seconds)
     scale = float(numpy.exp(numpy.mean(numpy.log(measured / guessed))))
-    scaled = numpy.array([rates.fp32_flop_s, rates.half_flop_s, rates.byte_s, rates.operator_s]) * scale
+    scaled = numpy.array(rates._each) * scale
     if len(traced) > 1:
         work = numpy.array([work_of(one) for one in traced]) * scaled / measured[:, None]
         scaled = scaled * _near_one(work)
-    fp32, half, byte, operator = map(float, scaled)
-    return Rates(fp32, half, byte, operator, f"calibrated by {len(seconds)} measured steps")
+    return Rates(*map(float, scaled), source=f"calibrated by {len(seconds)} measured steps")
 
 
 _TRUST: Final = 0.03

@@ -14,6 +14,7 @@ from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
 from slr_bench.errors import ConfigError, did_you_mean
+from slr_bench.grid.workload import AMPERE, Capability
 from slr_bench.predict.cost import Rates, sheet_rates
 from slr_bench.units import GIB, KIB, MIB, format_bytes, parse_bytes
 
@@ -92,6 +93,15 @@ class Device:
     """Where it was measured: card and versions; None: it was not."""
     shares: Shares | None = None
     """Of operators' inner memory; None: by rule."""
+    capability: Capability | None = None
+    """Compute capability; None: no card in particular, taken for one that has all that torch uses."""
+
+    def lacks(self, foreseen: Mapping[str, Any]) -> str | None:
+        """Why the card cannot compute a traced step as the setting says; None: it can, or is not known."""
+        if self.capability is None or self.capability >= AMPERE or not foreseen["flops_by_dtype"].get("bfloat16"):
+            return None
+        own = ".".join(map(str, self.capability))
+        return f"{self.title} (compute capability {own}) does not compute in bf16, which begins with 8.0; use fp16"
 
 
 def any_device() -> Device:
@@ -148,15 +158,22 @@ def _entries() -> Mapping[str, Any]:
 
 
 def _rates(entry: Mapping[str, Any]) -> Rates:
-    return sheet_rates(entry["tflops_fp32"], entry["tflops_half"], entry["bandwidth_gb_s"], entry["title"])
+    has_tf32 = _capability(entry) >= AMPERE
+    return sheet_rates(entry["tflops_fp32"], entry["tflops_half"], entry["bandwidth_gb_s"], entry["title"], has_tf32)
+
+
+def _capability(entry: Mapping[str, Any]) -> Capability:
+    major, minor = entry["compute_capability"].split(".")
+    return int(major), int(minor)
 
 
 def _device(name: str, entry: Mapping[str, Any]) -> Device:
-    capability = tuple(map(int, entry["compute_capability"].split(".")))
-    workspace = _CUBLAS_HOPPER_BYTES if capability >= _HOPPER else _CUBLAS_BYTES
+    workspace = _CUBLAS_HOPPER_BYTES if _capability(entry) >= _HOPPER else _CUBLAS_BYTES
     capacity = round(entry["memory_gib"] * GIB)
     cublas = Estimate(workspace, workspace, workspace)
-    return Device(name, entry["title"], capacity, cublas, _CONTEXT, False, _rates(entry))
+    return Device(
+        name, entry["title"], capacity, cublas, _CONTEXT, False, _rates(entry), capability=_capability(entry)
+    )
 
 
 def _calibrated(name: str, entry: Mapping[str, Any]) -> Device:
@@ -175,4 +192,5 @@ def _calibrated(name: str, entry: Mapping[str, Any]) -> Device:
         _rates(listed | entry),
         entry.get("measured_on"),
         None if shares is None else Shares(Share(**shares["sure"]), Share(**shares["possible"])),
+        by_rule.capability,
     )

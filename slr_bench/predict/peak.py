@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from slr_bench.predict.allocator_rules import AllocatorRules, AllocatorSettings
 from slr_bench.predict.device import Device, Estimate
 from slr_bench.predict.expandable import make_allocator
 
-ALLOCATE, FREE, TRANSIENT, LIBRARY, STEADY = range(5)
+ALLOCATE, FREE, TRANSIENT, LIBRARY, STEADY, UNMODELLED = range(6)
 """As ``trace.requests`` writes them."""
 
 Requests = Sequence[Sequence[int]]
@@ -24,27 +24,33 @@ class Peaks(NamedTuple):
     requested_bytes: int
     allocated_bytes: int
     reserved_bytes: int
+    retries: int
+    """Times in the steady step that cached memory had to be given back to make room."""
     failure: str | None
     """Why it did not fit."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a setting's step needs on a device."""
+    """What a setting's step needs on a device; within the device's memory where it runs there."""
 
     device: Device
     requested: Estimate
     allocated: Estimate
     reserved: Estimate
+    nvml: Estimate
+    """The process as NVML sees it: context and reserved."""
     foreseen: Mapping[str, Any]
     """The traced step (``run.foreseen_cell``)."""
     fits: bool | None
     """True if the upper end does, False if the likely value does not; None in between, or where no card is meant."""
+    retries: int | None
+    """Times a steady step has to give cached memory back, at the upper end; None where that does not fit."""
 
     @property
-    def nvml(self) -> Estimate:
-        """The process as NVML sees it: context and reserved."""
-        return self.reserved + self.device.context
+    def is_tight(self) -> bool:
+        """It fits only where the allocator gives cached memory back in each step, which waits for the GPU."""
+        return bool(self.fits and self.retries)
 
     @property
     def spare_bytes(self) -> int | None:
@@ -75,6 +81,7 @@ class Prediction:
             "capacity_bytes": self.device.capacity_bytes,
             "spare_bytes": self.spare_bytes,
             "fits": self.fits,
+            "retries_per_step": self.retries,
         }
 
 
@@ -86,53 +93,95 @@ def predicted(
 ) -> Prediction:
     """Peaks of a traced step on ``device``, and whether it fits.
 
-    The interval runs from no memory for operators whose need is a library's choice to the most they may want.
+    The interval runs from no memory for operators whose need is a library's choice to the most they may want. A step
+    that would reserve more than the device has may still run: under pressure the allocator gives back what it caches.
+    Then the figures are those of that run; where it fails all the same, those of a device without limit.
     """
     requests = foreseen["requests"]
-    settings = settings or AllocatorSettings()
-    device = _as_measured_for(foreseen, device)
-    low, value, high = (replayed(requests, device, which, rules, settings) for which in (_LOW, _EXPECTED, _HIGH))
+    ends = [_at_an_end(requests, device, which, rules, settings) for which in (_LOW, _EXPECTED, _HIGH)]
 
     def estimate(name: str) -> Estimate:
-        ends = [getattr(peaks, name) for peaks in (low, value, high)]
-        return Estimate(ends[1], min(ends), max(ends))
+        return _between([getattr(end.peaks, name) for end in ends])
 
     return Prediction(
         device,
         estimate("requested_bytes"),
         estimate("allocated_bytes"),
         estimate("reserved_bytes"),
+        _between([end.peaks.reserved_bytes + end.context_bytes for end in ends]),
         foreseen,
-        None if device.capacity_bytes is None else fits_in(foreseen, device, device.capacity_bytes, rules, settings),
+        _verdict(ends[_HIGH].fits, lambda: ends[_EXPECTED].fits),
+        ends[_HIGH].peaks.retries if ends[_HIGH].fits else None,
     )
 
 
 def fits_in(
     foreseen: Mapping[str, Any],
     device: Device,
-    capacity_bytes: int,
     rules: AllocatorRules | None = None,
     settings: AllocatorSettings | None = None,
 ) -> bool | None:
-    """Whether the step runs in ``capacity_bytes``, context included; None where it depends on what is not known.
+    """As ``predicted(...).fits``, in fewer replays."""
+    if device.capacity_bytes is None:
+        return None
 
-    A step that reserved more before may still fit: under pressure the allocator gives back what it caches.
-    """
-    settings = settings or AllocatorSettings()
-    device = _as_measured_for(foreseen, device)
-    for which, room, verdict in (
-        (_HIGH, capacity_bytes - device.context.high, True),
-        (_EXPECTED, capacity_bytes - device.context.value, None),
-    ):
-        limited = replace(settings, capacity_bytes=max(0, room))
-        if replayed(foreseen["requests"], device, which, rules, limited).failure is None:
-            return verdict
-    return False
+    def fits(which: int) -> bool:
+        return _limited(foreseen["requests"], device, which, rules, settings).failure is None
+
+    return _verdict(fits(_HIGH), lambda: fits(_EXPECTED))
 
 
-def _as_measured_for(foreseen: Mapping[str, Any], device: Device) -> Device:
-    """Shares that were measured say nothing of operators that no rule knows: with such, bounds are the rules'."""
-    return replace(device, shares=None) if device.shares and foreseen["unmodelled"] else device
+class _End(NamedTuple):
+    """Of an interval."""
+
+    peaks: Peaks
+    context_bytes: int
+    fits: bool | None
+
+
+def _at_an_end(
+    requests: Requests,
+    device: Device,
+    which: int,
+    rules: AllocatorRules | None,
+    settings: AllocatorSettings | None,
+) -> _End:
+    context = _of(device.context, which)
+    free = replayed(requests, device, which, rules, settings)
+    if device.capacity_bytes is None:
+        return _End(free, context, None)
+    if free.reserved_bytes + context <= device.capacity_bytes:
+        return _End(free, context, True)
+    limited = _limited(requests, device, which, rules, settings)
+    return _End(free, context, False) if limited.failure else _End(limited, context, True)
+
+
+def _limited(
+    requests: Requests,
+    device: Device,
+    which: int,
+    rules: AllocatorRules | None,
+    settings: AllocatorSettings | None,
+) -> Peaks:
+    """A replay in what the device's context leaves."""
+    assert device.capacity_bytes is not None
+    room = max(0, device.capacity_bytes - _of(device.context, which))
+    limits = replace(settings or AllocatorSettings(), capacity_bytes=room)
+    return replayed(requests, device, which, rules, limits)
+
+
+def _verdict(most_fits: bool | None, likely_fits: Callable[[], bool | None]) -> bool | None:
+    if most_fits is not False:
+        return most_fits
+    return None if likely_fits() else False
+
+
+def _between(ends: Sequence[int]) -> Estimate:
+    return Estimate(ends[_EXPECTED], min(ends), max(ends))
+
+
+def _of(estimate: Estimate, which: int) -> int:
+    return (estimate.low, estimate.value, estimate.high)[which]
 
 
 def replayed(
@@ -147,26 +196,26 @@ def replayed(
     held: dict[int, Block] = {}
     threads: set[int] = set()
     shares = device.shares
-    library = (device.cublas.low, device.cublas.value, device.cublas.high)[which]
+    retries = 0
+    failure = None
     try:
         for kind, first, second in requests:
             if kind == ALLOCATE:
                 held[first] = allocator.allocate(second)
             elif kind == FREE:
                 allocator.free(held.pop(first))
-            elif kind == TRANSIENT:
-                size = (0, first, second)[which] if shares is None else shares.bytes_of(first, second, which)
+            elif kind in (TRANSIENT, UNMODELLED):
+                by_rule = shares is None or kind == UNMODELLED  # measured shares say nothing of operators without a rule
+                size = (0, first, second)[which] if by_rule else shares.bytes_of(first, second, which)
                 if size:
                     allocator.free(allocator.allocate(size))
             elif kind == STEADY:
                 allocator.reset_peaks()
+                retries = allocator.retries
             elif first not in threads:
                 threads.add(first)
-                allocator.allocate(library)
+                allocator.allocate(_of(device.cublas, which))
     except OutOfDeviceMemoryError as error:
-        return _peaks(allocator, str(error))
-    return _peaks(allocator, None)
-
-
-def _peaks(allocator: CachingAllocator, failure: str | None) -> Peaks:
-    return Peaks(allocator.peak_requested_bytes, allocator.peak_allocated_bytes, allocator.peak_reserved_bytes, failure)
+        failure = str(error)
+    peaks = allocator.peak_requested_bytes, allocator.peak_allocated_bytes, allocator.peak_reserved_bytes
+    return Peaks(*peaks, allocator.retries - retries, failure)

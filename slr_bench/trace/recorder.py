@@ -27,6 +27,8 @@ _FLOPS = {  # torch has no formulas for the CPU's fused attention; the products 
         _aten._scaled_dot_product_flash_attention_backward
     ],
 }
+_CONVOLUTIONS = (_aten.convolution, _aten._convolution, _aten.cudnn_convolution, _aten.convolution_backward)
+TF32 = "tf32"
 
 
 class Recorder(LiveBytes, Story):  # type: ignore[no-untyped-call]
@@ -89,7 +91,7 @@ class Recorder(LiveBytes, Story):  # type: ignore[no-untyped-call]
         if packet in _FLOPS:
             flops = _FLOPS[packet](*args, **kwargs, out_val=made)
             self.flops += flops
-            self.flops_by_dtype[str(tensors_in(made)[0].dtype).removeprefix("torch.")] += flops
+            self.flops_by_dtype[_arithmetic(packet, tensors_in(made)[0])] += flops
         by_key = self._by_key
         storages = tuple(by_key[key] for key in keys if key is not None and key in by_key)
         touched = 0 if func.is_view else sum(self._sizes[key] for key in keys if key in self._sizes)
@@ -174,3 +176,12 @@ def _call_first(parameter: torch.Tensor, hook_id: int) -> None:
     for number in others:
         del hooks[number]
     hooks.update(others)
+
+
+def _arithmetic(packet: Any, made: torch.Tensor) -> str:
+    """The type that CUDA computes in: ``tf32`` where it may round the factors of fp32 products."""
+    if made.dtype is torch.float32:
+        backend = torch.backends.cudnn.conv if packet in _CONVOLUTIONS else torch.backends.cuda.matmul
+        if backend.fp32_precision == TF32:
+            return TF32
+    return str(made.dtype).removeprefix("torch.")

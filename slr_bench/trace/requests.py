@@ -17,9 +17,10 @@ from slr_bench.trace.rules import ByName
 from slr_bench.trace.story import BEFORE, Story
 from slr_bench.trace.workspaces import PRODUCTS, Workspace, name_of
 
-ALLOCATE, FREE, TRANSIENT, LIBRARY, STEADY = range(5)
+ALLOCATE, FREE, TRANSIENT, LIBRARY, STEADY, UNMODELLED = range(6)
 """``[ALLOCATE, id, bytes]``, ``[FREE, id, 0]``, ``[TRANSIENT, expected bytes, most bytes]``: lives within an operator;
-``[LIBRARY, thread, 0]``: a product on thread 0 (forward) or 1 (backward); ``[STEADY, 0, 0]``: the last step begins."""
+``[LIBRARY, thread, 0]``: a product on thread 0 (forward) or 1 (backward); ``[STEADY, 0, 0]``: the last step begins;
+``[UNMODELLED, expected bytes, most bytes]``: as TRANSIENT, of an operator that no rule knows."""
 
 STEADY_STEPS: Final = 1
 """More change nothing in what is reserved but by a page of an expandable segment (tried: 2 and 4)."""
@@ -125,7 +126,8 @@ def requests(story: Story, heard: Sequence[Heard], first: Lives, steady: Lives) 
                 if one.is_product:
                     found.append([LIBRARY, int(one.in_backward), 0])
                 if one.workspace.most_bytes:
-                    found.append([TRANSIENT, one.workspace.expected_bytes, one.workspace.most_bytes])
+                    kind = TRANSIENT if one.workspace.is_modelled else UNMODELLED
+                    found.append([kind, one.workspace.expected_bytes, one.workspace.most_bytes])
             found += [[FREE, number, 0] for number in deaths.get(position, ())]
         if turn:  # what the step before left goes when this one's takes its place
             found += [[FREE, number + (turn - 1) * len(first), 0] for number in sorted(made_anew) if sizes[number]]

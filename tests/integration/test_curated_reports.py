@@ -29,7 +29,7 @@ RUNS = _committed()
 
 def test_there_are_committed_runs():
     assert len(RUNS) >= 6
-    assert {"reports/baseline/fake", "reports/ablation_cpu_2026-11-22"} <= set(RUNS)
+    assert {"reports/baseline/fake", "reports/ablation_cpu_2026-11-28"} <= set(RUNS)
 
 
 @pytest.fixture(scope="module", params=RUNS)
