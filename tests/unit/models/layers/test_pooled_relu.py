@@ -60,6 +60,13 @@ def test_nan_and_infinity_pass_as_torch_lets_them():
     assert torch.equal(found[1], plain[1])
 
 
+@pytest.mark.parametrize("width", [125, 126, 127, 300])
+def test_wide_planes_where_a_byte_does_not_tell_the_place(width):
+    found, plain, _ = both(torch.randn(2, 2, 5, width))
+    assert torch.equal(found[0], plain[0])
+    assert torch.equal(found[1], plain[1])
+
+
 @pytest.mark.parametrize(("kind", "kept_bytes"), [("memory_efficient", 1), ("plain", 4 * 4 + 8 + 4)])
 def test_kept_bytes_an_output(kind, kept_bytes):
     """Compact: the place. Plain: the four inputs an output stands for, an int64 index, and the output for the ReLU."""
