@@ -141,7 +141,7 @@ class Inference(_Steps):
         """Forward passes in the setting's precision."""
         device = self._context.device
         training = self._settings.training
-        with torch.no_grad(), autocast(device, training), fp32_products(device, training):
+        with torch.no_grad(), autocast(device, training), fp32_products(training):
             source = self._handed_over()
             while True:
                 with self._context.phase("load"):

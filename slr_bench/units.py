@@ -25,10 +25,9 @@ def format_bytes(count: float | None) -> str:
     """``29360128`` -> ``'28.0 MiB'``; an unknown count is ``'–'``, never 0."""
     if count is None:
         return "–"
-    for unit, size in (("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
+    for unit, size, digits in (("TiB", 1024 * GIB, 2), ("GiB", GIB, 2), ("MiB", MIB, 1), ("KiB", KIB, 1)):
         if abs(count) >= size:
-            scaled = count / size
-            return f"{scaled:.2f} {unit}" if unit == "GiB" else f"{scaled:.1f} {unit}"
+            return f"{count / size:.{digits}f} {unit}"
     return f"{count:.0f} B"
 
 

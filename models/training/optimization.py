@@ -28,14 +28,14 @@ def autocast(device: torch.device, config: TrainingConfig) -> torch.autocast:
 
 
 @contextmanager
-def fp32_products(device: torch.device, config: TrainingConfig) -> Iterator[None]:
+def fp32_products(config: TrainingConfig) -> Iterator[None]:
     """How CUDA multiplies fp32 numbers while open, backward included: ``tf32`` rounds the factors to 10 bits, ``fp32``
     does not (torch's own default rounds in convolutions, not in products). The other types leave it as it was.
 
-    Nothing on a CPU: oneDNN would round to bf16 there, and ``tf32`` is promised to be fp32.
+    Only CUDA's: on a CPU oneDNN would round to bf16, and ``tf32`` is promised to be fp32.
     """
     precision = FP32_PRECISIONS.get(config.precision)
-    if device.type != "cuda" or precision is None:
+    if precision is None:
         yield
         return
     places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)

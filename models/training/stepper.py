@@ -74,7 +74,7 @@ class Stepper:
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         losses, correct = [], []
-        with fp32_products(self.device, self.config):
+        with fp32_products(self.config):
             for clips_BTCHW, labels_B in self._on_device(micro_batches):
                 loss, hits = self._accumulate(clips_BTCHW, labels_B, len(labels_B) / clips_in_step)
                 losses.append(loss)
@@ -133,5 +133,5 @@ class Stepper:
         Raises:
             DataError: the split has no clips.
         """
-        with fp32_products(self.device, self.config):
+        with fp32_products(self.config):
             return evaluate(self.model, loader, self.device, autocast(self.device, self.config))

@@ -40,6 +40,11 @@ SetOption = Annotated[
 ]
 
 
+AllocConfOption = Annotated[
+    str, typer.Option(metavar="ALLOC_CONF", help="Allocator settings, as in PYTORCH_ALLOC_CONF.")
+]
+
+
 def finish(result: dict[str, Any], exit_code: int, as_json: bool) -> NoReturn:
     """End a command: its one JSON object where asked for, and its exit code."""
     if as_json:

@@ -48,7 +48,7 @@ def calibrate(
     try:
         prepare(steps, "cuda")
     except UnsupportedSettingError as error:
-        raise UnsupportedSettingError(NO_GPU) from error
+        raise NothingMeasuredError(NO_GPU) from error
     shown = ""
     with console.status("importing torch") as status, GpuChildren(steps) as children:
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from slr_bench.cli.base import JsonOption, SetOption, app, finish
+from slr_bench.cli.base import AllocConfOption, JsonOption, SetOption, app, finish
 from slr_bench.errors import EXIT_OK, ConfigError
 
 
@@ -28,16 +29,23 @@ def plan(
         float | None,
         typer.Option(metavar="PERCENT", min=0, help="Instead: the least memory at this much more time at most."),
     ] = None,
-    keep: Annotated[list[str] | None, typer.Option(metavar="KNOB", help="Do not turn it. Repeatable.")] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KNOB", help="Do not turn it; also the micro-batch's key, training.batch_size. Repeatable."
+        ),
+    ] = None,
     allow: Annotated[
         list[str] | None,
         typer.Option(metavar="KNOB", help="May change the model, like model.region_focus. Repeatable."),
     ] = None,
     vary: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=A,B", help="Also choose among these values. Repeatable.")
+        list[str] | None,
+        typer.Option(metavar="KEY=A,B", help="Choose among these values, in place of a knob's own. Repeatable."),
     ] = None,
+    alloc_conf: AllocConfOption = "",
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the chosen training file here (YAML).")
+        Path | None, typer.Option(metavar="FILE", help="Write the chosen setting here, for the other commands (YAML).")
     ] = None,
     picture: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw memory against time (PNG or SVG).")] = None,
     measure: Annotated[
@@ -52,6 +60,7 @@ def plan(
     from rich.console import Console
 
     from slr_bench.grid.config import load_grid, parse_override
+    from slr_bench.predict.allocator_rules import settings_of
     from slr_bench.predict.device import any_device, find_device
     from slr_bench.predict.planner import Budget, Planner
     from slr_bench.predict.probing import measured
@@ -80,7 +89,8 @@ def plan(
         )
     budget = Budget(total, headroom / 100, None if slower is None else slower / 100)
     overrides = dict(parse_override(text) for text in sets or [])
-    planner = Planner(load_grid(config), overrides, arm, workload, card, keep or (), allow or (), vary or ())
+    settings = settings_of(alloc_conf)
+    planner = Planner(load_grid(config), overrides, arm, workload, card, keep or (), allow or (), vary or (), settings)
     with console.status("importing torch") as status:
         found = planner.plan(budget, status.update, measured if measure else None)
     if not as_json:
@@ -101,5 +111,7 @@ def _check_places(out: Path | None, picture: Path | None) -> None:
             raise ConfigError(f"there is no directory {path.parent}; make it, or name another place")
         if path is not None and path.is_dir():
             raise ConfigError(f"{path} is a directory; name a file in it")
+        if path is not None and not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise ConfigError(f"cannot write {path}: permission denied; choose another place")
     if picture is not None and picture.suffix.lower() not in (".png", ".svg"):
         raise ConfigError(f"--picture: {picture.name} is neither PNG nor SVG; name it .png or .svg")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from slr_bench.cli.base import JsonOption, SetOption, app, finish
+from slr_bench.cli.base import AllocConfOption, JsonOption, SetOption, app, finish
 from slr_bench.errors import EXIT_DOES_NOT_FIT, EXIT_OK, ConfigError, NothingMeasuredError
 
 
@@ -22,9 +22,7 @@ def predict(
     workload: Annotated[str | None, typer.Option(help="Workload to look at [default: the grid's first].")] = None,
     sets: SetOption = None,
     whole_grid: Annotated[bool, typer.Option("--grid", help="Every cell of the grid, axes included.")] = False,
-    alloc_conf: Annotated[
-        str, typer.Option(metavar="ALLOC_CONF", help="Allocator settings, as in PYTORCH_ALLOC_CONF.")
-    ] = "",
+    alloc_conf: AllocConfOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Predict the peak memory of a step without the GPU: by category, with an interval, and whether it fits.
@@ -39,7 +37,7 @@ def predict(
     from slr_bench.predict.device import CPU, any_device, find_device
     from slr_bench.predict.foresight import Foreseen, foresee
     from slr_bench.predict.host import HostPrediction, predicted_host
-    from slr_bench.predict.peak import Prediction, predicted
+    from slr_bench.predict.peak import Prediction, predicted, verdicts
     from slr_bench.probes.host import read_host_memory
     from slr_bench.report.predict_view import print_cells, print_prediction
 
@@ -47,6 +45,8 @@ def predict(
     is_cpu = device is not None and device.strip().lower() == CPU
     card = any_device() if device is None or is_cpu else find_device(device)
     settings = settings_of(alloc_conf)
+    if is_cpu and alloc_conf:
+        raise ConfigError("--alloc-conf is of CUDA's allocator; leave it out with --device cpu")
     if whole_grid and workload is not None:
         raise ConfigError("--grid looks at all workloads; leave --workload out")
     grid = load_grid(config)
@@ -74,9 +74,14 @@ def predict(
         if isinstance(result, str):
             raise NothingMeasuredError(f"unsupported: {result}")
         head = {"arm": cells[0].arm, "workload": cells[0].spec.name, "setting": cells[0].public_setting}
+        on_no_card = not isinstance(result, HostPrediction) and result.device.capacity_bytes is None
+        cards = verdicts(result.foreseen, settings=settings) if on_no_card else {}
         if not as_json:
-            print_prediction(cells[0], result, console)
-        finish(head | result.as_json(), EXIT_DOES_NOT_FIT if result.fits is False else EXIT_OK, as_json)
+            print_prediction(cells[0], result, cards, console)
+        told = head | result.as_json()
+        if on_no_card:
+            told["cards"] = {name: one.as_json() for name, one in cards.items()}
+        finish(told, EXIT_DOES_NOT_FIT if result.fits is False else EXIT_OK, as_json)
     made = [result for result in results if not isinstance(result, str)]
     if not made:
         raise NothingMeasuredError(f"no cell of {len(cells)} can be traced: {results[0] if results else 'no steps'}")

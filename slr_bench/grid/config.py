@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -16,12 +16,16 @@ Overrides = dict[str, Any]
 """Dotted key -> value: ``{"training.batch_size": 4}``."""
 
 
+TRAINING_STEP: Final = "train_step"
+"""The workload of a plain training file."""
+
+
 class Part(BaseModel):
     """One workload measured over arms x axes - exclusions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    workload: str = "train_step"
+    workload: str = TRAINING_STEP
     """Registered name."""
     set: Overrides = {}
     """Laid over every arm's base."""

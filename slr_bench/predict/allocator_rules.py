@@ -79,7 +79,26 @@ class AllocatorSettings:
             raise ValueError(f"roundup_power2_divisions needs {INTERVALS} numbers")
 
 
-_IGNORED: Final = ("backend", "pinned_use_cuda_host_register", "pinned_num_register_threads", "throw_on_cudamalloc_oom")
+_IGNORED: Final = (
+    "backend",
+    "graph_capture_record_stream_reuse",
+    "pinned_free_catch_all",
+    "pinned_num_register_threads",
+    "pinned_reserve_segment_size_mb",
+    "pinned_use_background_threads",
+    "pinned_use_cuda_host_register",
+    "release_lock_on_cudamalloc",
+    "throw_on_cudamalloc_oom",
+)
+"""They change nothing in what is reserved (``CUDAAllocatorConfig.h`` of torch 2.14 lists all keys)."""
+_MODELLED: Final = (
+    "expandable_segments",
+    "garbage_collection_threshold",
+    "large_segment_size_mb",
+    "max_non_split_rounding_mb",
+    "max_split_size_mb",
+    "roundup_power2_divisions",
+)
 
 
 def settings_of(text: str, capacity_bytes: int = UNLIMITED) -> AllocatorSettings:
@@ -103,8 +122,8 @@ def settings_of(text: str, capacity_bytes: int = UNLIMITED) -> AllocatorSettings
         elif key == "garbage_collection_threshold":
             continue  # acts only where a process limits its own memory
         elif key not in _IGNORED:
-            known = ("expandable_segments", "max_split_size_mb", "roundup_power2_divisions", *_IGNORED)
-            raise ConfigError(f"PYTORCH_ALLOC_CONF: the allocator has no key {key!r}{nearest(key, known)}")
+            known = nearest(key, (*_MODELLED, *_IGNORED))
+            raise ConfigError(f"PYTORCH_ALLOC_CONF: the simulated allocator has no key {key!r}{known}")
     return AllocatorSettings(**values)  # type: ignore[arg-type]
 
 

@@ -79,7 +79,8 @@ def calibrated(rates: Rates, traced: Sequence[Mapping[str, Any]], seconds: Seque
     if len(traced) > 1:
         work = numpy.array([work_of(one) for one in traced]) * scaled / measured[:, None]
         scaled = scaled * _near_one(work)
-    return Rates(*map(float, scaled), source=f"calibrated by {len(seconds)} measured steps")
+    fp32, tf32, half, byte, operator = map(float, scaled)
+    return Rates(fp32, tf32, half, byte, operator, f"calibrated by {len(seconds)} measured steps")
 
 
 _TRUST: Final = 0.03

@@ -171,9 +171,7 @@ def _device(name: str, entry: Mapping[str, Any]) -> Device:
     workspace = _CUBLAS_HOPPER_BYTES if _capability(entry) >= _HOPPER else _CUBLAS_BYTES
     capacity = round(entry["memory_gib"] * GIB)
     cublas = Estimate(workspace, workspace, workspace)
-    return Device(
-        name, entry["title"], capacity, cublas, _CONTEXT, False, _rates(entry), capability=_capability(entry)
-    )
+    return Device(name, entry["title"], capacity, cublas, _CONTEXT, False, _rates(entry), capability=_capability(entry))
 
 
 def _calibrated(name: str, entry: Mapping[str, Any]) -> Device:

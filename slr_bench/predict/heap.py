@@ -12,7 +12,7 @@ import bisect
 from collections.abc import Hashable, Sequence
 from typing import Final
 
-from slr_bench.predict.peak import ALLOCATE, FREE, TRANSIENT
+from slr_bench.trace.request_kinds import ALLOCATE, FREE, TRANSIENT
 from slr_bench.units import MIB
 
 MAPPED_FROM_BYTES: Final = 32 * MIB

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from slr_bench.predict.device import CPU, Estimate
 from slr_bench.predict.heap import high_water_bytes
-from slr_bench.predict.peak import ALLOCATE
+from slr_bench.trace.request_kinds import ALLOCATE
 from slr_bench.units import MIB
 
 _BASE_BYTES: Final = 100 * MIB

@@ -6,15 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from slr_bench.predict.allocator import Block, CachingAllocator, OutOfDeviceMemoryError
+from slr_bench.predict.allocator import Block, OutOfDeviceMemoryError
 from slr_bench.predict.allocator_rules import AllocatorRules, AllocatorSettings
-from slr_bench.predict.device import Device, Estimate
+from slr_bench.predict.device import Device, Estimate, known_devices
 from slr_bench.predict.expandable import make_allocator
+from slr_bench.trace.request_kinds import ALLOCATE, FREE, STEADY, TRANSIENT, UNMODELLED, Requests
 
-ALLOCATE, FREE, TRANSIENT, LIBRARY, STEADY, UNMODELLED = range(6)
-"""As ``trace.requests`` writes them."""
-
-Requests = Sequence[Sequence[int]]
 _LOW, _EXPECTED, _HIGH = range(3)
 
 
@@ -78,6 +75,7 @@ class Prediction:
             "by_category": traced["by_category"],
             "by_module": traced["by_module"],
             "unmodelled": traced["unmodelled"],
+            "lacks": self.device.lacks(traced),
             "capacity_bytes": self.device.capacity_bytes,
             "spare_bytes": self.spare_bytes,
             "fits": self.fits,
@@ -129,6 +127,27 @@ def fits_in(
         return _limited(foreseen["requests"], device, which, rules, settings).failure is None
 
     return _verdict(fits(_HIGH), lambda: fits(_EXPECTED))
+
+
+class Verdict(NamedTuple):
+    """Of a card on a traced step."""
+
+    device: Device
+    fits: bool | None
+    lacks: str | None
+    """Why the card cannot compute it at all."""
+
+    def as_json(self) -> dict[str, Any]:
+        """One JSON object."""
+        return {"capacity_bytes": self.device.capacity_bytes, "fits": self.fits, "lacks": self.lacks}
+
+
+def verdicts(foreseen: Mapping[str, Any], settings: AllocatorSettings | None = None) -> dict[str, Verdict]:
+    """By name, of every card that is known, the smallest first."""
+    cards = sorted(known_devices().values(), key=lambda card: (card.capacity_bytes or 0, card.name))
+    return {
+        card.name: Verdict(card, fits_in(foreseen, card, settings=settings), card.lacks(foreseen)) for card in cards
+    }
 
 
 class _End(NamedTuple):
@@ -205,8 +224,10 @@ def replayed(
             elif kind == FREE:
                 allocator.free(held.pop(first))
             elif kind in (TRANSIENT, UNMODELLED):
-                by_rule = shares is None or kind == UNMODELLED  # measured shares say nothing of operators without a rule
-                size = (0, first, second)[which] if by_rule else shares.bytes_of(first, second, which)
+                if shares is not None and kind == TRANSIENT:  # what was measured tells nothing of other operators
+                    size = shares.bytes_of(first, second, which)
+                else:
+                    size = (0, first, second)[which]
                 if size:
                     allocator.free(allocator.allocate(size))
             elif kind == STEADY:

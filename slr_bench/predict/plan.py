@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from slr_bench.errors import SlrBenchError
+from slr_bench.errors import NothingMeasuredError, SlrBenchError
 from slr_bench.predict.peak import Prediction
-from slr_bench.units import format_bytes, format_seconds
+from slr_bench.units import format_bytes
 
 
 class DoesNotFitError(SlrBenchError):
@@ -34,14 +34,19 @@ class Evaluated:
     """What a point needs and takes."""
 
     need_bytes: int
-    """The most that NVML may show."""
+    """The most that NVML may show; within the budget where it runs there."""
     seconds: float
-    """Of an optimizer step."""
+    """Of an optimizer step, without what giving cached memory back takes."""
     prediction: Prediction | None = None
+
+    @property
+    def retries(self) -> int:
+        """Times a step that it has to give cached memory back to stay within the budget."""
+        return (self.prediction.retries or 0) if self.prediction is not None else 0
 
 
 class Rejected(NamedTuple):
-    """A point that was not chosen, and why. ``bytes``: by how much it is over the budget; 0: it was slower."""
+    """A point that was not chosen, and why. ``bytes``: by how much it is over the budget; 0: another reason."""
 
     point: Point
     reason: str
@@ -71,14 +76,44 @@ Evaluate = Callable[[Sequence[Point]], Sequence[Evaluated | str]]
 Fits = Callable[[Evaluated], bool]
 
 
-def fastest(options: int, sizes: Sequence[int], evaluate: Evaluate, fits: Fits, budget_bytes: int) -> Plan:
-    """The fastest point that ``fits``. ``sizes``: micro-batches, ascending.
+def fastest(options: int, sizes: Sequence[int], evaluate: Evaluate, budget_bytes: int) -> Plan:
+    """The fastest point within the budget. ``sizes``: micro-batches, ascending.
+
+    One that has to give cached memory back in every step is chosen only where nothing else fits: what that costs in
+    time is not known.
 
     Raises:
         DoesNotFitError: none does; says what the smallest needs.
+        NothingMeasuredError: none can be traced.
     """
     search = _Search(evaluate)
     tops = search.look_at_largest(options, sizes)
+    if not search.known:
+        raise NothingMeasuredError(_nothing_known(search))
+
+    def fits(found: Evaluated) -> bool:
+        return found.need_bytes <= budget_bytes
+
+    def fits_calmly(found: Evaluated) -> bool:
+        return fits(found) and not found.retries
+
+    for wanted in (fits_calmly, fits):
+        _find_edges(search, tops, sizes, wanted)
+        chosen = _first(search, wanted)
+        if chosen is not None:
+            return Plan(chosen, search.known, _rejections(search, chosen, wanted, budget_bytes))
+    search.look_at([Point(option, sizes[0]) for option in tops])
+    raise DoesNotFitError(_nothing_fits(search, budget_bytes))
+
+
+def _first(search: _Search, fits: Fits) -> Point | None:
+    """The fastest that fits, of equally fast ones the smallest."""
+    fitting = [(found.seconds, found.need_bytes, point) for point, found in search.known.items() if fits(found)]
+    return min(fitting)[2] if fitting else None
+
+
+def _find_edges(search: _Search, tops: Mapping[int, int], sizes: Sequence[int], fits: Fits) -> None:
+    """Look, in each option that may still be faster than what is known to fit, for its largest size that does."""
     edges = {option: _Edge(-1, top) for option, top in tops.items() if not fits(search.at(option, sizes[top]))}
 
     def best() -> float:
@@ -98,20 +133,18 @@ def fastest(options: int, sizes: Sequence[int], evaluate: Evaluate, fits: Fits, 
         for option, point in asked.items():
             found = search.known.get(point)
             edges[option] = edges[option].halved(found is not None and fits(found))
-    fitting = {point: found for point, found in search.known.items() if fits(found)}
-    if not fitting:
-        search.look_at([Point(option, sizes[0]) for option in edges])
-        raise DoesNotFitError(_nothing_fits(search, budget_bytes))
-    chosen = min(fitting, key=lambda point: (fitting[point].seconds, fitting[point].need_bytes))
-    return Plan(chosen, search.known, _rejections(search, chosen, fits, budget_bytes))
 
 
 def smallest(options: int, sizes: Sequence[int], evaluate: Evaluate, slower: float) -> Plan:
-    """The point with the least memory among those that take at most ``1 + slower`` times the fastest's time."""
+    """The point with the least memory among those that take at most ``1 + slower`` times the fastest's time.
+
+    Raises:
+        NothingMeasuredError: none can be traced.
+    """
     search = _Search(evaluate)
     tops = search.look_at_largest(options, sizes)
     if not search.known:
-        raise DoesNotFitError(_nothing_fits(search, 0))
+        raise NothingMeasuredError(_nothing_known(search))
     limit = min(found.seconds for found in search.known.values()) * (1 + slower)
     edges = {option: _Edge(-1, top) for option, top in tops.items() if search.at(option, sizes[top]).seconds <= limit}
     while open_edges := {option: edge for option, edge in edges.items() if edge.is_open}:
@@ -190,10 +223,13 @@ def _rejections(search: _Search, chosen: Point, fits: Fits, budget_bytes: int) -
             continue
         if fits(one):
             found.append(Rejected(point, f"fits, {one.seconds / best.seconds - 1:.1%} slower", 0))
+        elif one.need_bytes <= budget_bytes:
+            why = f"would fit by giving cached memory back {one.retries}x a step, which takes time that nobody knows"
+            found.append(Rejected(point, why, 0))
         else:
-            over = max(0, one.need_bytes - budget_bytes)
-            found.append(Rejected(point, f"needs {format_bytes(one.need_bytes)}{_largest(one)}", over))
-    return [*sorted(found, key=lambda one: search.known[one.point].seconds), *search.refusals()]
+            over = one.need_bytes - budget_bytes
+            found.append(Rejected(point, f"{format_bytes(over)} too much{_largest(one)}", over))
+    return [*found, *search.refusals()]
 
 
 def _largest(one: Evaluated) -> str:
@@ -201,13 +237,11 @@ def _largest(one: Evaluated) -> str:
         return ""
     parts: Mapping[str, Any] = one.prediction.foreseen["by_category"]
     name = max(parts, key=parts.__getitem__)
-    return f", {format_bytes(parts[name])} of it {name}"
+    return f": {format_bytes(parts[name])} of what it needs is {name}"
 
 
 def _nothing_fits(search: _Search, budget_bytes: int) -> str:
     known = search.known
-    if not known:
-        return f"no setting can be predicted: {next(iter(search.refused.values()), 'there is none')}"
     least = min(known.values(), key=lambda found: found.need_bytes)
     text = f"nothing fits {format_bytes(budget_bytes)}: the least of {len(known)} settings needs "
     text += format_bytes(least.need_bytes)
@@ -218,7 +252,11 @@ def _nothing_fits(search: _Search, budget_bytes: int) -> str:
             f" ({format_bytes(device.context.high)} context, {', '.join(parts[:4])}; its operators' floor is "
             f"{format_bytes(traced['floor_bytes'])})"
         )
-    return text + "; allow more with --allow, make the effective batch or the model smaller"
+    return text
+
+
+def _nothing_known(search: _Search) -> str:
+    return f"no setting can be predicted: {next(iter(search.refused.values()), 'there is none')}"
 
 
 def _by_size(parts: Mapping[str, int]) -> list[tuple[str, int]]:
@@ -234,15 +272,15 @@ class Probed(NamedTuple):
 
 
 def verified(
-    plan: Plan, probe: Callable[[Point], Probed], fits: Fits, budget_bytes: int, tries: int = 3
+    plan: Plan, probe: Callable[[Point], Probed], budget_bytes: int, tries: int = 3
 ) -> tuple[Point | None, dict[Point, Probed]]:
     """Run the chosen point, and where it does not fit after all the next fastest, at most ``tries``.
 
     Gives the first that fits, or None, and what was seen.
     """
     order = sorted(
-        (point for point, found in plan.evaluated.items() if fits(found)),
-        key=lambda point: (point != plan.chosen, plan.evaluated[point].seconds),
+        (point for point, found in plan.evaluated.items() if found.need_bytes <= budget_bytes),
+        key=lambda point: (point != plan.chosen, plan.evaluated[point].retries > 0, plan.evaluated[point].seconds),
     )
     seen: dict[Point, Probed] = {}
     for point in order[:tries]:
@@ -251,8 +289,3 @@ def verified(
         if peak is not None and peak <= budget_bytes:
             return point, seen
     return None, seen
-
-
-def describe(found: Evaluated) -> str:
-    """``1.06 GiB, 0.41 s a step``."""
-    return f"{format_bytes(found.need_bytes)}, {format_seconds(found.seconds)} a step"

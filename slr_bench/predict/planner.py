@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
-import yaml
-
 from slr_bench.errors import ConfigError
 from slr_bench.grid.cells import Cell, flatten, own_cell
 from slr_bench.grid.config import GridConfig
-from slr_bench.predict.choices import Choices, at_size, choices_of
+from slr_bench.predict.allocator_rules import AllocatorSettings
+from slr_bench.predict.choices import Choices, at_size, choices_of, parse_vary
 from slr_bench.predict.cost import calibrated
 from slr_bench.predict.device import Device
 from slr_bench.predict.foresight import Foresight
-from slr_bench.predict.peak import Prediction, fits_in, predicted
-from slr_bench.predict.plan import DoesNotFitError, Evaluated, Plan, Point, Probed, fastest, smallest, verified
+from slr_bench.predict.peak import predicted
+from slr_bench.predict.plan import (
+    DoesNotFitError,
+    Evaluated,
+    Plan,
+    Point,
+    Probed,
+    Rejected,
+    fastest,
+    smallest,
+    verified,
+)
 
 _PROBES: Final = 3
 """Settings run for real at a time."""
@@ -36,9 +46,9 @@ class Budget(NamedTuple):
     """Look for the least memory at so much more time than the fastest (0.1: 10 %) instead."""
 
     @property
-    def bytes(self) -> int:
-        """What may be used."""
-        return round((self.total_bytes or 0) * (1 - self.headroom))
+    def bytes(self) -> int | None:
+        """What may be used; None: no limit."""
+        return None if self.total_bytes is None else round(self.total_bytes * (1 - self.headroom))
 
 
 @dataclass(frozen=True)
@@ -56,16 +66,30 @@ class Planned:
     probed: Mapping[Point, Probed]
     """What was run for real."""
 
+    @property
+    def rejected(self) -> list[Rejected]:
+        """Those nearest the choice first: by how many keys they differ in, then by how far their micro-batch is off."""
+        own = self.differences[self.plan.chosen]
+        size = self.plan.chosen.size
+
+        def distance(one: Rejected) -> tuple[float, ...]:
+            theirs = self.differences[one.point]
+            keys = {key for key in {*own, *theirs} if own.get(key) != theirs.get(key)}
+            is_option = one.point.option != self.plan.chosen.option
+            return is_option, len(keys), abs(math.log(one.point.size / size)), -one.point.size
+
+        return sorted(self.plan.rejected, key=distance)
+
     def as_json(self) -> dict[str, Any]:
         """DESIGN's object of ``plan``."""
         chosen = self._entry(self.plan.chosen)
         rejected = [
             {"setting": dict(self.differences[one.point]), "reason": one.reason, "bytes": one.bytes}
-            for one in self.plan.rejected
+            for one in self.rejected
         ]
         return {
             "budget_bytes": self.budget.total_bytes,
-            "headroom_bytes": None if self.budget.total_bytes is None else self.budget.total_bytes - self.budget.bytes,
+            "headroom_bytes": None if self.budget.bytes is None else (self.budget.total_bytes or 0) - self.budget.bytes,
             "device": self.device.name,
             "time_source": self.time_source,
             "chosen": chosen | {"setting": self.cells[self.plan.chosen].public_setting},
@@ -87,6 +111,7 @@ class Planned:
             "changes": dict(self.differences[point]),
             "predicted": prediction,
             "need_bytes": found.need_bytes,
+            "retries_per_step": found.retries,
             "step_time_s": found.seconds,
         }
 
@@ -108,15 +133,22 @@ class Planner:
         keep: Sequence[str] = (),
         allow: Sequence[str] = (),
         vary: Sequence[str] = (),
+        settings: AllocatorSettings | None = None,
     ) -> None:
+        """``settings``: of the allocator.
+
+        Raises:
+            ConfigError: a knob or key that there is not, or a value that no setting can have.
+        """
         self._grid = grid.model_copy(update={"repeats": 1, "sides": 1})
         self._overrides, self._arm, self._workload = overrides, arm, workload
-        self._device, self._rates = device, device.rates
+        self._device, self._rates, self._settings = device, device.rates, settings
         self._own = own_cell(self._grid, dict(overrides), arm, workload)
         if self._own.spec.kind != "step":
             raise ConfigError(f"workload {self._own.spec.name} is a whole training; plan for a step with --workload")
-        self._choices: Choices = choices_of(self._own, keep, allow, _varied(vary))
+        self._choices: Choices = choices_of(self._own, keep, allow, parse_vary(vary), device.capability)
         self._cells: dict[Point, Cell] = {}
+        self._refuse_impossible_values()
 
     def plan(
         self, budget: Budget, progressed: Progressed = lambda text: None, measure: Measure | None = None
@@ -126,6 +158,7 @@ class Planner:
 
         Raises:
             DoesNotFitError: nothing fits.
+            NothingMeasuredError: nothing can be traced.
         """
         with Foresight([self._own], cuda_rules=True) as foresight:
             plan = self._search(budget, foresight, progressed)
@@ -137,19 +170,20 @@ class Planner:
         def probe(point: Point) -> Probed:
             return probed.get(point) or measure(self._grid, [self._cells[point]], progressed)[0]
 
-        point, seen = verified(plan, probe, self._fits(budget), self._room(budget), _PROBES)
+        point, seen = verified(plan, probe, _UNLIMITED if budget.bytes is None else budget.bytes, _PROBES)
         if point is None:
             raise DoesNotFitError(f"the {len(seen)} fastest that should fit do not on this GPU; give more --headroom")
         return self._planned(replace(plan, chosen=point), budget, probed | seen)
 
     def _search(self, budget: Budget, foresight: Foresight, progressed: Progressed) -> Plan:
         done = 0
+        device = replace(self._device, capacity_bytes=budget.bytes)
 
         def evaluate(points: Sequence[Point]) -> list[Evaluated | str]:
             nonlocal done
             found = [self._cell(point) for point in points]
             traced = iter(foresight.foresee([cell for cell in found if isinstance(cell, Cell)]))
-            results = [cell if isinstance(cell, str) else self._evaluated(next(traced)) for cell in found]
+            results = [cell if isinstance(cell, str) else self._evaluated(next(traced), device) for cell in found]
             done += len(points)
             progressed(f"{done} settings traced")
             return results
@@ -157,12 +191,17 @@ class Planner:
         options, sizes = len(self._choices.options), self._choices.sizes
         if budget.slower is not None:
             return smallest(options, sizes, evaluate, budget.slower)
-        return fastest(options, sizes, evaluate, self._fits(budget), budget.bytes)
+        assert budget.bytes is not None, "the fastest needs a budget"
+        try:
+            return fastest(options, sizes, evaluate, budget.bytes)
+        except DoesNotFitError as error:
+            cures = [*(f"--allow {name}" for name in self._choices.allowable), "a smaller effective batch or model"]
+            raise DoesNotFitError(f"{error}; try {' or '.join(cures)}") from error
 
     def _calibrate(self, plan: Plan, budget: Budget, progressed: Progressed, measure: Measure) -> dict[Point, Probed]:
         """Measure the choice and the points that fit and differ from it most in what a step consists of."""
-        fits = self._fits(budget)
-        others = [point for point, found in plan.evaluated.items() if fits(found) and point != plan.chosen]
+        room = _UNLIMITED if budget.bytes is None else budget.bytes
+        others = [point for point, found in plan.evaluated.items() if found.need_bytes <= room and point != plan.chosen]
         others.sort(key=lambda point: -plan.evaluated[point].seconds)
         points = [plan.chosen, *others[: _PROBES - 1]]
         seen = dict(zip(points, measure(self._grid, [self._cells[point] for point in points], progressed), strict=True))
@@ -189,21 +228,6 @@ class Planner:
             probed,
         )
 
-    def _room(self, budget: Budget) -> int:
-        return budget.bytes if budget.total_bytes is not None else _UNLIMITED
-
-    def _fits(self, budget: Budget) -> Callable[[Evaluated], bool]:
-        room = self._room(budget)
-        known: dict[int, bool] = {}
-
-        def fits(found: Evaluated) -> bool:
-            if id(found) not in known:
-                assert found.prediction is not None
-                known[id(found)] = fits_in(found.prediction.foreseen, self._device, room) is True
-            return known[id(found)]
-
-        return fits
-
     def _cell(self, point: Point) -> Cell | str:
         """The cell of a point; a text where the combination is impossible."""
         overrides = {**self._overrides, **self._changes(point)}
@@ -221,26 +245,29 @@ class Planner:
         own = flatten(self._own.settings.model_dump(mode="json"))
         return {key: value for key, value in self._changes(point).items() if own.get(key) != value}
 
-    def _evaluated(self, traced: Mapping[str, Any] | str) -> Evaluated | str:
+    def _evaluated(self, traced: Mapping[str, Any] | str, device: Device) -> Evaluated | str:
         if isinstance(traced, str):
             return traced
-        prediction: Prediction = predicted(traced, replace(self._device, capacity_bytes=None))
+        lacks = device.lacks(traced)
+        if lacks is not None:
+            return lacks
+        prediction = predicted(traced, device, settings=self._settings)
         return Evaluated(prediction.nvml.high, self._rates.seconds(traced), prediction)
 
-
-def _varied(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """``KEY=A,B`` -> its values, read as YAML.
-
-    Raises:
-        ConfigError: no such form.
-    """
-    found: dict[str, list[Any]] = {}
-    for text in texts:
-        key, equals, values = text.partition("=")
-        if not equals or not key or not values:
-            raise ConfigError(f"--vary: {text!r} is not KEY=A,B; give one like training.batch_size=2,4")
-        try:
-            found[key] = list(yaml.safe_load(f"[{values}]"))
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--vary: the values of {text!r} are no YAML; give one like {key}=2,4") from error
-    return found
+    def _refuse_impossible_values(self) -> None:
+        """Values that the user named (``--vary``): each must be possible in one setting at least."""
+        for value in self._choices.named:
+            cells = (
+                self._cell(Point(place, size))
+                for place, option in enumerate(self._choices.options)
+                if value.items() <= option.items()
+                for size in self._choices.sizes
+            )
+            refusals = []
+            for cell in cells:
+                if not isinstance(cell, str):
+                    break
+                refusals.append(cell)
+            else:
+                (key,) = value
+                raise ConfigError(f"--vary {key}: {refusals[0]}")

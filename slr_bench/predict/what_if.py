@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from slr_bench.errors import DataError
+from slr_bench.errors import ConfigError, DataError
 from slr_bench.predict.allocator_rules import (
     INTERVALS,
     UNLIMITED,
@@ -28,6 +28,8 @@ class WhatIf:
     simulated: Replayed
     is_as_recorded: bool
     """The settings are the recorded ones and no limit was given: the two must agree."""
+    capacity_bytes: int | None
+    """The limit that was given."""
     first_difference: int | None
     """Number of the first event after which reserved bytes or segments differ, from 0; None: none does, or the settings
     are others."""
@@ -77,7 +79,8 @@ def what_if(
         if as_recorded
         else replay(recording.events, make_allocator(rules, chosen))
     )
-    return WhatIf(recording, simulated, as_recorded, first_difference(recording, simulated) if as_recorded else None)
+    differs = first_difference(recording, simulated) if as_recorded else None
+    return WhatIf(recording, simulated, as_recorded, capacity_bytes, differs)
 
 
 def replay_as_recorded(recording: Recording, rules: AllocatorRules, settings: AllocatorSettings) -> Replayed:
@@ -102,11 +105,15 @@ def recorded_settings(recording: Recording, capacity_bytes: int = UNLIMITED) -> 
             f"the snapshot has {len(divisions)} roundup_power2_divisions, torch's allocator {INTERVALS}; "
             "give the settings with --settings"
         )
-    return AllocatorSettings(
+    try:  # what else was set stands in the text alone
+        written = settings_of(str(own.get("PYTORCH_CUDA_ALLOC_CONF") or ""), capacity_bytes)
+    except ConfigError as error:
+        raise DataError(f"the snapshot's settings: {error}; give the settings with --settings") from error
+    return replace(
+        written,
         expandable_segments=bool(own.get("expandable_segments", False)),
         max_split_size_bytes=UNLIMITED if split is None or split < 0 else split,
         roundup_power2_divisions=divisions,
-        capacity_bytes=capacity_bytes,
     )
 
 

@@ -9,9 +9,12 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
+from slr_bench.errors import ConfigError
 from slr_bench.grid.cells import flatten
-from slr_bench.predict.plan import Point
+from slr_bench.grid.config import TRAINING_STEP
+from slr_bench.predict.plan import Evaluated, Point
 from slr_bench.predict.planner import Planned
+from slr_bench.report.predict_view import pressure
 from slr_bench.report.table import Cell, Column, Row, Table
 from slr_bench.report.terminal import print_table
 from slr_bench.report.words import plain
@@ -29,64 +32,74 @@ def print_plan(planned: Planned, console: Console) -> None:
     what = ", ".join(f"{key}: {_value(value)}" for key, value in changes.items()) or "nothing: it is the setting given"
     console.print(Text(f"Changed: {what}"))
     _print_prediction(planned, console)
+    near = planned.rejected[:NEIGHBOURS_SHOWN]
+    heads = (Column("Memory", True), Column("Step", True), Column("Setting"), Column("Why not"))
     rows = tuple(
-        Row(
-            (
-                Cell(_name(planned, one.point)),
-                Cell(plain(one.reason, 160)),
-                Cell(format_bytes(one.bytes) if one.bytes else ""),
-            )
-        )
-        for one in plan.rejected[:NEIGHBOURS_SHOWN]
+        Row((*_figures(plan.evaluated.get(one.point)), Cell(_name(planned, one.point)), Cell(plain(one.reason, 160))))
+        for one in near
     )
     if rows:
-        columns = (Column("Setting"), Column("Why not"), Column("Over", True))
-        print_table(Table(f"The nearest of {len(plan.rejected)} rejected", columns, rows), console)
+        print_table(Table(f"The {len(near)} nearest of {len(plan.rejected)} not chosen", heads, rows), console)
     front = tuple(
         Row(
             (
+                *_figures(found := plan.evaluated[point]),
+                Cell(f"{found.seconds / best.seconds:.2f}×"),
+                _verdict(planned, found),
                 Cell(_name(planned, point)),
-                Cell(format_bytes(plan.evaluated[point].need_bytes)),
-                Cell(format_seconds(plan.evaluated[point].seconds)),
-                Cell(f"{plan.evaluated[point].seconds / best.seconds:.2f}×"),
             ),
             strong=point == plan.chosen,
         )
         for point in plan.pareto
     )
-    heads = (Column("Setting"), Column("Memory", True), Column("Step", True), Column("Time", True))
-    print_table(Table("What nothing beats in memory and time", heads, front), console)
+    columns = (*heads[:2], Column("Time", True), Column(""), Column("Setting"))
+    print_table(Table("What nothing beats in memory and time", columns, front), console)
     for line in (f"Time: {planned.time_source}.", *planned.left_alone):
         console.print(Text(plain(line, 200), style="dim"))
 
 
+def _figures(found: Evaluated | None) -> tuple[Cell, Cell]:
+    if found is None:
+        return Cell("–"), Cell("–")
+    return Cell(format_bytes(found.need_bytes)), Cell(format_seconds(found.seconds))
+
+
+def _verdict(planned: Planned, found: Evaluated) -> Cell:
+    """In the budget, or not."""
+    limit = planned.budget.bytes
+    if limit is None:
+        return Cell("")
+    if found.need_bytes > limit:
+        return Cell("too large", tone="bad")
+    return Cell("tight", tone="warn") if found.retries else Cell("fits", tone="good")
+
+
 def _headline(planned: Planned) -> str:
-    best, budget = planned.plan.evaluated[planned.plan.chosen], planned.budget
-    count = len(planned.plan.evaluated)
+    plan, budget = planned.plan, planned.budget
+    best, count = plan.evaluated[plan.chosen], len(plan.evaluated)
+    figures = f"{format_bytes(best.need_bytes)} at most, {format_seconds(best.seconds)} a step"
     if budget.slower is not None:
         return (
-            f"The least memory of {count} settings within {100 * budget.slower:.0f} % of the fastest's time: "
-            f"{format_bytes(best.need_bytes)} at most, {format_seconds(best.seconds)} a step"
+            f"The least memory of {count} settings within {100 * budget.slower:.0f} % of the fastest's time: {figures}"
         )
     return (
         f"The fastest of {count} settings that fits {format_bytes(budget.total_bytes)} with "
-        f"{100 * budget.headroom:.0f} % left free: {format_bytes(min(best.need_bytes, budget.bytes))} at most, "
-        f"{format_seconds(best.seconds)} a step"
+        f"{100 * budget.headroom:.0f} % left free: {figures}"
     )
 
 
 def _print_prediction(planned: Planned, console: Console) -> None:
-    prediction = planned.plan.evaluated[planned.plan.chosen].prediction
-    if prediction is None:
+    best = planned.plan.evaluated[planned.plan.chosen]
+    if best.prediction is None:
         return
-    nvml, traced = prediction.nvml, prediction.foreseen
+    nvml, traced = best.prediction.nvml, best.prediction.foreseen
     parts = sorted(traced["by_category"].items(), key=lambda item: -item[1])[:3]
     named = ", ".join(f"{format_bytes(count)} {name}" for name, count in parts)
     shown = f"{format_bytes(nvml.value)} ({format_bytes(nvml.low)} to {format_bytes(nvml.high)})"
     peak = format_bytes(traced["peak_tensor_bytes"])
     console.print(Text(f"NVML will show {shown}; tensors at the peak {peak}: {named}"))
-    if planned.budget.total_bytes is not None and nvml.high > planned.budget.bytes:
-        console.print(Text("In the budget the allocator may have to give cached memory back, which costs time."))
+    if best.retries:
+        console.print(Text(pressure(best.retries), style="yellow"))
     for point, one in planned.probed.items():
         seen = "out of memory" if one.peak_bytes is None else f"{format_bytes(one.peak_bytes)}"
         console.print(Text(f"Measured: {_name(planned, point)}: {seen}, {format_seconds(one.seconds)} a step"))
@@ -103,15 +116,26 @@ def _value(value: Any) -> str:
 
 
 def write_setting(planned: Planned, path: Path) -> None:
-    """The chosen setting as a training file, whole."""
+    """The chosen setting, whole: a training file, or of another workload than a training's step a grid file.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
     cell = planned.cells[planned.plan.chosen]
     values = cell.settings.model_dump(mode="json")
-    best = planned.plan.evaluated[planned.plan.chosen]
-    changes = flatten(dict(planned.differences[planned.plan.chosen]))
-    head = [f"# {_headline(planned)}.", "# Predicted, not measured." if not planned.probed else "# Measured."]
-    head += [f"# changed: {key}: {_value(value)}" for key, value in changes.items()]
-    head += [f"# needs at most {best.need_bytes} bytes on {planned.device.title}"]
-    path.write_text("\n".join(head) + "\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    if cell.spec.name != TRAINING_STEP:
+        values = {"workload": cell.spec.name, "set": flatten(values)}
+    head = [f"# {_headline(planned)} on {planned.device.title}."]
+    head += ["# Predicted, not measured." if not planned.probed else "# Measured."]
+    head += [f"# changed: {key}: {_value(value)}" for key, value in planned.differences[planned.plan.chosen].items()]
+    _write(path, ("\n".join(head) + "\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)).encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place") from error
 
 
 def write_picture(planned: Planned, path: Path) -> None:
@@ -120,14 +144,19 @@ def write_picture(planned: Planned, path: Path) -> None:
 
     plan = planned.plan
     points = {point: (found.need_bytes, found.seconds) for point, found in plan.evaluated.items()}
-    limit = planned.budget.bytes if planned.budget.total_bytes is not None else None
+    limit = planned.budget.bytes
+    alike: dict[str, list[tuple[int, float]]] = {}
+    for found in plan.evaluated.values():
+        alike.setdefault(_verdict(planned, found).text, []).append((found.need_bytes, found.seconds))
+    needs = [need for need, _ in points.values()]
+    is_wide = max(needs) >= 4 * min(needs)
 
     def paint(figure: Any) -> None:
         axes = figure.subplots()
-        over = [place for place in points.values() if limit is not None and place[0] > limit]
-        under = [place for place in points.values() if limit is None or place[0] <= limit]
-        for places, colour, label in ((under, arm_colour(1), "fits"), (over, RULE, "does not fit")):
-            if places:
+        colours = {"": (arm_colour(1), "setting"), "fits": (arm_colour(1), "fits")}
+        colours |= {"tight": (WARN, "fits tightly"), "too large": (RULE, "too large")}
+        for verdict, (colour, label) in colours.items():
+            if places := alike.get(verdict):
                 axes.scatter(*zip(*places, strict=True), s=26, color=colour, label=label, zorder=2)
         front = [points[point] for point in plan.pareto]
         axes.plot(*zip(*front, strict=True), color=MUTED, linewidth=1, zorder=1, drawstyle="steps-post", label="front")
@@ -138,9 +167,12 @@ def write_picture(planned: Planned, path: Path) -> None:
             axes.axvline(limit, color=WARN, linewidth=1)
             axes.annotate(f"budget {format_bytes(limit)}", (limit, 1), xycoords=("data", "axes fraction"), color=WARN,
                           xytext=(4, -12), textcoords="offset points")  # fmt: skip
-        axes.set_xscale("log", base=2)
-        byte_axis(axes.xaxis, [place[0] for place in points.values()], logarithmic=True)
-        axes.set_xlabel("memory of the process, at most (logarithmic axis)")
+        if is_wide:
+            axes.set_xscale("log", base=2)
+        else:
+            axes.set_xlim(left=0)
+        byte_axis(axes.xaxis, needs, logarithmic=is_wide)
+        axes.set_xlabel("memory of the process, at most" + (" (logarithmic axis)" if is_wide else ""))
         axes.set_ylabel("time of a step, s")
         axes.set_ylim(bottom=0)
         axes.grid(axis="both")
@@ -150,7 +182,4 @@ def write_picture(planned: Planned, path: Path) -> None:
 
     alt = f"Memory against time of {len(points)} settings. {_headline(planned)}."
     drawn = draw("plan", "Memory against time", plain(alt, 600), (WIDTH_INCH, 4.2), paint)
-    if path.suffix.lower() == ".svg":
-        path.write_text(drawn.svg)
-    else:
-        path.write_bytes(drawn.png)
+    _write(path, drawn.svg.encode() if path.suffix.lower() == ".svg" else drawn.png)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Console
 from rich.text import Text
 
 from slr_bench.grid.cells import Cell as GridCell
-from slr_bench.predict.device import Estimate, known_devices
+from slr_bench.predict.device import Estimate
 from slr_bench.predict.host import START_BYTES, HostPrediction
-from slr_bench.predict.peak import Prediction, fits_in
+from slr_bench.predict.peak import Prediction, Verdict
 from slr_bench.report.profile_view import MEANINGS
 from slr_bench.report.table import Cell, Column, Row, Table, Tone
 from slr_bench.report.terminal import print_table
@@ -24,7 +24,9 @@ _VERDICTS: Final[dict[bool | None, tuple[str, Tone]]] = {
     False: ("does not fit", "bad"),
     None: ("may fit", "warn"),
 }
+TIGHT: Final[tuple[str, Tone]] = ("fits tightly", "warn")
 _STYLES: Final[dict[Tone, str]] = {"": "", "good": "green", "bad": "red", "warn": "yellow"}
+_ENDS: Final = "Least and most are the ends of what is not known, workspaces and context; not a measured 90 %."
 _KINDS: Final = (
     ("NVML", "nvml", "context and reserved: what nvidia-smi shows of the process"),
     ("reserved", "reserved", "segments of torch's allocator"),
@@ -33,8 +35,10 @@ _KINDS: Final = (
 )
 
 
-def print_prediction(cell: GridCell, found: Prediction | HostPrediction, console: Console) -> None:
-    """One setting."""
+def print_prediction(
+    cell: GridCell, found: Prediction | HostPrediction, cards: Mapping[str, Verdict], console: Console
+) -> None:
+    """One setting. ``cards``: where it fits, where no device was named."""
     traced = found.foreseen
     where = found.device.title if isinstance(found, Prediction) else "the CPU"
     title = f"Memory of {cell.spec.name}, arm {cell.arm}, on {where}"
@@ -56,8 +60,7 @@ def print_prediction(cell: GridCell, found: Prediction | HostPrediction, console
     print_table(Table(f"Tensors at the peak: {format_bytes(peak)}", columns, parts), console)
     for line in _remarks(found):
         console.print(Text(line, style="dim"))
-    if isinstance(found, Prediction) and found.device.capacity_bytes is None:
-        _print_devices(found, console)
+    _print_cards(cards, console)
 
 
 def _estimate(name: str, estimate: Estimate, meaning: str) -> Row:
@@ -68,15 +71,21 @@ def _estimate(name: str, estimate: Estimate, meaning: str) -> Row:
 def _print_verdict(found: Prediction, console: Console) -> None:
     if found.device.capacity_bytes is None or found.spare_bytes is None:
         return
-    verdict, tone = _VERDICTS[found.fits]
+    verdict, tone = TIGHT if found.is_tight else _VERDICTS[found.fits]
     spare = found.spare_bytes
     left = f"{format_bytes(spare)} to spare" if spare >= 0 else f"{format_bytes(-spare)} too much"
-    under_pressure = spare < 0 and found.fits is not False
-    tail = "; the allocator has to give cached memory back, which costs time" if under_pressure else ""
-    text = (
-        f"It {verdict}: {format_bytes(found.nvml.value)} of {format_bytes(found.device.capacity_bytes)}, {left}{tail}."
+    of = f"{format_bytes(found.nvml.value)} of {format_bytes(found.device.capacity_bytes)}"
+    console.print(Text(f"It {verdict}: {of}, {left}.", style=_STYLES[tone]))
+    if found.is_tight:
+        console.print(Text(pressure(found.retries or 0), style=_STYLES[tone]))
+
+
+def pressure(retries: int) -> str:
+    """What a setting pays that fits tightly."""
+    return (
+        f"At worst it gives cached memory back {retries}× a step to stay in there, and waits for the GPU each time: "
+        "how long is not known. --alloc-conf expandable_segments:True may need less."
     )
-    console.print(Text(text, style=_STYLES[tone]))
 
 
 def _print_host_verdict(found: HostPrediction, console: Console) -> None:
@@ -90,9 +99,16 @@ def _print_host_verdict(found: HostPrediction, console: Console) -> None:
 
 
 def _remarks(found: Prediction | HostPrediction) -> list[str]:
-    lines = []
     if isinstance(found, HostPrediction):
-        return ["Tensors are exact to the byte; the high-water mark is a rule's, within 10 % or 100 MiB."]
+        return [
+            "Tensors are exact to the byte; the high-water mark is a rule's, within 10 % or 100 MiB.",
+            f"A process that has imported torch and done nothing takes about {format_bytes(START_BYTES)}, which comes "
+            "on top; what is free is what was free just now.",
+        ]
+    lines = [_ENDS]
+    lacks = found.device.lacks(found.foreseen)
+    if lacks is not None:
+        lines.append(f"{lacks}.")
     unmodelled = found.foreseen["unmodelled"]
     if unmodelled:
         named = ", ".join(
@@ -109,17 +125,15 @@ def _remarks(found: Prediction | HostPrediction) -> list[str]:
     return lines
 
 
-def _print_devices(found: Prediction, console: Console) -> None:
-    """The verdict for every card that is known, smallest first."""
-    by_verdict: dict[bool | None, list[str]] = {True: [], None: [], False: []}
-    for card in sorted(known_devices().values(), key=lambda card: (card.capacity_bytes or 0, card.name)):
-        assert card.capacity_bytes is not None
-        verdict = fits_in(found.foreseen, card, card.capacity_bytes)
-        by_verdict[verdict].append(f"{card.name} ({format_bytes(card.capacity_bytes)})")
-    for verdict, cards in by_verdict.items():
-        if cards:
-            text, tone = _VERDICTS[verdict]
-            console.print(Text(f"It {text}: ", style=_STYLES[tone]) + Text(", ".join(cards)))
+def _print_cards(cards: Mapping[str, Verdict], console: Console) -> None:
+    """Every card that is known by what is said of it."""
+    alike: dict[tuple[str, Tone], list[str]] = {_VERDICTS[fits]: [] for fits in (True, None, False)}
+    for name, (card, fits, lacks) in cards.items():
+        said: tuple[str, Tone] = _VERDICTS[fits] if lacks is None else ("cannot be computed in its precision", "bad")
+        alike.setdefault(said, []).append(f"{name} ({format_bytes(card.capacity_bytes)})")
+    for (text, tone), names in alike.items():
+        if names:
+            console.print(Text(f"It {text}: ", style=_STYLES[tone]) + Text(", ".join(names)))
 
 
 def print_cells(
@@ -135,12 +149,14 @@ def print_cells(
     keys = dict.fromkeys(key.rpartition(".")[2] for cell in cells for key in cell.coordinates)
     columns = (
         Column(" · ".join(("arm", *keys))),
-        Column("Tensors", True),
+        Column("Tensors", True, spare=True),
         Column("Expected", True),
-        Column("Least to most", True, spare=True),
+        Column("Least to most", True),
         Column(""),
     )
     print_table(Table("Predicted peak of a steady step", columns, tuple(rows)), console)
+    if any(isinstance(one, Prediction) for one in found):
+        console.print(Text(_ENDS, style="dim"))
     told = sum(not isinstance(one, str) and "told_from_samples" in one.foreseen for one in found)
     if told:
         text = f"{told} of {len(found)} were told from the traces of a smaller and a larger micro-batch."
@@ -153,6 +169,7 @@ def _figures(one: Prediction | HostPrediction | str) -> tuple[Cell, ...]:
     whole: Any = one.nvml if isinstance(one, Prediction) else one.rss_over_start
     capacity = one.device.capacity_bytes if isinstance(one, Prediction) else one.capacity_bytes
     verdict, tone = _VERDICTS[one.fits] if capacity is not None else ("", "")
+    verdict, tone = TIGHT if isinstance(one, Prediction) and one.is_tight else (verdict, tone)
     peak = one.foreseen["peak_tensor_bytes"]
     return (
         Cell(format_bytes(peak), sort=peak),

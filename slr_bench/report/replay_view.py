@@ -35,8 +35,13 @@ def _verdict(found: WhatIf) -> str:
         return f"Out of memory at event {number + 1:,} of {len(found.recording.events):,}: {simulated.out_of_memory}"
     waste = simulated.fragmentation
     lost = "" if waste is None else f" {waste:.1%} of what was reserved at the peak was never allocated at once."
+    if found.capacity_bytes is not None:
+        return f"It fits {format_bytes(found.capacity_bytes)}.{lost}"
     if not found.is_as_recorded:
-        return f"It fits.{lost}"
+        peaks = max(found.recording.reserved_bytes, default=0), simulated.peak_reserved_bytes
+        change = " as much as" if peaks[0] == peaks[1] else f" {format_bytes(abs(peaks[1] - peaks[0]))} "
+        change += "" if peaks[0] == peaks[1] else "more than" if peaks[1] > peaks[0] else "less than"
+        return f"With these settings it reserves{change} recorded.{lost}"
     if found.first_difference is None:
         return f"The simulation agrees with the recording after every event, to the byte.{lost}"
     return (

@@ -15,7 +15,7 @@ from slr_bench.run.profile_cell import profile_json
 from slr_bench.run.tracing import recorded_step, summed_up
 from slr_bench.trace.between import Told, told_between
 from slr_bench.trace.cuda_rules import CUDA_RULES
-from slr_bench.trace.fake import refusals_explained, unfilled
+from slr_bench.trace.fake import place_of, refusals_explained, unfilled
 from slr_bench.trace.requests import WorkspaceLog, lives, requests, unmodelled
 from slr_bench.trace.rules import CpuFakeMode
 from slr_bench.trace.steady import (
@@ -49,7 +49,9 @@ def foreseen_cells(job: dict[str, Any], send: Send) -> dict[str, Any]:
             send({"number": number, "refused": str(error)})
         except Exception as error:  # noqa: BLE001 - a workload may fail in any way; it costs no other step
             traceback.print_exc()
-            send({"number": number, "refused": f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]})
+            text = f"the step failed with {type(error).__name__}: {' '.join(str(error).split())[:400]}"
+            cure = "mend the step or its setting; slr-bench profile runs it on real tensors"
+            send({"number": number, "refused": f"{text} ({place_of(error)}); {cure}"})
     return {"metrics": {}, "phases": {}, "samples": None, "work_s": time.perf_counter() - start_s}
 
 

@@ -94,7 +94,10 @@ def _heard(low: Sequence[Heard], high: Sequence[Heard], between: Between) -> lis
             between(small.expected_bytes, large.expected_bytes),
             between(small.most_bytes, large.most_bytes),
             small.is_modelled,
+            between(small.copied_bytes, large.copied_bytes),
         )
+        for few, many in zip(small, large, strict=True):  # whether one sample is copied says nothing of several
+            _same(few > 0, many > 0)
         made = one._replace(workspace=workspace)
         _same(large.is_modelled, small.is_modelled)
         _same(other._replace(workspace=workspace), made)

@@ -132,10 +132,10 @@ def explained(error: BaseException) -> UnsupportedSettingError | None:
         cure = f"build nn.TransformerEncoder with enable_nested_tensor=False, or {_ON_REAL_TENSORS}"
     else:
         return None
-    return UnsupportedSettingError(f"{text} ({_place(error)}); {cure}")
+    return UnsupportedSettingError(f"{text} ({place_of(error)}); {cure}")
 
 
-def _place(error: BaseException) -> str:
+def place_of(error: BaseException) -> str:
     """The innermost line of code that is neither torch's nor the tracer's; no path: records carry none."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)

@@ -181,7 +181,8 @@ def _call_first(parameter: torch.Tensor, hook_id: int) -> None:
 def _arithmetic(packet: Any, made: torch.Tensor) -> str:
     """The type that CUDA computes in: ``tf32`` where it may round the factors of fp32 products."""
     if made.dtype is torch.float32:
-        backend = torch.backends.cudnn.conv if packet in _CONVOLUTIONS else torch.backends.cuda.matmul
+        cudnn: Any = torch.backends.cudnn
+        backend: Any = cudnn.conv if packet in _CONVOLUTIONS else torch.backends.cuda.matmul
         if backend.fp32_precision == TF32:
             return TF32
     return str(made.dtype).removeprefix("torch.")

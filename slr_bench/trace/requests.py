@@ -13,15 +13,13 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
+from slr_bench.trace.request_kinds import ALLOCATE, FREE, LIBRARY, STEADY, TRANSIENT, UNMODELLED
 from slr_bench.trace.rules import ByName
 from slr_bench.trace.story import BEFORE, Story
 from slr_bench.trace.workspaces import PRODUCTS, Workspace, name_of
 
-ALLOCATE, FREE, TRANSIENT, LIBRARY, STEADY, UNMODELLED = range(6)
-"""``[ALLOCATE, id, bytes]``, ``[FREE, id, 0]``, ``[TRANSIENT, expected bytes, most bytes]``: lives within an operator;
-``[LIBRARY, thread, 0]``: a product on thread 0 (forward) or 1 (backward); ``[STEADY, 0, 0]``: the last step begins;
-``[UNMODELLED, expected bytes, most bytes]``: as TRANSIENT, of an operator that no rule knows."""
-
+COPY: Final = -1
+"""Stands for the copies that an operator makes of its inputs while it runs."""
 STEADY_STEPS: Final = 1
 """More change nothing in what is reserved but by a page of an expandable segment (tried: 2 and 4)."""
 
@@ -69,7 +67,7 @@ class WorkspaceLog:
             return
         workspace = self._rule(operator, arguments, made)
         name = name_of(operator)
-        if workspace.most_bytes or name in PRODUCTS:
+        if workspace.most_bytes or workspace.copied_bytes or name in PRODUCTS:
             in_backward = torch._C._current_autograd_node() is not None
             self.heard.append(Heard(self._position, name, workspace, name in PRODUCTS, in_backward))
 
@@ -125,9 +123,12 @@ def requests(story: Story, heard: Sequence[Heard], first: Lives, steady: Lives) 
             for one in by_position.get(position, ()):
                 if one.is_product:
                     found.append([LIBRARY, int(one.in_backward), 0])
+                copied = one.workspace.copied_bytes
+                found += [[ALLOCATE, COPY, copied]] if copied else []
                 if one.workspace.most_bytes:
                     kind = TRANSIENT if one.workspace.is_modelled else UNMODELLED
                     found.append([kind, one.workspace.expected_bytes, one.workspace.most_bytes])
+                found += [[FREE, COPY, 0]] if copied else []
             found += [[FREE, number, 0] for number in deaths.get(position, ())]
         if turn:  # what the step before left goes when this one's takes its place
             found += [[FREE, number + (turn - 1) * len(first), 0] for number in sorted(made_anew) if sizes[number]]

@@ -8,7 +8,7 @@ bound of what it reads and writes, and its name is told.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -26,6 +26,8 @@ class Workspace(NamedTuple):
     expected_bytes: int
     most_bytes: int
     is_modelled: bool
+    copied_bytes: int = 0
+    """Beside them, for certain: copies of inputs that do not lie in memory as the operator reads them."""
 
 
 def _names(text: str) -> frozenset[str]:
@@ -44,25 +46,39 @@ _NOTHING: Final = _names(
     lift_fresh detach alias clone copy_ _to_copy empty empty_like empty_strided zeros zeros_like ones ones_like full
     full_like new_zeros new_empty new_ones new_full new_empty_strided scalar_tensor arange fill_ zero_ cat stack
     _local_scalar_dense item _unsafe_view _reshape_alias resize_ set_ native_dropout native_dropout_backward bernoulli_
-    uniform_ normal_ random_ rand randn randperm max_pool2d_with_indices max_pool2d_with_indices_backward
-    max_pool3d_with_indices max_pool3d_with_indices_backward _adaptive_avg_pool2d _adaptive_avg_pool2d_backward
-    _adaptive_avg_pool3d _adaptive_avg_pool3d_backward avg_pool2d avg_pool2d_backward avg_pool3d avg_pool3d_backward
-    _softmax _softmax_backward_data _log_softmax _log_softmax_backward_data _safe_softmax nll_loss_forward
-    nll_loss_backward upsample_bilinear2d upsample_bilinear2d_backward upsample_nearest2d upsample_nearest2d_backward
-    upsample_trilinear3d upsample_trilinear3d_backward _upsample_bilinear2d_aa _upsample_bilinear2d_aa_backward
-    grid_sampler_2d grid_sampler_2d_backward grid_sampler_3d grid_sampler_3d_backward constant_pad_nd index_select
+    uniform_ normal_ random_ rand randn nll_loss_forward nll_loss_backward grid_sampler_2d grid_sampler_2d_backward
+    grid_sampler_3d grid_sampler_3d_backward constant_pad_nd index_select
     gather roll flip slice_backward select_backward tril triu where masked_fill masked_fill_ repeat index
-    native_layer_norm _foreach_copy_ _foreach_zero_ _amp_update_scale_ embedding linspace eye unfold im2col col2im
+    _foreach_copy_ _foreach_zero_ _amp_update_scale_ embedding linspace eye unfold im2col col2im
     pixel_shuffle pixel_unshuffle slice_scatter select_scatter as_strided_scatter scatter scatter_ scatter_add
     scatter_add_ type_as rand_like randn_like randint floor_divide expand_copy narrow_copy bitwise_and_ one_hot
     """
 )
 _REDUCTIONS: Final = _names(
     """
-    sum mean amax amin max min argmax argmin any all norm linalg_vector_norm var std var_mean logsumexp prod
-    count_nonzero _foreach_norm native_batch_norm native_batch_norm_backward _native_batch_norm_legit
-    cudnn_batch_norm cudnn_batch_norm_backward batch_norm_backward _foreach_max
-    _amp_foreach_non_finite_check_and_unscale_
+    sum mean amax amin max min argmax argmin any all norm linalg_vector_norm var std var_mean prod _foreach_norm
+    _foreach_max _amp_foreach_non_finite_check_and_unscale_
+    """
+)
+
+_READ_PLAIN: Final = _names(
+    "_softmax _softmax_backward_data _log_softmax _log_softmax_backward_data _safe_softmax native_layer_norm"
+)
+"""They read rows that lie one behind the other, and copy whatever does not (``expect_contiguous``)."""
+_READ_DENSE: Final = _names(
+    """
+    max_pool2d_with_indices max_pool2d_with_indices_backward max_pool3d_with_indices max_pool3d_with_indices_backward
+    _adaptive_avg_pool2d _adaptive_avg_pool2d_backward _adaptive_avg_pool3d _adaptive_avg_pool3d_backward
+    avg_pool2d avg_pool2d_backward avg_pool3d avg_pool3d_backward upsample_bilinear2d upsample_bilinear2d_backward
+    upsample_nearest2d upsample_nearest2d_backward upsample_trilinear3d upsample_trilinear3d_backward
+    _upsample_bilinear2d_aa _upsample_bilinear2d_aa_backward
+    """
+)
+"""Channels first or last, as their input suggests; anything else is copied."""
+_DENSE_REDUCTIONS: Final = _names(
+    """
+    native_batch_norm native_batch_norm_backward _native_batch_norm_legit cudnn_batch_norm cudnn_batch_norm_backward
+    batch_norm_backward
     """
 )
 
@@ -112,36 +128,83 @@ def host_copies_of(operator: Any, arguments: ByName, made: Any) -> Workspace:
     return Workspace(size, size, True)
 
 
+def _copies(tensors: Iterable[torch.Tensor], formats: Iterable[torch.memory_format]) -> int:
+    """Bytes of contiguous copies of those that are dense in none of the formats."""
+    return sum(
+        tensor.numel() * tensor.itemsize
+        for tensor in tensors
+        if not any(_is_dense(tensor, layout) for layout in formats)
+    )
+
+
+def _is_dense(tensor: torch.Tensor, layout: torch.memory_format) -> bool:
+    if layout is torch.contiguous_format:
+        return tensor.is_contiguous()
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)
+    return last is not None and tensor.is_contiguous(memory_format=last)
+
+
+_PLAIN: Final = (torch.contiguous_format,)
+_EITHER: Final = (torch.contiguous_format, torch.channels_last)
+
+
+def _read_plain(arguments: Arguments, made: Any) -> Workspace:
+    return Workspace(0, 0, True, _copies(tensors_in(dict(arguments)), _PLAIN))
+
+
+def _read_dense(arguments: Arguments, made: Any) -> Workspace:
+    return Workspace(0, 0, True, _copies(tensors_in(dict(arguments)), _EITHER))
+
+
+def _dense_reduction(arguments: Arguments, made: Any) -> Workspace:
+    return _REDUCTION._replace(copied_bytes=_copies(tensors_in(dict(arguments)), _EITHER))
+
+
+def _logsumexp(arguments: Arguments, made: Any) -> Workspace:
+    """``exp(x - max)``, whole (``ReduceOps.cpp``)."""
+    return _REDUCTION._replace(copied_bytes=arguments["self"].nbytes)
+
+
+def _count_nonzero(arguments: Arguments, made: Any) -> Workspace:
+    """A mask, a byte an element."""
+    return _REDUCTION._replace(copied_bytes=arguments["self"].numel())
+
+
+def _permutation(arguments: Arguments, made: Any) -> Workspace:
+    """Random keys, sorted with the numbers (``Randperm.cu``): keys, their order, numbers, scratch of the sort."""
+    return Workspace(0, 4 * 8 * arguments["n"], True)
+
+
 def _convolution(arguments: Arguments, made: Any) -> Workspace:
     """cuDNN computes half precision on channels-last tensors; of others it makes such copies in its workspace."""
-    tensors = [arguments["input"], arguments["weight"], *tensors_in(made)[:1]]
-    return _transposed(tensors)
+    given = [arguments["input"], arguments["weight"]]
+    return _transposed(given, tensors_in(made)[:1])
 
 
 def _convolution_backward(arguments: Arguments, made: Any) -> Workspace:
     """The gradients of input and weight are two calls, one after the other: the larger counts."""
-    weight = arguments["weight"]
-    return _transposed([arguments["grad_output"], arguments["input"], weight])
+    return _transposed([arguments["grad_output"], arguments["input"], arguments["weight"]], [])
 
 
-def _transposed(tensors: list[torch.Tensor]) -> Workspace:
-    size = sum(tensor.nbytes for tensor in tensors)
-    image = tensors[0]
-    is_half = image.dtype in (torch.float16, torch.bfloat16)
-    plain = image.is_contiguous()
-    return Workspace(size if is_half and plain else 0, size, True)
+def _transposed(given: list[torch.Tensor], made: list[torch.Tensor]) -> Workspace:
+    """Channels last if one of them says so (``cudnn_conv_suggest_memory_format``); what lies otherwise is copied."""
+    is_last = any(_is_dense(tensor, torch.channels_last) and not tensor.is_contiguous() for tensor in given)
+    layout = torch.channels_last if is_last else torch.contiguous_format
+    size = sum(tensor.nbytes for tensor in [*given, *made])
+    is_half = given[0].dtype in (torch.float16, torch.bfloat16)
+    return Workspace(0 if is_last or not is_half else size, size, True, _copies(given, (layout,)))
 
 
 def _group_norm(arguments: Arguments, made: Any) -> Workspace:
     """Two factors a channel and sample, in fp32 (``group_norm_kernel.cu``)."""
     size = 2 * 4 * arguments["N"] * arguments["C"]
-    return Workspace(size, 2 * size, True)
+    return Workspace(size, 2 * size, True, _copies(tensors_in(dict(arguments)), _PLAIN))
 
 
 def _layer_norm_backward(arguments: Arguments, made: Any) -> Workspace:
     """Partial sums of the parameters' gradients, at most 256 rows of each."""
     features = arguments["input"].numel() // max(1, arguments["mean"].numel())
-    return Workspace(0, 2 * 4 * 256 * features, True)
+    return Workspace(0, 2 * 4 * 256 * features, True, _copies(tensors_in(dict(arguments)), _PLAIN))
 
 
 def _flash_backward(arguments: Arguments, made: Any) -> Workspace:
@@ -166,6 +229,12 @@ def _attention(arguments: Arguments, made: Any) -> Workspace:
 
 
 _RULES: Final[Mapping[str, Callable[[Arguments, Any], Workspace]]] = {
+    **dict.fromkeys(_READ_PLAIN, _read_plain),
+    **dict.fromkeys(_READ_DENSE, _read_dense),
+    **dict.fromkeys(_DENSE_REDUCTIONS, _dense_reduction),
+    "logsumexp": _logsumexp,
+    "count_nonzero": _count_nonzero,
+    "randperm": _permutation,
     "convolution": _convolution,
     "convolution_backward": _convolution_backward,
     "native_group_norm": _group_norm,

@@ -294,4 +294,7 @@ def test_a_table_that_goes_on_sideways_has_a_shadow_at_its_edge(show):
     page = show("usual", width=390)
     wide = page.locator("#grid .scroll").first
     assert wide.evaluate("one => one.scrollWidth > one.clientWidth")
-    assert wide.evaluate("one => getComputedStyle(one).backgroundAttachment") == "local, scroll, local, local, scroll, scroll"
+    assert (
+        wide.evaluate("one => getComputedStyle(one).backgroundAttachment")
+        == "local, scroll, local, local, scroll, scroll"
+    )

@@ -88,12 +88,25 @@ def test_a_grid_shares_traces_and_says_what_a_single_setting_says(slr_bench, wri
     }
 
 
-def test_what_cannot_be_traced_is_told_with_operator_line_and_cure(slr_bench, write_grid):
-    done = slr_bench("predict", write_grid({"workload": "faulty", "set": {"fault.mode": "nonzero"}}))
+@pytest.mark.parametrize("command", [["predict"], ["plan", "--gpu-memory", "6GiB"]])
+def test_what_cannot_be_traced_is_told_with_operator_line_and_cure(slr_bench, write_grid, command):
+    done = slr_bench(*command, write_grid({"workload": "faulty", "set": {"fault.mode": "nonzero"}}))
     assert done.returncode == 5
     for words in ("aten.nonzero", "faulty_workload.py:", "torch.ones(4).nonzero()", "profile without --fake"):
         assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_without_a_card_every_known_one_has_a_verdict(slr_bench, write_grid):
+    grid = write_grid({"workload": "faulty", "set": {"fault.size": 1 << 30}})
+    cards = json.loads(slr_bench("predict", grid, "--json").stdout)["cards"]
+    assert len(cards) >= 25
+    assert (cards["gtx1650"]["fits"], cards["h200"]["fits"]) == (False, True)
+    assert all(card["lacks"] is None for card in cards.values())
+    words = slr_bench("predict", grid).stdout.replace("\n", " ")
+    for verdict in (True, False):
+        listed = words.partition("It fits: " if verdict else "It does not fit: ")[2].partition("It ")[0]
+        assert all(name in listed for name, card in cards.items() if card["fits"] is verdict)
 
 
 def test_the_cpu_is_told_in_words(slr_bench, write_grid):
@@ -115,6 +128,7 @@ def test_the_cpu_is_told_in_words(slr_bench, write_grid):
         ([], 2, ["baseline, optimized", "--arm"]),
         (["--arm", "baseline", "--workload", "inferenze"], 2, ["--workload"]),
         (["--alloc-conf", "expandable_segment:True"], 2, ["PYTORCH_ALLOC_CONF", "'expandable_segments'?"]),
+        (["--device", "cpu", "--alloc-conf", "expandable_segments:True"], 2, ["--alloc-conf", "leave it out"]),
         (["--grid", "--workload", "train_step"], 2, ["--grid", "--workload"]),
         (["--arm", "baseline", "--workload", "train_epochs"], 5, ["train_epochs is a whole training", "--workload"]),
     ],

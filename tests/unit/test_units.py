@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from slr_bench.units import GIB, KIB, MIB, format_bytes, format_seconds, parse_bytes, sparkline
 
-_FACTOR = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB}
-_DECIMALS = {"B": 0, "KiB": 1, "MiB": 1, "GiB": 2}
+_FACTOR = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": 1024 * GIB}
+_DECIMALS = {"B": 0, "KiB": 1, "MiB": 1, "GiB": 2, "TiB": 2}
 
 
 @pytest.mark.parametrize(

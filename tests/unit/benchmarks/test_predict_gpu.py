@@ -15,8 +15,8 @@ from slr_bench.errors import CellCrashedError, ConfigError
 from slr_bench.grid.cells import expand
 from slr_bench.grid.config import load_grid
 from slr_bench.predict.device import find_device
-from slr_bench.predict.peak import ALLOCATE, TRANSIENT
 from slr_bench.record import Metric, Outcome, Record
+from slr_bench.trace.request_kinds import ALLOCATE, TRANSIENT
 from slr_bench.units import MIB
 
 ROOT = Path(__file__).resolve().parents[3]

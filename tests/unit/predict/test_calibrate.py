@@ -15,9 +15,10 @@ from slr_bench.predict import device
 from slr_bench.predict.calibrate import calibrate, card_name, device_entry, write_calibration
 from slr_bench.predict.device import Estimate, find_device, known_devices
 from slr_bench.predict.golden import differences, read_golden
-from slr_bench.predict.peak import ALLOCATE, LIBRARY, TRANSIENT, predicted
+from slr_bench.predict.peak import predicted
 from slr_bench.run.calibration_cell import measured_operators, recorded_steps
 from slr_bench.run.operator_cases import CASES, OperatorCase, rule_of
+from slr_bench.trace.request_kinds import ALLOCATE, LIBRARY, TRANSIENT, UNMODELLED
 from slr_bench.units import MIB
 
 CONTEXTS = (390, 400, 410, 430)
@@ -126,6 +127,7 @@ def read_back(entry_files, tmp_path, monkeypatch):
 STEP = {
     "requests": [[ALLOCATE, 0, 100 * MIB], [LIBRARY, 0, 0], [TRANSIENT, 80 * MIB, 80 * MIB]],
     "unmodelled": [],
+    "flops_by_dtype": {},
     "source": "cuda-rules",
     "cuda_rules": 2,
     "peak_tensor_bytes": 100 * MIB,
@@ -164,8 +166,8 @@ def test_shares_take_the_place_of_rules_where_bounds_are_large(measured, tmp_pat
     requests = [[ALLOCATE, 0, 100 * MIB], [TRANSIENT, expected * MIB, most * MIB]]
     found = predicted({**STEP, "requests": requests}, card).requested
     assert (found.low, found.value, found.high) == tuple(size * MIB for size in ends)
-    unknown = [{"operator": "qr", "calls": 1, "most_bytes": 1}]  # its bound is no measured operator's
-    found = predicted({**STEP, "requests": requests, "unmodelled": unknown}, card).requested
+    requests[1][0] = UNMODELLED  # what was measured is no bound of it
+    found = predicted({**STEP, "requests": requests}, card).requested
     assert found == Estimate((100 + expected) * MIB, 100 * MIB, (100 + most) * MIB)
 
 

@@ -7,8 +7,7 @@ import pytest
 from slr_bench.errors import ConfigError
 from slr_bench.grid.cells import own_cell
 from slr_bench.grid.config import GridConfig
-from slr_bench.predict.choices import at_size, choices_of, effective_batch
-from slr_bench.predict.planner import _varied
+from slr_bench.predict.choices import at_size, choices_of, effective_batch, parse_vary
 
 GRID = GridConfig(workload="train_step", arms={"a": {}})
 
@@ -76,9 +75,54 @@ def test_an_unknown_name_is_refused_with_the_nearest(arguments, message):
 
 
 def test_varied_values_are_read_as_yaml():
-    assert _varied(["training.batch_size=2,4", "model.focus_size=null,64"]) == {
-        "training.batch_size": [2, 4],
+    assert parse_vary(["training.batch_size=2,4", "model.focus_size=null,64", "training.batch_size=4,8,8"]) == {
+        "training.batch_size": [2, 4, 8],
         "model.focus_size": [None, 64],
     }
     with pytest.raises(ConfigError, match="is not KEY=A,B"):
-        _varied(["training.batch_size"])
+        parse_vary(["training.batch_size"])
+
+
+def precisions(choices):
+    return sorted({option["training.precision"] for option in choices.options})
+
+
+def test_a_gpu_is_offered_the_types_that_it_computes_in():
+    assert precisions(choices_of(cell(), capability=(7, 5))) == ["fp16", "fp32"]
+    assert precisions(choices_of(cell(), capability=(8, 0))) == ["bf16", "fp32"]
+    assert precisions(choices_of(cell())) == ["bf16", "fp32"]  # of a card of which nothing is known
+
+
+def test_named_values_take_the_place_of_a_knobs_own():
+    choices = choices_of(cell(training__precision="bf16"), vary={"training.precision": ["tf32", "bf16"]})
+    assert precisions(choices) == ["bf16", "tf32"]
+    assert len(choices.options) == 2 * 4 * 2 * 2
+    assert choices.options[0]["training.precision"] == "bf16"
+    assert choices.named == [{"training.precision": "tf32"}, {"training.precision": "bf16"}]
+    assert not any("training.precision" in text for text in choices.left_alone)
+
+
+def test_the_micro_batch_is_held_or_chosen_among_named_sizes():
+    own = cell(training__batch_size=4, training__gradient_accumulation_steps=3)
+    assert choices_of(own, keep=["training.batch_size"]).sizes == [4]
+    assert choices_of(own, vary={"training.batch_size": [6, 2]}).sizes == [2, 6]
+    for size in (5, 24, True, "2"):
+        with pytest.raises(ConfigError, match=r"training.batch_size: .* does not divide the effective batch of 12"):
+            choices_of(own, vary={"training.batch_size": [size]})
+    with pytest.raises(ConfigError, match=r"follows from training.batch_size"):
+        choices_of(own, vary={"training.gradient_accumulation_steps": [2]})
+
+
+def test_a_key_that_a_knob_turns_with_others_varies_where_the_knob_is_kept():
+    allowed = {"allow": ["model.region_focus"], "vary": {"model.focus_size": [96, 112]}}
+    with pytest.raises(ConfigError, match=r"--keep model.region_focus"):
+        choices_of(cell(), **allowed)
+    focused = cell(model__region_focus="motion", model__focus_size=96)
+    choices = choices_of(focused, keep=["model.region_focus"], vary={"model.focus_size": [96, 112]})
+    assert {option["model.focus_size"] for option in choices.options} == {96, 112}
+    assert not any("model.region_focus" in text for text in choices.left_alone)
+
+
+def test_what_may_be_allowed_is_told_apart_from_what_was_kept():
+    choices = choices_of(cell(model__attention="sparse"), keep=["training.recompute"])
+    assert choices.allowable == ["model.attention", "model.region_focus"]

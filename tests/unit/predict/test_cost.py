@@ -19,7 +19,7 @@ def step(fp32: float, half: float, touched: float, operators: int) -> dict:
     }
 
 
-SHEET = sheet_rates(10, 40, 400, "a card")
+SHEET = sheet_rates(10, 40, 400, "a card", has_tf32=True)
 
 
 def test_a_step_takes_what_its_parts_take():
@@ -28,7 +28,14 @@ def test_a_step_takes_what_its_parts_take():
 
 
 def test_half_precision_is_told_apart_by_the_type_of_the_result():
-    assert work_of({**step(1, 2, 3, 4), "flops_by_dtype": {"float32": 1, "float16": 2, "bfloat16": 5}})[:2] == (1, 7)
+    assert work_of({**step(1, 2, 3, 4), "flops_by_dtype": {"float32": 1, "float16": 2, "bfloat16": 5}})[:3] == (1, 0, 7)
+
+
+@pytest.mark.parametrize(("has_tf32", "rate"), [(True, 20e12), (False, 10e12)])
+def test_tf32_runs_at_half_the_rate_of_half_precision_where_there_is_any(has_tf32, rate):
+    rates = sheet_rates(10, 40, 400, "a card", has_tf32)
+    one = {"flops_by_dtype": {"tf32": 9e12}, "touched_bytes_per_step": 0, "operators": 0}
+    assert rates.seconds(one) == pytest.approx(9e12 / (0.45 * rate))
 
 
 @given(st.floats(0.01, 100))
@@ -38,9 +45,9 @@ def test_one_measured_step_scales_every_rate_alike(factor):
     assert fitted.seconds(step(3e12, 0, 1e10, 10)) == pytest.approx(SHEET.seconds(step(3e12, 0, 1e10, 10)) * factor)
 
 
-@given(st.lists(st.floats(0.3, 3), min_size=4, max_size=4))
+@given(st.lists(st.floats(0.3, 3), min_size=5, max_size=5))
 def test_several_steps_bring_the_prediction_nearer_to_the_truth(factors):
-    rates = (SHEET.fp32_flop_s, SHEET.half_flop_s, SHEET.byte_s, SHEET.operator_s)
+    rates = (SHEET.fp32_flop_s, SHEET.tf32_flop_s, SHEET.half_flop_s, SHEET.byte_s, SHEET.operator_s)
     truth = Rates(*(rate * factor for rate, factor in zip(rates, factors, strict=True)), "truth")
     steps = [step(4e12, 0, 1e11, 2000), step(0, 9e12, 2e11, 9000), step(1e12, 1e12, 4e11, 30000)]
     times = [truth.seconds(one) for one in steps]

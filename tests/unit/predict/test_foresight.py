@@ -154,7 +154,8 @@ def test_in_real_processes_no_failing_trace_costs_another(plugins):
     assert first["peak_tensor_bytes"] == 4 * 1000
     assert last["peak_tensor_bytes"] == 4 * 1005
     assert first["source"] == "cuda-rules"
-    assert raised == "ValueError: broken on purpose"
+    assert raised.startswith("the step failed with ValueError: broken on purpose (faulty_workload.py:")
+    assert "slr-bench profile" in raised
     assert unsupported == "this machine cannot do it"
     assert "by signal 9" in killed
     assert "with status 3" in left

@@ -153,6 +153,7 @@ def test_steps_on_a_gpu_made_by_hand_become_a_trace_that_is_replayed(tmp_path, e
         (gzip.compress(json.dumps({"schema": 2}).encode()), "schema 2, known is 1; record it anew: make calibrate"),
         (gzip.compress(b"[1]"), "no golden trace"),
     ],
+    ids=["empty", "nothing in it", "another schema", "a list"],  # the bytes have the time in them
 )
 def test_a_file_that_is_none_is_refused(tmp_path, content, message):
     path = tmp_path / "a"

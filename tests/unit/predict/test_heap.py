@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slr_bench.predict.heap import MAPPED_FROM_BYTES, Heap, high_water_bytes
-from slr_bench.predict.peak import ALLOCATE, FREE, STEADY, TRANSIENT
+from slr_bench.trace.request_kinds import ALLOCATE, FREE, STEADY, TRANSIENT
 from slr_bench.units import MIB
 
 

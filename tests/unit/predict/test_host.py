@@ -6,7 +6,7 @@ import pytest
 
 from slr_bench.predict.device import Estimate
 from slr_bench.predict.host import START_BYTES, predicted_host
-from slr_bench.predict.peak import ALLOCATE, FREE, TRANSIENT
+from slr_bench.trace.request_kinds import ALLOCATE, FREE, TRANSIENT
 from slr_bench.units import MIB
 
 

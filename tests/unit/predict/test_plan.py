@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slr_bench.errors import NothingMeasuredError
 from slr_bench.predict.plan import (
     DoesNotFitError,
     Evaluated,
@@ -62,10 +65,10 @@ def test_the_fastest_is_the_one_that_looking_at_everything_finds(table_rows, bud
     table = Table(table_rows, refused)
     fitting = [found.seconds for found in table.allowed().values() if found.need_bytes <= budget]
     if not fitting:
-        with pytest.raises(DoesNotFitError):
-            fastest(table.options, SIZES, table.evaluate, lambda found: found.need_bytes <= budget, budget)
+        with pytest.raises(DoesNotFitError if table.allowed() else NothingMeasuredError):
+            fastest(table.options, SIZES, table.evaluate, budget)
         return
-    plan = fastest(table.options, SIZES, table.evaluate, lambda found: found.need_bytes <= budget, budget)
+    plan = fastest(table.options, SIZES, table.evaluate, budget)
     chosen = table.points[plan.chosen]
     assert chosen.need_bytes <= budget
     assert chosen.seconds == min(fitting)
@@ -101,27 +104,42 @@ def test_nothing_on_the_front_is_beaten_and_everything_off_it_is(table_rows, bud
 def test_options_that_are_slower_at_their_fastest_are_not_looked_into():
     slow = [(1, 9)] * len(SIZES)  # 45 at the smallest, 9 at the largest
     table = Table([[(1, 1)] * len(SIZES), [(100, 9), *slow[1:]]])
-    fastest(2, SIZES, table.evaluate, lambda found: found.need_bytes <= 50, 50)
+    fastest(2, SIZES, table.evaluate, 50)
     assert sum(point.option == 1 for point in table.asked) == 1
 
 
 def test_a_rejection_says_by_how_much_it_is_over_or_how_much_slower():
     table = Table([[(10, 1)] * 5, [(30, 1)] * 5])
-    plan = fastest(2, SIZES, table.evaluate, lambda found: found.need_bytes <= 60, 60)
+    plan = fastest(2, SIZES, table.evaluate, 60)
     reasons = {one.point: one for one in plan.rejected}
     assert reasons[Point(1, 16)].bytes == 150 - 60
     assert plan.chosen == Point(0, 16)
 
 
+def test_what_fits_only_by_giving_cached_memory_back_is_chosen_where_nothing_else_fits():
+    pressed: Any = SimpleNamespace(retries=3, foreseen={"by_category": {"saved": 1}})
+    points = {Point(0, 1): Evaluated(40, 3.0), Point(0, 2): Evaluated(50, 1.0, pressed)}
+
+    def evaluate(some: Sequence[Point]) -> list[Evaluated | str]:
+        return [points[point] for point in some]
+
+    calm = fastest(1, [1, 2], evaluate, 50)
+    assert calm.chosen == Point(0, 1)
+    assert [(one.point, one.bytes) for one in calm.rejected] == [(Point(0, 2), 0)]
+    assert "giving cached memory back 3x a step" in calm.rejected[0].reason
+    points[Point(0, 1)] = Evaluated(60, 3.0)
+    assert fastest(1, [1, 2], evaluate, 50).chosen == Point(0, 2)
+
+
 def test_where_nothing_fits_the_least_need_is_said():
     table = Table([[(70, 1)] * 5, [(90, 1)] * 5])
     with pytest.raises(DoesNotFitError, match=r"nothing fits 50 B: the least of 6 settings needs 70 B"):
-        fastest(2, SIZES, table.evaluate, lambda found: found.need_bytes <= 50, 50)
+        fastest(2, SIZES, table.evaluate, 50)
 
 
 def test_a_refused_option_is_told_with_its_reason():
     table = Table([[(1, 1)] * 5, [(1, 1)] * 5], frozenset({1}))
-    plan = fastest(2, SIZES, table.evaluate, lambda found: True, 100)
+    plan = fastest(2, SIZES, table.evaluate, 100)
     assert {(one.point.option, one.reason) for one in plan.rejected} == {(1, "no")}
 
 
@@ -138,7 +156,7 @@ def test_what_does_not_fit_when_run_gives_way_to_the_next_fastest_three_times_at
         asked.append(point)
         return Probed(peaks[point.option], 1.0)
 
-    point, seen = verified(plan, probe, lambda found: True, 50)
+    point, seen = verified(plan, probe, 50)
     assert point == (None if chosen is None else points[chosen])
     assert len(asked) == runs == len(seen)
 
@@ -150,7 +168,7 @@ def test_a_micro_batch_that_is_refused_gives_way_to_the_next_smaller():
     def evaluate(points: Sequence[Point]) -> list[Evaluated | str]:
         return ["above a limit" if point in large else table.points[point] for point in points]
 
-    assert fastest(1, SIZES, evaluate, lambda found: True, 100).chosen == Point(0, 4)
+    assert fastest(1, SIZES, evaluate, 100).chosen == Point(0, 4)
     assert smallest(1, SIZES, evaluate, 0.0).chosen == Point(0, 4)
-    with pytest.raises(DoesNotFitError, match="no setting can be predicted: above a limit"):
-        fastest(1, [8, 16], evaluate, lambda found: True, 100)
+    with pytest.raises(NothingMeasuredError, match="no setting can be predicted: above a limit"):
+        fastest(1, [8, 16], evaluate, 100)

@@ -10,13 +10,15 @@ import pytest
 from rich.console import Console
 
 from slr_bench.predict.device import find_device
-from slr_bench.predict.peak import ALLOCATE, predicted
+from slr_bench.predict.peak import predicted
 from slr_bench.report.predict_view import print_cells, print_prediction
+from slr_bench.trace.request_kinds import ALLOCATE
 from slr_bench.units import MIB
 
 STEP = {
     "requests": [[ALLOCATE, 0, MIB]],
     "unmodelled": [],
+    "flops_by_dtype": {"bfloat16": 1},
     "peak_tensor_bytes": MIB,
     "by_category": {"parameter": MIB},
 }
@@ -27,7 +29,7 @@ def told(**changes):
     card = replace(find_device("h200"), **changes)
     out = io.StringIO()
     cell = SimpleNamespace(spec=SimpleNamespace(name="train_step"), arm="a")
-    print_prediction(cell, predicted(STEP, card), Console(file=out, width=200))
+    print_prediction(cell, predicted(STEP, card), {}, Console(file=out, width=200))
     return out.getvalue()
 
 

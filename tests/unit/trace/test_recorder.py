@@ -239,6 +239,29 @@ def test_flops_are_those_of_the_formula():
     assert recorder.flops == 2 * 8 * 16 * 4
 
 
+@pytest.mark.parametrize(
+    ("products", "convolutions", "counted"),
+    [
+        ("ieee", "ieee", {"float32": 48 + 64}),
+        ("tf32", "tf32", {"tf32": 48 + 64}),
+        ("none", "tf32", {"tf32": 48, "float32": 64}),  # as torch has it where nobody says otherwise
+    ],
+)
+def test_flops_are_counted_in_the_type_that_cuda_would_multiply_in(products, convolutions, counted):
+    model = nn.Sequential(nn.Conv1d(1, 2, 3, bias=False), nn.Linear(4, 4, bias=False))
+    places = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    before = [place.fp32_precision for place in places]
+    try:
+        for place, value in zip(places, (products, convolutions), strict=True):
+            place.fp32_precision = value
+        recorder = recorded(lambda: model(torch.ones(1, 1, 6)), model)
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.fp32_precision = value
+    assert recorder.flops_by_dtype == counted
+    assert recorder.flops == sum(counted.values())
+
+
 def test_fused_attention_on_a_cpu_has_the_flops_of_its_products():
     """Two of scores and values in forward; five in backward, which makes the scores again."""
     model = nn.Linear(4, 12, bias=False)

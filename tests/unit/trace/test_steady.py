@@ -14,7 +14,7 @@ from slr_bench.errors import UnsupportedSettingError
 from slr_bench.grid.cells import nest
 from slr_bench.grid.workload import WorkloadSpec
 from slr_bench.predict.device import any_device
-from slr_bench.predict.peak import ALLOCATE, FREE, LIBRARY, STEADY, TRANSIENT, replayed
+from slr_bench.predict.peak import replayed
 from slr_bench.run import context as run_context
 from slr_bench.run.context import open_job
 from slr_bench.run.foreseen_cell import foreseen, foreseen_cells
@@ -24,6 +24,7 @@ from slr_bench.trace.attribution import breakdown
 from slr_bench.trace.cuda_rules import CudaFakeMode, cuda_routes
 from slr_bench.trace.floor import operator_floor
 from slr_bench.trace.recorder import Recorder
+from slr_bench.trace.request_kinds import ALLOCATE, FREE, LIBRARY, STEADY, TRANSIENT
 from slr_bench.trace.requests import WorkspaceLog, unmodelled
 from slr_bench.trace.rules import CpuFakeMode
 from slr_bench.trace.steady import live_bytes, make_steady, micro_batch_starts, name_state, repeat_micro_batches
