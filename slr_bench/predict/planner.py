@@ -177,7 +177,8 @@ class Planner:
 
     def _search(self, budget: Budget, foresight: Foresight, progressed: Progressed) -> Plan:
         done = 0
-        device = replace(self._device, capacity_bytes=budget.bytes)
+        # The least memory is looked for whatever the card holds: nothing is given back for its sake.
+        device = replace(self._device, capacity_bytes=budget.bytes if budget.slower is None else None)
 
         def evaluate(points: Sequence[Point]) -> list[Evaluated | str]:
             nonlocal done

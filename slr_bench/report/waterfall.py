@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from math import log, prod
 from typing import Final
 
@@ -76,6 +77,22 @@ def split_sentence(found: Sequence[Rung]) -> str:
     return f"Of this factor {' and '.join(parts)}." if parts else ""
 
 
+def _together(found: Sequence[Rung]) -> list[str]:
+    """Of techniques in a row that compute the same function: what all of them save and cost."""
+    sentences = []
+    for same, group in groupby(found, key=lambda rung: rung.same):
+        run = list(group)
+        saved = factor(run[0].before, run[-1].added)
+        if same != "function" or len(run) < 2 or saved is None:
+            continue
+        time = _time(run[0].before, run[-1].added)
+        cost = f" at {time.text} the step time" if time.sort is not None else ""
+        cost += f" ({time.note})" if cost and time.note else ""
+        names = plain(", ".join(rung.name for rung in run))
+        sentences.append(f"Together, {names} save {format_factor(saved)}{cost}, and compute the same function.")
+    return sentences
+
+
 def waterfall_section(
     cells: Sequence[CellSummary], ladder: Ladder, workload: str, accuracy: str = "train_epochs"
 ) -> Section:
@@ -92,7 +109,7 @@ def waterfall_section(
         f"Each {SAME_WORDS['function']} (equal outputs and gradients) or {SAME_WORDS['accuracy']}. The bars of page "
         "and picture are logarithmic: equal lengths are equal factors."
     )
-    paragraphs = (text, judged)
+    paragraphs = (text, judged, *_together(found))
     return Section("waterfall", "What each technique buys", paragraphs, tuple(map(without_empty_columns, tables)))
 
 

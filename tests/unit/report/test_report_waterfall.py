@@ -86,6 +86,16 @@ def test_the_headline_says_which_part_is_the_same_function(tmp_path):
     assert "2.0× is judged by accuracy (bf16)" in found.report.lead
 
 
+def test_techniques_in_a_row_of_the_same_function_are_told_together(tmp_path):
+    def told(found):
+        section = next(section for section in found.report.sections if section.key == "waterfall")
+        return [text for text in section.paragraphs if text.startswith("Together")]
+
+    together = "Together, shift, recomputation save 6.0× at 1.67× the step time, and compute the same function."
+    assert told(content(tmp_path / "whole")) == [together]
+    assert told(content(tmp_path / "less", left_out={"+ bf16"})) == []
+
+
 def test_what_was_not_measured_is_said_and_not_multiplied(tmp_path):
     found = content(tmp_path, left_out={"+ shift", "without bf16"})
     added, left_out = tables(found)
