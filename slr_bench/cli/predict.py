@@ -31,37 +31,39 @@ def predict(
     """
     from rich.console import Console
 
-    from slr_bench.grid.cells import expand, own_cell
-    from slr_bench.grid.config import load_grid, parse_override
-    from slr_bench.predict.allocator_rules import settings_of
-    from slr_bench.predict.device import CPU, any_device, find_device
-    from slr_bench.predict.foresight import Foreseen, foresee
-    from slr_bench.predict.host import HostPrediction, predicted_host
-    from slr_bench.predict.peak import Prediction, predicted, verdicts
-    from slr_bench.probes.host import read_host_memory
-    from slr_bench.report.predict_view import print_cells, print_prediction
+    from slr_bench.predict.foresight import Foreseen, Foresight
 
     console = Console(stderr=as_json)
-    is_cpu = device is not None and device.strip().lower() == CPU
-    card = any_device() if device is None or is_cpu else find_device(device)
-    settings = settings_of(alloc_conf)
-    if is_cpu and alloc_conf:
-        raise ConfigError("--alloc-conf is of CUDA's allocator; leave it out with --device cpu")
-    if whole_grid and workload is not None:
-        raise ConfigError("--grid looks at all workloads; leave --workload out")
-    grid = load_grid(config)
-    overrides = dict(parse_override(text) for text in sets or [])
-    cells = expand(grid, overrides, arm) if whole_grid else [own_cell(grid, overrides, arm, workload)]
-    cells = [cell for cell in cells if cell.spec.kind == "step"] if whole_grid else cells
-    done, ram_bytes = 0, read_host_memory().left_bytes if is_cpu else None
-    with console.status("importing torch") as status:
+    is_cpu = device is not None and device.strip().lower() == "cpu"
+    with console.status("importing torch") as status, Foresight(cuda_rules=not is_cpu) as foresight:
+        foresight.begin()
+        from slr_bench.grid.cells import expand, own_cell
+        from slr_bench.grid.config import load_grid, parse_override
+        from slr_bench.predict.allocator_rules import settings_of
+        from slr_bench.predict.device import any_device, find_device
+        from slr_bench.predict.host import HostPrediction, predicted_host
+        from slr_bench.predict.peak import Prediction, predicted, verdicts
+        from slr_bench.probes.host import read_host_memory
+        from slr_bench.report.predict_view import print_cells, print_prediction
+
+        card = any_device() if device is None or is_cpu else find_device(device)
+        settings = settings_of(alloc_conf)
+        if is_cpu and alloc_conf:
+            raise ConfigError("--alloc-conf is of CUDA's allocator; leave it out with --device cpu")
+        if whole_grid and workload is not None:
+            raise ConfigError("--grid looks at all workloads; leave --workload out")
+        grid = load_grid(config)
+        overrides = dict(parse_override(text) for text in sets or [])
+        cells = expand(grid, overrides, arm) if whole_grid else [own_cell(grid, overrides, arm, workload)]
+        cells = [cell for cell in cells if cell.spec.kind == "step"] if whole_grid else cells
+        done, ram_bytes = 0, read_host_memory().left_bytes if is_cpu else None
 
         def seen(*_: object) -> None:
             nonlocal done
             done += 1
             status.update(f"traced {done} of {len(cells)}")
 
-        found = foresee(cells, not is_cpu, seen)
+        found = foresight.foresee(cells, seen)
 
     def answer(one: Foreseen | str) -> Prediction | HostPrediction | str:
         if isinstance(one, str):

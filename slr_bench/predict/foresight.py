@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
@@ -23,6 +23,8 @@ _TRACES_A_PROCESS: Final = 4
 """Fewer are not worth another process, which imports torch for itself."""
 _STEP_TIMEOUT_S: Final = 120.0
 _TICK_S: Final = 0.2
+_PRELOAD: Final = ("slr_bench.trace.late_compiler", "slr_bench.run.foreseen_cell")
+"""What a workload needs besides its first trace imports, in the one child that all of a share's traces run in."""
 _WHOLE: Final = "workload {} is a whole training; what can be predicted is a step: name one of steps with --workload"
 
 Foreseen = Mapping[str, Any]
@@ -43,11 +45,10 @@ Seen = Callable[[Cell, Foreseen | str], None]
 
 
 class Foresight:
-    """Traces cells of the workloads that ``like`` have, in up to one process a core; open while asked several times."""
+    """Traces cells, in up to one process a core; open while asked several times."""
 
-    def __init__(self, like: Sequence[Cell], cuda_rules: bool) -> None:
+    def __init__(self, cuda_rules: bool) -> None:
         self._cuda_rules = cuda_rules
-        self._preload = sorted({"slr_bench.run.foreseen_cell", *(name for cell in like for name in cell.spec.preload)})
         self._servers: list[Server] = []
         self._known: dict[str, Foreseen | str] = {}
 
@@ -60,6 +61,14 @@ class Foresight:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open.__exit__(kind, error, trace)
+
+    def begin(self) -> None:
+        """Start the first process: it imports torch while the caller reads what is to be traced."""
+        place = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="slr-bench-")))
+        executor = LocalExecutor(_PRELOAD, thread_environment() | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
+        executor.start()
+        self._open.push(executor)
+        self._servers.append((executor, place / "trace.log"))
 
     def foresee(self, cells: Sequence[Cell], seen: Seen = lambda cell, found: None) -> list[Foreseen | str]:
         """The traced step of each cell, or why it cannot be traced; in the cells' order.
@@ -91,9 +100,11 @@ class Foresight:
         count = max(1, min(os.cpu_count() or 1, -(-sum(map(_traces, families)) // _TRACES_A_PROCESS)))
         done: SimpleQueue[tuple[str, Foreseen | str] | None] = SimpleQueue()
         stop = Event()
+        while len(self._servers) < count:
+            self.begin()
+        for executor, _ in self._servers:
+            executor.wait_ready()
         with ThreadPoolExecutor(max_workers=count) as pool:
-            missing = [_server(self._preload) for _ in range(count - len(self._servers))]
-            self._servers += pool.map(self._open.enter_context, missing)  # each imports torch: at the same time
             for server, share in zip(self._servers, _shares(families, count), strict=False):
                 pool.submit(_trace, server, share, self._cuda_rules, done.put, stop)
             waiting = count
@@ -110,7 +121,7 @@ class Foresight:
 
 def foresee(cells: Sequence[Cell], cuda_rules: bool, seen: Seen = lambda cell, found: None) -> list[Foreseen | str]:
     """As :meth:`Foresight.foresee`, once."""
-    with Foresight(cells, cuda_rules) as foresight:
+    with Foresight(cuda_rules) as foresight:
         return foresight.foresee(cells, seen)
 
 
@@ -221,13 +232,3 @@ def _why(ending: Ending, timeout_s: float) -> str:
     if ending.result is not None and ending.result["reason"]:
         return str(ending.result["reason"])
     return f"the process ended {f'by signal {ending.signal}' if ending.signal else f'with status {ending.code}'}"
-
-
-@contextmanager
-def _server(preload: Sequence[str]) -> Iterator[Server]:
-    """A fork server and where its children's output goes."""
-    with (
-        tempfile.TemporaryDirectory(prefix="slr-bench-") as place,
-        LocalExecutor(preload, thread_environment() | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}) as executor,
-    ):
-        yield executor, Path(place) / "trace.log"

@@ -160,7 +160,7 @@ class Planner:
             DoesNotFitError: nothing fits.
             NothingMeasuredError: nothing can be traced.
         """
-        with Foresight([self._own], cuda_rules=True) as foresight:
+        with Foresight(cuda_rules=True) as foresight:
             plan = self._search(budget, foresight, progressed)
             if measure is None:
                 return self._planned(plan, budget, {})

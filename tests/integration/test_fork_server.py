@@ -115,3 +115,10 @@ def test_a_cell_asks_the_kernel_to_be_the_first_that_goes(tmp_path):
     with LocalExecutor(["slr_bench.run.measure"], {}) as executor:
         executor.run(faulty(tmp_path, "ok"), 60, lambda m: read(m) if "phase" in m else None, lambda _: None, 1.0)
     assert set(scores) == {"900"}
+
+
+def test_a_server_that_still_imports_is_ended_at_once():
+    executor = LocalExecutor(["torch"], {})
+    executor.start()
+    executor.__exit__(None, None, None)
+    assert executor._server.returncode == -signal.SIGKILL

@@ -53,8 +53,19 @@ class LocalExecutor:
         self._received = b""
         self._owner = secrets.token_hex(16)
         self._last_cell: int | None = None
+        self._is_ready = False
 
     def __enter__(self) -> Self:
+        self.start()
+        try:
+            self.wait_ready()
+        except BaseException:  # no __exit__ is called for an __enter__ that fails
+            self._end()
+            raise
+        return self
+
+    def start(self) -> None:
+        """Let the server import what it is to have; :meth:`wait_ready` waits for that, ``__exit__`` ends it."""
         self._was_subreaper = reaping.set_subreaper(True)  # a killed server's orphans come to us, not to init
         ours, theirs = socket.socketpair()
         with theirs:
@@ -68,13 +79,16 @@ class LocalExecutor:
         self._channel = ours
         self._selector = selectors.DefaultSelector()
         self._selector.register(ours, selectors.EVENT_READ)
-        try:
+
+    def wait_ready(self) -> None:
+        """Until the server has imported.
+
+        Raises:
+            ServerDiedError: it ended.
+        """
+        if not self._is_ready:
             self._receive(None)
-        except BaseException:  # no __exit__ is called for an __enter__ that fails
-            self._server.kill()  # while it imports it does not listen; it owns no cell yet
-            self._end()
-            raise
-        return self
+            self._is_ready = True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -82,6 +96,8 @@ class LocalExecutor:
         self._end()
 
     def _end(self) -> None:
+        if not self._is_ready:
+            self._server.kill()  # while it imports it does not listen; it owns no cell yet
         self._channel.close()  # the server kills a running cell and ends
         self._selector.close()
         try:

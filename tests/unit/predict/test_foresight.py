@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import replace
 from importlib import invalidate_caches
@@ -28,7 +27,22 @@ def cell(**values) -> Cell:
     return Cell("id", "arm", SPEC, None, settings, {}, True)
 
 
-class Server:
+class Begun:
+    """A server that has nothing to import."""
+
+    ended = 0
+
+    def start(self):
+        pass
+
+    def wait_ready(self):
+        pass
+
+    def __exit__(self, *why):
+        self.ended += 1
+
+
+class Server(Begun):
     """Answers each step with its place among all that were asked; ``script`` says how each job ends, and after how
     many answers.
     """
@@ -54,7 +68,7 @@ def serve(monkeypatch):
 
     def start(*script):
         server = Server(*script)
-        monkeypatch.setattr(foresight, "_server", lambda cells: contextlib.nullcontext((server, Path("trace.log"))))
+        monkeypatch.setattr(foresight, "LocalExecutor", lambda preload, environment: server)
         monkeypatch.setattr(os, "cpu_count", lambda: 1)
         return server
 
@@ -70,6 +84,7 @@ def test_equal_cells_are_traced_once_and_all_are_told(serve):
     seen = []
     found = foresee(cells, True, lambda one, step: seen.append((cells.index(one), step)))
     (job,) = server.jobs
+    assert server.ended == 1
     assert len(job["steps"]) == 3
     assert job["cuda_rules"] is job["fake"] is True
     assert found[0] is found[2]
@@ -85,12 +100,12 @@ def test_no_more_than_two_micro_batches_are_traced(serve):
 
 
 def test_no_cells_start_no_process(monkeypatch):
-    monkeypatch.setattr(foresight, "_server", None)
+    monkeypatch.setattr(foresight, "LocalExecutor", None)
     assert foresee([], True) == []
 
 
 def test_a_whole_training_is_refused_before_any_process(monkeypatch):
-    monkeypatch.setattr(foresight, "_server", None)
+    monkeypatch.setattr(foresight, "LocalExecutor", None)
     whole = replace(cell(), spec=replace(SPEC, kind="whole"))
     seen = []
     (found,) = foresee([whole], True, lambda *told: seen.append(told))
@@ -161,7 +176,7 @@ def test_in_real_processes_no_failing_trace_costs_another(plugins):
     assert "with status 3" in left
 
 
-class Endless:
+class Endless(Begun):
     """A server whose step never ends by itself."""
 
     def run(self, job, timeout_s, on_message, on_tick, tick_s):
@@ -172,7 +187,7 @@ class Endless:
 
 
 def test_an_interruption_waits_for_no_trace(monkeypatch):
-    monkeypatch.setattr(foresight, "_server", lambda cells: contextlib.nullcontext((Endless(), Path("trace.log"))))
+    monkeypatch.setattr(foresight, "LocalExecutor", lambda preload, environment: Endless())
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
 
     def interrupted(*_):

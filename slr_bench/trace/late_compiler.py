@@ -1,0 +1,57 @@
+"""Imported before anything else of torch's: its compiler is loaded when somebody asks for it, not with fake tensors.
+
+``FakeTensorMode`` reads a setting of ``torch._dynamo``, and so imports all of it: a second of the few that a
+prediction takes, for nothing. Here the package is a shell whose modules are found; what else is asked of it loads it
+whole. The two functions that optimizers and checkpoints call in every step do nothing outside compiled code, and load
+nothing. ``torch.compile`` gives back what it is given: compiled code cannot be traced, its source can.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+import torch
+
+_NAME = "torch._dynamo"
+
+
+class _Shell(ModuleType):
+    """The package before it is loaded."""
+
+    def __getattr__(self, name: str) -> Any:
+        spec = self.__spec__
+        if name.startswith("__") or spec is None or spec.loader is None:
+            raise AttributeError(name)
+        if find_spec(f"{_NAME}.{name}") is not None:
+            return import_module(f"{_NAME}.{name}")
+        self.__class__ = ModuleType  # type: ignore[assignment]
+        spec.loader.exec_module(self)
+        return getattr(self, name)
+
+
+def _nothing(*arguments: object, **options: object) -> None:
+    """Outside compiled code there is no graph to break."""
+
+
+def _as_it_is(function: Any = None, *arguments: object, **options: object) -> Any:
+    """Nothing is compiled, and nothing has to be kept from the compiler."""
+    return function if function is not None else _as_it_is
+
+
+def _install() -> None:
+    if _NAME in sys.modules:
+        return
+    spec = find_spec(_NAME)
+    assert spec is not None
+    shell = _Shell(_NAME)
+    shell.__spec__, shell.__path__, shell.__file__ = spec, list(spec.submodule_search_locations or ()), spec.origin
+    vars(shell).update(graph_break=_nothing, disable=_as_it_is)
+    sys.modules[_NAME] = shell
+    vars(torch).update(_dynamo=shell, compile=_as_it_is)
+
+
+_install()
