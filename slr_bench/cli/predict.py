@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from slr_bench.cli.base import AllocConfOption, JsonOption, SetOption, app, finish
 from slr_bench.errors import EXIT_DOES_NOT_FIT, EXIT_OK, ConfigError, NothingMeasuredError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from slr_bench.grid.cells import Cell
+    from slr_bench.predict.allocator_rules import AllocatorSettings
+    from slr_bench.predict.host import HostPrediction
+    from slr_bench.predict.peak import Prediction
+
+    Answer = Prediction | HostPrediction | str
 
 
 @app.command()
@@ -41,10 +52,9 @@ def predict(
         from slr_bench.grid.config import load_grid, parse_override
         from slr_bench.predict.allocator_rules import settings_of
         from slr_bench.predict.device import any_device, find_device
-        from slr_bench.predict.host import HostPrediction, predicted_host
-        from slr_bench.predict.peak import Prediction, predicted, verdicts
+        from slr_bench.predict.host import predicted_host
+        from slr_bench.predict.peak import predicted
         from slr_bench.probes.host import read_host_memory
-        from slr_bench.report.predict_view import print_cells, print_prediction
 
         card = any_device() if device is None or is_cpu else find_device(device)
         settings = settings_of(alloc_conf)
@@ -65,25 +75,40 @@ def predict(
 
         found = foresight.foresee(cells, seen)
 
-    def answer(one: Foreseen | str) -> Prediction | HostPrediction | str:
+    def answer(one: Foreseen | str) -> Answer:
         if isinstance(one, str):
             return one
         return predicted_host(one, ram_bytes) if is_cpu else predicted(one, card, settings=settings)
 
     results = [answer(one) for one in found]
-    if not whole_grid:
-        (result,) = results
-        if isinstance(result, str):
-            raise NothingMeasuredError(f"unsupported: {result}")
-        head = {"arm": cells[0].arm, "workload": cells[0].spec.name, "setting": cells[0].public_setting}
-        on_no_card = not isinstance(result, HostPrediction) and result.device.capacity_bytes is None
-        cards = verdicts(result.foreseen, settings=settings) if on_no_card else {}
-        if not as_json:
-            print_prediction(cells[0], result, cards, console)
-        told = head | result.as_json()
-        if on_no_card:
-            told["cards"] = {name: one.as_json() for name, one in cards.items()}
-        finish(told, EXIT_DOES_NOT_FIT if result.fits is False else EXIT_OK, as_json)
+    if whole_grid:
+        _tell_grid(cells, results, device, console, as_json)
+    else:
+        _tell_one(cells[0], results[0], settings, console, as_json)
+
+
+def _tell_one(cell: Cell, result: Answer, settings: AllocatorSettings, console: Console, as_json: bool) -> NoReturn:
+    from slr_bench.predict.host import HostPrediction
+    from slr_bench.predict.peak import verdicts
+    from slr_bench.report.predict_view import print_prediction
+
+    if isinstance(result, str):
+        raise NothingMeasuredError(f"unsupported: {result}")
+    told = {"arm": cell.arm, "workload": cell.spec.name, "setting": cell.public_setting} | result.as_json()
+    on_no_card = not isinstance(result, HostPrediction) and result.device.capacity_bytes is None
+    cards = verdicts(result.foreseen, settings=settings) if on_no_card else {}
+    if on_no_card:
+        told["cards"] = {name: one.as_json() for name, one in cards.items()}
+    if not as_json:
+        print_prediction(cell, result, cards, console)
+    finish(told, EXIT_DOES_NOT_FIT if result.fits is False else EXIT_OK, as_json)
+
+
+def _tell_grid(
+    cells: Sequence[Cell], results: Sequence[Answer], device: str | None, console: Console, as_json: bool
+) -> NoReturn:
+    from slr_bench.report.predict_view import print_cells
+
     made = [result for result in results if not isinstance(result, str)]
     if not made:
         raise NothingMeasuredError(f"no cell of {len(cells)} can be traced: {results[0] if results else 'no steps'}")
