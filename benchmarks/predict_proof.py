@@ -88,7 +88,7 @@ def planner() -> dict[str, Any]:
         capacity = round(min(needs) * 0.97 * (max(needs) * 1.03 / (min(needs) * 0.97)) ** rng.random())
         card = replace(device, capacity_bytes=capacity)
         table = {point: _evaluated(one, card) for point, one in traced.items()}
-        calm = {point for point, found in table.items() if found.need_bytes <= capacity and not found.retries}
+        calm = {point for point, found in table.items() if found.need_bytes <= capacity and not found.is_tight}
         fitting = calm or {point for point, found in table.items() if found.need_bytes <= capacity}
         asked: list[Point] = []
 
@@ -110,7 +110,7 @@ def planner() -> dict[str, Any]:
         chosen_s = table[plan.chosen].seconds
         by_time = sorted(points, key=lambda point: table[point].seconds)
         regrets.append(chosen_s / next(table[point].seconds for point in by_time if point in fitting) - 1)
-        tight += bool(table[plan.chosen].retries)
+        tight += table[plan.chosen].is_tight
         truth = next((p for p in by_time if _runs(traced[p], device, capacity - context, share)), plan.chosen)
         late.append(chosen_s / table[truth].seconds - 1)
         looked.append(len(asked))

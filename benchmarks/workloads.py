@@ -107,7 +107,7 @@ inference = WorkloadSpec(
     monotone=("training.batch_size",),
     micro_batches="training.gradient_accumulation_steps",
     micro_batch="training.batch_size",
-    knobs=_KNOBS,
+    knobs=tuple(knob for knob in _KNOBS if knob.name != "training.recompute"),  # nothing is kept for a backward
     prepare=_check_data,
 )
 """Forward passes without gradients over one effective batch, micro-batch by micro-batch."""

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from slr_bench.cli.base import AllocConfOption, JsonOption, SetOption, app, finish
-from slr_bench.errors import EXIT_OK, ConfigError
+from slr_bench.errors import EXIT_OK, ConfigError, NothingMeasuredError
 
 
 @app.command()
@@ -61,13 +61,17 @@ def plan(
 
     from slr_bench.grid.config import load_grid, parse_override
     from slr_bench.predict.allocator_rules import settings_of
-    from slr_bench.predict.device import any_device, find_device
-    from slr_bench.predict.planner import Budget, Planner
+    from slr_bench.predict.device import CPU, any_device, find_device
+    from slr_bench.predict.planned import Budget
+    from slr_bench.predict.planner import Planner
     from slr_bench.predict.probing import measured
     from slr_bench.report.plan_view import print_plan, write_picture, write_setting
+    from slr_bench.run.preparation import has_cuda
     from slr_bench.units import format_bytes, parse_bytes
 
     console = Console(stderr=as_json)
+    if device is not None and device.strip().lower() == CPU:
+        raise ConfigError("--device cpu: a plan is for a GPU; predict --device cpu tells the RAM of a setting")
     card = any_device() if device is None else find_device(device)
     try:
         total = card.capacity_bytes if gpu_memory is None else parse_bytes(gpu_memory)
@@ -78,6 +82,10 @@ def plan(
     if total is None and slower is None:
         raise ConfigError("a plan needs a budget: --gpu-memory 6GiB, --device rtx4060, or --slower 10 for the least")
     _check_places(out, picture)
+    if measure and not has_cuda():
+        raise NothingMeasuredError(
+            "--measure runs settings on a GPU, and torch sees none here; without it a plan predicts"
+        )
     if slower is not None and gpu_memory is not None:
         raise ConfigError(
             "--slower looks for the least memory whatever the budget; leave out --gpu-memory, or --slower"
@@ -93,14 +101,17 @@ def plan(
     planner = Planner(load_grid(config), overrides, arm, workload, card, keep or (), allow or (), vary or (), settings)
     with console.status("importing torch") as status:
         found = planner.plan(budget, status.update, measured if measure else None)
-    if not as_json:
-        print_plan(found, console)
-    if out is not None:
-        write_setting(found, out)
-        console.print(f"setting: {out}", soft_wrap=True, markup=False, highlight=False)
-    if picture is not None:
-        write_picture(found, picture)
-        console.print(f"picture: {picture}", soft_wrap=True, markup=False, highlight=False)
+    try:
+        if out is not None:
+            write_setting(found, out)
+        if picture is not None:
+            write_picture(found, picture)
+    finally:
+        if not as_json:
+            print_plan(found, console)
+    for what, path in (("setting", out), ("picture", picture)):
+        if path is not None:
+            console.print(f"{what}: {path}", soft_wrap=True, markup=False, highlight=False)
     finish(found.as_json(), EXIT_OK, as_json)
 
 

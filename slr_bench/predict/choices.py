@@ -57,7 +57,11 @@ def choices_of(
     for key in vary:
         _refuse_unless_free(key, cell, setting, keep, allow)
     turned: list[list[Overrides]] = []
-    left_alone, allowable = [], []
+    left_alone, allowable = list[str](), list[str]()
+    if not split:
+        left_alone.append(f"{spec.name} declares no micro_batch and micro_batches: its batch stays as it is")
+    if not spec.knobs:
+        left_alone.append(f"{spec.name} declares no knobs")
     for knob in spec.knobs:
         if len(knob.choices[0]) == 1 and knob.choices[0].keys() <= vary.keys():
             continue  # the values that were named take its place

@@ -40,14 +40,17 @@ class Prediction:
     foreseen: Mapping[str, Any]
     """The traced step (``run.foreseen_cell``)."""
     fits: bool | None
-    """True if the upper end does, False if the likely value does not; None in between, or where no card is meant."""
+    """True if the upper end does, False if the likely value does not, or the card cannot compute the step at all; None
+    in between, or where no card is meant."""
+    is_tight: bool
+    """At the upper end it fits only where the allocator gives cached memory back, which waits for the GPU."""
     retries: int | None
-    """Times a steady step has to give cached memory back, at the upper end; None where that does not fit."""
+    """Times a steady step has to, at the upper end; None where that does not fit."""
 
     @property
-    def is_tight(self) -> bool:
-        """It fits only where the allocator gives cached memory back in each step, which waits for the GPU."""
-        return bool(self.fits and self.retries)
+    def lacks(self) -> str | None:
+        """Why the card cannot compute the step as its setting says."""
+        return self.device.lacks(self.foreseen)
 
     @property
     def spare_bytes(self) -> int | None:
@@ -75,10 +78,11 @@ class Prediction:
             "by_category": traced["by_category"],
             "by_module": traced["by_module"],
             "unmodelled": traced["unmodelled"],
-            "lacks": self.device.lacks(traced),
+            "lacks": self.lacks,
             "capacity_bytes": self.device.capacity_bytes,
             "spare_bytes": self.spare_bytes,
             "fits": self.fits,
+            "tight": self.is_tight,
             "retries_per_step": self.retries,
         }
 
@@ -108,7 +112,8 @@ def predicted(
         estimate("reserved_bytes"),
         _between([end.peaks.reserved_bytes + end.context_bytes for end in ends]),
         foreseen,
-        _verdict(ends[_HIGH].fits, lambda: ends[_EXPECTED].fits),
+        _verdict(ends[_HIGH].fits, lambda: ends[_EXPECTED].fits) if device.lacks(foreseen) is None else False,
+        bool(ends[_HIGH].fits and ends[_HIGH].is_limited),
         ends[_HIGH].peaks.retries if ends[_HIGH].fits else None,
     )
 
@@ -122,6 +127,8 @@ def fits_in(
     """As ``predicted(...).fits``, in fewer replays."""
     if device.capacity_bytes is None:
         return None
+    if device.lacks(foreseen) is not None:
+        return False
 
     def fits(which: int) -> bool:
         return _limited(foreseen["requests"], device, which, rules, settings).failure is None
@@ -156,6 +163,8 @@ class _End(NamedTuple):
     peaks: Peaks
     context_bytes: int
     fits: bool | None
+    is_limited: bool = False
+    """More would have been reserved if there were more."""
 
 
 def _at_an_end(
@@ -172,7 +181,7 @@ def _at_an_end(
     if free.reserved_bytes + context <= device.capacity_bytes:
         return _End(free, context, True)
     limited = _limited(requests, device, which, rules, settings)
-    return _End(free, context, False) if limited.failure else _End(limited, context, True)
+    return _End(free, context, False) if limited.failure else _End(limited, context, True, True)
 
 
 def _limited(

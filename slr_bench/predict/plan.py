@@ -7,9 +7,10 @@ halving, and options that are slower even at their fastest are left out.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from slr_bench.errors import NothingMeasuredError, SlrBenchError
 from slr_bench.predict.peak import Prediction
@@ -40,9 +41,9 @@ class Evaluated:
     prediction: Prediction | None = None
 
     @property
-    def retries(self) -> int:
-        """Times a step that it has to give cached memory back to stay within the budget."""
-        return (self.prediction.retries or 0) if self.prediction is not None else 0
+    def is_tight(self) -> bool:
+        """It stays within the budget only by giving cached memory back."""
+        return self.prediction is not None and self.prediction.is_tight
 
 
 class Rejected(NamedTuple):
@@ -71,6 +72,8 @@ class Plan:
         return front
 
 
+IMPOSSIBLE: Final = "impossible"
+"""So begins why a combination is no setting."""
 Evaluate = Callable[[Sequence[Point]], Sequence[Evaluated | str]]
 """Several points at once; a text says why one cannot be."""
 Fits = Callable[[Evaluated], bool]
@@ -79,8 +82,7 @@ Fits = Callable[[Evaluated], bool]
 def fastest(options: int, sizes: Sequence[int], evaluate: Evaluate, budget_bytes: int) -> Plan:
     """The fastest point within the budget. ``sizes``: micro-batches, ascending.
 
-    One that has to give cached memory back in every step is chosen only where nothing else fits: what that costs in
-    time is not known.
+    One that has to give cached memory back is chosen only where nothing else fits: what that takes is not known.
 
     Raises:
         DoesNotFitError: none does; says what the smallest needs.
@@ -95,7 +97,7 @@ def fastest(options: int, sizes: Sequence[int], evaluate: Evaluate, budget_bytes
         return found.need_bytes <= budget_bytes
 
     def fits_calmly(found: Evaluated) -> bool:
-        return fits(found) and not found.retries
+        return fits(found) and not found.is_tight
 
     for wanted in (fits_calmly, fits):
         _find_edges(search, tops, sizes, wanted)
@@ -224,8 +226,7 @@ def _rejections(search: _Search, chosen: Point, fits: Fits, budget_bytes: int) -
         if fits(one):
             found.append(Rejected(point, f"fits, {one.seconds / best.seconds - 1:.1%} slower", 0))
         elif one.need_bytes <= budget_bytes:
-            why = f"would fit by giving cached memory back {one.retries}x a step, which takes time that nobody knows"
-            found.append(Rejected(point, why, 0))
+            found.append(Rejected(point, "fits only by giving cached memory back: time unknown", 0))
         else:
             over = one.need_bytes - budget_bytes
             found.append(Rejected(point, f"{format_bytes(over)} too much{_largest(one)}", over))
@@ -237,7 +238,7 @@ def _largest(one: Evaluated) -> str:
         return ""
     parts: Mapping[str, Any] = one.prediction.foreseen["by_category"]
     name = max(parts, key=parts.__getitem__)
-    return f": {format_bytes(parts[name])} of what it needs is {name}"
+    return f": needs {format_bytes(parts[name])} {name}"
 
 
 def _nothing_fits(search: _Search, budget_bytes: int) -> str:
@@ -249,14 +250,18 @@ def _nothing_fits(search: _Search, budget_bytes: int) -> str:
         traced, device = least.prediction.foreseen, least.prediction.device
         parts = [f"{format_bytes(count)} {name}" for name, count in _by_size(traced["by_category"]) if count]
         text += (
-            f" ({format_bytes(device.context.high)} context, {', '.join(parts[:4])}; its operators' floor is "
-            f"{format_bytes(traced['floor_bytes'])})"
+            f" ({format_bytes(device.context.high)} context, {', '.join(parts[:4])}, the rest rounding, cache and "
+            f"workspaces; its operators' floor is {format_bytes(traced['floor_bytes'])})"
         )
     return text
 
 
 def _nothing_known(search: _Search) -> str:
-    return f"no setting can be predicted: {next(iter(search.refused.values()), 'there is none')}"
+    """What stands in the way of most, impossible combinations apart."""
+    reasons = Counter(search.refused.values())
+    traced = {why: count for why, count in reasons.items() if not why.startswith(IMPOSSIBLE)}
+    why = max(traced or reasons, key=reasons.__getitem__, default="there is none")
+    return f"no setting can be predicted: {why}"
 
 
 def _by_size(parts: Mapping[str, int]) -> list[tuple[str, int]]:
@@ -280,7 +285,7 @@ def verified(
     """
     order = sorted(
         (point for point, found in plan.evaluated.items() if found.need_bytes <= budget_bytes),
-        key=lambda point: (point != plan.chosen, plan.evaluated[point].retries > 0, plan.evaluated[point].seconds),
+        key=lambda point: (point != plan.chosen, plan.evaluated[point].is_tight, plan.evaluated[point].seconds),
     )
     seen: dict[Point, Probed] = {}
     for point in order[:tries]:

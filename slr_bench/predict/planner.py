@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from dataclasses import replace
+from typing import Any, Final
 
 from slr_bench.errors import ConfigError
 from slr_bench.grid.cells import Cell, flatten, own_cell
@@ -17,105 +16,24 @@ from slr_bench.predict.device import Device
 from slr_bench.predict.foresight import Foresight
 from slr_bench.predict.peak import predicted
 from slr_bench.predict.plan import (
+    IMPOSSIBLE,
     DoesNotFitError,
     Evaluated,
     Plan,
     Point,
     Probed,
-    Rejected,
     fastest,
     smallest,
     verified,
 )
+from slr_bench.predict.planned import Budget, Planned
+from slr_bench.units import format_bytes
 
 _PROBES: Final = 3
 """Settings run for real at a time."""
 _UNLIMITED: Final = 1 << 62
 
 Progressed = Callable[[str], None]
-
-
-class Budget(NamedTuple):
-    """What a plan has to keep to."""
-
-    total_bytes: int | None
-    """Of the card, context included; None: no limit."""
-    headroom: float
-    """Share of it left free."""
-    slower: float | None
-    """Look for the least memory at so much more time than the fastest (0.1: 10 %) instead."""
-
-    @property
-    def bytes(self) -> int | None:
-        """What may be used; None: no limit."""
-        return None if self.total_bytes is None else round(self.total_bytes * (1 - self.headroom))
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A plan with the settings behind its points."""
-
-    plan: Plan
-    budget: Budget
-    device: Device
-    cells: Mapping[Point, Cell]
-    differences: Mapping[Point, Mapping[str, Any]]
-    """What each point changes in the setting that was given."""
-    left_alone: Sequence[str]
-    time_source: str
-    probed: Mapping[Point, Probed]
-    """What was run for real."""
-
-    @property
-    def rejected(self) -> list[Rejected]:
-        """Those nearest the choice first: by how many keys they differ in, then by how far their micro-batch is off."""
-        own = self.differences[self.plan.chosen]
-        size = self.plan.chosen.size
-
-        def distance(one: Rejected) -> tuple[float, ...]:
-            theirs = self.differences[one.point]
-            keys = {key for key in {*own, *theirs} if own.get(key) != theirs.get(key)}
-            is_option = one.point.option != self.plan.chosen.option
-            return is_option, len(keys), abs(math.log(one.point.size / size)), -one.point.size
-
-        return sorted(self.plan.rejected, key=distance)
-
-    def as_json(self) -> dict[str, Any]:
-        """DESIGN's object of ``plan``."""
-        chosen = self._entry(self.plan.chosen)
-        rejected = [
-            {"setting": dict(self.differences[one.point]), "reason": one.reason, "bytes": one.bytes}
-            for one in self.rejected
-        ]
-        return {
-            "budget_bytes": self.budget.total_bytes,
-            "headroom_bytes": None if self.budget.bytes is None else (self.budget.total_bytes or 0) - self.budget.bytes,
-            "device": self.device.name,
-            "time_source": self.time_source,
-            "chosen": chosen | {"setting": self.cells[self.plan.chosen].public_setting},
-            "rejected": rejected,
-            "pareto": [self._entry(point) for point in self.plan.pareto],
-            "left_alone": list(self.left_alone),
-            "verified": [
-                {"setting": dict(self.differences[point]), "peak_bytes": one.peak_bytes, "step_time_s": one.seconds}
-                for point, one in self.probed.items()
-            ],
-        }
-
-    def _entry(self, point: Point) -> dict[str, Any]:
-        found = self.plan.evaluated[point]
-        prediction = None if found.prediction is None else found.prediction.as_json()
-        if prediction is not None:
-            del prediction["by_module"]
-        return {
-            "changes": dict(self.differences[point]),
-            "predicted": prediction,
-            "need_bytes": found.need_bytes,
-            "retries_per_step": found.retries,
-            "step_time_s": found.seconds,
-        }
-
-
 Measure = Callable[[GridConfig, Sequence[Cell], Progressed], Sequence[Probed]]
 """Runs cells for real (``predict.probing.measured``)."""
 
@@ -146,8 +64,11 @@ class Planner:
         self._own = own_cell(self._grid, dict(overrides), arm, workload)
         if self._own.spec.kind != "step":
             raise ConfigError(f"workload {self._own.spec.name} is a whole training; plan for a step with --workload")
+        self._keep = keep
         self._choices: Choices = choices_of(self._own, keep, allow, parse_vary(vary), device.capability)
         self._cells: dict[Point, Cell] = {}
+        self._clips: int | None = None
+        """That a step has to take; None: the effective batch is known, and kept."""
         self._refuse_impossible_values()
 
     def plan(
@@ -161,6 +82,7 @@ class Planner:
             NothingMeasuredError: nothing can be traced.
         """
         with Foresight(cuda_rules=True) as foresight:
+            self._look_at_own(foresight)
             plan = self._search(budget, foresight, progressed)
             if measure is None:
                 return self._planned(plan, budget, {})
@@ -174,6 +96,13 @@ class Planner:
         if point is None:
             raise DoesNotFitError(f"the {len(seen)} fastest that should fit do not on this GPU; give more --headroom")
         return self._planned(replace(plan, chosen=point), budget, probed | seen)
+
+    def _look_at_own(self, foresight: Foresight) -> None:
+        """A named value may change how many clips a step takes, where the workload does not say which keys do."""
+        spec = self._own.spec
+        if self._choices.named and (spec.micro_batch is None or spec.micro_batches is None):
+            (own,) = foresight.foresee([self._own])
+            self._clips = None if isinstance(own, str) else own["clips_per_step"]
 
     def _search(self, budget: Budget, foresight: Foresight, progressed: Progressed) -> Plan:
         done = 0
@@ -196,8 +125,15 @@ class Planner:
         try:
             return fastest(options, sizes, evaluate, budget.bytes)
         except DoesNotFitError as error:
-            cures = [*(f"--allow {name}" for name in self._choices.allowable), "a smaller effective batch or model"]
-            raise DoesNotFitError(f"{error}; try {' or '.join(cures)}") from error
+            less = f" ({format_bytes(budget.total_bytes)} less {100 * budget.headroom:g} % headroom)"
+            text = str(error).replace(":", f"{less}:", 1) if budget.headroom else str(error)
+            raise DoesNotFitError(f"{text}; try {self._cures()}") from error
+
+    def _cures(self) -> str:
+        """For a budget that nothing fits."""
+        cures = [f"leave out --keep {name}" for name in self._keep]
+        cures += [f"--allow {name}" for name in self._choices.allowable]
+        return " or ".join([*cures, "a smaller effective batch or model"])
 
     def _calibrate(self, plan: Plan, budget: Budget, progressed: Progressed, measure: Measure) -> dict[Point, Probed]:
         """Measure the choice and the points that fit and differ from it most in what a step consists of."""
@@ -235,7 +171,7 @@ class Planner:
         try:
             cell = own_cell(self._grid, overrides, self._arm, self._workload)
         except ConfigError as error:
-            return f"impossible: {error}"
+            return f"{IMPOSSIBLE}: {error}"
         self._cells[point] = cell
         return cell
 
@@ -252,6 +188,8 @@ class Planner:
         lacks = device.lacks(traced)
         if lacks is not None:
             return lacks
+        if self._clips is not None and traced["clips_per_step"] != self._clips:
+            return f"takes {traced['clips_per_step']} clips a step, the setting given {self._clips}: another step"
         prediction = predicted(traced, device, settings=self._settings)
         return Evaluated(prediction.nvml.high, self._rates.seconds(traced), prediction)
 

@@ -13,8 +13,8 @@ from slr_bench.errors import ConfigError
 from slr_bench.grid.cells import flatten
 from slr_bench.grid.config import TRAINING_STEP
 from slr_bench.predict.plan import Evaluated, Point
-from slr_bench.predict.planner import Planned
-from slr_bench.report.predict_view import pressure
+from slr_bench.predict.planned import Planned
+from slr_bench.report.predict_view import pressure, remarks
 from slr_bench.report.table import Cell, Column, Row, Table
 from slr_bench.report.terminal import print_table
 from slr_bench.report.words import plain
@@ -35,7 +35,7 @@ def print_plan(planned: Planned, console: Console) -> None:
     near = planned.rejected[:NEIGHBOURS_SHOWN]
     heads = (Column("Memory", True), Column("Step", True), Column("Setting"), Column("Why not"))
     rows = tuple(
-        Row((*_figures(plan.evaluated.get(one.point)), Cell(_name(planned, one.point)), Cell(plain(one.reason, 160))))
+        Row((*_figures(plan.evaluated.get(one.point)), Cell(_name(planned, one.point)), Cell(_brief(one.reason))))
         for one in near
     )
     if rows:
@@ -54,8 +54,14 @@ def print_plan(planned: Planned, console: Console) -> None:
     )
     columns = (*heads[:2], Column("Time", True), Column(""), Column("Setting"))
     print_table(Table("What nothing beats in memory and time", columns, front), console)
-    for line in (f"Time: {planned.time_source}.", *planned.left_alone):
+    sure = remarks([best.prediction]) if best.prediction is not None else ()
+    for line in (f"Time: {planned.time_source}.", *sure, *planned.left_alone):
         console.print(Text(plain(line, 200), style="dim"))
+
+
+def _brief(reason: str) -> str:
+    """Of what is impossible without the cure: it is no mistake of anybody's."""
+    return plain(reason.partition(";")[0], 160)
 
 
 def _figures(found: Evaluated | None) -> tuple[Cell, Cell]:
@@ -71,19 +77,19 @@ def _verdict(planned: Planned, found: Evaluated) -> Cell:
         return Cell("")
     if found.need_bytes > limit:
         return Cell("too large", tone="bad")
-    return Cell("tight", tone="warn") if found.retries else Cell("fits", tone="good")
+    return Cell("tight", tone="warn") if found.is_tight else Cell("fits", tone="good")
 
 
 def _headline(planned: Planned) -> str:
     plan, budget = planned.plan, planned.budget
-    best, count = plan.evaluated[plan.chosen], len(plan.evaluated)
+    best, count = plan.evaluated[plan.chosen], str(len(plan.evaluated))
+    refused = 1 + len(plan.rejected) - len(plan.evaluated)
+    count += f" settings ({refused} more are impossible)" if refused else " settings"
     figures = f"{format_bytes(best.need_bytes)} at most, {format_seconds(best.seconds)} a step"
     if budget.slower is not None:
-        return (
-            f"The least memory of {count} settings within {100 * budget.slower:.0f} % of the fastest's time: {figures}"
-        )
+        return f"The least memory of {count} within {100 * budget.slower:.0f} % of the fastest's time: {figures}"
     return (
-        f"The fastest of {count} settings that fits {format_bytes(budget.total_bytes)} with "
+        f"The fastest of {count} that fits {format_bytes(budget.total_bytes)} with "
         f"{100 * budget.headroom:.0f} % left free: {figures}"
     )
 
@@ -98,8 +104,8 @@ def _print_prediction(planned: Planned, console: Console) -> None:
     shown = f"{format_bytes(nvml.value)} ({format_bytes(nvml.low)} to {format_bytes(nvml.high)})"
     peak = format_bytes(traced["peak_tensor_bytes"])
     console.print(Text(f"NVML will show {shown}; tensors at the peak {peak}: {named}"))
-    if best.retries:
-        console.print(Text(pressure(best.retries), style="yellow"))
+    if best.is_tight:
+        console.print(Text(pressure(best.prediction.retries or 0), style="yellow"))
     for point, one in planned.probed.items():
         seen = "out of memory" if one.peak_bytes is None else f"{format_bytes(one.peak_bytes)}"
         console.print(Text(f"Measured: {_name(planned, point)}: {seen}, {format_seconds(one.seconds)} a step"))
@@ -172,14 +178,14 @@ def write_picture(planned: Planned, path: Path) -> None:
         else:
             axes.set_xlim(left=0)
         byte_axis(axes.xaxis, needs, logarithmic=is_wide)
-        axes.set_xlabel("memory of the process, at most" + (" (logarithmic axis)" if is_wide else ""))
-        axes.set_ylabel("time of a step, s")
+        axes.set_xlabel(f"predicted memory on {planned.device.title}, at most{' (logarithmic axis)' * is_wide}")
+        axes.set_ylabel("estimated time of a step, s" if not planned.probed else "time of a step by measured rates, s")
         axes.set_ylim(bottom=0)
         axes.grid(axis="both")
         axes.set_title(f"chosen: {_name(planned, plan.chosen)}", loc="left", fontsize="small", color=INK, pad=26)
         handles, labels = axes.get_legend_handles_labels()
         legend(axes, handles, labels)
 
-    alt = f"Memory against time of {len(points)} settings. {_headline(planned)}."
-    drawn = draw("plan", "Memory against time", plain(alt, 600), (WIDTH_INCH, 4.2), paint)
+    alt = f"Predicted memory against estimated time of {len(points)} settings. {_headline(planned)}."
+    drawn = draw("plan", "Predicted memory against estimated time", plain(alt, 600), (WIDTH_INCH, 4.2), paint)
     _write(path, drawn.svg.encode() if path.suffix.lower() == ".svg" else drawn.png)

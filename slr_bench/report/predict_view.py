@@ -58,7 +58,7 @@ def print_prediction(
     )
     columns = (Column("Category"), Column("Bytes", True), Column("Share", True), Column("", spare=True))
     print_table(Table(f"Tensors at the peak: {format_bytes(peak)}", columns, parts), console)
-    for line in _remarks(found):
+    for line in remarks([found]):
         console.print(Text(line, style="dim"))
     _print_cards(cards, console)
 
@@ -69,9 +69,12 @@ def _estimate(name: str, estimate: Estimate, meaning: str) -> Row:
 
 
 def _print_verdict(found: Prediction, console: Console) -> None:
+    if found.lacks is not None:
+        console.print(Text(f"It cannot run there: {found.lacks}.", style=_STYLES["bad"]))
+        return
     if found.device.capacity_bytes is None or found.spare_bytes is None:
         return
-    verdict, tone = TIGHT if found.is_tight else _VERDICTS[found.fits]
+    verdict, tone = verdict_of(found)
     spare = found.spare_bytes
     left = f"{format_bytes(spare)} to spare" if spare >= 0 else f"{format_bytes(-spare)} too much"
     of = f"{format_bytes(found.nvml.value)} of {format_bytes(found.device.capacity_bytes)}"
@@ -80,10 +83,20 @@ def _print_verdict(found: Prediction, console: Console) -> None:
         console.print(Text(pressure(found.retries or 0), style=_STYLES[tone]))
 
 
+def verdict_of(found: Prediction) -> tuple[str, Tone]:
+    """In words; nothing where no card is meant."""
+    if found.lacks is not None:
+        return "cannot run there", "bad"
+    if found.device.capacity_bytes is None:
+        return "", ""
+    return TIGHT if found.is_tight else _VERDICTS[found.fits]
+
+
 def pressure(retries: int) -> str:
     """What a setting pays that fits tightly."""
+    when = f"{retries}× a step" if retries else "in the first step"
     return (
-        f"At worst it gives cached memory back {retries}× a step to stay in there, and waits for the GPU each time: "
+        f"At worst it gives cached memory back {when} to stay in there, and waits for the GPU each time: "
         "how long is not known. --alloc-conf expandable_segments:True may need less."
     )
 
@@ -98,27 +111,29 @@ def _print_host_verdict(found: HostPrediction, console: Console) -> None:
     console.print(Text(text, style=_STYLES[tone]))
 
 
-def _remarks(found: Prediction | HostPrediction) -> list[str]:
-    if isinstance(found, HostPrediction):
+def remarks(found: Sequence[Prediction | HostPrediction]) -> list[str]:
+    """How sure the figures are, of predictions for one device."""
+    on_gpu = [one for one in found if isinstance(one, Prediction)]
+    if not on_gpu:
         return [
             "Tensors are exact to the byte; the high-water mark is a rule's, within 10 % or 100 MiB.",
             f"A process that has imported torch and done nothing takes about {format_bytes(START_BYTES)}, which comes "
             "on top; what is free is what was free just now.",
         ]
     lines = [_ENDS]
-    lacks = found.device.lacks(found.foreseen)
-    if lacks is not None:
-        lines.append(f"{lacks}.")
-    unmodelled = found.foreseen["unmodelled"]
-    if unmodelled:
-        named = ", ".join(
-            f"{one['operator']} (up to {format_bytes(one['most_bytes'])})" for one in unmodelled[:OPERATORS_SHOWN]
-        )
-        more = len(unmodelled) - OPERATORS_SHOWN
+    most: dict[str, int] = {}
+    for one in on_gpu:
+        for entry in one.foreseen["unmodelled"]:
+            most[entry["operator"]] = max(entry["most_bytes"], most.get(entry["operator"], 0))
+    if most:
+        largest = sorted(most.items(), key=lambda item: -item[1])
+        named = ", ".join(f"{name} (up to {format_bytes(size)})" for name, size in largest[:OPERATORS_SHOWN])
+        more = len(most) - OPERATORS_SHOWN
         lines.append(f"Not modelled, so in the interval only: {named}" + (f" and {more} more." if more > 0 else "."))
-    if found.device.calibration is not None:
-        lines.append(f"Calibrated on {found.device.calibration}.")
-    if not found.device.is_calibrated:
+    device = on_gpu[0].device
+    if device.calibration is not None:
+        lines.append(f"Calibrated on {device.calibration}.")
+    if not device.is_calibrated:
         lines.append(
             "Context and workspaces of this card are rules, not measured; `make calibrate` on one measures them."
         )
@@ -129,7 +144,7 @@ def _print_cards(cards: Mapping[str, Verdict], console: Console) -> None:
     """Every card that is known by what is said of it."""
     alike: dict[tuple[str, Tone], list[str]] = {_VERDICTS[fits]: [] for fits in (True, None, False)}
     for name, (card, fits, lacks) in cards.items():
-        said: tuple[str, Tone] = _VERDICTS[fits] if lacks is None else ("cannot be computed in its precision", "bad")
+        said: tuple[str, Tone] = _VERDICTS[fits] if lacks is None else ("cannot run, in bf16, on", "bad")
         alike.setdefault(said, []).append(f"{name} ({format_bytes(card.capacity_bytes)})")
     for (text, tone), names in alike.items():
         if names:
@@ -145,18 +160,20 @@ def print_cells(
     for cell, one in zip(cells, found, strict=True):
         axes = " · ".join(map(str, cell.coordinates.values()))
         name = f"{cell.arm}{' · ' + axes if axes else ''}" + (f" · {cell.spec.name}" if several else "")
-        rows.append(Row((Cell(plain(name, 120)), *_figures(one))))
+        rows.append(Row((*_figures(one), Cell(plain(name, 120)))))
     keys = dict.fromkeys(key.rpartition(".")[2] for cell in cells for key in cell.coordinates)
     columns = (
-        Column(" · ".join(("arm", *keys))),
-        Column("Tensors", True, spare=True),
         Column("Expected", True),
+        Column("Tensors", True, spare=True),
         Column("Least to most", True),
         Column(""),
+        Column(" · ".join(("arm", *keys))),
     )
     print_table(Table("Predicted peak of a steady step", columns, tuple(rows)), console)
-    if any(isinstance(one, Prediction) for one in found):
-        console.print(Text(_ENDS, style="dim"))
+    for line in remarks([one for one in found if not isinstance(one, str)]):
+        console.print(Text(line, style="dim"))
+    for line in dict.fromkeys(one.lacks for one in found if isinstance(one, Prediction) and one.lacks):
+        console.print(Text(f"{line}.", style=_STYLES["bad"]))
     told = sum(not isinstance(one, str) and "told_from_samples" in one.foreseen for one in found)
     if told:
         text = f"{told} of {len(found)} were told from the traces of a smaller and a larger micro-batch."
@@ -167,13 +184,14 @@ def _figures(one: Prediction | HostPrediction | str) -> tuple[Cell, ...]:
     if isinstance(one, str):
         return Cell("–"), Cell("–"), Cell("–"), Cell(plain(f"unsupported: {one}", 160), tone="warn")
     whole: Any = one.nvml if isinstance(one, Prediction) else one.rss_over_start
-    capacity = one.device.capacity_bytes if isinstance(one, Prediction) else one.capacity_bytes
-    verdict, tone = _VERDICTS[one.fits] if capacity is not None else ("", "")
-    verdict, tone = TIGHT if isinstance(one, Prediction) and one.is_tight else (verdict, tone)
+    if isinstance(one, Prediction):
+        verdict, tone = verdict_of(one)
+    else:
+        verdict, tone = _VERDICTS[one.fits] if one.capacity_bytes is not None else ("", "")
     peak = one.foreseen["peak_tensor_bytes"]
     return (
-        Cell(format_bytes(peak), sort=peak),
         Cell(format_bytes(whole.value), sort=whole.value),
+        Cell(format_bytes(peak), sort=peak),
         Cell(f"{format_bytes(whole.low)} to {format_bytes(whole.high)}", sort=whole.low),
         Cell(verdict, tone=tone),
     )

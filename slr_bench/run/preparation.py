@@ -24,8 +24,12 @@ def prepare(cells: Iterable[Cell], device: str) -> dict[str, dict[str, str]]:
     try:
         return {cell.cell_id: dict(cell.spec.prepare(cell.settings)) for cell in cells}
     except (ConfigError, DataError):
-        if device == "cuda":  # asking torch takes seconds: only where something is amiss anyway
-            asked = subprocess.run([sys.executable, "-c", _ASK], capture_output=True, check=False)
-            if asked.returncode == 9:
-                raise UnsupportedSettingError(NO_CUDA) from None
+        # Asking torch takes seconds: only where something is amiss anyway.
+        if device == "cuda" and not has_cuda():
+            raise UnsupportedSettingError(NO_CUDA) from None
         raise
+
+
+def has_cuda() -> bool:
+    """Whether torch sees a GPU; asked in a process of its own, which takes seconds. True where torch does not load."""
+    return subprocess.run([sys.executable, "-c", _ASK], capture_output=True, check=False).returncode != 9

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from slr_bench.errors import ConfigError
@@ -126,3 +128,13 @@ def test_a_key_that_a_knob_turns_with_others_varies_where_the_knob_is_kept():
 def test_what_may_be_allowed_is_told_apart_from_what_was_kept():
     choices = choices_of(cell(model__attention="sparse"), keep=["training.recompute"])
     assert choices.allowable == ["model.attention", "model.region_focus"]
+
+
+def test_a_workload_that_declares_nothing_is_told_of():
+    bare = replace(cell(), spec=replace(cell().spec, knobs=(), micro_batch=None))
+    choices = choices_of(bare)
+    assert (choices.options, choices.sizes) == ([{}], [1])
+    assert choices.left_alone == [
+        "train_step declares no micro_batch and micro_batches: its batch stays as it is",
+        "train_step declares no knobs",
+    ]

@@ -138,10 +138,19 @@ def test_the_json_object_has_every_figure_with_its_interval():
     assert found["unmodelled"] == [{"operator": "qr", "calls": 1, "most_bytes": 9}]
 
 
-def test_what_was_given_back_in_the_first_step_is_no_retry_of_a_steady_one():
+def test_what_was_given_back_in_the_first_step_is_tight_and_no_retry_of_a_steady_one():
     requests = [[ALLOCATE, 0, 60 * MIB], [FREE, 0, 0], [ALLOCATE, 1, 80 * MIB], [STEADY, 0, 0], [ALLOCATE, 2, 12 * MIB]]
     found = peaks(*requests, settings=AllocatorSettings(capacity_bytes=100 * MIB))
     assert (found.retries, found.failure) == (0, None)
+    whole = predicted(foreseen(*requests), card(650 * MIB + 100 * MIB))
+    assert (whole.fits, whole.is_tight, whole.retries) == (True, True, 0)
+
+
+def test_a_card_that_cannot_compute_the_step_is_none_that_it_fits():
+    step = foreseen([ALLOCATE, 0, MIB]) | {"flops_by_dtype": {"bfloat16": 1}}
+    for name, fits in (("t4", False), ("rtx3060", True)):
+        found = predicted(step, find_device(name))
+        assert (found.fits, found.lacks is None, fits_in(step, find_device(name))) == (fits, fits, fits)
 
 
 def test_every_known_card_has_a_verdict_and_old_ones_do_not_compute_in_bf16():

@@ -15,7 +15,7 @@ from slr_bench.predict.choices import at_size
 from slr_bench.predict.device import find_device
 from slr_bench.predict.peak import predicted
 from slr_bench.predict.plan import Evaluated, Plan, Point, Rejected
-from slr_bench.predict.planner import Budget, Planned
+from slr_bench.predict.planned import Budget, Planned
 from slr_bench.report.plan_view import print_plan, write_picture, write_setting
 from slr_bench.trace.request_kinds import ALLOCATE, FREE, STEADY
 from slr_bench.units import GIB, MIB
@@ -74,7 +74,7 @@ def text(one: Planned, width: int = 80) -> str:
 def test_one_figure_stands_for_what_the_choice_needs():
     one = planned(chosen=1)
     need = one.plan.evaluated[one.plan.chosen]
-    assert (need.retries, need.need_bytes) == (1, need.prediction.nvml.high)
+    assert (need.is_tight, need.need_bytes) == (True, need.prediction.nvml.high)
     assert need.need_bytes <= BUDGET.bytes
     said = text(one, 200)
     assert f"{need.need_bytes / GIB:.2f} GiB at most" in said
