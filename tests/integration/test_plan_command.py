@@ -38,7 +38,9 @@ def test_the_plan_fits_its_budget_says_why_and_writes_a_file_that_is_predicted_t
     over = [one for one in found["rejected"] if one["bytes"] > 0]
     slower = [one for one in found["rejected"] if one["bytes"] == 0]
     assert all("needs" in one["reason"] for one in over)
-    assert all("slower" in one["reason"] for one in slower)
+    assert all("slower" in one["reason"] or "giving cached memory back" in one["reason"] for one in slower)
+    assert any("slower" in one["reason"] for one in slower)
+    assert found["chosen"]["predicted"]["tight"] is False
     assert over
     assert slower
     front = [(point["step_time_s"], point["need_bytes"]) for point in found["pareto"]]
