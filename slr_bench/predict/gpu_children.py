@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from slr_bench.errors import CellCrashedError, UnsupportedSettingError
+from slr_bench.errors import CellCrashedError, NothingMeasuredError, UnsupportedSettingError
 from slr_bench.grid.cells import Cell
 from slr_bench.record import Outcome
 from slr_bench.run.executors.local import LocalExecutor
@@ -49,8 +49,8 @@ class GpuChildren:
         """As ``run.calibration_cell.measured_operators``.
 
         Raises:
-            UnsupportedSettingError: there is no GPU.
-            CellCrashedError: the process ended otherwise.
+            NothingMeasuredError: there is no GPU.
+            UnsupportedSettingError, CellCrashedError: the process ended otherwise.
         """
         outcome, reason, result = self._run({"op": "calibrate"}, _OPERATORS_TIMEOUT_S, told)
         return _calibration(outcome, reason, result)
@@ -108,9 +108,9 @@ def _calibration(outcome: Outcome, reason: str | None, result: Mapping[str, Any]
     return found
 
 
-def _failure(outcome: Outcome, reason: str | None) -> UnsupportedSettingError | CellCrashedError:
+def _failure(outcome: Outcome, reason: str | None) -> NothingMeasuredError | UnsupportedSettingError | CellCrashedError:
     if reason == NO_CUDA:
-        return UnsupportedSettingError(NO_GPU)
+        return NothingMeasuredError(NO_GPU)
     if outcome is Outcome.UNSUPPORTED:
         return UnsupportedSettingError(str(reason))
     return CellCrashedError(f"the process ended as {outcome}: {reason}")

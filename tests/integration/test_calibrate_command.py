@@ -20,7 +20,7 @@ def test_without_a_gpu_it_is_refused_in_one_line(slr_bench, write_grid, tmp_path
     """Also where the data are missing: they would not help."""
     places = ("--traces", tmp_path / "traces", "--devices", tmp_path / "devices")
     done = slr_bench("calibrate", write_grid(grid), *places)
-    assert done.returncode == 2
+    assert done.returncode == 5
     (line,) = done.stderr.splitlines()
     assert line.startswith("slr-bench: torch sees no CUDA device here; run this on a machine whose GPU `nvidia-smi`")
     assert not (tmp_path / "traces").exists()
@@ -96,7 +96,7 @@ def test_a_grid_without_steps_is_refused(slr_bench, write_grid):
 @no_gpu
 def test_the_children_refuse_alike_one_by_one():
     """Each kind of job reaches its child and comes back as an error of ours."""
-    from slr_bench.errors import UnsupportedSettingError
+    from slr_bench.errors import NothingMeasuredError
     from slr_bench.grid.cells import expand
     from slr_bench.grid.config import GridConfig
 
@@ -107,5 +107,5 @@ def test_the_children_refuse_alike_one_by_one():
             lambda: children.steps(cell),
             lambda: children.is_out_of_memory(cell, 1 << 30),
         ):
-            with pytest.raises(UnsupportedSettingError, match="torch sees no CUDA device here; run this on a machine"):
+            with pytest.raises(NothingMeasuredError, match="torch sees no CUDA device here; run this on a machine"):
                 ask()
