@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from slr_bench.cli.base import JsonOption, SetOption, app, finish
+from slr_bench.cli.outputs import refuse_lost_outputs, write_output
 from slr_bench.cli.sides import (
     ArmOption,
     BaseArgument,
@@ -20,9 +21,7 @@ from slr_bench.cli.sides import (
     RepeatsOption,
     WorkloadOption,
     obtain,
-    refuse_lost_outputs,
     tidied,
-    write_text,
 )
 from slr_bench.errors import EXIT_CELL_CRASHED, EXIT_OK
 
@@ -58,5 +57,5 @@ def compare(
     if not as_json:
         print_comparison(comparison, console, show_all)
     if markdown is not None:
-        write_text(markdown, comparison_markdown(comparison))
+        write_output(markdown, comparison_markdown(comparison))
     finish(tidied(comparison.as_json()), EXIT_CELL_CRASHED if comparison.crashed else EXIT_OK, as_json)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from slr_bench.cli.base import JsonOption, SetOption, app, finish
+from slr_bench.cli.outputs import refuse_lost_outputs, remove_outputs, write_output
 from slr_bench.cli.sides import (
     ArmOption,
     BaseArgument,
@@ -23,10 +24,7 @@ from slr_bench.cli.sides import (
     RepeatsOption,
     WorkloadOption,
     obtain,
-    refuse_lost_outputs,
-    remove_outputs,
     tidied,
-    write_text,
 )
 from slr_bench.errors import ConfigError, SlrBenchError
 
@@ -130,4 +128,4 @@ def _write_no_verdict(error: SlrBenchError, files: Outputs) -> None:
 def _write_each(texts: Mapping[Path | None, Callable[[], str]]) -> None:
     for path, text in texts.items():
         if path is not None:
-            write_text(path, text())
+            write_output(path, text())

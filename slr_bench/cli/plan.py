@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slr_bench.cli.base import AllocConfOption, JsonOption, SetOption, app, finish
+from slr_bench.cli.base import AllocConfOption, JsonOption, SetOption, app, finish, means_cpu
+from slr_bench.cli.outputs import refuse_lost_outputs, write_output
 from slr_bench.errors import EXIT_OK, ConfigError, NothingMeasuredError
+
+if TYPE_CHECKING:
+    from slr_bench.predict.device import Device
+    from slr_bench.predict.planned import Budget
 
 
 @app.command()
@@ -61,51 +65,35 @@ def plan(
 
     from slr_bench.grid.config import load_grid, parse_override
     from slr_bench.predict.allocator_rules import settings_of
-    from slr_bench.predict.device import CPU, any_device, find_device
-    from slr_bench.predict.planned import Budget
+    from slr_bench.predict.device import any_device, find_device
     from slr_bench.predict.planner import Planner
     from slr_bench.predict.probing import measured
-    from slr_bench.report.plan_view import print_plan, write_picture, write_setting
+    from slr_bench.report.plan_view import plan_picture, print_plan, setting_file
     from slr_bench.run.preparation import has_cuda
-    from slr_bench.units import format_bytes, parse_bytes
 
     console = Console(stderr=as_json)
-    if device is not None and device.strip().lower() == CPU:
+    if means_cpu(device):
         raise ConfigError("--device cpu: a plan is for a GPU; predict --device cpu tells the RAM of a setting")
     card = any_device() if device is None else find_device(device)
-    try:
-        total = card.capacity_bytes if gpu_memory is None else parse_bytes(gpu_memory)
-    except ValueError as error:
-        raise ConfigError(f"--gpu-memory: {error}") from error
-    if total == 0:
-        raise ConfigError("--gpu-memory: a card of 0 bytes holds nothing; give a size like 6GiB")
-    if total is None and slower is None:
-        raise ConfigError("a plan needs a budget: --gpu-memory 6GiB, --device rtx4060, or --slower 10 for the least")
-    _check_places(out, picture)
+    budget = _budget(card, gpu_memory, headroom, slower)
+    refuse_lost_outputs([out, picture])
+    if picture is not None and picture.suffix.lower() not in (".png", ".svg"):
+        raise ConfigError(f"--picture: {picture.name} is neither PNG nor SVG; name it .png or .svg")
+    overrides = dict(parse_override(text) for text in sets or [])
+    settings = settings_of(alloc_conf)
+    planner = Planner(load_grid(config), overrides, arm, workload, card, keep or (), allow or (), vary or (), settings)
     if measure and not has_cuda():
         raise NothingMeasuredError(
             "--measure runs settings on a GPU, and torch sees none here; without it a plan predicts"
         )
-    if slower is not None and gpu_memory is not None:
-        raise ConfigError(
-            "--slower looks for the least memory whatever the budget; leave out --gpu-memory, or --slower"
-        )
-    if gpu_memory is not None and card.capacity_bytes is not None and (total or 0) > card.capacity_bytes:
-        raise ConfigError(
-            f"--gpu-memory {gpu_memory} is more than the {format_bytes(card.capacity_bytes)} of {card.title}; "
-            "leave one of the two out"
-        )
-    budget = Budget(total, headroom / 100, None if slower is None else slower / 100)
-    overrides = dict(parse_override(text) for text in sets or [])
-    settings = settings_of(alloc_conf)
-    planner = Planner(load_grid(config), overrides, arm, workload, card, keep or (), allow or (), vary or (), settings)
     with console.status("importing torch") as status:
         found = planner.plan(budget, status.update, measured if measure else None)
     try:
         if out is not None:
-            write_setting(found, out)
+            write_output(out, setting_file(found))
         if picture is not None:
-            write_picture(found, picture)
+            drawn = plan_picture(found)
+            write_output(picture, drawn.svg if picture.suffix.lower() == ".svg" else drawn.png)
     finally:
         if not as_json:
             print_plan(found, console)
@@ -115,14 +103,30 @@ def plan(
     finish(found.as_json(), EXIT_OK, as_json)
 
 
-def _check_places(out: Path | None, picture: Path | None) -> None:
-    """Before a search that takes minutes."""
-    for path in (out, picture):
-        if path is not None and not path.parent.is_dir():
-            raise ConfigError(f"there is no directory {path.parent}; make it, or name another place")
-        if path is not None and path.is_dir():
-            raise ConfigError(f"{path} is a directory; name a file in it")
-        if path is not None and not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise ConfigError(f"cannot write {path}: permission denied; choose another place")
-    if picture is not None and picture.suffix.lower() not in (".png", ".svg"):
-        raise ConfigError(f"--picture: {picture.name} is neither PNG nor SVG; name it .png or .svg")
+def _budget(card: Device, gpu_memory: str | None, headroom: float, slower: float | None) -> Budget:
+    """The options' own; percents.
+
+    Raises:
+        ConfigError: a size that is none, none at all, two that exclude each other.
+    """
+    from slr_bench.predict.planned import Budget
+    from slr_bench.units import format_bytes, parse_bytes
+
+    try:
+        total = card.capacity_bytes if gpu_memory is None else parse_bytes(gpu_memory)
+    except ValueError as error:
+        raise ConfigError(f"--gpu-memory: {error}") from error
+    if total == 0:
+        raise ConfigError("--gpu-memory: a card of 0 bytes holds nothing; give a size like 6GiB")
+    if total is None and slower is None:
+        raise ConfigError("a plan needs a budget: --gpu-memory 6GiB, --device rtx4060, or --slower 10 for the least")
+    if slower is not None and gpu_memory is not None:
+        raise ConfigError(
+            "--slower looks for the least memory whatever the budget; leave out --gpu-memory, or --slower"
+        )
+    if gpu_memory is not None and card.capacity_bytes is not None and (total or 0) > card.capacity_bytes:
+        raise ConfigError(
+            f"--gpu-memory {gpu_memory} is more than the {format_bytes(card.capacity_bytes)} of {card.title}; "
+            "leave one of the two out"
+        )
+    return Budget(total, headroom / 100, None if slower is None else slower / 100)

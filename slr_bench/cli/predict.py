@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from slr_bench.cli.base import AllocConfOption, JsonOption, SetOption, app, finish
+from slr_bench.cli.base import AllocConfOption, JsonOption, SetOption, app, finish, means_cpu
 from slr_bench.errors import EXIT_DOES_NOT_FIT, EXIT_OK, ConfigError, NothingMeasuredError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def predict(
     from slr_bench.predict.foresight import Foreseen, Foresight
 
     console = Console(stderr=as_json)
-    is_cpu = device is not None and device.strip().lower() == "cpu"
+    is_cpu = means_cpu(device)
     with console.status("importing torch") as status, Foresight(cuda_rules=not is_cpu) as foresight:
         foresight.begin()
         from slr_bench.grid.cells import expand, own_cell

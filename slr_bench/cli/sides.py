@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -117,45 +117,6 @@ def _grid(choice: Choice) -> Any:
     grid = grid.of_workload(choice.workload) if choice.workload else grid
     repeats = 1 if choice.fake and choice.repeats is None else choice.repeats
     return grid.repeated(repeats) if repeats else grid
-
-
-def refuse_lost_outputs(paths: Iterable[Path | None]) -> None:
-    """Told before anything is measured.
-
-    Raises:
-        ConfigError: the directory of an output file is not there.
-    """
-    for path in paths:
-        if path is not None and not path.parent.is_dir():
-            raise ConfigError(f"cannot write {path}: there is no directory {path.parent}; choose another place")
-
-
-def remove_outputs(paths: Iterable[Path | None]) -> None:
-    """What an earlier run wrote is not taken for this one's answer, however this one ends. Pipes and links stay: what
-    is written into them is not theirs to keep.
-
-    Raises:
-        ConfigError: a file cannot be removed.
-    """
-    for path in paths:
-        if path is None or path.is_symlink() or not path.is_file():
-            continue
-        try:
-            path.unlink()
-        except OSError as error:
-            raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write an output file.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place") from error
 
 
 def tidied(value: Any) -> Any:

@@ -150,6 +150,13 @@ class WorkloadSpec:
     prepare: Callable[[Any], Mapping[str, str]] = field(default=lambda settings: {})
     """Checked by the parent before any process starts; returns facts bound to the run (``data_fingerprint``)."""
 
+    @property
+    def batch_keys(self) -> tuple[str, str] | None:
+        """Of the size and the number of micro-batches, whose product is the effective batch; None: it is not told."""
+        if self.micro_batch is None or self.micro_batches is None:
+            return None
+        return self.micro_batch, self.micro_batches
+
 
 def find_workload(name: str) -> WorkloadSpec:
     """The registered workload of this name.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -48,7 +49,7 @@ def choices_of(
     setting = flatten(cell.settings.model_dump(mode="json"))
     spec, vary = cell.spec, dict(vary or {})
     names = [knob.name for knob in spec.knobs]
-    split = [spec.micro_batch] if spec.micro_batch is not None and spec.micro_batches is not None else []
+    split = list(spec.batch_keys or ())[:1]
     for option, given, known in (("--keep", keep, [*names, *split]), ("--allow", allow, names)):
         for name in given:
             if name not in known:
@@ -122,18 +123,16 @@ def _refuse_unless_free(
 
 def at_size(cell: Cell, size: int) -> Overrides:
     """The overrides for a micro-batch of ``size`` at the cell's effective batch."""
-    spec = cell.spec
-    if spec.micro_batch is None or spec.micro_batches is None:
+    if cell.spec.batch_keys is None:
         return {}
-    return {spec.micro_batch: size, spec.micro_batches: effective_batch(cell) // size}
+    of_one, count = cell.spec.batch_keys
+    return {of_one: size, count: effective_batch(cell) // size}
 
 
 def effective_batch(cell: Cell) -> int:
     """Samples a step; 1 where the workload does not say."""
-    spec, setting = cell.spec, flatten(cell.settings.model_dump(mode="json"))
-    if spec.micro_batch is None or spec.micro_batches is None:
-        return 1
-    return int(setting[spec.micro_batch]) * int(setting[spec.micro_batches])
+    setting = flatten(cell.settings.model_dump(mode="json"))
+    return math.prod(int(setting[key]) for key in cell.spec.batch_keys or ())
 
 
 def _sizes(cell: Cell, keep: Collection[str], named: Sequence[Any] | None) -> list[int]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from slr_bench.grid.cells import Cell
+from slr_bench.predict.allocator_rules import UNLIMITED
 from slr_bench.predict.device import Device
 from slr_bench.predict.plan import Plan, Point, Probed, Rejected
 
@@ -26,6 +27,11 @@ class Budget(NamedTuple):
     def bytes(self) -> int | None:
         """What may be used; None: no limit."""
         return None if self.total_bytes is None else round(self.total_bytes * (1 - self.headroom))
+
+    @property
+    def room_bytes(self) -> int:
+        """As ``bytes``; more than any step needs where there is no limit."""
+        return UNLIMITED if self.bytes is None else self.bytes
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,6 @@ from slr_bench.units import format_bytes
 
 _PROBES: Final = 3
 """Settings run for real at a time."""
-_UNLIMITED: Final = 1 << 62
 
 Progressed = Callable[[str], None]
 Measure = Callable[[GridConfig, Sequence[Cell], Progressed], Sequence[Probed]]
@@ -92,15 +91,14 @@ class Planner:
         def probe(point: Point) -> Probed:
             return probed.get(point) or measure(self._grid, [self._cells[point]], progressed)[0]
 
-        point, seen = verified(plan, probe, _UNLIMITED if budget.bytes is None else budget.bytes, _PROBES)
+        point, seen = verified(plan, probe, budget.room_bytes, _PROBES)
         if point is None:
             raise DoesNotFitError(f"the {len(seen)} fastest that should fit do not on this GPU; give more --headroom")
         return self._planned(replace(plan, chosen=point), budget, probed | seen)
 
     def _look_at_own(self, foresight: Foresight) -> None:
         """A named value may change how many clips a step takes, where the workload does not say which keys do."""
-        spec = self._own.spec
-        if self._choices.named and (spec.micro_batch is None or spec.micro_batches is None):
+        if self._choices.named and self._own.spec.batch_keys is None:
             (own,) = foresight.foresee([self._own])
             self._clips = None if isinstance(own, str) else own["clips_per_step"]
 
@@ -137,8 +135,11 @@ class Planner:
 
     def _calibrate(self, plan: Plan, budget: Budget, progressed: Progressed, measure: Measure) -> dict[Point, Probed]:
         """Measure the choice and the points that fit and differ from it most in what a step consists of."""
-        room = _UNLIMITED if budget.bytes is None else budget.bytes
-        others = [point for point, found in plan.evaluated.items() if found.need_bytes <= room and point != plan.chosen]
+        others = [
+            point
+            for point, found in plan.evaluated.items()
+            if found.need_bytes <= budget.room_bytes and point != plan.chosen
+        ]
         others.sort(key=lambda point: -plan.evaluated[point].seconds)
         points = [plan.chosen, *others[: _PROBES - 1]]
         seen = dict(zip(points, measure(self._grid, [self._cells[point] for point in points], progressed), strict=True))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 from rich.console import Console
 from rich.text import Text
 
-from slr_bench.errors import ConfigError
 from slr_bench.grid.cells import flatten
 from slr_bench.grid.config import TRAINING_STEP
 from slr_bench.predict.plan import Evaluated, Point
@@ -19,6 +17,9 @@ from slr_bench.report.table import Cell, Column, Row, Table
 from slr_bench.report.terminal import print_table
 from slr_bench.report.words import plain
 from slr_bench.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from slr_bench.report.drawing import Picture
 
 NEIGHBOURS_SHOWN: Final = 8
 
@@ -121,12 +122,8 @@ def _value(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def write_setting(planned: Planned, path: Path) -> None:
-    """The chosen setting, whole: a training file, or of another workload than a training's step a grid file.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
+def setting_file(planned: Planned) -> str:
+    """The chosen setting, whole: a training file, or of another workload than a training's step a grid file."""
     cell = planned.cells[planned.plan.chosen]
     values = cell.settings.model_dump(mode="json")
     if cell.spec.name != TRAINING_STEP:
@@ -134,17 +131,10 @@ def write_setting(planned: Planned, path: Path) -> None:
     head = [f"# {_headline(planned)} on {planned.device.title}."]
     head += ["# Predicted, not measured." if not planned.probed else "# Measured."]
     head += [f"# changed: {key}: {_value(value)}" for key, value in planned.differences[planned.plan.chosen].items()]
-    _write(path, ("\n".join(head) + "\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)).encode())
+    return "\n".join(head) + "\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place") from error
-
-
-def write_picture(planned: Planned, path: Path) -> None:
+def plan_picture(planned: Planned) -> Picture:
     """Memory against time of every setting looked at: the front joined, the choice named, the budget as a line."""
     from slr_bench.report.drawing import INK, MUTED, RULE, WARN, WIDTH_INCH, arm_colour, byte_axis, draw, legend
 
@@ -187,5 +177,4 @@ def write_picture(planned: Planned, path: Path) -> None:
         legend(axes, handles, labels)
 
     alt = f"Predicted memory against estimated time of {len(points)} settings. {_headline(planned)}."
-    drawn = draw("plan", "Predicted memory against estimated time", plain(alt, 600), (WIDTH_INCH, 4.2), paint)
-    _write(path, drawn.svg.encode() if path.suffix.lower() == ".svg" else drawn.png)
+    return draw("plan", "Predicted memory against estimated time", plain(alt, 600), (WIDTH_INCH, 4.2), paint)

@@ -89,7 +89,7 @@ def test_a_budget_below_everything_ends_with_6_and_what_the_least_consists_of(sl
         (["--gpu-memory", "6GiB", "--slower", "10"], 2, ["--slower", "leave out --gpu-memory"]),
         (["--gpu-memory", "64GiB", "--device", "gtx1650"], 2, ["64GiB", "more than the 3.81 GiB"]),
         (["--gpu-memory", "6GiB", "--out", "nowhere/chosen.yml"], 2, ["nowhere", "make it"]),
-        (["--gpu-memory", "6GiB", "--out", "."], 2, ["is a directory"]),
+        (["--gpu-memory", "6GiB", "--out", "."], 2, ["cannot write .: Is a directory; choose another place"]),
         (["--gpu-memory", "6GiB", "--picture", "plan.bmp"], 2, ["neither PNG nor SVG"]),
     ],
 )

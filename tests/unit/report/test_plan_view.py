@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from slr_bench.cli.outputs import write_output
 from slr_bench.errors import ConfigError
 from slr_bench.grid.cells import own_cell
 from slr_bench.grid.config import GridConfig, load_grid
@@ -16,7 +17,7 @@ from slr_bench.predict.device import find_device
 from slr_bench.predict.peak import predicted
 from slr_bench.predict.plan import Evaluated, Plan, Point, Rejected
 from slr_bench.predict.planned import Budget, Planned
-from slr_bench.report.plan_view import print_plan, write_picture, write_setting
+from slr_bench.report.plan_view import plan_picture, print_plan, setting_file
 from slr_bench.trace.request_kinds import ALLOCATE, FREE, STEADY
 from slr_bench.units import GIB, MIB
 
@@ -104,20 +105,19 @@ def test_the_nearest_rejected_come_first_also_those_that_were_refused():
 def test_the_file_is_read_back_as_the_chosen_cell(workload, tmp_path):
     one = planned(workload)
     path = tmp_path / "chosen.yml"
-    write_setting(one, path)
+    path.write_text(setting_file(one))
     again = own_cell(load_grid(path), {})
     assert (again.spec.name, again.cell_id) == (workload, one.cells[one.plan.chosen].cell_id)
     assert "# Predicted, not measured." in path.read_text()
 
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path):
-    for write in (write_setting, write_picture):
+    for content in (setting_file(planned()), plan_picture(planned()).png):
         with pytest.raises(ConfigError, match="cannot write"):
-            write(planned(), Path("/proc") / "plan.svg")
+            write_output(Path("/proc") / "plan.svg", content)
 
 
 def test_the_picture_tells_apart_what_fits_what_is_tight_and_what_is_too_large(tmp_path):
-    write_picture(planned(), tmp_path / "plan.svg")
-    drawn = (tmp_path / "plan.svg").read_text()
+    drawn = plan_picture(planned()).svg
     for word in ("fits", "fits tightly", "too large", "chosen", "budget 3.80 GiB"):
         assert f"<!-- {word} -->" in drawn or f">{word}<" in drawn, word
