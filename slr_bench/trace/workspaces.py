@@ -61,11 +61,20 @@ _REDUCTIONS: Final = _names(
     """
 )
 
+_BATCH_NORMS: Final = _names(
+    """
+    native_batch_norm native_batch_norm_backward _native_batch_norm_legit cudnn_batch_norm cudnn_batch_norm_backward
+    batch_norm_backward
+    """
+)
 _READ_PLAIN: Final = _names(
-    "_softmax _softmax_backward_data _log_softmax _log_softmax_backward_data _safe_softmax native_layer_norm"
+    """
+    _softmax _softmax_backward_data _log_softmax _log_softmax_backward_data _safe_softmax native_layer_norm
+    native_layer_norm_backward native_group_norm native_group_norm_backward
+    """
 )
 """They read rows that lie one behind the other, and copy whatever does not (``expect_contiguous``)."""
-_READ_DENSE: Final = _names(
+_READ_DENSE: Final = _BATCH_NORMS | _names(
     """
     max_pool2d_with_indices max_pool2d_with_indices_backward max_pool3d_with_indices max_pool3d_with_indices_backward
     _adaptive_avg_pool2d _adaptive_avg_pool2d_backward _adaptive_avg_pool3d _adaptive_avg_pool3d_backward
@@ -75,24 +84,24 @@ _READ_DENSE: Final = _names(
     """
 )
 """Channels first or last, as their input suggests; anything else is copied."""
-_DENSE_REDUCTIONS: Final = _names(
-    """
-    native_batch_norm native_batch_norm_backward _native_batch_norm_legit cudnn_batch_norm cudnn_batch_norm_backward
-    batch_norm_backward
-    """
-)
+_READS: Final = {
+    **dict.fromkeys(_READ_PLAIN, (torch.contiguous_format,)),
+    **dict.fromkeys(_READ_DENSE, (torch.contiguous_format, torch.channels_last)),
+}
 
 
 def workspace_of(operator: Any, arguments: ByName, made: Any) -> Workspace:
     """The workspace of one call."""
+    name = name_of(operator)
     found = _whatever_the_arguments(operator)
-    if found is not None:
-        return found
-    rule = _RULES.get(name_of(operator))
-    if rule is not None:
-        return rule(arguments(), made)
-    touched = tensors_in((dict(arguments()), made))
-    return Workspace(0, sum(tensor.nbytes for tensor in touched), False)
+    if found is None and name in _RULES:
+        found = _RULES[name](arguments(), made)
+    if found is None:
+        touched = tensors_in((dict(arguments()), made))
+        return Workspace(0, sum(tensor.nbytes for tensor in touched), False)
+    if name in _READS:
+        found = found._replace(copied_bytes=_copies(tensors_in(dict(arguments())), _READS[name]))
+    return found
 
 
 @functools.cache
@@ -107,10 +116,10 @@ def _whatever_the_arguments(operator: Any) -> Workspace | None:
     name = name_of(operator)
     if name in _RULES:
         return None
-    if name in PRODUCTS or name in _NOTHING:
-        return NOTHING
-    if name in _REDUCTIONS:
+    if name in _REDUCTIONS or name in _BATCH_NORMS:
         return _REDUCTION
+    if name in PRODUCTS or name in _NOTHING or name in _READS:
+        return NOTHING
     if operator.namespace == "prim" or operator.is_view or torch.Tag.pointwise in operator.tags:
         return NOTHING
     if name.startswith("_foreach_"):  # the results of those that are not in place are tensors, and counted as such
@@ -142,22 +151,6 @@ def _is_dense(tensor: torch.Tensor, layout: torch.memory_format) -> bool:
         return tensor.is_contiguous()
     last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)
     return last is not None and tensor.is_contiguous(memory_format=last)
-
-
-_PLAIN: Final = (torch.contiguous_format,)
-_EITHER: Final = (torch.contiguous_format, torch.channels_last)
-
-
-def _read_plain(arguments: Arguments, made: Any) -> Workspace:
-    return Workspace(0, 0, True, _copies(tensors_in(dict(arguments)), _PLAIN))
-
-
-def _read_dense(arguments: Arguments, made: Any) -> Workspace:
-    return Workspace(0, 0, True, _copies(tensors_in(dict(arguments)), _EITHER))
-
-
-def _dense_reduction(arguments: Arguments, made: Any) -> Workspace:
-    return _REDUCTION._replace(copied_bytes=_copies(tensors_in(dict(arguments)), _EITHER))
 
 
 def _logsumexp(arguments: Arguments, made: Any) -> Workspace:
@@ -198,13 +191,13 @@ def _transposed(given: list[torch.Tensor], made: list[torch.Tensor]) -> Workspac
 def _group_norm(arguments: Arguments, made: Any) -> Workspace:
     """Two factors a channel and sample, in fp32 (``group_norm_kernel.cu``)."""
     size = 2 * 4 * arguments["N"] * arguments["C"]
-    return Workspace(size, 2 * size, True, _copies(tensors_in(dict(arguments)), _PLAIN))
+    return Workspace(size, 2 * size, True)
 
 
 def _layer_norm_backward(arguments: Arguments, made: Any) -> Workspace:
     """Partial sums of the parameters' gradients, at most 256 rows of each."""
     features = arguments["input"].numel() // max(1, arguments["mean"].numel())
-    return Workspace(0, 2 * 4 * 256 * features, True, _copies(tensors_in(dict(arguments)), _PLAIN))
+    return Workspace(0, 2 * 4 * 256 * features, True)
 
 
 def _flash_backward(arguments: Arguments, made: Any) -> Workspace:
@@ -229,9 +222,6 @@ def _attention(arguments: Arguments, made: Any) -> Workspace:
 
 
 _RULES: Final[Mapping[str, Callable[[Arguments, Any], Workspace]]] = {
-    **dict.fromkeys(_READ_PLAIN, _read_plain),
-    **dict.fromkeys(_READ_DENSE, _read_dense),
-    **dict.fromkeys(_DENSE_REDUCTIONS, _dense_reduction),
     "logsumexp": _logsumexp,
     "count_nonzero": _count_nonzero,
     "randperm": _permutation,
