@@ -64,7 +64,7 @@ OTHER_STEPS = [
         ("train_step", {"training.precision": precision, "training.recompute": recompute} | update, cuda_rules)
         for precision, recompute, update, cuda_rules in itertools.product(
             ("fp32", "bf16"),
-            ("none", "block", "lowest", "budget:1"),
+            ("none", "block", "lowest", "budget:2"),
             ({}, {"training.optimizer": "sgd", "model.norm": "group", "model.stem": "split"}),
             (False, True),
         )
