@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
+import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-
-import yaml
 
 from models.config import Settings, load_settings, parse_overrides
 from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, SlrBenchError
@@ -23,14 +25,17 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = _settings(options)
         _prepare(options.output_dir, options.resume)
-        if options.auto:
-            settings = _fitted(settings, options.output_dir, options.resume)
-        _train(settings, options.output_dir, options.resume)
+        with _held(options.output_dir):
+            if options.auto:
+                settings = _fitted(settings, options.output_dir, options.resume)
+            _train(settings, options.output_dir, options.resume)
     except SlrBenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("error: interrupted before training began; nothing to save", file=sys.stderr)
+        kept = options.output_dir / CHECKPOINT
+        left = f"{kept} is as it was last saved, go on with --resume" if kept.exists() else "nothing was saved yet"
+        print(f"error: interrupted at once; {left}", file=sys.stderr)
         return EXIT_INTERRUPTED
     return EXIT_OK
 
@@ -83,6 +88,29 @@ def _prepare(output_dir: Path, resume: bool) -> None:
         raise ConfigError(
             f"{output_dir} holds the {CHECKPOINT} of an earlier training; add --resume or choose another directory"
         )
+    if resume and not (output_dir / CHECKPOINT).exists():
+        raise ConfigError(
+            f"{output_dir} holds no {CHECKPOINT} to go on from; check --output-dir, or leave out --resume to begin anew"
+        )
+
+
+@contextmanager
+def _held(output_dir: Path) -> Iterator[None]:
+    """Keep other trainings out of the directory while this one runs."""
+    descriptor = os.open(output_dir, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ConfigError(
+            f"another training is writing to {output_dir}; choose another directory, or wait until it ends"
+        ) from None
+    except OSError:
+        pass  # a file system without locks
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _fitted(settings: Settings, output_dir: Path, resume: bool) -> Settings:
@@ -109,7 +137,6 @@ def _train(settings: Settings, output_dir: Path, resume: bool) -> None:
     from models.data.clips import build_loaders
     from models.networks.efficient import build_recogniser
     from models.training.batch_size import out_of_memory_told
-    from models.training.checkpoint import write_whole
     from models.training.efficient_trainer import EfficientTrainer
     from models.training.frozen_features import with_kept_features
     from models.training.optimization import steps_per_epoch
@@ -117,8 +144,6 @@ def _train(settings: Settings, output_dir: Path, resume: bool) -> None:
     loaders = build_loaders(settings)
     if left_out := loaders.manifest.left_out_text:
         print(f"{left_out}; all of them: python -m models.data.wlasl check {settings.data.dir}", file=sys.stderr)
-    resolved = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
-    write_whole(output_dir / CONFIG, lambda file: file.write(resolved.encode()))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(settings.training.seed)
     total_steps = settings.training.epochs * steps_per_epoch(len(loaders.train.indices), settings.training)
@@ -126,7 +151,10 @@ def _train(settings: Settings, output_dir: Path, resume: bool) -> None:
         with out_of_memory_told(lambda: "the network", may_halve=False):
             model = build_recogniser(settings.model, settings.training.recompute)
             loaders = with_kept_features(loaders, model.to(device), settings, device)
-            trainer = EfficientTrainer(model.to(device), settings.training, device, total_steps, settings=settings)
+            trainer = EfficientTrainer(
+                model.to(device), settings.training, device, total_steps,
+                settings=settings, data_fingerprint=loaders.manifest.fingerprint,
+            )  # fmt: skip
         with out_of_memory_told(trainer.micro_batch_text, trainer.halving_could_help):
             trainer.fit(loaders.train, loaders.val, output_dir, resume)
             if padding := loaders.padding_text:

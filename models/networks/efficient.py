@@ -21,7 +21,7 @@ from models.networks.backbone import FrameBackbone, Recompute
 from models.networks.frozen import FrozenBackbone
 from models.networks.seen import Seen
 from models.networks.video import build_video_network
-from models.networks.weights import load_weights
+from models.networks.weights import load_backbone, load_network, read_weights
 from slr_bench.errors import ConfigError
 
 
@@ -135,7 +135,8 @@ def initial_positions(frames: int, features: int) -> Tensor:
 
 
 def build_recogniser(config: ModelConfig, recompute: Recompute = "none") -> nn.Module:
-    """The network of ``config``, with ``config.weights`` loaded if given (here into the backbone).
+    """The network of ``config``, with ``config.weights`` loaded if given: a torchvision ResNet's into the backbone, one
+    of ours (a checkpoint) into all of it.
 
     Raises:
         ConfigError: the weights file cannot be read or does not fit.
@@ -144,7 +145,12 @@ def build_recogniser(config: ModelConfig, recompute: Recompute = "none") -> nn.M
         return build_video_network(config, recompute)
     model = EfficientRecogniser(config, recompute)
     if config.weights is not None:
-        load_weights(model.backbone, config.weights)
+        state = read_weights(config.weights)
+        if any(str(name).startswith("backbone.") for name in state):
+            cure = "use a checkpoint of the same model settings (but for num_classes)"
+            load_network(model, state, "classifier", config.weights, cure)
+        else:
+            load_backbone(model.backbone, state, config.weights)
     elif config.freeze_backbone:
         warnings.warn("model.freeze_backbone: true without model.weights freezes random numbers", stacklevel=2)
     return model

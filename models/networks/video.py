@@ -5,7 +5,6 @@ B clip, T frame, C channel, H height, W width, K sign class
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,8 +19,7 @@ from models.layers.region_focus import RegionFocus
 from models.networks.backbone import Recompute
 from models.networks.i3d import InceptionI3d, window_mean
 from models.networks.seen import Seen
-from models.networks.weights import read_tensor_file, state_difference
-from slr_bench.errors import ConfigError
+from models.networks.weights import load_network, read_weights
 
 
 class Anatomy(NamedTuple):
@@ -88,6 +86,10 @@ def grouped(layers: list[nn.Module]) -> list[list[nn.Module]]:
     return stages
 
 
+_OWN = "net."
+"""What a name of the network's begins with in a :class:`VideoNetwork`."""
+
+
 class VideoNetwork(nn.Module):
     """``uint8`` (0..255) or float (0..1) RGB clips of any length and size to logits.
 
@@ -129,34 +131,16 @@ class VideoNetwork(nn.Module):
 
 
 def build_video_network(config: ModelConfig, recompute: Recompute = "none") -> VideoNetwork:
-    """The network of ``config``, with ``config.weights`` loaded if given.
+    """The network of ``config``, with ``config.weights`` loaded if given: published names, or ours (a checkpoint).
 
     Raises:
         ConfigError: the weights file cannot be read or does not fit.
     """
     model = VideoNetwork(config, recompute)
     if config.weights is not None:
-        state = read_tensor_file(config.weights, "model.weights")
-        _load(model, state, config)
+        state = read_weights(config.weights)
+        if state and all(str(name).startswith(_OWN) for name in state):
+            state = {name.removeprefix(_OWN): value for name, value in state.items()}
+        cure = f"use the state dict of a {config.network}"
+        load_network(model.net, state, model.classifier_name, config.weights, cure)
     return model
-
-
-def _load(model: VideoNetwork, state: dict[str, Any], config: ModelConfig) -> None:
-    """Files of before torch 0.4.1 lack the batch counters; a classifier for other classes is left aside, and said."""
-    expected = model.net.state_dict()
-    state = {name: value for name, value in expected.items() if name.endswith("num_batches_tracked")} | state
-    names = [name for name in expected if name.startswith(f"{model.classifier_name}.")]
-    kept, found = expected[names[0]], state.get(names[0])
-    if isinstance(found, Tensor) and found.shape[1:] == kept.shape[1:] and len(found) != len(kept):
-        warnings.warn(
-            f"model.weights: {config.weights} knows {len(found)} classes, model.num_classes is {len(kept)}: "
-            f"all but its {model.classifier_name} is loaded, that starts from scratch",
-            stacklevel=2,
-        )
-        state |= {name: expected[name] for name in names}
-    difference = state_difference(expected, state)
-    if difference:
-        raise ConfigError(
-            f"model.weights: {config.weights} does not fit: {difference}; use the state dict of a {config.network}"
-        )
-    model.net.load_state_dict(state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -19,6 +20,8 @@ _NOT_TENSORS = (
     OSError, EOFError, RuntimeError, ValueError, LookupError, AttributeError, TypeError, AssertionError,
     pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
+CHECKPOINT_FORMAT = "slr-recogniser-checkpoint"
+"""How the trainer's own files call themselves."""
 _ARCHIVE = b"PK\x03\x04"
 _IS_DIRECTORY = 0x10
 
@@ -78,13 +81,52 @@ def state_difference(expected: dict[str, Tensor], found: dict[str, Any]) -> str:
     return f"{unknown[0]} is unknown" if unknown else ""
 
 
-def load_weights(backbone: nn.Module, path: Path) -> None:
+def read_weights(path: Path) -> dict[str, Any]:
+    """A state dict: the file's, or that of the network in a checkpoint of the trainer's.
+
+    Raises:
+        ConfigError: unreadable file, or a checkpoint without a network.
+    """
+    content = read_tensor_file(path, "model.weights")
+    if content.get("format") != CHECKPOINT_FORMAT:
+        return content
+    try:
+        return dict(content["parts"]["model"])
+    except (KeyError, TypeError, ValueError):
+        raise ConfigError(f"model.weights: {path} is a checkpoint without a network; use another copy of it") from None
+
+
+def load_network(network: nn.Module, state: dict[str, Any], classifier: str, path: Path, cure: str) -> None:
+    """Load all of a network but a ``classifier`` of other classes, which is left as it is, and said.
+
+    Files of before torch 0.4.1 lack the batch counters.
+
+    Raises:
+        ConfigError: names or shapes that are not this network's; ``cure`` says what to use.
+    """
+    expected = network.state_dict()
+    state = {name: value for name, value in expected.items() if name.endswith("num_batches_tracked")} | state
+    names = [name for name in expected if name.startswith(f"{classifier}.")]
+    own, found = expected[names[0]], state.get(names[0])
+    if isinstance(found, Tensor) and found.shape[1:] == own.shape[1:] and len(found) != len(own):
+        warnings.warn(
+            f"model.weights: {path} knows {len(found)} classes, model.num_classes is {len(own)}: "
+            f"all but its {classifier} is loaded, that starts from scratch",
+            stacklevel=3,
+        )
+        state |= {name: expected[name] for name in names}
+    difference = state_difference(expected, state)
+    if difference:
+        raise ConfigError(f"model.weights: {path} does not fit: {difference}; {cure}")
+    network.load_state_dict(state)
+
+
+def load_backbone(backbone: nn.Module, state: dict[str, Any], path: Path) -> None:
     """Load a torchvision ResNet state dict into a backbone; its classifier (``fc.*``) is left aside.
 
     Raises:
-        ConfigError: unreadable file, or names or shapes that are not this backbone's.
+        ConfigError: names or shapes that are not this backbone's.
     """
-    state = read_tensor_file(path, "model.weights")
     state = {name: value for name, value in state.items() if not str(name).startswith("fc.")}
     expected = backbone.state_dict()
     if "bn1.running_mean" in state and "bn1.running_mean" not in expected:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 import torch
 
 from models.config import Settings
-from models.networks.weights import read_tensor_file, state_difference
+from models.networks.weights import CHECKPOINT_FORMAT, read_tensor_file, state_difference
 from slr_bench.errors import ConfigError
 
-FORMAT = "slr-recogniser-checkpoint"
 SCHEMA = 2  # 1: the training section as ``config``; 2: the whole setting as ``settings``, events and micro-batch
 
 # What changes memory, speed or messages and no weight: a checkpoint may be resumed under other values. So may
@@ -29,6 +29,17 @@ HARMLESS = {
 }  # fmt: skip
 
 Section = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bond:
+    """What a checkpoint belongs to: under another, resuming would train otherwise than going on would have."""
+
+    settings: dict[str, Section]
+    """Sections of a :class:`Settings` as JSON would have them."""
+    total_steps: int
+    data_fingerprint: str | None = None
+    """Of the clips (``Manifest.fingerprint``); None where nobody says, also in checkpoints from before it was kept."""
 
 
 class Stateful(Protocol):
@@ -68,21 +79,18 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise ConfigError(f"cannot write {path}: {cause.strerror}; free space or choose another directory") from error
 
 
-def save_checkpoint(
-    path: Path, parts: Mapping[str, Stateful], settings: dict[str, Section], total_steps: int, progress: dict[str, Any]
-) -> None:
+def save_checkpoint(path: Path, parts: Mapping[str, Stateful], bond: Bond, progress: dict[str, Any]) -> None:
     """Write the state of ``parts`` (``model`` among them), the random states and ``progress`` (plain containers).
-
-    ``settings``: sections of a :class:`Settings` as JSON would have them.
 
     Raises:
         ConfigError: the place cannot be written; an earlier checkpoint stays as it was.
     """
     content = {
-        "format": FORMAT,
+        "format": CHECKPOINT_FORMAT,
         "schema": SCHEMA,
-        "settings": settings,
-        "total_steps": total_steps,
+        "settings": bond.settings,
+        "total_steps": bond.total_steps,
+        "data_fingerprint": bond.data_fingerprint,
         "progress": progress,
         "random": random_state(),
         "parts": {name: part.state_dict() for name, part in parts.items()},
@@ -90,17 +98,15 @@ def save_checkpoint(
     write_whole(path, lambda file: torch.save(content, file))
 
 
-def load_checkpoint(
-    path: Path, parts: Mapping[str, Stateful], settings: dict[str, Section], total_steps: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def load_checkpoint(path: Path, parts: Mapping[str, Stateful], bond: Bond) -> tuple[dict[str, Any], dict[str, Any]]:
     """Put a checkpoint's state into ``parts``; returns its ``progress`` and random state, which is not set yet.
 
     Raises:
-        ConfigError: missing, truncated or foreign file, another network, or settings that would train otherwise.
+        ConfigError: missing, truncated or foreign file, another network, settings or data that would train otherwise.
             Nothing has been loaded then.
     """
     content = read_tensor_file(path, "checkpoint")
-    if content.get("format") != FORMAT or content.get("schema") not in (1, SCHEMA):
+    if content.get("format") != CHECKPOINT_FORMAT or content.get("schema") not in (1, SCHEMA):
         raise ConfigError(f"checkpoint: {path} was not written by this trainer (schemas 1 to {SCHEMA}); train anew")
     kept = "config" if content["schema"] == 1 else "settings"
     missing = {kept, "total_steps", "progress", "random", "parts"} - set(content)
@@ -110,12 +116,17 @@ def load_checkpoint(
     if network:
         raise ConfigError(f"checkpoint: {path} is of another network: {network}; resume with the same model settings")
     before = {"training": content["config"]} if content["schema"] == 1 else content["settings"]
-    if difference := _settings_difference(before, settings):
+    if difference := _settings_difference(before, bond.settings):
         raise ConfigError(f"checkpoint: {path} was made with {difference}; resume with the same settings")
-    if content["total_steps"] != total_steps:
+    if content["total_steps"] != bond.total_steps:
         raise ConfigError(
-            f"checkpoint: {path} was made for {content['total_steps']} optimizer steps, now there are {total_steps}; "
-            "resume with the same data"
+            f"checkpoint: {path} was made for {content['total_steps']} optimizer steps, now there are "
+            f"{bond.total_steps}; resume with the same data"
+        )
+    if bond.data_fingerprint is not None and content.get("data_fingerprint") not in (None, bond.data_fingerprint):
+        raise ConfigError(
+            f"checkpoint: {path} was made on other clips (their ids, classes, splits, frames or file sizes differ); "
+            "resume with the same data, or begin from its weights with --weights and another --output-dir"
         )
     for name, part in parts.items():
         part.load_state_dict(content["parts"][name])

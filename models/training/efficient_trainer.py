@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+import yaml
 from rich.console import Console
 from torch import nn
 
 from models.config import Settings, TrainingConfig
 from models.training.batch_size import MicroBatchSize
-from models.training.checkpoint import load_checkpoint, save_checkpoint, set_random_state, write_whole
+from models.training.checkpoint import Bond, load_checkpoint, save_checkpoint, set_random_state, write_whole
 from models.training.evaluation import Evaluation
 from models.training.fitting import Event, FittingStepper
 from models.training.interruption import Interruption, TrainingInterrupted
 from models.training.loaded_epoch import EpochLoader, LoadedEpoch
 from models.training.memory import MemoryTracker
+from models.training.optimization import AUTOCAST_DTYPES
 from models.training.pressure import MemoryPressure
 from models.training.progress import EpochResult, Tally, TrainingDisplay
 from models.training.stepper import Phase, no_phase
@@ -30,6 +32,7 @@ from slr_bench.errors import DataError, SlrBenchError
 __all__ = ["CHECKPOINT_NAME", "EfficientTrainer", "MemoryTracker", "Phase", "TrainingDiverged", "no_phase"]
 
 CHECKPOINT_NAME = "checkpoint.pt"
+CONFIG_NAME = "config.yml"
 METRICS_NAME = "metrics.json"
 METRICS_SCHEMA = 2  # 1: first version; 2: events
 
@@ -62,12 +65,18 @@ class EfficientTrainer(FittingStepper):
         total_steps: int,
         phase: Phase = no_phase,
         settings: Settings | None = None,
+        data_fingerprint: str | None = None,
     ) -> None:
-        """``settings``: the whole setting, kept in checkpoints; without it they keep ``config`` alone."""
+        """``settings``: the whole setting, kept in checkpoints; without it they keep ``config`` alone.
+
+        ``data_fingerprint``: of the clips (``Manifest.fingerprint``); a checkpoint is resumed on no others.
+        """
         super().__init__(model, config, device, total_steps, phase)
         self.last_evaluation: Evaluation | None = None
         whole = settings.model_dump(mode="json") if settings else {}
-        self._settings = whole | {"training": config.model_dump(mode="json")}
+        sections = whole | {"training": config.model_dump(mode="json")}
+        self._bond = Bond(sections, total_steps, data_fingerprint)
+        self._config_text = yaml.safe_dump(sections, sort_keys=False) if settings else None
 
     def fit(
         self,
@@ -79,10 +88,11 @@ class EfficientTrainer(FittingStepper):
     ) -> list[EpochResult]:
         """Train ``config.epochs`` epochs; the last one is the result: no epoch is chosen by its accuracy.
 
-        ``output_dir`` gets ``checkpoint.pt`` (after every epoch, and on SIGINT or SIGTERM after the running step) and
-        ``metrics.json``. ``resume`` goes on from that checkpoint exactly: an interrupted run ends with the weights of
-        an uninterrupted one, provided that memory changes the micro-batch at the same steps. Batches of the epoch that
-        were used already are not loaded again.
+        ``output_dir`` gets ``config.yml`` (of the whole setting, if there is one), ``checkpoint.pt`` (after every
+        epoch, and on SIGINT or SIGTERM after the running step or batch of validation) and ``metrics.json``. ``resume``
+        goes on from that checkpoint exactly: an interrupted run ends with the weights of an uninterrupted one, provided
+        that memory changes the micro-batch at the same steps. Batches of the epoch that were used already are not
+        loaded again.
 
         Raises:
             ConfigError: no checkpoint that fits, or the directory cannot be written.
@@ -92,13 +102,21 @@ class EfficientTrainer(FittingStepper):
             torch.OutOfMemoryError, MemoryError, RuntimeError: memory ran out and the micro-batch may not be, or cannot
                 be, halved any more.
         """
-        if not train_loader.indices:
-            raise DataError("the training split has no clips; check the split file and the videos")
+        for name, loader in (("training", train_loader), ("validation", val_loader)):
+            if not loader.indices:
+                raise DataError(f"the {name} split has no clips; check the split file and the videos")
         progress = self._resumed(output_dir) if resume else _Progress()
+        if output_dir is not None and self._config_text is not None:  # not before the checkpoint was found to fit
+            _write_text(output_dir / CONFIG_NAME, self._config_text)
         pressure = self.pressure(train_loader)
         console = console or Console(stderr=True)
         with Interruption() as signalled, TrainingDisplay(console, self.total_steps, self._steps_taken()) as display:
             self.tell = display.note
+
+            def end_if_told() -> None:
+                if signalled.signal_number is not None:
+                    self._end_early(signalled.signal_number, progress, output_dir)
+
             if progress.epoch >= self.config.epochs:
                 display.note(f"already complete: all {self.config.epochs} epochs are done; nothing is left to train")
             while progress.epoch < self.config.epochs:
@@ -106,22 +124,20 @@ class EfficientTrainer(FittingStepper):
                 loaded = LoadedEpoch(train_loader, accumulation, progress.epoch, progress.tally.steps)
                 while progress.tally.clips < loaded.clips:
                     self._next_step(loaded, progress.tally, pressure, display)
-                    if signalled.signal_number is not None:
-                        self._end_early(signalled.signal_number, progress, output_dir)
-                evaluation = self.fitting_evaluation(val_loader)
+                    end_if_told()
+                evaluation = self.fitting_evaluation(val_loader, end_if_told)
                 self.last_evaluation = evaluation
                 result = EpochResult.of(progress.epoch, progress.tally, evaluation, self.device, self.peaks)
                 progress = _Progress(progress.epoch + 1, Tally(), [*progress.history, result])
                 display.epoch(result, self.config.epochs)
                 self._save(progress, output_dir)
-                if signalled.signal_number is not None:
-                    self._end_early(signalled.signal_number, progress, output_dir)
+                end_if_told()
         return progress.history
 
     def _resumed(self, output_dir: Path | None) -> _Progress:
         assert output_dir is not None, "resuming needs the directory of the checkpoint"
         path = output_dir / CHECKPOINT_NAME
-        saved, random = load_checkpoint(path, self._parts(), self._settings, self.total_steps)
+        saved, random = load_checkpoint(path, self._parts(), self._bond)
         if "micro_batch" in saved:
             self.micro_batch = MicroBatchSize(self.config.batch_size, **saved["micro_batch"])
         self.events = [Event(**event) for event in saved.get("events", [])]
@@ -144,9 +160,10 @@ class EfficientTrainer(FittingStepper):
     def _diverged(self, ids: list[Sequence[str]]) -> NoReturn:
         losses = torch.stack(self.last_losses).tolist()
         first = next(index for index, loss in enumerate(losses) if not math.isfinite(loss))
+        wider = " or set training.precision: fp32" if self.config.precision in AUTOCAST_DTYPES else ""
         raise TrainingDiverged(
             f"the loss became {losses[first]} on clips {', '.join(ids[first])}; "
-            "lower training.learning_rate or set training.precision: fp32, and look at these clips"
+            f"lower training.learning_rate{wider}, and look at these clips"
         )
 
     def _end_early(self, signal_number: int, progress: _Progress, output_dir: Path | None) -> NoReturn:
@@ -161,12 +178,16 @@ class EfficientTrainer(FittingStepper):
             return
         events = [asdict(event) for event in self.events]
         saved = asdict(progress) | {"events": events, "micro_batch": self.micro_batch.state()}
-        save_checkpoint(output_dir / CHECKPOINT_NAME, self._parts(), self._settings, self.total_steps, saved)
+        save_checkpoint(output_dir / CHECKPOINT_NAME, self._parts(), self._bond, saved)
         metrics = {"schema": METRICS_SCHEMA, "epochs": saved["history"], "events": events}
-        write_whole(output_dir / METRICS_NAME, lambda file: file.write(json.dumps(metrics, indent=2).encode()))
+        _write_text(output_dir / METRICS_NAME, json.dumps(metrics, indent=2))
 
     def _parts(self) -> dict[str, Any]:
         return {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule, "scaler": self.scaler}
 
     def _steps_taken(self) -> int:
         return int(self.schedule.last_epoch)
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_whole(path, lambda file: file.write(text.encode()))

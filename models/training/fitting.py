@@ -85,15 +85,23 @@ class FittingStepper(Stepper):
             self._changed("out of memory", self._halve())
             loaded.restart(step)
 
-    def fitting_evaluation(self, loader: EpochLoader) -> Evaluation:
+    def fitting_evaluation(self, loader: EpochLoader, between: Callable[[], None] = lambda: None) -> Evaluation:
         """Accuracy on a split, in pieces no larger than the micro-batch: they change no result but by rounding.
+
+        ``between`` is called before each piece; what it raises ends the evaluation.
 
         Raises:
             DataError: the split has no clips.
         """
+
+        def next_piece(batch: ClipBatch) -> ClipBatch:  # by map, as in _one_step
+            between()
+            return batch
+
         while True:
             outcome = attempt(
-                lambda: self.evaluate(pieces_of(loader.batches(), self.micro_batch.size)), self._may_halve
+                lambda: self.evaluate(map(next_piece, pieces_of(loader.batches(), self.micro_batch.size))),
+                self._may_halve,
             )
             if not isinstance(outcome, OutOfMemory):
                 return outcome

@@ -8,7 +8,7 @@ import torch
 import torchvision
 
 from models.networks.backbone import FrameBackbone
-from models.networks.weights import load_weights, read_tensor_file
+from models.networks.weights import load_backbone, read_tensor_file, read_weights
 from slr_bench.errors import ConfigError
 
 
@@ -20,7 +20,7 @@ def small():
 
 def fails_with(backbone, path, *words):
     with pytest.raises(ConfigError) as error:
-        load_weights(backbone, path)
+        load_backbone(backbone, read_weights(path), path)
     assert all(word in str(error.value) for word in (str(path), *words)), str(error.value)
     assert "\n" not in str(error.value)
 
@@ -30,7 +30,7 @@ def test_torchvision_weights_load(tmp_path):
     reference = torchvision.models.resnet18()
     torch.save(reference.state_dict(), path)
     backbone = FrameBackbone("resnet18", 64, 2)
-    load_weights(backbone, path)
+    load_backbone(backbone, read_weights(path), path)
     assert torch.equal(backbone.get_submodule("layer3")[1].conv2.weight, reference.layer3[1].conv2.weight)
 
 

@@ -11,6 +11,7 @@ from tiny import TinyNet, tiny_config
 from models.config import Settings
 from models.training.checkpoint import (
     HARMLESS,
+    Bond,
     load_checkpoint,
     random_state,
     save_checkpoint,
@@ -20,10 +21,11 @@ from models.training.checkpoint import (
 from slr_bench.errors import ConfigError
 
 CONFIG = {"training": tiny_config().model_dump(mode="json")}
+BOND = Bond(CONFIG, 9)
 
 
 def saved(path, model=None):
-    save_checkpoint(path, {"model": model or TinyNet()}, CONFIG, 9, {"epoch": 1})
+    save_checkpoint(path, {"model": model or TinyNet()}, BOND, {"epoch": 1})
     return path
 
 
@@ -32,7 +34,7 @@ def test_round_trip(tmp_path):
     model = TinyNet()
     path = saved(tmp_path / "new" / "c.pt", model)
     other = TinyNet()
-    progress, _ = load_checkpoint(path, {"model": other}, CONFIG, 9)
+    progress, _ = load_checkpoint(path, {"model": other}, BOND)
     assert progress == {"epoch": 1}
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
 
@@ -42,7 +44,7 @@ def test_random_numbers_continue(tmp_path):
     expected = (torch.rand(3), random.random())
     random.seed(1)
     torch.manual_seed(1)
-    set_random_state(load_checkpoint(path, {"model": TinyNet()}, CONFIG, 9)[1])
+    set_random_state(load_checkpoint(path, {"model": TinyNet()}, BOND)[1])
     found = (torch.rand(3), random.random())
     assert torch.equal(found[0], expected[0])
     assert found[1] == expected[1]
@@ -51,7 +53,16 @@ def test_random_numbers_continue(tmp_path):
 
 def test_the_file_holds_nothing_that_needs_code(tmp_path):
     content = torch.load(saved(tmp_path / "c.pt"), weights_only=True)
-    assert set(content) == {"format", "schema", "settings", "total_steps", "progress", "random", "parts"}
+    assert set(content) == {
+        "format",
+        "schema",
+        "settings",
+        "total_steps",
+        "data_fingerprint",
+        "progress",
+        "random",
+        "parts",
+    }
 
 
 def test_an_earlier_file_survives_a_failed_write(tmp_path):
@@ -85,7 +96,7 @@ def test_truncated(tmp_path, keep):
     path = saved(tmp_path / "c.pt")
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ConfigError, match=r"c\.pt is truncated or not a file of tensors"):
-        load_checkpoint(path, {"model": TinyNet()}, CONFIG, 9)
+        load_checkpoint(path, {"model": TinyNet()}, BOND)
 
 
 def test_a_checkpoint_with_a_wrong_bit_is_refused_and_loads_nothing(tmp_path):
@@ -97,7 +108,7 @@ def test_a_checkpoint_with_a_wrong_bit_is_refused_and_loads_nothing(tmp_path):
     path.write_bytes(content)
     before = [value.clone() for value in other.state_dict().values()]
     with pytest.raises(ConfigError, match=r"checkpoint: .*c\.pt is damaged in its record archive/data/\d+;"):
-        load_checkpoint(path, {"model": other}, CONFIG, 9)
+        load_checkpoint(path, {"model": other}, BOND)
     assert all(map(torch.equal, before, other.state_dict().values()))
 
 
@@ -108,7 +119,7 @@ def test_foreign(tmp_path, content):
     path = tmp_path / "c.pt"
     torch.save(content, path)
     with pytest.raises(ConfigError, match="not written by this trainer"):
-        load_checkpoint(path, {"model": TinyNet()}, CONFIG, 9)
+        load_checkpoint(path, {"model": TinyNet()}, BOND)
 
 
 @contextmanager
@@ -133,7 +144,7 @@ def test_a_disk_that_fills_while_saving_spares_the_earlier_checkpoint(tmp_path, 
         saved(path, TinyNet())
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
-    load_checkpoint(path, {"model": TinyNet()}, CONFIG, 9)
+    load_checkpoint(path, {"model": TinyNet()}, BOND)
 
 
 def test_an_error_that_is_no_disks_comes_through(tmp_path):
@@ -155,7 +166,7 @@ def whole(**changes):
 
 def test_the_whole_setting_is_carried_and_reads_back(tmp_path):
     path = tmp_path / "c.pt"
-    save_checkpoint(path, {"model": TinyNet()}, whole(model__num_classes=7), 9, {})
+    save_checkpoint(path, {"model": TinyNet()}, Bond(whole(model__num_classes=7), 9), {})
     content = torch.load(path, weights_only=True)
     assert content["schema"] == 2
     assert Settings.model_validate(content["settings"]).model.num_classes == 7
@@ -174,12 +185,25 @@ def test_the_whole_setting_is_carried_and_reads_back(tmp_path):
 )
 def test_a_setting_that_trains_otherwise_is_refused_and_one_that_only_saves_memory_is_not(tmp_path, change, words):
     path = tmp_path / "c.pt"
-    save_checkpoint(path, {"model": TinyNet()}, whole(), 9, {"epoch": 2})
+    save_checkpoint(path, {"model": TinyNet()}, Bond(whole(), 9), {"epoch": 2})
     if words is None:
-        assert load_checkpoint(path, {"model": TinyNet()}, whole(**change), 9)[0] == {"epoch": 2}
+        assert load_checkpoint(path, {"model": TinyNet()}, Bond(whole(**change), 9))[0] == {"epoch": 2}
         return
     with pytest.raises(ConfigError, match=words):
-        load_checkpoint(path, {"model": TinyNet()}, whole(**change), 9)
+        load_checkpoint(path, {"model": TinyNet()}, Bond(whole(**change), 9))
+
+
+def test_other_clips_are_refused_and_unknown_ones_are_not(tmp_path):
+    """A checkpoint from before the fingerprint was kept says nothing, and so does a caller without a directory."""
+    path = tmp_path / "c.pt"
+    known, other, unknown = (Bond(CONFIG, 9, fingerprint) for fingerprint in ("ab", "cd", None))
+    save_checkpoint(path, {"model": TinyNet()}, known, {"epoch": 1})
+    with pytest.raises(ConfigError, match=r"made on other clips .*; resume with the same data, or begin from"):
+        load_checkpoint(path, {"model": TinyNet()}, other)
+    for bond in (known, unknown):
+        assert load_checkpoint(path, {"model": TinyNet()}, bond)[0] == {"epoch": 1}
+    save_checkpoint(path, {"model": TinyNet()}, unknown, {"epoch": 1})
+    assert load_checkpoint(path, {"model": TinyNet()}, other)[0] == {"epoch": 1}
 
 
 def test_every_harmless_key_exists():
@@ -207,9 +231,9 @@ def old_checkpoint(path):
 
 def test_a_checkpoint_of_schema_1_is_read_and_a_key_younger_than_it_had_its_default(tmp_path):
     path = old_checkpoint(tmp_path / "c.pt")
-    assert load_checkpoint(path, {"model": TinyNet()}, CONFIG, 9)[0] == {"epoch": 1}
+    assert load_checkpoint(path, {"model": TinyNet()}, BOND)[0] == {"epoch": 1}
     with pytest.raises(ConfigError, match=r"made with training\.channels_last=False, now it is True"):
-        load_checkpoint(path, {"model": TinyNet()}, {"training": CONFIG["training"] | {"channels_last": True}}, 9)
+        load_checkpoint(path, {"model": TinyNet()}, Bond({"training": CONFIG["training"] | {"channels_last": True}}, 9))
 
 
 def test_a_file_of_ours_that_lacks_something(tmp_path):
@@ -218,9 +242,9 @@ def test_a_file_of_ours_that_lacks_something(tmp_path):
     del content["progress"]
     torch.save(content, path)
     with pytest.raises(ConfigError, match="lacks progress; train anew"):
-        load_checkpoint(path, {"model": TinyNet()}, CONFIG, 9)
+        load_checkpoint(path, {"model": TinyNet()}, BOND)
     with pytest.raises(ConfigError, match="lacks some parts; train anew"):
-        load_checkpoint(saved(path), {"model": TinyNet(), "optimizer": TinyNet()}, CONFIG, 9)
+        load_checkpoint(saved(path), {"model": TinyNet(), "optimizer": TinyNet()}, BOND)
 
 
 class Evil:
@@ -232,5 +256,5 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path, capsys):
     path = tmp_path / "c.pt"
     torch.save({"format": "slr-recogniser-checkpoint", "schema": 2, "progress": Evil()}, path)
     with pytest.raises(ConfigError, match="not a file of tensors"):
-        load_checkpoint(path, {"model": TinyNet()}, CONFIG, 9)
+        load_checkpoint(path, {"model": TinyNet()}, BOND)
     assert "code ran" not in capsys.readouterr().out

@@ -63,12 +63,40 @@ def test_an_interrupted_training_ends_with_the_uninterrupted_weights(uninterrupt
 
 def test_resume_at_an_epoch_boundary_is_exact(uninterrupted, tmp_path):
     first = trainer()
-    first.evaluate, plain = lambda loader: os.kill(os.getpid(), signal.SIGTERM) or plain(loader), first.evaluate
+    plain = first.evaluate
+
+    def evaluate(batches):
+        evaluation = plain(batches)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluation
+
+    first.evaluate = evaluate
     with pytest.raises(TrainingInterrupted, match="in epoch 2 of 3"):
         fit(first, tmp_path)
     resumed = trainer(seed=99)
     fit(resumed, tmp_path, resume=True)
     assert same_weights(resumed, uninterrupted[0])
+
+
+def test_a_signal_in_validation_ends_it_and_resuming_validates_anew(uninterrupted, tmp_path):
+    """Not the whole of it: who ends a training may not wait that long before killing it."""
+    first = trainer()
+    plain, seen = first.model.forward, []
+
+    def forward(clips_BTCHW):
+        if not first.model.training:
+            seen.append(len(clips_BTCHW))
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(clips_BTCHW)
+
+    first.model.forward = forward
+    with pytest.raises(TrainingInterrupted, match="in epoch 1 of 3"):
+        fit(first, tmp_path)
+    assert seen == [4]  # of 6
+    resumed = trainer(seed=99)
+    history = fit(resumed, tmp_path, resume=True)
+    assert same_weights(resumed, uninterrupted[0])
+    assert untimed(history) == untimed(uninterrupted[1])
 
 
 def test_resuming_a_finished_training_trains_nothing(uninterrupted, tmp_path):

@@ -9,7 +9,7 @@ from torch import nn
 
 from models.config import ModelConfig
 from models.networks.efficient import build_recogniser
-from models.training.checkpoint import load_checkpoint, save_checkpoint
+from models.training.checkpoint import Bond, load_checkpoint, save_checkpoint
 from models.training.in_backward import update_in_backward
 from models.training.optimization import build_optimizer
 from models.training.stepper import Stepper
@@ -81,17 +81,20 @@ def parts(stepper):
     return {"model": stepper.model, "optimizer": stepper.optimizer, "schedule": stepper.schedule}
 
 
+def bond(stepper):
+    return Bond({"training": stepper.config.model_dump(mode="json")}, 6)
+
+
 @pytest.mark.parametrize("resumed_in_backward", [True, False])
 def test_resumes_exactly_also_as_the_ordinary_step(tmp_path, resumed_in_backward):
     batches = list(TinyLoader(16, 4))
     whole = tiny_stepper(True)
     for number, batch in enumerate(batches):
         if number == 2:
-            saved = {"training": whole.config.model_dump(mode="json")}
-            save_checkpoint(tmp_path / "c.pt", parts(whole), saved, 6, {})
+            save_checkpoint(tmp_path / "c.pt", parts(whole), bond(whole), {})
         whole.step([batch], 4)
     resumed = tiny_stepper(resumed_in_backward, seed=9)
-    load_checkpoint(tmp_path / "c.pt", parts(resumed), {"training": resumed.config.model_dump(mode="json")}, 6)
+    load_checkpoint(tmp_path / "c.pt", parts(resumed), bond(resumed))
     for batch in batches[2:]:
         resumed.step([batch], 4)
     for name, value in whole.model.state_dict().items():
