@@ -85,7 +85,7 @@ class BatchDataset(Dataset[Answer]):
             with _one_torch_thread():
                 return Answer(frames, self._make(ticket))
         except DataError as error:
-            command = f"python -m models.data.wlasl check {self._settings.data.dir} --leave-out"
+            command = f"python -m models.data.wlasl check {self._settings.data.dir} --decode --leave-out"
             return Answer(frames, DataError(f"{error} ({command} does so with all such clips)"))
 
     def _make(self, ticket: Ticket) -> Batch:

@@ -44,8 +44,14 @@ class DirectoryReport:
 
     @property
     def is_usable(self) -> bool:
-        """No clip that a training would stop at."""
-        return not any(finding.unreadable for finding in self.findings)
+        """There are clips to train on and to judge by, and none that a training would stop at."""
+        return not self.empty_splits and not any(finding.unreadable for finding in self.findings)
+
+    @property
+    def empty_splits(self) -> list[Split]:
+        """Those a training needs and has no readable clip of."""
+        usable = {finding.clip.split for finding in self.findings if not finding.unreadable}
+        return [split for split in ("train", "val") if split not in usable]
 
     def ids(self, split: Split | None = None) -> dict[str, list[str]]:
         """Column -> ids of the clips in it, all splits together or one."""
@@ -107,6 +113,8 @@ class DirectoryReport:
             if found and name not in ("listed", "usable", "unreadable"):
                 yield f"{name.replace('_', ' ')}: {some_of(sorted(found), 10)}"
         yield from self._causes()
+        for split in self.empty_splits:
+            yield f"no {split} clips: a training needs some; name them in the split file, and fetch their videos"
         yield from self._balance()
 
     def _causes(self) -> Iterator[str]:

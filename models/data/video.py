@@ -221,5 +221,6 @@ class Video:
         return self._key_numbers[place - 1] if place else 0
 
     def _unavailable(self, number: int) -> DataError:
-        readable = f"only {len(self._stamps)} of its {self.frames} frames are in the file"
-        return DataError(f"frame {number} of {self._path.name} cannot be decoded ({readable}); {_CURE}")
+        there = len(self._stamps)
+        why = "its data are damaged" if number < there else f"only {there} of its {self.frames} frames are in the file"
+        return DataError(f"frame {number} of {self._path.name} cannot be decoded ({why}); {_CURE}")

@@ -31,7 +31,8 @@ def _parser() -> argparse.ArgumentParser:
         "check",
         help="tell what a directory has and lacks",
         description="Tell what a data directory has and lacks: splits, classes, files. Exit code 0: a training can use "
-        "all that is not left out; 2: it would be refused, or stop at an unreadable clip.",
+        "all that is not left out; 2: it would be refused, or stop at an unreadable clip. Only --decode finds damage "
+        "inside a file.",
     )
     add = check.add_argument
     add("data_dir", type=Path, metavar="DIR", help="data in WLASL layout")

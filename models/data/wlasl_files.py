@@ -58,7 +58,9 @@ def choose_split_file(data_dir: Path, names: list[str], num_classes: int | None)
         raise DataError(f"{data_dir} has no split file nslt_<N>.json; point data.dir at a WLASL-style directory")
     if num_classes is None:
         if len(found) > 1:
-            raise DataError(f"{data_dir} has {_listed(found.values())}; choose one by model.num_classes")
+            raise DataError(
+                f"{data_dir} has {_listed(found.values())}; choose one with model.num_classes or --num-classes"
+            )
         num_classes = next(iter(found))
     if num_classes not in found:
         raise DataError(

@@ -1,11 +1,14 @@
 """The documented command, in real processes on real, tiny videos: trains, resumes, tells every mistake in one line."""
 
+import fcntl
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import av
@@ -222,6 +225,97 @@ def test_weights_begin_a_training(data, trained, tmp_path, capsys, monkeypatch):
     found = weights(tmp_path / "o")
     assert torch.equal(found["backbone.conv1.weight"], state["backbone.conv1.weight"])
     assert load_settings(tmp_path / "o" / "config.yml").model.weights == path
+
+
+def test_a_checkpoint_of_ours_begins_a_training_of_the_whole_network(data, trained, tmp_path, capsys, monkeypatch):
+    """Its classifier too, where the classes are as many; of others all but that."""
+    for classes, kept in ((100, True), (2, False)):
+        arguments = ("--data-dir", data, "--output-dir", tmp_path / str(classes), "--num-classes", classes)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            code, err = train_here(
+                capsys, monkeypatch, *arguments, "--weights", trained[0] / "checkpoint.pt",
+                settings=["training.epochs=1", "training.learning_rate=1e-30"],
+            )  # fmt: skip
+        assert code == 0, err
+        assert kept != any("knows 100 classes, model.num_classes is 2" in str(one.message) for one in warned)
+        before, after = weights(trained[0]), weights(tmp_path / str(classes))
+        same = {
+            name
+            for name in before
+            if before[name].shape == after[name].shape
+            and before[name].dtype.is_floating_point
+            and name.rsplit(".")[-1] not in ("running_mean", "running_var")
+            and torch.equal(before[name], after[name])
+        }
+        assert ("classifier.weight" in same) == kept
+        assert {name for name in same if name.startswith(("backbone.", "attention."))} >= {
+            "backbone.conv1.weight",
+            "attention.in_proj_weight",
+        } & before.keys()
+
+
+def test_a_refused_resume_changes_no_file(data, trained, capsys, monkeypatch):
+    before = {path.name: path.read_bytes() for path in trained[0].iterdir()}
+    arguments = ("--data-dir", data, "--output-dir", trained[0], "--num-classes", 100, "--resume")
+    code, err = train_here(capsys, monkeypatch, *arguments, settings=["training.epochs=3", "training.batch_size=1"])
+    assert code == 2
+    assert "was made with training.batch_size=2, now it is 1" in err
+    assert {path.name: path.read_bytes() for path in trained[0].iterdir()} == before
+
+
+def test_resuming_on_other_clips_is_refused(data, trained, tmp_path, capsys, monkeypatch):
+    """As many, so as many steps; and where the same clips lie does not matter."""
+    other = shutil.copytree(data, tmp_path / "moved")
+    arguments = ("--data-dir", other, "--output-dir", trained[0], "--num-classes", 100, "--resume")
+    code, err = train_here(capsys, monkeypatch, *arguments, settings=["training.epochs=3"])
+    assert code == 0, err
+    write_video(other / "videos" / "01.mp4", 200)
+    with (other / "videos" / "01.mp4").open("ab") as video:
+        video.write(b"longer")
+    code, err = train_here(capsys, monkeypatch, *arguments, settings=["training.epochs=3"])
+    assert code == 2
+    assert "was made on other clips" in err
+
+
+def test_two_trainings_do_not_share_a_directory(data, tmp_path, capsys, monkeypatch):
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    arguments = ("--data-dir", data, "--output-dir", tmp_path, "--num-classes", 2)
+    code, err = train_here(capsys, monkeypatch, *arguments, settings=["training.epochs=1"])
+    os.close(descriptor)
+    assert code == 2
+    assert err.startswith(f"error: another training is writing to {tmp_path}; choose another directory")
+    assert list(tmp_path.iterdir()) == []
+
+
+def judged(capsys, *arguments):
+    from models.evaluate import main
+
+    code = main([str(argument) for argument in arguments])
+    return code, *capsys.readouterr()
+
+
+def test_accuracy_on_a_split_is_that_of_the_training(data, trained, tmp_path, capsys):
+    code, out, err = judged(capsys, "--checkpoint", trained[0] / "checkpoint.pt", "--split", "val", "--json")
+    assert code == 0, err
+    found, last = json.loads(out), json.loads((trained[0] / "metrics.json").read_text())["epochs"][-1]
+    assert found["clips"] == len(found["ranks"]) == 2
+    for name in ("top1", "top5", "top10", "per_class_top1", "per_class_top10", "loss"):
+        assert found[name] == pytest.approx(last[name if name == "val_loss" else f"val_{name}"], abs=1e-6)
+    assert found["top1"] == sum(rank == 0 for rank in found["ranks"].values()) / 2
+
+
+def test_what_cannot_be_judged_is_one_line(data, trained, capsys):
+    checkpoint = trained[0] / "checkpoint.pt"
+    told(
+        subprocess.CompletedProcess((), *judged(capsys, "--checkpoint", checkpoint)),
+        "has no test clips; choose another",
+    )
+    told(subprocess.CompletedProcess((), *judged(capsys, "--checkpoint", data / "none.pt")), "cannot read", "none.pt")
+    code, out, _ = judged(capsys, "--checkpoint", checkpoint, "--split", "train")
+    assert code == 0
+    assert out.startswith("6 train clips, 100 classes, loss ")
 
 
 HALVES = ", training.dynamic_batch_size: true halves the micro-batch by itself"

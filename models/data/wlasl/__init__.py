@@ -118,6 +118,8 @@ def load_manifest(data_dir: Path, num_classes: int | None) -> Manifest:
             left_out.append(LeftOut(video_id, entry.subset, reason or "missing"))
         else:
             clips[entry.subset].append(_clip(video, entry, gloss, instance))
+    if all(entry.subset != "train" for entry in entries.values()):
+        raise DataError(f'{split_path} lists no clip of the subset "train"; use the split file of a release')
     if not clips["train"]:
         raise DataError(
             f"no training video of {split_path.name} is in {data_dir / 'videos'} ({describe(left_out, len(entries))}); "

@@ -172,7 +172,9 @@ def test_class_count_chooses_among_split_files(directory):
     (directory / "nslt_2.json").write_text(json.dumps(two))
     assert load_manifest(directory, 2).glosses == ("walk", "book")
     assert load_manifest(directory, 3).glosses == tuple(GLOSSES)
-    with pytest.raises(DataError, match=r"has nslt_2\.json, nslt_3\.json; choose one by model\.num_classes"):
+    with pytest.raises(
+        DataError, match=r"has nslt_2\.json, nslt_3\.json; choose one with model\.num_classes or --num-classes"
+    ):
         load_manifest(directory, None)
 
 

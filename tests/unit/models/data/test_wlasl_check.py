@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from clip_files import frame_showing, number_shown, shared_data, write_directory, write_video
 
-from models.data.video import read_frames
+from models.data.video import open_video, read_frames
 from models.data.wlasl import load_manifest
 from models.data.wlasl_check import main
+from slr_bench.errors import DataError
 
 GLOSSES = ["walk", "book", "drink"]
 CLIPS = {
@@ -139,6 +140,31 @@ def test_only_decoding_finds_a_frame_that_is_in_the_file_and_broken(directory, c
     code, out, _ = checked(capsys, directory, "--decode", "--json")
     assert code == 2
     assert json.loads(out)["clips"]["unreadable"] == ["00001"]
+
+
+def test_a_frame_that_is_in_the_file_and_cannot_be_had_is_not_called_missing(tmp_path):
+    with open_video(write_video(tmp_path / "clip.mp4", 20)) as video:
+        video._number_of = {}  # a decoder that gives none of the frames that are there
+        with pytest.raises(DataError, match=r"frame 3 of clip\.mp4 cannot be decoded \(its data are damaged\); fetch"):
+            video.verify(3, 4, decode=True)
+
+
+def test_without_clips_to_judge_by_a_training_would_be_refused(tmp_path, capsys):
+    root = write_directory(tmp_path / "data", {"00001": ("train", "walk"), "00002": ("test", "walk")}, ["walk"])
+    for name in ("00001", "00002"):
+        write_video(root / "videos" / f"{name}.mp4", 20)
+    code, out, _ = checked(capsys, root)
+    assert code == 2
+    assert "no val clips: a training needs some; name them in the split file" in out
+    assert "no train clips" not in out
+
+
+def test_a_split_file_without_training_clips_is_told_as_such(tmp_path, capsys):
+    root = write_directory(tmp_path / "data", {"00001": ("val", "walk")}, ["walk"])
+    write_video(root / "videos" / "00001.mp4", 20)
+    code, _, err = checked(capsys, root)
+    assert code == 2
+    assert err.endswith('nslt_1.json lists no clip of the subset "train"; use the split file of a release\n')
 
 
 @pytest.mark.parametrize(

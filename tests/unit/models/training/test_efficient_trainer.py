@@ -272,6 +272,10 @@ def test_nothing_to_resume_from(tmp_path):
         fit(trainer(), tmp_path, resume=True)
 
 
-def test_an_empty_training_split_is_told():
+def test_an_empty_split_is_told_before_the_first_step():
     with pytest.raises(DataError, match="training split has no clips"):
         trainer().fit(SimpleNamespace(indices=()), TinyLoader(6, 4), None)
+    subject = trainer()
+    with pytest.raises(DataError, match="validation split has no clips"):
+        subject.fit(TinyLoader(6, 4), SimpleNamespace(indices=()), None)
+    assert subject.schedule.last_epoch == 0
