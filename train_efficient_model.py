@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from models.config import Settings, load_settings, parse_overrides
-from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, SlrBenchError
+from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, SlrBenchError, warn_in_one_line
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "efficient_training.yml"
 CHECKPOINT = "checkpoint.pt"
@@ -22,6 +22,7 @@ CONFIG = "config.yml"
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code. A mistake of the user's ends in one line on stderr."""
     options = _parser().parse_args(arguments)
+    warn_in_one_line()
     try:
         settings = _settings(options)
         _prepare(options.output_dir, options.resume)

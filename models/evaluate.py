@@ -26,12 +26,13 @@ from models.networks.saved import load_recogniser
 from models.training.batch_size import out_of_memory_told
 from models.training.evaluation import Evaluation, evaluate
 from models.training.optimization import autocast, fp32_products
-from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, DataError, SlrBenchError
+from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, DataError, SlrBenchError, warn_in_one_line
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code. A mistake of the user's ends in one line on stderr."""
     options = _parser().parse_args(arguments)
+    warn_in_one_line()
     try:
         _run(options)
     except SlrBenchError as error:

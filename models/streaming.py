@@ -25,7 +25,7 @@ from models.layers.recent import Recent
 from models.networks.efficient import EfficientRecogniser
 from models.networks.saved import load_recogniser
 from models.streaming_display import StreamDisplay
-from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, DataError, SlrBenchError
+from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, DataError, SlrBenchError, warn_in_one_line
 
 SIGN_S = 2.4
 """Mean length of a sign video in WLASL (Li et al., WACV 2020). Training spreads ``num_frames`` over a clip."""
@@ -125,6 +125,7 @@ class StreamingRecogniser:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code. A mistake of the user's ends in one line on stderr."""
     options = _parser().parse_args(arguments)
+    warn_in_one_line()
     try:
         _run(options)
     except SlrBenchError as error:

@@ -8,6 +8,7 @@ A message says what is wrong, what was found, and the cure.
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
@@ -36,6 +37,11 @@ class SlrBenchError(Exception):
     """Root of every error that is the user's or the machine's to mend."""
 
     exit_code = EXIT_USAGE
+
+
+def warn_in_one_line() -> None:
+    """For a command: what is merely unwise is told to the user, without the line of our source that noticed it."""
+    warnings.formatwarning = lambda message, *_: f"warning: {' '.join(str(message).split())}\n"
 
 
 class ConfigError(SlrBenchError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -97,6 +99,12 @@ def build_loaders(settings: Settings) -> Loaders:
     """
     if settings.data.dir is None:
         raise ConfigError("data.dir is not set; name a directory in WLASL layout (--data-dir)")
+    cores, processes = len(os.sched_getaffinity(0)), settings.data.num_workers
+    if processes > cores:
+        warnings.warn(
+            f"data.num_workers: {processes} is more than the cores that this process may run on; use {cores} or fewer",
+            stacklevel=2,
+        )
     manifest = load_manifest(settings.data.dir, settings.model.num_classes)
     clips = tuple(clip for split in SPLITS for clip in manifest.clips[split])
     loader = ClipLoader(clips, settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -105,15 +106,16 @@ class _Pool:
             "persistent_workers": True,
             "multiprocessing_context": context,
         }
-        self._loader: DataLoader[Answer] | None = DataLoader(
-            BatchDataset(clips, settings, self.budget),
-            batch_size=None,
-            sampler=self._tickets,
-            collate_fn=_unchanged,
-            # Its own: the global one is the model's, and a resumed run must find it as it was.
-            generator=torch.Generator(),
-            **(processes if data.num_workers else {}),
-        )
+        with _torchs_warnings_left_out():
+            self._loader: DataLoader[Answer] | None = DataLoader(
+                BatchDataset(clips, settings, self.budget),
+                batch_size=None,
+                sampler=self._tickets,
+                collate_fn=_unchanged,
+                # Its own: the global one is the model's, and a resumed run must find it as it was.
+                generator=torch.Generator(),
+                **(processes if data.num_workers else {}),
+            )
         self._answers: Iterator[Answer] = iter(())
 
     def begin(self, tickets: Sequence[Ticket]) -> None:
@@ -121,9 +123,7 @@ class _Pool:
         self._tickets[:] = tickets
         self.batches_left = len(tickets)
         self.budget.begin()
-        with warnings.catch_warnings():
-            # Python 3.12 warns of every fork beside threads; _start_method says why this one is safe.
-            warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        with _torchs_warnings_left_out():
             self._answers = iter(self._loader)
 
     def take(self) -> Batch:
@@ -177,3 +177,13 @@ def _start_method() -> str:
 
 def _unchanged(answer: Answer) -> Answer:
     return answer
+
+
+@contextmanager
+def _torchs_warnings_left_out() -> Iterator[None]:
+    """Python 3.12's of every fork beside threads (``_start_method`` says why this one is safe), and torch's of more
+    processes than cores, which ``build_loaders`` tells once."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        yield
