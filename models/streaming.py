@@ -168,6 +168,8 @@ def _run(options: argparse.Namespace) -> None:
         # Ctrl-C is how one leaves a camera: the stream ends there, with its summary.
         with StreamDisplay(glosses, stride, video.fps) as display, suppress(KeyboardInterrupt):
             _recognise(recogniser, video, stride, settings.data.frame_size, display)
+        if video.damaged_packets:
+            print(f"damaged packets of the stream that were skipped: {video.damaged_packets}", file=sys.stderr)
 
 
 def _recognise(

@@ -62,11 +62,13 @@ class LiveVideo:
         rate = stream.average_rate or stream.guessed_rate
         self.fps = float(rate) if rate else None
         """Frames a second; None where the stream does not say."""
+        self.damaged_packets = 0
+        """Skipped so far: a stream goes on behind them."""
 
     def frames(self, stride: int, side: int) -> Iterator[LiveFrame]:
         """Every ``stride``-th frame, cut to the middle square and scaled to ``side`` x ``side``, as the loader does."""
         converter = VideoReformatter()
-        for number, frame in enumerate(self._container.decode(self._stream)):
+        for number, frame in enumerate(self._decoded()):
             if number % stride:
                 continue
             scale = side / min(frame.width, frame.height)
@@ -76,6 +78,19 @@ class LiveVideo:
             ).to_ndarray()
             top, left = (height - side) // 2, (width - side) // 2
             yield LiveFrame(number, frame.time, scaled[top : top + side, left : left + side])
+
+    def _decoded(self) -> Iterator[av.VideoFrame]:
+        decoded, damage = False, None
+        for packet in self._container.demux(self._stream):
+            try:
+                for frame in packet.decode():
+                    decoded = True
+                    yield frame
+            except av.error.InvalidDataError as error:
+                self.damaged_packets += 1
+                damage = error
+        if damage and not decoded:
+            raise damage
 
 
 @contextmanager

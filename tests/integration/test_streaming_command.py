@@ -3,6 +3,7 @@
 import io
 import re
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -86,6 +87,25 @@ def test_ctrl_c_ends_a_stream_with_its_summary(place, capsys, monkeypatch):
     monkeypatch.setattr(LiveVideo, "frames", two_and_ctrl_c)
     assert run(place) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("2 frames (")
+
+
+def test_a_damaged_packet_does_not_end_a_stream(place, tmp_path, capsys):
+    path = write_video(tmp_path / "clip.mp4", 20, gop=5, b_frames=0)
+    with av.open(str(path)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    start, size = packets[7]
+    data[start : start + size] = b"\xff" * size
+    path.write_bytes(data)
+    assert run(place, "--stride", 1, video=path) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 19 + 1  # and the summary
+    assert err == "damaged packets of the stream that were skipped: 1\n"
+    for start, size in packets:
+        data[start : start + size] = b"\xff" * size
+    path.write_bytes(data)
+    assert run(place, "--stride", 1, video=path) == 2
+    assert "cannot read" in capsys.readouterr().err
 
 
 def test_a_live_table_on_a_terminal():

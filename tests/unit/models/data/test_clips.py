@@ -279,7 +279,7 @@ def test_unreadable_clips_that_the_check_left_out_are_not_met_again(tmp_path, lo
 
 def test_more_processes_than_cores_are_told_once_and_shortly(loaders_for, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="num_workers") as warned:
         epoch_of(loaders_for(num_workers=2).train)
     assert [str(one.message) for one in warned] == [
         "data.num_workers: 2 is more than the cores that this process may run on; use 1 or fewer"
