@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -12,9 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from models.config import Settings, load_settings, parse_overrides
+from models.training.advice import advised
+from models.training.advisor import DEFAULT_CONFIG, advise, setting_words, show
+from models.training.machine import Machine
 from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, SlrBenchError, warn_in_one_line
 
-DEFAULT_CONFIG = Path(__file__).parent / "configs" / "efficient_training.yml"
 CHECKPOINT = "checkpoint.pt"
 CONFIG = "config.yml"
 
@@ -26,10 +29,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = _settings(options)
         _prepare(options.output_dir, options.resume)
+        weights = [] if options.weights is None else [f"model.weights={options.weights}"]
+        words = shlex.join(setting_words(options, [*options.set, *weights]))
         with _held(options.output_dir):
             if options.auto:
-                settings = _fitted(settings, options.output_dir, options.resume)
-            _train(settings, options.output_dir, options.resume)
+                settings = _fitted(settings, options.output_dir, options.resume, words)
+            _train(settings, options.output_dir, options.resume, words)
     except SlrBenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -47,12 +52,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--data-dir", type=Path, metavar="D", help="data in WLASL layout; sets data.dir")
+    add("--data-dir", metavar="D", help="data in WLASL layout; sets data.dir")
     add("--output-dir", type=Path, metavar="O", default=Path("outputs"), help="for checkpoint, metrics, configuration")
     add("--config", type=Path, metavar="C", default=DEFAULT_CONFIG, help="configuration file")
     add("--num-classes", type=int, metavar="N", help="sign classes; sets model.num_classes")
     add("--set", action="append", default=[], metavar="A.B=C", help="change one key of the configuration; repeatable")
-    add("--weights", type=Path, metavar="F", help="file of weights to begin with; sets model.weights")
+    add("--weights", metavar="F", help="file of weights to begin with; sets model.weights")
     add("--auto", action="store_true", help="first pick workers, cache and micro-batch for this machine")
     add("--resume", action="store_true", help="go on from the checkpoint in the output directory")
     return parser
@@ -61,11 +66,11 @@ def _parser() -> argparse.ArgumentParser:
 def _settings(options: argparse.Namespace) -> Settings:
     overrides = parse_overrides(options.set)
     if options.data_dir is not None:
-        overrides["data.dir"] = str(options.data_dir)
+        overrides["data.dir"] = options.data_dir
     if options.num_classes is not None:
         overrides["model.num_classes"] = options.num_classes
     if options.weights is not None:
-        overrides["model.weights"] = str(options.weights)
+        overrides["model.weights"] = options.weights
     settings = load_settings(options.config, overrides)
     if settings.data.dir is None:
         raise ConfigError(
@@ -114,24 +119,20 @@ def _held(output_dir: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _fitted(settings: Settings, output_dir: Path, resume: bool) -> Settings:
+def _fitted(settings: Settings, output_dir: Path, resume: bool, words: str) -> Settings:
     """The setting for this machine. A resumed training keeps the batches that it began with."""
-    from models.training.advice import advised
-    from models.training.advisor import advise, show
-    from models.training.machine import Machine
-
     if resume and (output_dir / CONFIG).exists():
         before = load_settings(output_dir / CONFIG).training
         kept = {"batch_size": before.batch_size, "gradient_accumulation_steps": before.gradient_accumulation_steps}
         training = settings.training.model_copy(update=kept)
         settings = settings.model_copy(update={"training": training})
     machine = Machine.here()
-    advice = advise(settings, machine, measure=not resume)
+    advice = advise(settings, machine, measure=not resume, arguments=words)
     show(advice, machine, sys.stderr)
     return advised(settings, advice)
 
 
-def _train(settings: Settings, output_dir: Path, resume: bool) -> None:
+def _train(settings: Settings, output_dir: Path, resume: bool, words: str) -> None:
     # Imported here: a mistake in the configuration is told at once, not after seconds of importing torch.
     import torch
 
@@ -149,14 +150,14 @@ def _train(settings: Settings, output_dir: Path, resume: bool) -> None:
     torch.manual_seed(settings.training.seed)
     total_steps = settings.training.epochs * steps_per_epoch(len(loaders.train.indices), settings.training)
     try:
-        with out_of_memory_told(lambda: "the network", may_halve=False):
+        with out_of_memory_told(lambda: "the network", may_halve=False, advisor_arguments=words):
             model = build_recogniser(settings.model, settings.training.recompute)
             loaders = with_kept_features(loaders, model.to(device), settings, device)
             trainer = EfficientTrainer(
                 model.to(device), settings.training, device, total_steps,
                 settings=settings, data_fingerprint=loaders.manifest.fingerprint,
             )  # fmt: skip
-        with out_of_memory_told(trainer.micro_batch_text, trainer.halving_could_help):
+        with out_of_memory_told(trainer.micro_batch_text, trainer.halving_could_help, words):
             trainer.fit(loaders.train, loaders.val, output_dir, resume)
             if padding := loaders.padding_text:
                 print(padding, file=sys.stderr)

@@ -66,8 +66,10 @@ class StreamingRecogniser:
         """The stream's next frames, one or more (uint8, or float in 0..1), to the ``logits_TK`` at each of them.
 
         Raises:
-            ConfigError: frames of another size than those before.
+            ConfigError: no frame, or frames of another size than those before.
         """
+        if len(frames_TCHW) == 0:
+            raise ConfigError("no frame to look at: push one or more, (frames, channels, height, width)")
         if self._frame_shape not in (None, frames_TCHW.shape[1:]):
             raise ConfigError(
                 f"a frame of {list(frames_TCHW.shape[1:])} after frames of {list(self._frame_shape or ())} (channels, "

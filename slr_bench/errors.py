@@ -155,8 +155,17 @@ def checked(model: type[ModelT], values: Any, where: str) -> ModelT:
 
 
 def _raise_as_config_error(model: type[BaseModel], error: ValidationError, where: str) -> NoReturn:
-    lines = [f"{where}: {_describe(model, item)}" for item in error.errors(include_url=False)]
+    items = error.errors(include_url=False)
+    lines = [f"{where}: {_describe(model, item)}" for item in items if not _follows(item, items)]
     raise ConfigError("\n".join(lines)) from error
+
+
+def _follows(item: Any, items: list[Any]) -> bool:
+    """Whether a list is called too short only because its bad entries were not counted; they have their own lines."""
+    place = item["loc"]
+    return item["type"] == "too_short" and any(
+        other["loc"][: len(place)] == place and len(other["loc"]) > len(place) for other in items
+    )
 
 
 def _describe(model: type[BaseModel], item: Any) -> str:

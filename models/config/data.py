@@ -15,7 +15,7 @@ class DataConfig(Frozen):
 
     dir: Path | None = None
     """Data directory in WLASL layout: annotation list, nslt_N.json, class list, videos/."""
-    frame_size: Annotated[int, Field(strict=True, ge=32)] = 224
+    frame_size: Annotated[int, Field(strict=True, ge=32, le=4096)] = 224
     """Height and width of the frames the loader yields, pixels."""
     chunk_size: Count = 32
     """Frames converted to RGB and resized at a time by the reader."""

@@ -130,20 +130,17 @@ class ModelConfig(Frozen):
                 f"frame_budget={self.frame_budget} is above num_frames={self.num_frames}; "
                 "use null to see all, or a smaller number"
             )
-        tokens = self.frames_seen - self.token_merging
-        if max(self.pyramid_levels) > tokens:
-            left = f"num_frames={self.num_frames}"
-            if self.frame_budget is not None:
-                left = f"frame_budget={self.frame_budget}"
-            if self.token_merging:
-                left += f" less token_merging={self.token_merging}"
+        spans, half = max(self.pyramid_levels), self.frames_seen // 2
+        levels = f"pyramid_levels={list(self.pyramid_levels)}"
+        frames = f"{'num_frames' if self.frame_budget is None else 'frame_budget'}={self.frames_seen}"
+        if spans > self.frames_seen:
+            largest = self.frames_seen - min(self.token_merging, half)
+            raise ValueError(f"{levels} asks for more spans than {frames}; use levels up to {largest}")
+        most = min(half, self.frames_seen - spans)
+        if self.token_merging > most:
             raise ValueError(
-                f"pyramid_levels={list(self.pyramid_levels)} asks for more spans than {left}; use smaller levels"
-            )
-        if self.token_merging > self.frames_seen // 2:
-            raise ValueError(
-                f"token_merging={self.token_merging} is above half of the {self.frames_seen} frames: "
-                f"a frame merges once; use at most {self.frames_seen // 2}"
+                f"token_merging={self.token_merging} is too much for {frames}: a frame merges once, and {levels} needs "
+                f"{spans} frames behind it; use at most {most}"
             )
         return self
 

@@ -16,6 +16,9 @@ from models.config.model import ModelConfig
 from models.config.training import TrainingConfig
 from slr_bench.errors import ConfigError, checked, read_yaml
 
+KEYS_OF_A_GRID = {"workload", "base", "arms", "axes", "exclude", "techniques", "set", "also"}
+"""Where a file has one of these, and no section, somebody has taken a grid file for a training file."""
+
 
 class Settings(Frozen):
     """One whole setting: model, data and training."""
@@ -34,11 +37,16 @@ class Settings(Frozen):
         limit = self.data.max_frames_in_memory
         frames = self.training.batch_size * self.model.num_frames
         if limit is not None and frames > limit:
+            count = self.training.batch_size
+            clips = "one clip" if count == 1 else f"{count} clips"
+            cure = f"set the limit to {frames} or more (null: none)"
+            if fitting := limit // self.model.num_frames:
+                cure = f"use training.batch_size: {fitting} with more training.gradient_accumulation_steps, or {cure}"
+            else:
+                cure += ", or use fewer model.num_frames: one clip alone is above it"
             raise ValueError(
-                f"a batch of {self.training.batch_size} clips x {self.model.num_frames} frames = {frames} frames "
-                f"is above data.max_frames_in_memory={limit}; use training.batch_size: "
-                f"{max(1, limit // self.model.num_frames)} with more training.gradient_accumulation_steps, "
-                "or raise the limit"
+                f"a batch of {clips} x {self.model.num_frames} frames = {frames} frames "
+                f"is above data.max_frames_in_memory={limit}; {cure}"
             )
         return self
 
@@ -71,9 +79,16 @@ def load_settings(path: Path, overrides: dict[str, Any] | None = None) -> Settin
     """Read a training file. ``overrides`` are dotted keys (``{"model.num_classes": 20}``) laid over it.
 
     Raises:
-        ConfigError: unreadable file, unknown key, wrong type or impossible value.
+        ConfigError: unreadable file, a grid file, unknown key, wrong type or impossible value.
     """
-    return settings_of(read_yaml(path), overrides or {}, str(path))
+    values = read_yaml(path)
+    found = sorted(KEYS_OF_A_GRID & values.keys())
+    if found and not Settings.model_fields.keys() & values.keys():
+        raise ConfigError(
+            f"{path} is a grid file (it has {', '.join(found)}), which is measured, not trained: "
+            f"use slr-bench run {path}, or a training file, as configs/efficient_training.yml"
+        )
+    return settings_of(values, overrides or {}, str(path))
 
 
 def settings_of(values: dict[str, Any], overrides: dict[str, Any], where: str) -> Settings:

@@ -26,9 +26,9 @@ class TrainingConfig(Frozen):
     batch."""
     mixed_precision: Flag = True
     """With ``precision: auto``: true means bf16, false fp32. After loading it says whether precision is 16 bits."""
-    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "bf16"
-    """Compute type. ``auto`` follows ``mixed_precision``; a type named here overrides it. ``tf32`` rounds the factors
-    of fp32 products on GPUs that can, and is fp32 elsewhere."""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    """Compute type. ``auto`` follows ``mixed_precision`` (bf16 where neither is written); a type named here overrides
+    it. ``tf32`` rounds the factors of fp32 products on GPUs that can, and is fp32 elsewhere."""
     recompute: Annotated[str, Field(pattern=RECOMPUTE)] = "block"
     """What backward computes again instead of keeping: nothing (``none``), backbone stages (``stage``), residual blocks
     (``block``), or the cheapest choice of stem and blocks that keeps all that the backbone makes in a micro-batch

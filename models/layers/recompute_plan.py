@@ -70,7 +70,9 @@ def within_budget(costs: Sequence[UnitCost], budget_bytes: int) -> Plan:
     Raises:
         UnsupportedSettingError: no plan fits; says the least that does.
     """
-    best = _cheapest(costs, budget_bytes)
+    enough = sum(cost.kept_bytes(False) + max(cost.peak_bytes(False), cost.peak_bytes(True)) for cost in costs)
+    limit_bytes = min(budget_bytes, enough)  # any plan fits there
+    best = _cheapest(costs, limit_bytes)
     if best is None:
         raise UnsupportedSettingError(
             f"training.recompute: budget:{budget_bytes // MIB} is below what the backbone's activations take at the "
@@ -82,7 +84,7 @@ def within_budget(costs: Sequence[UnitCost], budget_bytes: int) -> Plan:
         plan = _cheapest(costs, limit)
         return plan is not None and plan.flops == best.flops
 
-    plan = _cheapest(costs, _lowest(budget_bytes, as_cheap))
+    plan = _cheapest(costs, _lowest(limit_bytes, as_cheap))
     assert plan is not None
     return plan
 

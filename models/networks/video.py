@@ -141,6 +141,6 @@ def build_video_network(config: ModelConfig, recompute: Recompute = "none") -> V
         state = read_weights(config.weights)
         if state and all(str(name).startswith(_OWN) for name in state):
             state = {name.removeprefix(_OWN): value for name, value in state.items()}
-        cure = f"use the state dict of a {config.network}"
+        cure = f"use weights of the network {config.network}"
         load_network(model.net, state, model.classifier_name, config.weights, cure)
     return model

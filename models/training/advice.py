@@ -147,7 +147,8 @@ def _fit_cache(draft: _Draft, room: int, clips: int | None) -> None:
         return
     what = f"the RAM that is left; {format_bytes(per_clip)} a clip"
     if clips is not None and clips * per_clip <= room:
-        what, size_mib = f"{clips} clips at {format_bytes(per_clip)}", max(1, -(-clips * per_clip // MIB))
+        count = "one clip" if clips == 1 else f"{clips} clips"
+        what, size_mib = f"{count} at {format_bytes(per_clip)}", max(1, -(-clips * per_clip // MIB))
     draft.set("model.enable_feature_caching", True, "clips are decoded once, not once an epoch")
     draft.set("model.cache_size_limit_mb", size_mib, what)
 
@@ -172,14 +173,18 @@ def _less_on_device(draft: _Draft, machine: Machine) -> None:
         draft.set(
             "training.gradient_accumulation_steps", effective // smaller, f"keeps the effective batch {effective}"
         )
-        draft.set("training.dynamic_batch_size", smaller > 1, "halves it again by itself if need be")
+        if smaller > 1:
+            draft.set("training.dynamic_batch_size", True, "halves it again by itself if need be")
     if training.precision in ("fp32", "tf32"):
-        price = f"; slower, {machine.bf16_is_slower}" if machine.bf16_is_slower else ""
+        slower = machine.slower_than_fp32("bf16")
+        price = f"; slower, {slower}" if slower else ""
         draft.set("training.precision", "bf16", f"half the bytes of activations (mixed precision){price}")
     if training.recompute in ("none", "stage"):
         draft.set("training.recompute", "block", "backward computes activations again; same function")
     if draft.settings.model.temporal_shift == "plain":
         draft.set("model.temporal_shift", "memory_efficient", "one activation less a block; same function")
+    if draft.settings.model.max_pool == "plain":
+        draft.set("model.max_pool", "memory_efficient", "one byte an output kept for backward; same function")
     if draft.settings.model.network == "efficient" and draft.settings.model.stem == "whole":
         draft.set("model.stem", "split", "the largest tensors are never whole, for some percent of time; same function")
     if draft.settings.model.attention == "dense":
@@ -214,8 +219,8 @@ def _faster(draft: _Draft, machine: Machine, clips: int | None) -> None:
     if lighter:
         why = "less is computed twice, more is kept: memory for speed; back if it does not fit"
         draft.set("training.recompute", lighter, why)
-    if settings.training.precision == "bf16" and machine.bf16_is_slower:
-        draft.set("training.precision", "fp32", machine.bf16_is_slower)
+    if slower := machine.slower_than_fp32(settings.training.precision):
+        draft.set("training.precision", "fp32", slower)
 
 
 def _divisors(number: int) -> Iterable[int]:

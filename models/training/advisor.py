@@ -24,32 +24,34 @@ from slr_bench.errors import EXIT_OK, ConfigError, SlrBenchError
 from slr_bench.units import format_bytes
 
 WIDTH_IN_A_PIPE = 140
-DEFAULT_CONFIG = Path("configs/efficient_training.yml")
+DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "efficient_training.yml"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = _parser().parse_args(arguments)
     try:
-        settings = load_settings(options.config, parse_overrides(options.set))
+        settings = load_settings(options.config, _overrides(options))
         machine = Machine.here()
         if options.symptom:
             advice = against(options.symptom, settings, machine, _clips(settings))
         else:
-            advice = advise(settings, machine, measure=not options.no_measure)
+            advice = advise(settings, machine, not options.no_measure, shlex.join(setting_words(options, options.set)))
         result = advised(settings, advice)
         show(advice, machine, sys.stdout)
         if options.apply:
             _write(options.apply, result)
-        print(_command(options, advice))
+        print(_command(options, advice, result))
     except SlrBenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     return EXIT_OK
 
 
-def advise(settings: Settings, machine: Machine, measure: bool = True) -> list[Advice]:
+def advise(settings: Settings, machine: Machine, measure: bool = True, arguments: str = "") -> list[Advice]:
     """What to change before a run on ``machine``. ``measure``: take real steps to choose the micro-batch.
+
+    ``arguments``: what names ``settings`` to this command, for the cure where memory runs out.
 
     Raises:
         DoesNotFit: not even a step of two clips does.
@@ -64,7 +66,7 @@ def advise(settings: Settings, machine: Machine, measure: bool = True) -> list[A
 
         training = settings.training
         may_halve = not training.dynamic_batch_size and not training.optimizer_in_backward
-        with out_of_memory_told(lambda: "a step of two clips", may_halve):
+        with out_of_memory_told(lambda: "a step of two clips", may_halve, arguments):
             need = measure_step_need(settings, torch.device("cuda" if machine.has_gpu else "cpu"))
     return for_machine(settings, machine, _clips(settings), need)
 
@@ -95,11 +97,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--config", type=Path, metavar="C", default=DEFAULT_CONFIG, help="configuration file")
+    add("--data-dir", metavar="D", help="data in WLASL layout; sets data.dir")
+    add("--num-classes", type=int, metavar="N", help="sign classes; sets model.num_classes")
     add("--set", action="append", default=[], metavar="A.B=C", help="change one key of it first; repeatable")
     add("--symptom", choices=get_args(Symptom), help="out of GPU memory, high RAM use, slow training")
     add("--no-measure", action="store_true", help="take no real steps; leave the micro-batch as it is")
     add("--apply", type=Path, metavar="OUT.yml", help="write the advised configuration")
     return parser
+
+
+def _overrides(options: argparse.Namespace) -> dict[str, Any]:
+    overrides = parse_overrides(options.set)
+    if options.data_dir is not None:
+        overrides["data.dir"] = options.data_dir
+    if options.num_classes is not None:
+        overrides["model.num_classes"] = options.num_classes
+    return overrides
 
 
 def _clips(settings: Settings) -> int | None:
@@ -119,14 +132,29 @@ def _write(path: Path, settings: Settings) -> None:
         raise ConfigError(f"--apply {path}: cannot be written: {error.strerror}; choose another place") from error
 
 
-def _command(options: argparse.Namespace, advice: Sequence[Advice]) -> str:
+def _command(options: argparse.Namespace, advice: Sequence[Advice], result: Settings) -> str:
     if options.apply:
-        return shlex.join(["python", "train_efficient_model.py", "--config", str(options.apply)])
-    changed = {one.key for one in advice}
-    kept = [text for text in options.set if text.partition("=")[0] not in changed]
-    pairs = kept + [f"{one.key}={yaml_text(one.value)}" for one in advice]
-    words = ["python", "train_efficient_model.py", "--config", str(options.config)]
-    return shlex.join(words + [word for pair in pairs for word in ("--set", pair)])
+        words = ["--config", str(options.apply)]
+    else:
+        changed = {one.key for one in advice}
+        kept = [text for text in options.set if text.partition("=")[0] not in changed]
+        words = setting_words(options, kept + [f"{one.key}={yaml_text(one.value)}" for one in advice])
+    if result.data.dir is None:  # for the user to fill in
+        words += ["--data-dir", "DIR"]
+    return shlex.join(["python", "train_efficient_model.py", *words])
+
+
+def setting_words(options: argparse.Namespace, pairs: Sequence[str]) -> list[str]:
+    """What names the setting to this command and to the trainer alike: their options, their default are the same.
+
+    ``pairs``: of ``--set``.
+    """
+    words = [] if options.config == DEFAULT_CONFIG else ["--config", str(options.config)]
+    if options.data_dir is not None:
+        words += ["--data-dir", options.data_dir]
+    if options.num_classes is not None:
+        words += ["--num-classes", str(options.num_classes)]
+    return words + [word for pair in pairs for word in ("--set", pair)]
 
 
 if __name__ == "__main__":

@@ -45,10 +45,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def out_of_memory_told(what: Callable[[], str], may_halve: bool) -> Iterator[None]:
+def out_of_memory_told(what: Callable[[], str], may_halve: bool, advisor_arguments: str = "") -> Iterator[None]:
     """Turn an out-of-memory inside into :class:`DoesNotFit`, with the cure.
 
     ``what()``, asked then, did not fit; ``may_halve``: dynamic batch sizing is off and could be on.
+    ``advisor_arguments``: those that name this setting, quoted for a shell (``--config out/config.yml``).
     """
     try:
         yield
@@ -56,7 +57,8 @@ def out_of_memory_told(what: Callable[[], str], may_halve: bool) -> Iterator[Non
         if not is_out_of_memory(error):
             raise
         kind = "GPU memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
-        cure = "python -m models.training.advisor --symptom oom says what to change"
+        advisor = " ".join(filter(None, ("python -m models.training.advisor --symptom oom", advisor_arguments)))
+        cure = f"{advisor} says what to change"
         if may_halve:
             cure += ", training.dynamic_batch_size: true halves the micro-batch by itself"
         raise DoesNotFit(f"out of {kind}: {what()} does not fit; {cure}") from error

@@ -57,7 +57,7 @@ class Stepper:
         )
         self.scaler = GradScaler(self.device.type, enabled=config.precision == "fp16")
         if config.precision == "fp16" and self.device.type == "cpu":
-            warnings.warn("fp16 on a CPU is slow and narrow; use training.precision: fp32 there", stacklevel=2)
+            warnings.warn("fp16 on a CPU is slow and narrow; use fp32, or bf16 for fewer bytes", stacklevel=2)
         if config.activation_offload and self.device.type == "cpu":
             warnings.warn("activation_offload has no effect on a CPU: activations lie in host memory", stacklevel=2)
 

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -105,5 +106,6 @@ def test_the_advisor_turns_troubleshooting_into_commands(capsys, monkeypatch):
     assert advisor.main(["--symptom", "oom", "--config", "configs/baseline.yml"]) == 0
     words = shlex.split(capsys.readouterr().out.splitlines()[-1])
     assert words[:4] == ["python", "train_efficient_model.py", "--config", "configs/baseline.yml"]
-    training = load_settings(ROOT / words[3], parse_overrides(words[5::2])).training
+    pairs = [word for option, word in pairwise(words) if option == "--set"]
+    training = load_settings(ROOT / words[3], parse_overrides(pairs)).training
     assert (training.batch_size, training.gradient_accumulation_steps, training.mixed_precision) == (16, 2, True)

@@ -162,6 +162,8 @@ def mistake(capsys, *arguments):
         (["--set", "training.batch_size"], "expected A.B=C"),
         (["--set", "training.batch_size=[1"], "not valid YAML"),
         (["--num-classes", "0"], "num_classes"),
+        (["--data-dir", ""], "data.dir: an empty path names nothing"),
+        (["--config", ROOT / "configs" / "ablation.yml"], "ablation.yml is a grid file"),
     ],
 )
 def test_mistakes_in_the_configuration(tmp_path, capsys, monkeypatch, arguments, words):
@@ -336,10 +338,16 @@ def test_what_does_not_fit_is_one_line_with_the_cure(data, tmp_path, capsys, mon
     arguments = ("--data-dir", data, "--output-dir", tmp_path, "--num-classes", 2)
     code, err = train_here(capsys, monkeypatch, *arguments, settings=[setting])
     assert code == 6
+    pairs = [part for one in [*TINY, setting] for part in ("--set", one)]
+    words = shlex.join(["--data-dir", str(data), "--num-classes", "2", *pairs])
     assert err.splitlines()[-1] == (
         f"error: out of memory: a micro-batch of {tried} (training.batch_size: 2) does not fit; "
-        f"python -m models.training.advisor --symptom oom says what to change{cure}"
+        f"python -m models.training.advisor --symptom oom {words} says what to change{cure}"
     )
+    from models.training import advisor
+
+    assert advisor.main(["--symptom", "oom", *shlex.split(words)]) == 0
+    assert "training.batch_size" in capsys.readouterr().out
     assert "Traceback" not in err
 
 

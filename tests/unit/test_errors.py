@@ -1,7 +1,9 @@
 """What a mistake in a configuration reads like, and which exit code each error has."""
 
+from typing import Annotated
+
 import pytest
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from slr_bench import errors
 from slr_bench.errors import ConfigError, SlrBenchError, checked, nearest
@@ -84,6 +86,26 @@ def test_every_mistake_has_a_line_of_its_own():
     lines = message_of({"nme": "a", "training": {"batch_size": "x", "learning_rate": "y"}}).splitlines()
     assert len(lines) == 4  # name is missing too
     assert all(line.startswith("grid.yml: ") for line in lines)
+
+
+class Listed(BaseModel):
+    levels: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1,)
+
+
+@pytest.mark.parametrize(
+    ("levels", "beginnings"),
+    [
+        ([0], ["levels.0: Input should be greater"]),
+        ([0, 3, -1], ["levels.0: Input should be greater", "levels.2: Input should be greater"]),
+        ([], ["levels: Tuple should have at least 1 item"]),
+    ],
+)
+def test_a_list_is_short_only_if_it_is_not_for_its_bad_entries(levels, beginnings):
+    with pytest.raises(ConfigError) as caught:
+        checked(Listed, {"levels": levels}, "grid.yml")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(beginnings)
+    assert all(line.startswith(f"grid.yml: {start}") for line, start in zip(lines, beginnings, strict=True))
 
 
 def test_a_long_value_is_cut():

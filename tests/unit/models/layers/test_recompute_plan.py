@@ -70,6 +70,16 @@ def test_a_smaller_budget_never_peaks_higher(costs):
 
 @settings(max_examples=25, deadline=None)
 @given(chains)
+def test_a_budget_above_everything_recomputes_nothing(costs):
+    """Whatever its size: 2 ** 63 and above are no length of a range."""
+    for budget in (10**6, 2**63 - 1, 2**63, 10**40):
+        plan = within_budget(costs, budget)
+        assert plan.flops == 0
+        assert not any(again for cost, again in zip(costs, plan.recompute, strict=True) if cost.flops)
+
+
+@settings(max_examples=25, deadline=None)
+@given(chains)
 def test_an_impossible_budget_says_the_least_possible(costs):
     costs = [UnitCost(*(MIB * size for size in cost[:-1]), cost.flops) for cost in costs]
     least = min(peak for _, peak, _ in every_plan(costs)) // MIB

@@ -7,9 +7,11 @@ from itertools import pairwise
 import pytest
 import torch
 import yaml
+from clip_files import write_directory, write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import train_efficient_model
 from models.config import Settings, load_settings, parse_overrides
 from models.training import advisor
 from models.training.advice import SAFE_PART, StepNeed, advised, against, for_machine
@@ -18,6 +20,7 @@ from models.training.step_need import measure_step_need
 from slr_bench.units import GIB, MIB
 
 LAPTOP = Machine(cores=8, ram_free_bytes=12 * GIB, ram_limit_bytes=16 * GIB, gpu_name="GPU", gpu_free_bytes=4 * GIB)
+NO_GPU = Machine(2, 8 * GIB, 8 * GIB, cpu_flags=frozenset({"avx512_fp16", "amx_bf16"}))
 NEED = StepNeed(fixed_bytes=200 * MIB, per_clip_bytes=150 * MIB)
 
 
@@ -148,6 +151,34 @@ def test_cures_can_be_repeated_until_none_is_left(now, machine, symptom):
         assert (now.data.num_workers, now.data.prefetch_batches, now.model.enable_feature_caching) == (0, 1, False)
 
 
+@pytest.mark.parametrize(
+    ("machine", "precision", "advised_type"),
+    [(NO_GPU, "fp16", "fp32"), (NO_GPU, "fp32", None), (NO_GPU, "tf32", None), (LAPTOP, "fp16", None)],
+)
+def test_fp16_is_slow_where_there_is_no_gpu(machine, precision, advised_type):
+    """Whatever the processor has: it was measured on one with avx512_fp16."""
+    slow = {one.key: one for one in against("slow", setting(training__precision=precision), machine)}
+    assert (slow["training.precision"].value if "training.precision" in slow else None) == advised_type
+    if advised_type:
+        assert "fp16" in slow["training.precision"].why
+
+
+def test_at_one_clip_nothing_is_said_of_halving():
+    two = setting(training__batch_size=2, training__dynamic_batch_size=True)
+    assert chosen(against("oom", two, LAPTOP))["training.batch_size"] == 1
+    assert "training.dynamic_batch_size" not in chosen(against("oom", two, LAPTOP))
+    four = setting(training__batch_size=4)
+    assert chosen(against("oom", four, LAPTOP))["training.dynamic_batch_size"] is True
+
+
+def test_every_part_that_has_a_twin_with_fewer_bytes_is_named():
+    last = setting(training__batch_size=1, model__stem="split")
+    assert not against("oom", last, LAPTOP)
+    parts = {"model__max_pool": "plain", "model__temporal_shift": "plain", "model__attention": "dense"}
+    worse = setting(training__batch_size=1, model__stem="split", **parts)
+    assert advised(worse, against("oom", worse, LAPTOP)) == last
+
+
 def test_out_of_memory_does_what_the_page_says():
     """Reduce batch size, increase gradient accumulation steps, enable mixed precision."""
     got = chosen(against("oom", setting(training__precision="fp32"), LAPTOP))
@@ -207,26 +238,32 @@ def test_a_step_that_does_not_fit_is_one_line(monkeypatch, capsys):
         return torch.empty(2**50, dtype=torch.uint8)
 
     monkeypatch.setattr("models.training.step_need._measured", allocate)
-    assert advisor.main(tiny_arguments()) == 6
-    assert capsys.readouterr().err.startswith(
-        "error: out of memory: a step of two clips does not fit; python -m models"
-    )
+    arguments = tiny_arguments("--num-classes", 7)
+    assert advisor.main(arguments) == 6
+    line = capsys.readouterr().err
+    command, says, _ = line.partition(" says what to change")
+    assert says
+    assert line.startswith("error: out of memory: a step of two clips does not fit; python -m models.training")
+    cure = shlex.split(command.partition("python -m models.training.advisor ")[2])
+    assert cure[:2] == ["--symptom", "oom"]
+    assert sorted(cure[2:]) == sorted(arguments), "it advises about the setting that did not fit"
 
 
 def test_the_command_prints_why_and_the_command_that_does_it(tmp_path, capsys, monkeypatch):
     out = tmp_path / "advised.yml"
     monkeypatch.setattr(Machine, "here", lambda: LAPTOP)
-    monkeypatch.setattr(advisor, "advise", lambda *_, measure: for_machine(Settings(), LAPTOP, None, NEED))
+    monkeypatch.setattr(advisor, "advise", lambda *_: for_machine(Settings(), LAPTOP, None, NEED))
     assert advisor.main(["--set", "training.epochs=3", "--set", "training.batch_size=4"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "8 cores, 12.00 GiB of 16.00 GiB RAM free, GPU, 4.00 GiB free"
     assert "the largest of the effective batch 32 within 3.20 GiB" in " ".join(lines)
     command = lines[-1].split()
-    assert command[:4] == ["python", "train_efficient_model.py", "--config", "configs/efficient_training.yml"]
+    assert command[:3] == ["python", "train_efficient_model.py", "--set"], "both commands have the same default"
+    assert command[-2:] == ["--data-dir", "DIR"]
     assert command.count("training.epochs=3") == command.count("training.batch_size=16") == 1
     assert "training.batch_size=4" not in command
     assert advisor.main(["--apply", str(out)]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"python train_efficient_model.py --config {out}"
+    assert capsys.readouterr().out.splitlines()[-1] == f"python train_efficient_model.py --config {out} --data-dir DIR"
     assert load_settings(out).training.batch_size == 16
 
 
@@ -237,6 +274,22 @@ def test_what_the_command_says_can_be_said_to_the_training(symptom, capsys):
     words = shlex.split(capsys.readouterr().out.splitlines()[-1])
     pairs = [word for option, word in pairwise(words) if option == "--set"]
     assert load_settings(advisor.DEFAULT_CONFIG, parse_overrides(pairs))
+
+
+def test_what_names_the_setting_to_the_trainer_names_it_here_and_in_the_command(tmp_path, capsys, monkeypatch):
+    """From any directory; the printed command needs no further word."""
+    clips = {f"{split}{label}": (split, gloss) for split in ("train", "val") for label, gloss in enumerate("ab")}
+    for name in clips:
+        write_video(tmp_path / "data" / "videos" / f"{name}.mp4", 4)
+    data = write_directory(tmp_path / "data", clips, ["a", "b"])
+    monkeypatch.chdir(tmp_path)
+    assert advisor.DEFAULT_CONFIG == train_efficient_model.DEFAULT_CONFIG
+    assert advisor.main(["--data-dir", str(data), "--num-classes", "2", "--symptom", "oom"]) == 0
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    options = train_efficient_model._parser().parse_args(words[2:])
+    settings = train_efficient_model._settings(options)
+    assert (settings.data.dir, settings.model.num_classes, settings.training.batch_size) == (data, 2, 4)
+    assert "DIR" not in words
 
 
 @pytest.mark.parametrize(
