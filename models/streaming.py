@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from models.config import parse_overrides
+from models.data.clip_sizes import working_size
 from models.data.live_video import LiveVideo, Source, open_live
-from models.data.transforms import centre_crop, working_size
+from models.data.transforms import centre_crop
 from models.data.wlasl_files import list_directory, load_class_list
 from models.layers.recent import Recent
 from models.networks.efficient import EfficientRecogniser

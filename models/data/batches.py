@@ -16,9 +16,10 @@ from torch.utils.data import Dataset, get_worker_info
 
 from models.config import Settings
 from models.data.clip_reader import ClipReader
+from models.data.clip_sizes import frames_per_segment
 from models.data.feature_cache import ClipCache
 from models.data.frame_budget import FrameBudget
-from models.data.transforms import Augmentation, frames_per_segment
+from models.data.transforms import Augmentation
 from models.data.wlasl import ClipInfo
 from slr_bench.errors import DataError
 from slr_bench.units import MIB

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.data.clip_sizes import working_size
 from models.data.feature_cache import ClipCache
 from models.data.frame_ranges import frame_range
 from models.data.region import MIDDLE, Square, bbox_square
-from models.data.transforms import Augmentation, centre_crop, working_size
+from models.data.transforms import Augmentation, centre_crop
 from models.data.video import Chunk, open_video, segment_candidates, uniform_indices
 from models.data.wlasl import ClipInfo
 from models.layers.region_focus import motion_box, resample

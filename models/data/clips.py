@@ -11,10 +11,12 @@ import numpy as np
 
 from models.config import Settings
 from models.data.batches import Batch, Ticket
+from models.data.clip_sizes import cached_clip_bytes
 from models.data.left_out import some_of
 from models.data.loader_pool import ClipLoader, Shed
 from models.data.wlasl import SPLITS, Manifest, load_manifest
 from slr_bench.errors import ConfigError
+from slr_bench.units import MIB, format_bytes
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,8 @@ def build_loaders(settings: Settings) -> Loaders:
     """
     if settings.data.dir is None:
         raise ConfigError("data.dir is not set; name a directory in WLASL layout (--data-dir)")
-    cores, processes = len(os.sched_getaffinity(0)), settings.data.num_workers
-    if processes > cores:
-        warnings.warn(
-            f"data.num_workers: {processes} is more than the cores that this process may run on; use {cores} or fewer",
-            stacklevel=2,
-        )
+    for unwise in _unwise(settings):
+        warnings.warn(unwise, stacklevel=2)
     manifest = load_manifest(settings.data.dir, settings.model.num_classes)
     clips = tuple(clip for split in SPLITS for clip in manifest.clips[split])
     loader = ClipLoader(clips, settings)
@@ -120,3 +118,20 @@ def build_loaders(settings: Settings) -> Loaders:
         for split in SPLITS
     }
     return Loaders(manifest=manifest, **splits)
+
+
+def _unwise(settings: Settings) -> Iterator[str]:
+    model, processes, cores = settings.model, settings.data.num_workers, len(os.sched_getaffinity(0))
+    if processes > cores:
+        yield f"data.num_workers: {processes} is more than the cores that this process may run on; use {cores} or fewer"
+    clip_bytes, caches = cached_clip_bytes(settings), max(1, processes)
+    if (
+        model.enable_feature_caching
+        and not settings.keeps_features
+        and model.cache_size_limit_mb * MIB // caches < clip_bytes
+    ):
+        yield (
+            f"model.cache_size_limit_mb: {model.cache_size_limit_mb} holds not one training clip "
+            f"({format_bytes(clip_bytes)}) in each of {caches} processes: they are decoded anew in each epoch; use "
+            f"{-(-caches * clip_bytes // MIB)} or more, or model.enable_feature_caching: false"
+        )

@@ -15,25 +15,13 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional
 
 from models.config import DataConfig
+from models.data.clip_sizes import frames_per_segment
 
 _SMALLEST_CROP = 0.75
 _ASPECT_JITTER = 0.1
 _COLOUR_JITTER = 0.2
 _GREY = (0.2989, 0.587, 0.114)  # torchvision's luma weights; no tensor: importing this runs no operator
 _PIXELS_TOGETHER = 2**17  # 1.5 MiB of fp32 colours
-
-
-def working_size(frame_size: int) -> int:
-    """Side of the square that crops are cut from, as 256 is to 224."""
-    return round(frame_size * 8 / 7)
-
-
-def frames_per_segment(data: DataConfig) -> int:
-    """Frames of each of a clip's T segments that time jitter picks from: few, so that a cached clip serves every epoch.
-
-    A random part of the clip, slower than the whole, needs frames that lie closer together.
-    """
-    return 4 if data.time_crop else 2
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from models.config import Settings
 from slr_bench.probes.host import cpu_flags, read_host_memory
 from slr_bench.units import MIB
 
@@ -68,16 +67,3 @@ class Machine:
     def process_bytes(self) -> int:
         """RAM of one more loader process."""
         return SERVED_PROCESS_BYTES if self.has_gpu else FORKED_PROCESS_BYTES
-
-
-def frame_bytes(settings: Settings) -> int:
-    """A frame that the loader yields: uint8 RGB."""
-    return 3 * settings.data.frame_size**2
-
-
-def cached_clip_bytes(settings: Settings) -> int:
-    """A training clip in the cache: all frames that time jitter picks from, wider than the crop."""
-    from models.data.transforms import frames_per_segment, working_size
-
-    per_place = frames_per_segment(settings.data) if settings.data.augment else 1
-    return per_place * settings.model.num_frames * 3 * working_size(settings.data.frame_size) ** 2

@@ -8,8 +8,8 @@ from clip_files import number_shown, shared_data, write_directory, write_video
 
 from models.config import Settings
 from models.data import loader_pool, wlasl_check
+from models.data.clip_sizes import working_size
 from models.data.clips import build_loaders
-from models.data.transforms import working_size
 from models.data.video import uniform_indices
 from models.data.wlasl import SPLITS
 from slr_bench.errors import ConfigError, DataError
@@ -284,6 +284,16 @@ def test_more_processes_than_cores_are_told_once_and_shortly(loaders_for, monkey
     assert [str(one.message) for one in warned] == [
         "data.num_workers: 2 is more than the cores that this process may run on; use 1 or fewer"
     ]
+
+
+def test_a_cache_that_holds_no_clip_is_told(data_dir):
+    build_loaders(settings_for(data_dir, caching=True))
+    settings = settings_for(data_dir, caching=True, frame_size=224)
+    tight = settings.model.model_copy(update={"cache_size_limit_mb": 2})
+    with pytest.warns(UserWarning, match=r"holds not one training clip \(3\.0 MiB\).*; use 3 or more, or"):
+        build_loaders(settings.model_copy(update={"model": tight}))
+    enough = settings.model.model_copy(update={"cache_size_limit_mb": 3})
+    build_loaders(settings.model_copy(update={"model": enough}))
 
 
 def test_splits_are_never_mixed(loaders_for):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from clip_files import number_shown, write_video
 
+from models.data.clip_sizes import working_size
 from models.data.live_video import Source, open_live
-from models.data.transforms import working_size
 from models.data.video import read_frames
 from slr_bench.errors import DataError
 

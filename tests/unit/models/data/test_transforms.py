@@ -8,13 +8,12 @@ from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional
 
 from models.config import DataConfig
+from models.data.clip_sizes import frames_per_segment, working_size
 from models.data.transforms import (
     Augmentation,
     centre_crop,
-    frames_per_segment,
     jitter_colours,
     rotated_crop,
-    working_size,
 )
 
 SIZE = 32

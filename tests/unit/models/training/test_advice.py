@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 import train_efficient_model
 from models.config import Settings, load_settings, parse_overrides
+from models.data.clip_sizes import cached_clip_bytes, frame_bytes
 from models.training import advisor
 from models.training.advice import SAFE_PART, StepNeed, advised, against, for_machine
-from models.training.machine import Machine, cached_clip_bytes, frame_bytes
+from models.training.machine import Machine
 from models.training.step_need import measure_step_need
 from slr_bench.units import GIB, MIB
 
