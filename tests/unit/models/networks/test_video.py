@@ -126,7 +126,7 @@ def test_files_of_another_network_are_told(tmp_path):
     path = tmp_path / "weights.pt"
     state = build_recogniser(config("i3d")).net.state_dict()
     torch.save(state, path)
-    with pytest.raises(ConfigError, match=r"does not fit: .* is missing.*; use the state dict of a s3d"):
+    with pytest.raises(ConfigError, match=r"does not fit: .* is missing.*; use weights of the network s3d"):
         build_recogniser(config("s3d", weights=path))
     torch.save(state | {"Mixed_3b.b0.conv3d.weight": torch.zeros(64, 192, 3, 3, 3)}, path)
     with pytest.raises(ConfigError, match=r"Mixed_3b\.b0\.conv3d\.weight is \(64, 192, 3, 3, 3\), expected"):
