@@ -38,8 +38,8 @@ class Pairs:
     difference: float
     low_over_clips: float
     """Lower end of the 90 % interval of the difference: clips vary, these seeds are all there are."""
-    low_over_both: float
-    """The same where seeds vary as well (crossed bootstrap): what another five seeds would give."""
+    low_over_both: float | None
+    """The same where seeds vary as well (crossed bootstrap): what as many other seeds would give; None of one seed."""
 
 
 def pairs(base: Hits, head: Hits) -> Pairs:
@@ -67,7 +67,7 @@ def pairs(base: Hits, head: Hits) -> Pairs:
         head=tuple(head_SC.mean(1).tolist()),
         difference=float(gain_SC.mean()),
         low_over_clips=float(gain_SC.mean() - NormalDist().inv_cdf(0.5 + LEVEL / 2) * error),
-        low_over_both=_crossed_low(gain_SC),
+        low_over_both=_crossed_low(gain_SC) if len(seeds) > 1 else None,
     )
 
 
@@ -116,14 +116,16 @@ def read_hits(run_dirs: Sequence[Path]) -> dict[str, dict[int, dict[str, bool]]]
 
 def text(found: Pairs, names: Sequence[str], margin: float) -> str:
     """What a person reads."""
-    lines = [f"{len(found.seeds)} seeds, {found.clips} clips"]
+    count = len(found.seeds)
+    lines = [f"{'one seed' if count == 1 else f'{count} seeds'}, {found.clips} clips"]
     lines += [
         f"{name:>12}: {100 * np.mean(values):.1f} %  ({', '.join(f'{100 * value:.1f}' for value in values)})"
         for name, values in zip(names, (found.base, found.head), strict=True)
     ]
+    over_both = "unknown" if found.low_over_both is None else f"{100 * found.low_over_both:+.2f}"
     lines.append(
         f"{names[1]} - {names[0]}: {100 * found.difference:+.2f} points; lower end of the 90 % interval "
-        f"{100 * found.low_over_clips:+.2f} over clips, {100 * found.low_over_both:+.2f} over clips and seeds"
+        f"{100 * found.low_over_clips:+.2f} over clips, {over_both} over clips and seeds"
     )
     verdict = "met" if found.low_over_clips >= -margin else "NOT met"
     lines.append(f"at least {-100 * margin:+.1f} points asked: {verdict}")

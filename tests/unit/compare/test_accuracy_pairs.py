@@ -39,6 +39,14 @@ def test_seeds_that_disagree_widen_the_bound_over_both():
     assert found.low_over_both == -1
 
 
+def test_one_seed_says_nothing_of_others(tmp_path, capsys):
+    run = trained(tmp_path / "run", seeds=(0,), baseline=0, optimized=1).write()
+    assert main([str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["low_over_both"] is None
+    assert main([str(run)]) == 0
+    assert "over clips, unknown over clips and seeds" in capsys.readouterr().out
+
+
 def test_other_clips_or_no_common_seed_do_not_compare():
     with pytest.raises(NotComparableError, match="other clips"):
         pairs(hits([1, 0]), hits([1, 0, 1]))
