@@ -83,7 +83,7 @@ calibrate: data ## Measure this GPU for predict and plan: context, workspaces, g
 test: $(READY) ## Run the fast tests, two processes of one thread each (7 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
-test-slow: $(READY) ## Run the tests that take minutes
+test-slow: $(READY) ## Run the tests that take minutes (over an hour in all)
 	$(BIN)/pytest -m slow $(ARGS)
 
 test-browser: browser ## Open the report in a headless Chromium: interaction, no script, phone, accessibility

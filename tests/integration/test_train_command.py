@@ -182,9 +182,9 @@ def test_output_directory_that_is_a_file(tmp_path, capsys, monkeypatch, data):
 
 def train_here(capsys, monkeypatch, *arguments, settings=()):
     """The command in this process; its exit code and stderr."""
+    monkeypatch.syspath_prepend(ROOT)
     import train_efficient_model
 
-    monkeypatch.syspath_prepend(ROOT)
     pairs = [part for setting in [*TINY, *settings] for part in ("--set", setting)]
     code = train_efficient_model.main([*map(str, arguments), *pairs])
     return code, capsys.readouterr().err

@@ -3,6 +3,7 @@
 import io
 import shlex
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,6 @@ from clip_files import write_directory, write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import train_efficient_model
 from models.config import Settings, load_settings, parse_overrides
 from models.data.clip_sizes import cached_clip_bytes, frame_bytes
 from models.training import advisor
@@ -20,6 +20,7 @@ from models.training.machine import Machine
 from models.training.step_need import measure_step_need
 from slr_bench.units import GIB, MIB
 
+ROOT = Path(__file__).parents[4]
 LAPTOP = Machine(cores=8, ram_free_bytes=12 * GIB, ram_limit_bytes=16 * GIB, gpu_name="GPU", gpu_free_bytes=4 * GIB)
 NO_GPU = Machine(2, 8 * GIB, 8 * GIB, cpu_flags=frozenset({"avx512_fp16", "amx_bf16"}))
 NEED = StepNeed(fixed_bytes=200 * MIB, per_clip_bytes=150 * MIB)
@@ -284,7 +285,9 @@ def test_what_names_the_setting_to_the_trainer_names_it_here_and_in_the_command(
         write_video(tmp_path / "data" / "videos" / f"{name}.mp4", 4)
     data = write_directory(tmp_path / "data", clips, ["a", "b"])
     monkeypatch.chdir(tmp_path)
-    assert advisor.DEFAULT_CONFIG == train_efficient_model.DEFAULT_CONFIG
+    monkeypatch.syspath_prepend(ROOT)
+    import train_efficient_model
+
     assert advisor.main(["--data-dir", str(data), "--num-classes", "2", "--symptom", "oom"]) == 0
     words = shlex.split(capsys.readouterr().out.splitlines()[-1])
     options = train_efficient_model._parser().parse_args(words[2:])
