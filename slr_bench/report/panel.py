@@ -62,6 +62,8 @@ class Panel:
     workload: str
     summary: str
     """Peak, or how it ended."""
+    is_peak: bool
+    """Which of the two."""
     facts: tuple[tuple[str, str], ...]
     reason: str
     """Why it did not end ok, or why there is nothing to draw."""
@@ -141,6 +143,7 @@ def _panel(cell: CellSummary, name: str, drawn: Drawn, is_open: bool) -> Panel:
         name=name,
         workload=plain(cell.entry.workload, 40),
         summary=outcome_cell(cell).text if peak is None else format_bytes(peak),
+        is_peak=peak is not None,
         facts=_facts(cell),
         reason=plain("; ".join(cell.reasons)) or ("" if drawn.step or drawn.ram else _why_empty(cell)),
         step=drawn.step,

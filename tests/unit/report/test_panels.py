@@ -115,7 +115,7 @@ def test_a_panel_says_peak_floor_categories_and_modules(new_run):
     series = samples(MIB) | {"traced": traced_by_category(800 * MIB)}
     run.record(run.cell("baseline"), 0, step_metrics(800 * MIB, 1.0), series=series)
     [one] = shown(run)
-    assert (one.name, one.summary, one.is_open) == ("baseline · own setting", "800.0 MiB", True)
+    assert (one.name, one.summary, one.is_peak, one.is_open) == ("baseline · own setting", "800.0 MiB", True, True)
     assert ("step", "1.00 s") in one.facts
     assert [(part.name, part.text) for part in one.parts] == [
         ("saved activation", "480.0 MiB"), ("temporary", "120.0 MiB"),
@@ -129,7 +129,9 @@ def test_a_cell_out_of_memory_has_a_panel_with_its_reason(new_run):
     run = new_run()
     run.record(run.cell("baseline"), 0, outcome=Outcome.OOM_GPU, reason="tried to allocate 9 GiB")
     [one] = shown(run)
-    assert (one.summary, one.reason, one.step) == ("out of GPU memory", "tried to allocate 9 GiB", None)
+    assert (one.summary, one.is_peak, one.reason, one.step) == (
+        "out of GPU memory", False, "tried to allocate 9 GiB", None,
+    )  # fmt: skip
 
 
 def test_a_cell_without_samples_says_so(new_run):
