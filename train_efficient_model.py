@@ -12,14 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from models.config import Settings, load_settings, parse_overrides
+from models.config import Settings, load_settings
 from models.training.advice import advised
-from models.training.advisor import DEFAULT_CONFIG, advise, setting_words, show
+from models.training.advisor import DEFAULT_CONFIG, advise, setting_overrides, setting_words, show
 from models.training.machine import Machine
+from models.training.output_files import CHECKPOINT_NAME, CONFIG_NAME
 from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, SlrBenchError, warn_in_one_line
-
-CHECKPOINT = "checkpoint.pt"
-CONFIG = "config.yml"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        kept = options.output_dir / CHECKPOINT
+        kept = options.output_dir / CHECKPOINT_NAME
         left = f"{kept} is as it was last saved, go on with --resume" if kept.exists() else "nothing was saved yet"
         print(f"error: interrupted at once; {left}", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -64,11 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    overrides = parse_overrides(options.set)
-    if options.data_dir is not None:
-        overrides["data.dir"] = options.data_dir
-    if options.num_classes is not None:
-        overrides["model.num_classes"] = options.num_classes
+    overrides = setting_overrides(options)
     if options.weights is not None:
         overrides["model.weights"] = options.weights
     settings = load_settings(options.config, overrides)
@@ -90,13 +84,14 @@ def _prepare(output_dir: Path, resume: bool) -> None:
             pass
     except OSError as error:
         raise ConfigError(f"output directory {output_dir} cannot be used: {error.strerror}; choose another") from error
-    if (output_dir / CHECKPOINT).exists() and not resume:
+    if (output_dir / CHECKPOINT_NAME).exists() and not resume:
         raise ConfigError(
-            f"{output_dir} holds the {CHECKPOINT} of an earlier training; add --resume or choose another directory"
+            f"{output_dir} holds the {CHECKPOINT_NAME} of an earlier training; add --resume or choose another directory"
         )
-    if resume and not (output_dir / CHECKPOINT).exists():
+    if resume and not (output_dir / CHECKPOINT_NAME).exists():
         raise ConfigError(
-            f"{output_dir} holds no {CHECKPOINT} to go on from; check --output-dir, or leave out --resume to begin anew"
+            f"{output_dir} holds no {CHECKPOINT_NAME} to go on from; check --output-dir, "
+            "or leave out --resume to begin anew"
         )
 
 
@@ -121,8 +116,8 @@ def _held(output_dir: Path) -> Iterator[None]:
 
 def _fitted(settings: Settings, output_dir: Path, resume: bool, words: str) -> Settings:
     """The setting for this machine. A resumed training keeps the batches that it began with."""
-    if resume and (output_dir / CONFIG).exists():
-        before = load_settings(output_dir / CONFIG).training
+    if resume and (output_dir / CONFIG_NAME).exists():
+        before = load_settings(output_dir / CONFIG_NAME).training
         kept = {"batch_size": before.batch_size, "gradient_accumulation_steps": before.gradient_accumulation_steps}
         training = settings.training.model_copy(update=kept)
         settings = settings.model_copy(update={"training": training})

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from slr_bench.errors import EXIT_OK, EXIT_REGRESSION, NotComparableError, NothingMeasuredError, SlrBenchError
 from slr_bench.run.store import Store
+from slr_bench.units import format_count
 
 LEVEL = 0.90
 RESAMPLES = 10_000
@@ -116,8 +117,7 @@ def read_hits(run_dirs: Sequence[Path]) -> dict[str, dict[int, dict[str, bool]]]
 
 def text(found: Pairs, names: Sequence[str], margin: float) -> str:
     """What a person reads."""
-    count = len(found.seeds)
-    lines = [f"{'one seed' if count == 1 else f'{count} seeds'}, {found.clips} clips"]
+    lines = [f"{format_count(len(found.seeds), 'seed')}, {found.clips} clips"]
     lines += [
         f"{name:>12}: {100 * np.mean(values):.1f} %  ({', '.join(f'{100 * value:.1f}' for value in values)})"
         for name, values in zip(names, (found.base, found.head), strict=True)

@@ -62,6 +62,11 @@ def format_value(value: float | None, unit: str) -> str:
     return f"{value:.4g} {unit}".replace(" 1/s", " /s")
 
 
+def format_count(count: int, noun: str) -> str:
+    """``"one clip"``, ``"4 clips"``; a noun whose plural takes an s."""
+    return f"one {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def is_number(value: object) -> TypeGuard[int | float]:
     """Whether it is one; to Python a flag is a number, too."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -15,6 +15,7 @@ from models.config.data import DataConfig
 from models.config.model import ModelConfig
 from models.config.training import TrainingConfig
 from slr_bench.errors import ConfigError, checked, read_yaml
+from slr_bench.units import format_count
 
 KEYS_OF_A_GRID = {"workload", "base", "arms", "axes", "exclude", "techniques", "set", "also"}
 """Where a file has one of these, and no section, somebody has taken a grid file for a training file."""
@@ -37,8 +38,7 @@ class Settings(Frozen):
         limit = self.data.max_frames_in_memory
         frames = self.training.batch_size * self.model.num_frames
         if limit is not None and frames > limit:
-            count = self.training.batch_size
-            clips = "one clip" if count == 1 else f"{count} clips"
+            clips = format_count(self.training.batch_size, "clip")
             cure = f"set the limit to {frames} or more (null: none)"
             if fitting := limit // self.model.num_frames:
                 cure = f"use training.batch_size: {fitting} with more training.gradient_accumulation_steps, or {cure}"

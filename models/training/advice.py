@@ -10,7 +10,7 @@ from models.config import Settings
 from models.data.clip_sizes import cached_clip_bytes, frame_bytes
 from models.training.machine import Machine
 from slr_bench.errors import checked
-from slr_bench.units import MIB, format_bytes
+from slr_bench.units import MIB, format_bytes, format_count
 
 Symptom = Literal["oom", "ram", "slow"]
 MOST_PROCESSES = 8
@@ -148,7 +148,7 @@ def _fit_cache(draft: _Draft, room: int, clips: int | None) -> None:
         return
     what = f"the RAM that is left; {format_bytes(per_clip)} a clip"
     if clips is not None and clips * per_clip <= room:
-        count = "one clip" if clips == 1 else f"{clips} clips"
+        count = format_count(clips, "clip")
         what, size_mib = f"{count} at {format_bytes(per_clip)}", max(1, -(-clips * per_clip // MIB))
     draft.set("model.enable_feature_caching", True, "clips are decoded once, not once an epoch")
     draft.set("model.cache_size_limit_mb", size_mib, what)

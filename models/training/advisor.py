@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = _parser().parse_args(arguments)
     try:
-        settings = load_settings(options.config, _overrides(options))
+        settings = load_settings(options.config, setting_overrides(options))
         machine = Machine.here()
         if options.symptom:
             advice = against(options.symptom, settings, machine, _clips(settings))
@@ -106,7 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _overrides(options: argparse.Namespace) -> dict[str, Any]:
+def setting_overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """Dotted keys that the options lay over the configuration; the trainer's are the same."""
     overrides = parse_overrides(options.set)
     if options.data_dir is not None:
         overrides["data.dir"] = options.data_dir

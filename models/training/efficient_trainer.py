@@ -24,6 +24,7 @@ from models.training.interruption import Interruption, TrainingInterrupted
 from models.training.loaded_epoch import EpochLoader, LoadedEpoch
 from models.training.memory import MemoryTracker
 from models.training.optimization import AUTOCAST_DTYPES
+from models.training.output_files import CHECKPOINT_NAME, CONFIG_NAME, METRICS_NAME
 from models.training.pressure import MemoryPressure
 from models.training.progress import EpochResult, Tally, TrainingDisplay
 from models.training.stepper import Phase, no_phase
@@ -31,9 +32,6 @@ from slr_bench.errors import DataError, SlrBenchError
 
 __all__ = ["CHECKPOINT_NAME", "EfficientTrainer", "MemoryTracker", "Phase", "TrainingDiverged", "no_phase"]
 
-CHECKPOINT_NAME = "checkpoint.pt"
-CONFIG_NAME = "config.yml"
-METRICS_NAME = "metrics.json"
 METRICS_SCHEMA = 2  # 1: first version; 2: events
 
 

@@ -21,6 +21,7 @@ from models.training.memory import MemoryTracker, OwnPeaks, fullest
 from models.training.pressure import MemoryPressure
 from models.training.stepper import Phase, Stepper, no_phase
 from slr_bench.probes.host import address_space_is_limited, keep_large_blocks_apart
+from slr_bench.units import format_count
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,7 @@ class FittingStepper(Stepper):
     def micro_batch_text(self) -> str:
         """The size in use, in words: after an out-of-memory the one that was tried last."""
         size, largest = self.micro_batch.size, self.config.batch_size
-        clips = "one clip" if size == 1 else f"{size} clips"
-        return f"a micro-batch of {clips} (training.batch_size: {largest})"
+        return f"a micro-batch of {format_count(size, 'clip')} (training.batch_size: {largest})"
 
     @property
     def halving_could_help(self) -> bool:
