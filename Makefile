@@ -44,13 +44,13 @@ bench-gpu: data ## The reference shape on a GPU: precision x recomputation x bat
 	$(BIN)/slr-bench run configs/ablation_gpu.yml $(ARGS)
 
 bench-compare: data ## Prove the comparison on real runs: false alarms, detections (about 10 minutes, resumable)
-	$(BIN)/python -m benchmarks.comparison_proof $(ARGS)
+	$(BIN)/python -m benchmarks.proofs.comparison_proof $(ARGS)
 
 bench-gate: data ## Prove the gate on real commits: no-op, +0.5 % of bytes, +15 % of time (about 10 minutes, resumable)
-	$(BIN)/python -m benchmarks.gate_proof $(ARGS)
+	$(BIN)/python -m benchmarks.proofs.gate_proof $(ARGS)
 
 bench-trace: data ## What tracing costs a step, beside torch's MemTracker (about 3 minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.trace_cost $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.proofs.trace_cost $(ARGS)
 
 bench-records: $(READY) ## Read, filter and tabulate 1,000 records
 	$(BIN)/pytest -q -s benchmarks/test_records.py $(ARGS)
@@ -65,17 +65,17 @@ bench-parts: $(READY) ## Time and peak bytes of each part: shift, attention, pyr
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q benchmarks $(ARGS)
 
 bench-check: data ## Fail if bytes grew over reports/baseline (2 minutes); BASE=REV also pairs times with that revision
-	$(BIN)/python -m benchmarks.byte_gate check
+	$(BIN)/python -m benchmarks.proofs.byte_gate check
 	$(if $(BASE),$(BIN)/slr-bench gate $(BASE) . --config configs/gate.yml --repeats 24 --rule step_time_s:15% $(ARGS))
 
 bench-baseline: data ## Make reports/baseline anew: after a change of bytes that is meant, or of torch
-	$(BIN)/python -m benchmarks.byte_gate renew
+	$(BIN)/python -m benchmarks.proofs.byte_gate renew
 
 bench-predict: data ## What predictions are worth without a GPU: cost, planner, the CPU's peak (about 10 minutes)
-	$(BIN)/python -m benchmarks.predict_proof $(ARGS)
+	$(BIN)/python -m benchmarks.proofs.predict_proof $(ARGS)
 
 bench-predict-gpu: data ## What predictions are worth on this GPU: 64 settings measured, half held out (resumable)
-	$(BIN)/python -m benchmarks.predict_gpu $(ARGS)
+	$(BIN)/python -m benchmarks.proofs.predict_gpu $(ARGS)
 
 calibrate: data ## Measure this GPU for predict and plan: context, workspaces, golden traces (minutes)
 	$(BIN)/slr-bench calibrate configs/calibrate.yml --traces tests/fixtures/traces $(ARGS)

@@ -131,7 +131,7 @@ def _train(settings: Settings, output_dir: Path, resume: bool, words: str) -> No
     # Imported here: a mistake in the configuration is told at once, not after seconds of importing torch.
     import torch
 
-    from models.data.clips import build_loaders
+    from models.data.loading.clips import build_loaders
     from models.networks.efficient import build_recogniser
     from models.training.batch_size import out_of_memory_told
     from models.training.efficient_trainer import EfficientTrainer

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.works import MicroBatch
+from benchmarks.workload_steps import MicroBatch
 from models.config import Settings
 from models.networks.efficient import build_recogniser
 from models.training.stepper import Stepper

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from slr_bench.predict.allocator_rules import AllocatorSettings
-from slr_bench.predict.expandable import make_allocator
-from slr_bench.predict.replay import Event, replay
+from slr_bench.predict.allocator.expandable import make_allocator
+from slr_bench.predict.allocator.replay import Event, replay
+from slr_bench.predict.allocator.rules import AllocatorSettings
 from slr_bench.units import KIB, MIB
 
 EVENTS = 50_000

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from models.data.feature_cache import ClipCache
+from models.data.loading.feature_cache import ClipCache
 
 CLIPS, SHAPE_TCHW = 64, (16, 3, 64, 64)
 CLIP_BYTES = 16 * 3 * 64 * 64

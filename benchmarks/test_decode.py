@@ -24,10 +24,10 @@ from clip_files import shared_data
 from torchvision.transforms.v2 import functional
 
 from models.config import Settings
-from models.data.clip_sizes import working_size
-from models.data.clips import build_loaders
-from models.data.synthetic import render_dataset
-from models.data.video import open_video, uniform_indices
+from models.data.loading.clip_sizes import working_size
+from models.data.loading.clips import build_loaders
+from models.data.synthetic.render import render_dataset
+from models.data.video.reader import open_video, uniform_indices
 
 CLIPS = ("00010", "00012", "00039")  # 80, 174 and 309 frames of 852 x 480
 FRAMES, SIZE = 16, 112

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from fake_runs import FakeRun, fill_large
 
-from slr_bench.report import html
-from slr_bench.report.build import write_reports
-from slr_bench.report.content import read_content
+from slr_bench.report.formats import html
+from slr_bench.report.run_report.content import read_content
+from slr_bench.report.run_report.write import write_reports
 
 CELLS = 200
 

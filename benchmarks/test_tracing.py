@@ -1,4 +1,4 @@
-"""What tracing costs a small training step; `benchmarks.trace_cost` measures the ratio on a larger one, in turn."""
+"""What tracing costs a small training step; `benchmarks.proofs.trace_cost` measures the ratio on a larger one."""
 
 from __future__ import annotations
 

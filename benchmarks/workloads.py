@@ -13,7 +13,7 @@ from slr_bench.grid.workload import AMPERE, BuildContext, Cards, Knob, WorkloadS
 SYNTHETIC = Path("data/synthetic")
 """Where ``make data`` renders to."""
 # torch imports torch._dynamo (a second) with the first optimizer or checkpoint: once in the server, not in every cell.
-_PRELOAD = ("torch._dynamo", "torchvision.transforms.v2", "av", "benchmarks.works")
+_PRELOAD = ("torch._dynamo", "torchvision.transforms.v2", "av", "benchmarks.workload_steps")
 
 
 def _knob(
@@ -67,19 +67,19 @@ def _check_data(settings: Settings) -> Mapping[str, str]:
 
 
 def _train_step(settings: Settings, context: BuildContext) -> Any:
-    from benchmarks.works import TrainStep
+    from benchmarks.workload_steps import TrainStep
 
     return TrainStep(settings, context)
 
 
 def _inference(settings: Settings, context: BuildContext) -> Any:
-    from benchmarks.works import Inference
+    from benchmarks.workload_steps import Inference
 
     return Inference(settings, context)
 
 
 def _train_epochs(settings: Settings, context: BuildContext) -> Any:
-    from benchmarks.works import TrainEpochs
+    from benchmarks.workload_steps import TrainEpochs
 
     return TrainEpochs(settings, context)
 

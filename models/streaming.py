@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from models.config import parse_overrides
-from models.data.clip_sizes import working_size
-from models.data.live_video import LiveVideo, Source, open_live
-from models.data.transforms import centre_crop
-from models.data.wlasl_files import list_directory, load_class_list
+from models.data.loading.clip_sizes import working_size
+from models.data.loading.transforms import centre_crop
+from models.data.video.live import LiveVideo, Source, open_live
+from models.data.wlasl.files import list_directory, load_class_list
 from models.layers.recent import Recent
 from models.networks.efficient import EfficientRecogniser
-from models.networks.saved import load_recogniser
+from models.networks.load import load_recogniser
 from models.streaming_display import StreamDisplay
 from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, DataError, SlrBenchError, warn_in_one_line
 

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from models.data.live_video import LiveFrame
+from models.data.video.live import LiveFrame
 
 TOP = 5
 LATENCIES_KEPT = 1000

@@ -17,10 +17,13 @@ FLOORS = [
     "grid",
     "trace",
     "probes",
+    "execute",
+    "worker",
     "run",
     "predict",
     "compare",
     "report",
+    "doctor",
     "pytest_plugin",
     "cli",
 ]
@@ -113,16 +116,18 @@ def test_one_module_knows_a_vendors_library(library, home):
 
 
 def test_the_runner_reaches_the_worker_only_as_a_process():
-    loaded = loaded_after("import slr_bench.run.runner, slr_bench.report.live")
-    assert "slr_bench.run.executors.local" in loaded
-    assert not loaded & {"slr_bench.run.worker", "slr_bench.run.measure", "torch", "pynvml"}
+    loaded = loaded_after("import slr_bench.run.runner, slr_bench.report.views.run_progress")
+    assert "slr_bench.execute.local" in loaded
+    assert not loaded & {"slr_bench.worker.main", "slr_bench.worker.measure", "torch", "pynvml"}
     named = {
         name
         for path in sources("slr_bench/run")
         if path.stem in ("runner", "lane", "local")
         for name in imports_of(path)
     }
-    assert not [name for name in named if name.startswith(("slr_bench.run.worker", "slr_bench.run.measure", "torch"))]
+    assert not [
+        name for name in named if name.startswith(("slr_bench.worker.main", "slr_bench.worker.measure", "torch"))
+    ]
 
 
 def test_no_package_and_no_workload_spec_imports_torch():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from models.config import Settings
-from models.data.clip_sizes import cached_clip_bytes, frame_bytes
+from models.data.loading.clip_sizes import cached_clip_bytes, frame_bytes
 from models.training.machine import Machine
 from slr_bench.errors import checked
 from slr_bench.units import MIB, format_bytes, format_count

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from models.config import Settings
-from models.data.clips import Loaders
-from models.data.feature_loader import FeatureLoader
+from models.data.loading.clips import Loaders
+from models.data.loading.feature_loader import FeatureLoader
 from models.networks.frozen import FrozenBackbone
 from models.training.optimization import autocast
 

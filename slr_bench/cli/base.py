@@ -18,7 +18,7 @@ from slr_bench.errors import InterruptedRunError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from slr_bench.report.content import RunContent
+    from slr_bench.report.run_report.content import RunContent
 
 DEFAULT_RUN_DIRECTORY = Path("reports/latest")
 
@@ -72,9 +72,9 @@ def interruption_told(kept: str) -> Iterator[None]:
 
 def make_report(directory: Path, console: Console, content: RunContent | None = None) -> dict[str, str]:
     """Write the report files and print the summary; the files' paths. ``content``: where it was read already."""
-    from slr_bench.report.build import write_content
-    from slr_bench.report.content import read_content
-    from slr_bench.report.terminal import print_summary
+    from slr_bench.report.formats.terminal import print_summary
+    from slr_bench.report.run_report.content import read_content
+    from slr_bench.report.run_report.write import write_content
 
     content = content or read_content(directory)
     try:
@@ -89,7 +89,7 @@ def public_command(arguments: Sequence[str]) -> str:
     """The command as others can give it: what lies below the working directory is named from there, and of every other
     path the last part alone stays. Nobody's home directory is in it.
     """
-    from slr_bench.run.outcome import without_paths
+    from slr_bench.execute.outcome import without_paths
 
     words = ["slr-bench", *map(public_word, arguments)]
     return without_paths(shlex.join(words), "{}")

@@ -35,9 +35,9 @@ def calibrate(
     from slr_bench.grid.config import load_grid, parse_override
     from slr_bench.predict.calibrate import calibrate as measured
     from slr_bench.predict.calibrate import write_calibration
-    from slr_bench.predict.gpu_children import NO_GPU, GpuChildren
-    from slr_bench.report.calibration_view import print_calibration
-    from slr_bench.run.preparation import prepare
+    from slr_bench.predict.calibration_processes import NO_GPU, GpuChildren
+    from slr_bench.report.views.calibrate import print_calibration
+    from slr_bench.run.preflight import prepare
 
     console = Console(stderr=as_json)
     place = devices or Path(str(files("slr_bench.predict") / "devices"))

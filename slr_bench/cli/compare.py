@@ -48,7 +48,7 @@ def compare(
     the head crashed."""
     from rich.console import Console
 
-    from slr_bench.report.comparison_view import comparison_markdown, print_comparison
+    from slr_bench.report.views.compare import comparison_markdown, print_comparison
 
     console = Console(stderr=as_json)
     choice = Choice(base, head, arm, config, sets or [], workload, repeats, device, fake, out)

@@ -80,7 +80,7 @@ def gate(
 
     from slr_bench.compare.gate import judge_gate
     from slr_bench.compare.rules import gather_rules
-    from slr_bench.report.gate_view import print_gate
+    from slr_bench.report.views.gate import print_gate
 
     console = Console(stderr=as_json)
     files = Outputs(markdown, junit, bmf, smaller_is_better)
@@ -100,9 +100,9 @@ def gate(
 
 
 def _write(result: GateResult, files: Outputs) -> None:
-    from slr_bench.report.exports import bencher_metrics, smaller_is_better
-    from slr_bench.report.gate_view import gate_markdown
-    from slr_bench.report.junit import gate_junit
+    from slr_bench.report.views.ci_services import bencher_metrics, smaller_is_better
+    from slr_bench.report.views.gate import gate_markdown
+    from slr_bench.report.views.gate_junit import gate_junit
 
     _write_each(
         {
@@ -116,9 +116,9 @@ def _write(result: GateResult, files: Outputs) -> None:
 
 def _write_no_verdict(error: SlrBenchError, files: Outputs) -> None:
     """Whoever reads the files alone must see that the gate ended without an answer; figures it has none."""
-    from slr_bench.report.gate_view import no_verdict_markdown
-    from slr_bench.report.gate_words import no_verdict
-    from slr_bench.report.junit import no_verdict_junit
+    from slr_bench.report.views.gate import no_verdict_markdown
+    from slr_bench.report.views.gate_junit import no_verdict_junit
+    from slr_bench.report.views.gate_words import no_verdict
 
     text = no_verdict(str(error), error.exit_code)
     with suppress(ConfigError):  # of two mistakes the first is told

@@ -13,7 +13,7 @@ from slr_bench.errors import EXIT_OK, ConfigError, NothingMeasuredError
 
 if TYPE_CHECKING:
     from slr_bench.predict.device import Device
-    from slr_bench.predict.planned import Budget
+    from slr_bench.predict.plan.result import Budget
 
 
 @app.command()
@@ -64,12 +64,12 @@ def plan(
     from rich.console import Console
 
     from slr_bench.grid.config import load_grid, parse_override
-    from slr_bench.predict.allocator_rules import settings_of
+    from slr_bench.predict.allocator.rules import settings_of
     from slr_bench.predict.device import any_device, find_device
-    from slr_bench.predict.planner import Planner
-    from slr_bench.predict.probing import measured
-    from slr_bench.report.plan_view import plan_picture, print_plan, setting_file
-    from slr_bench.run.preparation import has_cuda
+    from slr_bench.predict.plan.planner import Planner
+    from slr_bench.predict.plan.verify import measured
+    from slr_bench.report.views.plan import plan_picture, print_plan, setting_file
+    from slr_bench.run.preflight import has_cuda
 
     console = Console(stderr=as_json)
     if means_cpu(device):
@@ -109,7 +109,7 @@ def _budget(card: Device, gpu_memory: str | None, headroom: float, slower: float
     Raises:
         ConfigError: a size that is none, none at all, two that exclude each other.
     """
-    from slr_bench.predict.planned import Budget
+    from slr_bench.predict.plan.result import Budget
     from slr_bench.units import format_bytes, parse_bytes
 
     try:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from slr_bench.grid.cells import Cell
-    from slr_bench.predict.allocator_rules import AllocatorSettings
+    from slr_bench.predict.allocator.rules import AllocatorSettings
     from slr_bench.predict.host import HostPrediction
     from slr_bench.predict.peak import Prediction
 
@@ -42,7 +42,7 @@ def predict(
     """
     from rich.console import Console
 
-    from slr_bench.predict.foresight import Foreseen, Foresight
+    from slr_bench.predict.trace_pool import Foreseen, Foresight
 
     console = Console(stderr=as_json)
     is_cpu = means_cpu(device)
@@ -50,7 +50,7 @@ def predict(
         foresight.begin()
         from slr_bench.grid.cells import expand, own_cell
         from slr_bench.grid.config import load_grid, parse_override
-        from slr_bench.predict.allocator_rules import settings_of
+        from slr_bench.predict.allocator.rules import settings_of
         from slr_bench.predict.device import any_device, find_device
         from slr_bench.predict.host import predicted_host
         from slr_bench.predict.peak import predicted
@@ -90,7 +90,7 @@ def predict(
 def _tell_one(cell: Cell, result: Answer, settings: AllocatorSettings, console: Console, as_json: bool) -> NoReturn:
     from slr_bench.predict.host import HostPrediction
     from slr_bench.predict.peak import verdicts
-    from slr_bench.report.predict_view import print_prediction
+    from slr_bench.report.views.predict import print_prediction
 
     if isinstance(result, str):
         raise NothingMeasuredError(f"unsupported: {result}")
@@ -107,7 +107,7 @@ def _tell_one(cell: Cell, result: Answer, settings: AllocatorSettings, console: 
 def _tell_grid(
     cells: Sequence[Cell], results: Sequence[Answer], device: str | None, console: Console, as_json: bool
 ) -> NoReturn:
-    from slr_bench.report.predict_view import print_cells
+    from slr_bench.report.views.predict import print_cells
 
     made = [result for result in results if not isinstance(result, str)]
     if not made:

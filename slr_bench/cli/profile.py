@@ -30,8 +30,8 @@ def profile(
 
     from slr_bench.grid.cells import own_cell
     from slr_bench.grid.config import load_grid, parse_override, with_device
-    from slr_bench.report.profile_page import write_page
-    from slr_bench.report.profile_view import print_profile
+    from slr_bench.report.views.profile import print_profile
+    from slr_bench.report.views.profile_page import write_page
     from slr_bench.run.profiler import profile as profile_one
 
     console = Console(stderr=as_json)

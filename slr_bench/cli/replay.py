@@ -30,8 +30,8 @@ def replay(
     """Replay a CUDA memory snapshot: what was reserved, how fragmented, and whether it would have fit otherwise."""
     from rich.console import Console
 
-    from slr_bench.predict.what_if import what_if
-    from slr_bench.report.replay_view import print_replay
+    from slr_bench.predict.allocator.replay_snapshot import what_if
+    from slr_bench.report.views.replay import print_replay
     from slr_bench.units import parse_bytes
 
     try:

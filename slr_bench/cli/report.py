@@ -27,22 +27,22 @@ def report(
         raise ConfigError("--latex and --json both want stdout for themselves; ask for one")
     from rich.console import Console
 
-    from slr_bench.report.content import read_content
+    from slr_bench.report.run_report.content import read_content
 
     content = read_content(run_dir)
     made = {}
     if csv is not None:
-        from slr_bench.report.tidy import write_csv
+        from slr_bench.report.formats.data_frame import write_csv
 
         write_csv(content.cells, csv)
         made["csv"] = str(csv)
     if parquet is not None:
-        from slr_bench.report.tidy import write_parquet
+        from slr_bench.report.formats.data_frame import write_parquet
 
         write_parquet(content.cells, parquet)
         made["parquet"] = str(parquet)
     if latex:
-        from slr_bench.report.latex import headline_table
+        from slr_bench.report.run_report.latex import headline_table
 
         sys.stdout.write(headline_table(content.report))
     paths = make_report(run_dir, Console(stderr=as_json or latex), content)

@@ -81,7 +81,7 @@ def run(
 
 
 def _run(runner: Any, console: Console) -> Totals:
-    from slr_bench.report.live import LiveView
+    from slr_bench.report.views.run_progress import LiveView
 
     console.print("starting: importing torch once for all cells")
     try:

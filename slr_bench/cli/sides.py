@@ -87,9 +87,9 @@ def obtain(choice: Choice, console: Console) -> Comparison:
 def _measured(choice: Choice, pair: RevisionPair, console: Console) -> Comparison:
     from slr_bench.compare.comparison import compare_runs
     from slr_bench.grid.config import parse_override
-    from slr_bench.report.live import LiveView
-    from slr_bench.run import git
-    from slr_bench.run.revisions import SIDES, Asked, measured_in_turn
+    from slr_bench.report.views.run_progress import LiveView
+    from slr_bench.run.revisions import git
+    from slr_bench.run.revisions.measure import SIDES, Asked, measured_in_turn
 
     if not pair.head.is_working_tree and not pair.base.is_working_tree and git.is_dirty(pair.top):
         note = "the working tree has changes that no commit has; they are not measured (name it with .)"

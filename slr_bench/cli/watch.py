@@ -32,7 +32,7 @@ def watch(
     from slr_bench.probes.nvml import load_library
     from slr_bench.probes.thresholds import Thresholds
     from slr_bench.probes.tree import short_name, tree_pids
-    from slr_bench.report import watching
+    from slr_bench.report.views import watch as watching
 
     thresholds = Thresholds(warning, critical)
     with watching.process_end(pid) as wait:

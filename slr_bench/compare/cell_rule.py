@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, Final, Literal
 
+from slr_bench.compare.cells import DETERMINISTIC
 from slr_bench.compare.comparability import family
 from slr_bench.compare.judgement import ComparedCell
 from slr_bench.compare.rules import Rule
 from slr_bench.compare.statistics import MIN_PROCESSES
-from slr_bench.compare.summary import DETERMINISTIC
 from slr_bench.compare.verdict import is_bigger_better
 
 Ruling = Literal["kept", "broken", "better", "unjudged"]

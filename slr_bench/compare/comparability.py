@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from slr_bench.compare.summary import CellSummary, Reading, why_not_comparable
+from slr_bench.compare.cells import CellSummary, Reading, why_not_comparable
 
 HARNESS: Final = frozenset({"harness_s", "parent_cpu_ratio", "sampler_cpu_ratio", "sampler_overhead_ratio"})
 """What measuring cost: no property of the setting, never compared."""

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slr_bench.compare.cells import CellSummary
 from slr_bench.compare.comparability import Bond
 from slr_bench.compare.judgement import ComparedCell, ComparedMetric, judge_cell, judge_overall
 from slr_bench.compare.matching import Ends, Unmatched, ends, unmatched, unread
 from slr_bench.compare.notebook import as_html
 from slr_bench.compare.sides import BROKEN, SideName, read_side
-from slr_bench.compare.summary import CellSummary
 from slr_bench.errors import NotComparableError
 from slr_bench.units import plain
 

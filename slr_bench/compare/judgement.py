@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from slr_bench.compare.cells import DETERMINISTIC, CellSummary, Reading, pair
 from slr_bench.compare.comparability import Bond, compared_metrics, why_apart
 from slr_bench.compare.statistics import MIN_PROCESSES, Ratio, paired_ratio
-from slr_bench.compare.summary import DETERMINISTIC, CellSummary, Reading, pair
 from slr_bench.units import plain
 
 Pairs = Sequence[tuple[CellSummary, CellSummary]]

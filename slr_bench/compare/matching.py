@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from slr_bench.compare.cells import CellSummary
 from slr_bench.compare.comparability import HARNESS
 from slr_bench.compare.sides import SideName
-from slr_bench.compare.summary import CellSummary
 from slr_bench.units import plain
 
 

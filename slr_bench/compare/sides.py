@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from slr_bench.compare.cells import MEASURED, CellSummary, summarize_cells
 from slr_bench.compare.records import find_records
-from slr_bench.compare.summary import MEASURED, CellSummary, summarize_cells
 from slr_bench.errors import ConfigError, NoBaselineError, NothingMeasuredError, nearest
 from slr_bench.record import Outcome, Record
 from slr_bench.run.store import Manifest, Store, Turn

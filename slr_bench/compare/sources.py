@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slr_bench.errors import ConfigError, NoBaselineError
-from slr_bench.run import git
-from slr_bench.run.trees import WORKING_TREE, Revision
+from slr_bench.run.revisions import git
+from slr_bench.run.revisions.checkouts import WORKING_TREE, Revision
 from slr_bench.units import plain
 
 

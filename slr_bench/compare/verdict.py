@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
+from slr_bench.compare.cells import DETERMINISTIC
 from slr_bench.compare.judgement import ComparedCell, ComparedMetric
 from slr_bench.compare.statistics import MIN_PROCESSES
-from slr_bench.compare.summary import DETERMINISTIC
 
 Word = Literal["fault", "n too small", "not comparable", "equal", "~", "worse", "better", "different"]
 SAME: Final = "~"

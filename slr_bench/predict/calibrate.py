@@ -12,8 +12,8 @@ from typing import Any, Final, Protocol
 
 from slr_bench.errors import SlrBenchError
 from slr_bench.grid.cells import Cell
+from slr_bench.predict.allocator.golden import SUFFIX, GoldenTrace, differences, golden_trace, write_golden
 from slr_bench.predict.device import SMALL_WORKSPACE_BYTES, Device, known_devices
-from slr_bench.predict.golden import SUFFIX, GoldenTrace, differences, golden_trace, write_golden
 
 LEAST_READINGS: Final = 3
 """Fewer tell nothing of how a figure spreads: it stays a rule's."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from slr_bench.predict.device import CPU, Estimate
-from slr_bench.predict.heap import high_water_bytes
+from slr_bench.predict.glibc_heap import high_water_bytes
 from slr_bench.trace.request_kinds import ALLOCATE
 from slr_bench.units import MIB
 
@@ -57,8 +57,8 @@ class HostPrediction:
 def predicted_host(foreseen: Mapping[str, Any], capacity_bytes: int | None = None) -> HostPrediction:
     """The high-water mark: the heap under the step's tensors and oneDNN's copies, twice the largest tensor, a base.
 
-    The constants were fitted to six settings; ``python -m benchmarks.predict_proof --part host`` holds them against
-    others. ``capacity_bytes`` is the whole process's, imports included.
+    The constants were fitted to six settings; ``python -m benchmarks.proofs.predict_proof --part host`` holds them
+    against others. ``capacity_bytes`` is the whole process's, imports included.
     """
     requests = foreseen["requests"]
     largest = max((size for kind, _, size in requests if kind == ALLOCATE), default=0)

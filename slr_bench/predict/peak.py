@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from slr_bench.predict.allocator import Block, OutOfDeviceMemoryError
-from slr_bench.predict.allocator_rules import AllocatorRules, AllocatorSettings
+from slr_bench.predict.allocator.caching import Block, OutOfDeviceMemoryError
+from slr_bench.predict.allocator.expandable import make_allocator
+from slr_bench.predict.allocator.rules import AllocatorRules, AllocatorSettings
 from slr_bench.predict.device import Device, Estimate, known_devices
-from slr_bench.predict.expandable import make_allocator
 from slr_bench.trace.request_kinds import ALLOCATE, FREE, STEADY, TRANSIENT, UNMODELLED, Requests
 
 _LOW, _EXPECTED, _HIGH = range(3)

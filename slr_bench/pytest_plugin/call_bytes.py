@@ -10,8 +10,8 @@ import torch
 
 from slr_bench.probes.host import HostProbe, give_heap_back
 from slr_bench.record import Metric
-from slr_bench.run.tracing import no_collection
 from slr_bench.trace.tracer import LiveBytes, Others, others_alive
+from slr_bench.worker.traced_step import no_collection
 
 Prepared = Callable[[], AbstractContextManager[Callable[[], object]]]
 """Makes a call ready, and clears up after it."""

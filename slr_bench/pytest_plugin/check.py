@@ -9,8 +9,8 @@ from typing import Any, Final, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from slr_bench.compare.cells import CellSummary
 from slr_bench.compare.comparability import Bond, why_apart
-from slr_bench.compare.summary import CellSummary
 from slr_bench.errors import nearest
 from slr_bench.pytest_plugin.fixture import Measurement, measurement_of
 from slr_bench.pytest_plugin.limits import ByteLimit

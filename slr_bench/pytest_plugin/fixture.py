@@ -67,7 +67,7 @@ class MemoryBenchmark:
         import torch
 
         from slr_bench.pytest_plugin.call_bytes import call_metrics
-        from slr_bench.run.environment import collect_environment
+        from slr_bench.worker.environment import collect_environment
 
         @contextmanager
         def prepared() -> Iterator[Callable[[], object]]:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from slr_bench.errors import CellCrashedError, NothingMeasuredError
+from slr_bench.execute.local import LocalExecutor
+from slr_bench.execute.oom_kills import read_oom_kills, rose
+from slr_bench.execute.outcome import classify, without_paths
 from slr_bench.grid.cells import Cell
 from slr_bench.grid.config import GridConfig
 from slr_bench.record import Outcome
-from slr_bench.run.evidence import read_oom_kills, rose
-from slr_bench.run.executors.local import LocalExecutor
-from slr_bench.run.lane import thread_environment
-from slr_bench.run.outcome import classify, without_paths
-from slr_bench.run.preparation import prepare
+from slr_bench.run.preflight import prepare
+from slr_bench.run.session import thread_environment
 from slr_bench.units import parse_bytes
 
 _TICK_S = 1.0
@@ -49,7 +49,7 @@ def profile(
             "warmup_steps": cell.part.warmup_steps,
         }
         kills = read_oom_kills()
-        preload = sorted({"slr_bench.run.profile_cell", *cell.spec.preload})
+        preload = sorted({"slr_bench.worker.profile", *cell.spec.preload})
         with LocalExecutor(preload, thread_environment()) as executor:
             ending = executor.run(
                 job, cell.part.timeout_s, lambda message: progressed(message.get("phase", "")), lambda _: None, _TICK_S

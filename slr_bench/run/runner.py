@@ -11,10 +11,10 @@ from slr_bench.errors import NothingMeasuredError
 from slr_bench.grid.cells import Cell
 from slr_bench.grid.config import GridConfig
 from slr_bench.record import Outcome, Record
-from slr_bench.run.lane import Job, Lane
-from slr_bench.run.plan import Run, plan
+from slr_bench.run.interference import Readers
+from slr_bench.run.schedule import Run, plan
+from slr_bench.run.session import Job, Lane
 from slr_bench.run.store import Store
-from slr_bench.run.validity import Readers
 
 _ANSWERS = (Outcome.OK, Outcome.OOM_GPU, Outcome.OOM_HOST)
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from slr_bench.trace.story import CATEGORIES, Storage, Story
+from slr_bench.trace.recording import CATEGORIES, Storage, Story
 
 TOP_TENSORS: Final = 20
 TIMELINE_POINTS: Final = 400

@@ -11,10 +11,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.flop_counter import flop_registry
 
-from slr_bench.trace.modules import NO_MODULE, ModuleTracker
 from slr_bench.trace.origin import origin
-from slr_bench.trace.saved import SavedTensors
-from slr_bench.trace.story import BEFORE, INPUT, LOAD_PHASE, TEMPORARY, WEIGHT_CAST, Operator, Storage, Story
+from slr_bench.trace.owners import NO_MODULE, ModuleTracker
+from slr_bench.trace.recording import BEFORE, INPUT, LOAD_PHASE, TEMPORARY, WEIGHT_CAST, Operator, Storage, Story
+from slr_bench.trace.saved_tensor_hooks import SavedTensors
 from slr_bench.trace.tracer import GRADIENT, HELD, PARAMETER, LiveBytes, OnHost, State, tensors_in
 
 _CAST = torch.ops.aten._to_copy.default

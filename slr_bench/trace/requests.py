@@ -13,10 +13,10 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
+from slr_bench.trace.fake.cpu_rules import ByName
+from slr_bench.trace.fake.workspaces import PRODUCTS, Workspace, name_of
+from slr_bench.trace.recording import BEFORE, Story
 from slr_bench.trace.request_kinds import ALLOCATE, FREE, LIBRARY, STEADY, TRANSIENT, UNMODELLED
-from slr_bench.trace.rules import ByName
-from slr_bench.trace.story import BEFORE, Story
-from slr_bench.trace.workspaces import PRODUCTS, Workspace, name_of
 
 COPY: Final = -1
 """Stands for the copies that an operator makes of its inputs while it runs."""

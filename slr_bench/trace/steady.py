@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import replace
 from itertools import accumulate
 
-from slr_bench.trace.story import BEFORE, INPUT, LOAD_PHASE, SAVED, TEMPORARY, WEIGHT_CAST, Story
+from slr_bench.trace.recording import BEFORE, INPUT, LOAD_PHASE, SAVED, TEMPORARY, WEIGHT_CAST, Story
 from slr_bench.trace.tracer import HELD, State
 
 _LEFT = (TEMPORARY, SAVED, INPUT, WEIGHT_CAST)

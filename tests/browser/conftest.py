@@ -13,8 +13,8 @@ from fake_runs import FakeRun, fill_large, fill_usual
 from hostile_runs import fill_hostile
 
 from slr_bench.record import Outcome
-from slr_bench.report import html
-from slr_bench.report.content import read_content
+from slr_bench.report.formats import html
+from slr_bench.report.run_report.content import read_content
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 

@@ -2,10 +2,10 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from slr_bench.execute.local import Ending
 from slr_bench.grid.cells import cell_id
 from slr_bench.grid.workload import WorkloadSpec
-from slr_bench.run.executors.local import Ending
-from slr_bench.run.validity import Readers
+from slr_bench.run.interference import Readers
 
 
 class Toy(BaseModel):

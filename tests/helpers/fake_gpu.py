@@ -1,4 +1,4 @@
-"""A GPU by hand (``slr_bench.run.gpu.Gpu``): the naive allocator for its memory, numbers of ours for the rest."""
+"""A GPU by hand (``slr_bench.worker.calibration_gpu.Gpu``): naive allocator, our numbers for the rest."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from recorded_allocator import Recorder
 
 from slr_bench.probes.gpu_reading import GpuReading
-from slr_bench.run.gpu import KINDS, Counters
-from slr_bench.run.operator_cases import made_bytes, prepared
+from slr_bench.worker.calibration_gpu import KINDS, Counters
+from slr_bench.worker.operator_cases import made_bytes, prepared
 
 MIB = 2**20
 FACTS = {

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from slr_bench.trace.rules import CpuFakeMode
+from slr_bench.trace.fake.cpu_rules import CpuFakeMode
 from slr_bench.trace.tracer import LiveBytes
 
 CPU = torch.device("cpu")

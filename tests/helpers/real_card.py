@@ -7,10 +7,10 @@ import sys
 
 import torch
 
-from slr_bench.predict.golden import differences, golden_trace
-from slr_bench.run.calibration_cell import measured_operators, recorded_steps
-from slr_bench.run.gpu import TorchGpu
-from slr_bench.run.operator_cases import CASES
+from slr_bench.predict.allocator.golden import differences, golden_trace
+from slr_bench.worker.calibrate import measured_operators, recorded_steps
+from slr_bench.worker.calibration_gpu import TorchGpu
+from slr_bench.worker.operator_cases import CASES
 
 
 class Step:

@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from slr_bench.trace.fake import swap_for_fake
+from slr_bench.trace.fake.tensors import swap_for_fake
 
 # B clip, T frame, C channel, H height, W width, D feature, K class
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from models.data.synthetic import render_dataset
+from models.data.synthetic.render import render_dataset
 from slr_bench.cli import main
-from slr_bench.run.executors import local
+from slr_bench.execute import local
 
 PLUGINS = Path(__file__).resolve().parents[1] / "plugins"
 PATIENCE_S = 60  # only a failing test waits so long

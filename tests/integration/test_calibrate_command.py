@@ -7,8 +7,8 @@ import torch
 from fake_gpu import FakeGpu, ToyStep
 
 from slr_bench.errors import CellCrashedError
-from slr_bench.predict import gpu_children
-from slr_bench.predict.gpu_children import GpuChildren
+from slr_bench.predict import calibration_processes as gpu_children
+from slr_bench.predict.calibration_processes import GpuChildren
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here; `make calibrate` uses it")
 GRID = {"workload": "faulty", "device": "cuda", "arms": {"a": {"fault.mode": "ok"}}}
@@ -38,13 +38,13 @@ class HandMade(GpuChildren):
         return None
 
     def operators(self, told):
-        from slr_bench.run.calibration_cell import measured_operators
-        from slr_bench.run.operator_cases import CASES
+        from slr_bench.worker.calibrate import measured_operators
+        from slr_bench.worker.operator_cases import CASES
 
         return measured_operators(FakeGpu(), CASES, told)
 
     def steps(self, cell):
-        from slr_bench.run.calibration_cell import recorded_steps
+        from slr_bench.worker.calibrate import recorded_steps
 
         self.count += 1
         if self.count == 4:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from slr_bench.report.build import write_reports
+from slr_bench.report.run_report.write import write_reports
 
 ROOT = Path(__file__).resolve().parents[2]
 CURE = "run: python -m slr_bench report {}, look at the difference, and commit it"

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.workloads import train_step
-from slr_bench.run.executors import local
-from slr_bench.run.executors.local import LocalExecutor, ServerDiedError
-from slr_bench.run.lane import thread_environment
+from slr_bench.execute import local
+from slr_bench.execute.local import LocalExecutor, ServerDiedError
+from slr_bench.run.session import thread_environment
 
-PRELOAD = ["slr_bench.run.measure", *train_step.preload]
+PRELOAD = ["slr_bench.worker.measure", *train_step.preload]
 
 
 def job(tmp_path, **more) -> dict:
@@ -61,7 +61,7 @@ def marked_children(marked, owner: str) -> list[int]:
 
 @pytest.mark.parametrize("mode", ["orphan", "daemon", "fork"])
 def test_what_a_cell_leaves_behind_ends_with_it_whatever_session_it_went_to(tmp_path, marked, survivors, mode):
-    with LocalExecutor(["slr_bench.run.measure"], {}) as executor:
+    with LocalExecutor(["slr_bench.worker.measure"], {}) as executor:
         assert run(executor, faulty(tmp_path, mode)).result["outcome"] == "ok"
         left = [pid for pid in marked_children(marked, executor._owner) if pid != executor._server.pid]
         assert left == []
@@ -82,7 +82,7 @@ def test_a_killed_server_leaves_nothing_of_its_cell_and_no_stranger_is_touched(t
             pids.extend(map(int, os.read(reader, 100).split()))
             os.kill(pids[0], signal.SIGKILL)
 
-    executor = LocalExecutor(["slr_bench.run.measure"], {})
+    executor = LocalExecutor(["slr_bench.worker.measure"], {})
     with pytest.raises(ServerDiedError), executor:
         executor.run(faulty(tmp_path, "held"), 60, kill_the_server, lambda _: None, 1.0)
     os.close(reader)
@@ -96,7 +96,7 @@ def test_a_killed_server_leaves_nothing_of_its_cell_and_no_stranger_is_touched(t
 
 def test_a_server_that_hangs_is_killed_at_last_with_its_cell(tmp_path, marked, monkeypatch):
     monkeypatch.setattr(local, "GRACE_S", 0.2)
-    executor = LocalExecutor(["slr_bench.run.measure"], {})
+    executor = LocalExecutor(["slr_bench.worker.measure"], {})
 
     def stop_the_server(message: dict) -> None:
         os.kill(executor._server.pid, signal.SIGSTOP)
@@ -112,7 +112,7 @@ def test_a_cell_asks_the_kernel_to_be_the_first_that_goes(tmp_path):
     def read(message: dict) -> None:
         scores.append(Path(f"/proc/{message['pid']}/oom_score_adj").read_text().strip())
 
-    with LocalExecutor(["slr_bench.run.measure"], {}) as executor:
+    with LocalExecutor(["slr_bench.worker.measure"], {}) as executor:
         executor.run(faulty(tmp_path, "ok"), 60, lambda m: read(m) if "phase" in m else None, lambda _: None, 1.0)
     assert set(scores) == {"900"}
 

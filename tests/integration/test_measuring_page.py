@@ -16,7 +16,7 @@ from markdown_page import Page
 from torch import nn
 
 from slr_bench.grid.training_step import TrainingStep
-from slr_bench.run.context import Context
+from slr_bench.worker.context import Context
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "tiny_video_model"

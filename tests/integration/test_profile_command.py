@@ -7,7 +7,7 @@ import pytest
 
 from slr_bench.grid.cells import own_cell
 from slr_bench.grid.config import GridConfig
-from slr_bench.run.profile_cell import profile_cell
+from slr_bench.worker.profile import profile_cell
 
 ARMS = {
     "baseline": {

@@ -16,7 +16,7 @@ import pytest
 from toy_repository import GRID, ToyRepository
 
 import slr_bench as package
-from slr_bench.run.executors import local
+from slr_bench.execute import local
 
 PATIENCE_S = 60
 SMALL = ("--config", "grid.yml", "--arm", "small")
@@ -80,7 +80,7 @@ def test_two_revisions_are_measured_in_turn_each_by_its_own_source_and_one_harne
     names = [json.loads(done.stdout)[side] for side in ("base", "head")]
     assert names == [f"{tag} ({repository.git('rev-parse', tag)[:9]})" for tag in ("base", "worse")]
     lines = journal(tmp_path)
-    assert {Path(line[2]) for line in lines} == {Path(package.__file__).resolve().parent / "run/worker.py"}
+    assert {Path(line[2]) for line in lines} == {Path(package.__file__).resolve().parent / "worker/main.py"}
     sides = [line[1] for line in lines]
     assert all(one != other for one, other in zip(sides[::2], sides[1::2], strict=True))  # neighbours are a pair
     assert sorted(Counter(sides).values()) == [16, 16]
@@ -161,7 +161,7 @@ def test_an_interruption_leaves_nothing_anywhere(repository, tmp_path, marked, s
     mark = f"MARK_OF_A_TEST={tmp_path}"
     (tmp_path / "tmp").mkdir()
     os.mkfifo(tmp_path / "journal")
-    code = "from slr_bench.run.executors import local; local.SERVER = 'tree_server'; "
+    code = "from slr_bench.execute import local; local.SERVER = 'tree_server'; "
     code += "from slr_bench.cli import main; main()"
     variables = dict([mark.split("=", 1)]) | {"QUICK_JOURNAL": f"{tmp_path}/journal", "TMPDIR": f"{tmp_path}/tmp"}
     run = subprocess.Popen(

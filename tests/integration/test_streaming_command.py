@@ -12,9 +12,9 @@ from clip_files import write_video
 from rich.console import Console
 
 from models.config import ModelConfig, Settings
-from models.data.clip_sizes import working_size
-from models.data.live_video import LiveFrame, LiveVideo, Source, open_live
-from models.data.transforms import centre_crop
+from models.data.loading.clip_sizes import working_size
+from models.data.loading.transforms import centre_crop
+from models.data.video.live import LiveFrame, LiveVideo, Source, open_live
 from models.networks.efficient import build_recogniser
 from models.streaming import StreamingRecogniser, main
 from models.streaming_display import StreamDisplay

@@ -8,7 +8,7 @@ import torch
 from slr_bench.grid.cells import expand
 from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import find_workload
-from slr_bench.run.measure import measure
+from slr_bench.worker.measure import measure
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import faulty_workload
 from kill_point import guarded
 
 from slr_bench.errors import SlrBenchError
+from slr_bench.execute import local
 from slr_bench.grid.cells import Cell, cell_id
 from slr_bench.grid.config import GridConfig
 from slr_bench.run import store
-from slr_bench.run.executors import local
 from slr_bench.run.runner import Runner
 
 SIZES = (1, 2, 3)

@@ -11,8 +11,8 @@ from typing import Any
 
 from kill_point import guarded
 
-import slr_bench.run.worker as worker
-from slr_bench.run.executors import fork_server
+import slr_bench.worker.main as worker
+from slr_bench.execute import fork_server
 
 ENVIRONMENT = {"python": "3", "torch": "none", "isolation": "fork", "device": "cpu"}
 WORK_S = 0.004

@@ -9,8 +9,8 @@ import sys
 import time
 from typing import Any
 
-import slr_bench.run.worker as worker
-from slr_bench.run.executors import fork_server
+import slr_bench.worker.main as worker
+from slr_bench.execute import fork_server
 
 ENVIRONMENT = {"python": "3", "torch": "none", "torchvision": "none", "trace_rules": 1, "isolation": "fork"}
 JOURNAL_VARIABLE = "QUICK_JOURNAL"

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from models.data.left_out import LeftOut, Reason, describe, read_list
-from models.data.wlasl_files import (
+from models.data.wlasl.files import (
     Instance,
     Split,
     SplitEntry,
@@ -27,6 +26,7 @@ from models.data.wlasl_files import (
     load_class_list,
     load_split,
 )
+from models.data.wlasl.left_out import LeftOut, Reason, describe, read_list
 from slr_bench.errors import DataError
 
 SPLITS: tuple[Split, ...] = get_args(Split)

@@ -2,6 +2,6 @@
 
 import sys
 
-from models.data.wlasl_check import main
+from models.data.wlasl.check import main
 
 sys.exit(main())

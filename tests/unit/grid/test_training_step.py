@@ -9,10 +9,10 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from slr_bench.grid.training_step import TrainingStep
-from slr_bench.run.context import Context
-from slr_bench.run.tracing import trace_step
-from slr_bench.trace.rules import CpuFakeMode
-from slr_bench.trace.story import BEFORE
+from slr_bench.trace.fake.cpu_rules import CpuFakeMode
+from slr_bench.trace.recording import BEFORE
+from slr_bench.worker.context import Context
+from slr_bench.worker.traced_step import trace_step
 
 INPUTS, OUTPUTS, SAMPLES = 64, 8, 16
 

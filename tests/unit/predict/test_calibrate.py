@@ -12,14 +12,14 @@ from slr_bench.errors import CellCrashedError, UnsupportedSettingError
 from slr_bench.grid.cells import expand
 from slr_bench.grid.config import load_grid
 from slr_bench.predict import device
+from slr_bench.predict.allocator.golden import differences, read_golden
 from slr_bench.predict.calibrate import calibrate, card_name, device_entry, write_calibration
 from slr_bench.predict.device import Estimate, find_device, known_devices
-from slr_bench.predict.golden import differences, read_golden
 from slr_bench.predict.peak import predicted
-from slr_bench.run.calibration_cell import measured_operators, recorded_steps
-from slr_bench.run.operator_cases import CASES, OperatorCase, rule_of
 from slr_bench.trace.request_kinds import ALLOCATE, LIBRARY, TRANSIENT, UNMODELLED
 from slr_bench.units import MIB
+from slr_bench.worker.calibrate import measured_operators, recorded_steps
+from slr_bench.worker.operator_cases import CASES, OperatorCase, rule_of
 
 CONTEXTS = (390, 400, 410, 430)
 """MiB beside the allocator, a process."""

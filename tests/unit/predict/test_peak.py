@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from slr_bench.predict.allocator_rules import AllocatorSettings, settings_of
+from slr_bench.predict.allocator.rules import AllocatorSettings, settings_of
 from slr_bench.predict.device import Device, Estimate, find_device
 from slr_bench.predict.peak import fits_in, predicted, replayed, verdicts
 from slr_bench.trace.request_kinds import ALLOCATE, FREE, LIBRARY, STEADY, TRANSIENT

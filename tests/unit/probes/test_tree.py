@@ -73,7 +73,7 @@ def test_without_a_command_line_the_kernels_name_is_taken(proc):
     ("words", "name"),
     [
         (["/usr/bin/python3.11", "-u", "/home/me/train.py", "--epochs", "3"], "python train.py"),
-        (["python", "-W", "error", "-m", "slr_bench.run.worker", "5"], "python -m slr_bench.run.worker"),
+        (["python", "-W", "error", "-m", "slr_bench.worker.main", "5"], "python -m slr_bench.worker.main"),
         (["python3", "-X", "dev", "-c", "import this"], "python -c"),
         (["python3"], "python"),
         (["python3", "-m"], "python -m"),

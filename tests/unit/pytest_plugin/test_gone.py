@@ -8,7 +8,7 @@ import slr_bench.pytest_plugin.call_bytes
 import slr_bench.pytest_plugin.check
 import slr_bench.pytest_plugin.collected
 import slr_bench.pytest_plugin.session
-import slr_bench.run.environment  # noqa: F401
+import slr_bench.worker.environment  # noqa: F401
 
 pytest_plugins = ["pytester"]
 # All that pytest-benchmark does about another machine and about a missing baseline.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fake_runs import FakeRun, fill_usual
 
-from slr_bench.report.build import write_reports
+from slr_bench.report.run_report.write import write_reports
 
 
 @pytest.fixture

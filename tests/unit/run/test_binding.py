@@ -8,20 +8,20 @@ import pytest
 from fake_executor import MEASURED, STILL, TOY, FakeExecutor, Silent, Toy, id_of
 
 from slr_bench.errors import ConfigError, DataError, NothingMeasuredError, UnsupportedSettingError
+from slr_bench.execute.local import Ending
+from slr_bench.execute.oom_kills import OomKills
 from slr_bench.grid.cells import Cell
 from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import WorkloadSpec
 from slr_bench.probes import host
-from slr_bench.run import attempt as attempt_module
-from slr_bench.run import lane as lane_module
-from slr_bench.run import preparation
+from slr_bench.run import cell_runner as attempt_module
+from slr_bench.run import preflight as preparation
+from slr_bench.run import session as lane_module
 from slr_bench.run.binding import BoundElsewhereError, source_hash
-from slr_bench.run.evidence import OomKills
-from slr_bench.run.executors.local import Ending
-from slr_bench.run.lane import BROKEN_PAIR
+from slr_bench.run.interference import Readers
 from slr_bench.run.runner import Runner, outcome_counts
+from slr_bench.run.session import BROKEN_PAIR
 from slr_bench.run.store import Store
-from slr_bench.run.validity import Readers
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def test_a_child_that_cannot_describe_its_environment_is_told_with_its_last_word
 
 def test_the_server_loads_what_the_workloads_declare(bench):
     done = bench(spec=WorkloadSpec("toy", Toy, print, preload=("json.tool", "csv")))
-    assert done.executor.preload == ["csv", "json.tool", "slr_bench.run.measure"]
+    assert done.executor.preload == ["csv", "json.tool", "slr_bench.worker.measure"]
 
 
 def test_the_manifest_is_the_documented_one(bench):

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from slr_bench.trace.attribution import breakdown
 from slr_bench.trace.floor import operator_floor
 from slr_bench.trace.recorder import Recorder
-from slr_bench.trace.story import SAVED, TEMPORARY, WEIGHT_CAST
+from slr_bench.trace.recording import SAVED, TEMPORARY, WEIGHT_CAST
 from slr_bench.trace.tracer import GRADIENT, HELD, OPTIMIZER_STATE, PARAMETER, LiveBytes, with_held
 
 CPU = torch.device("cpu")

@@ -9,9 +9,9 @@ import torch
 from zoo import CASES, Case, build, is_runnable, quick
 
 from slr_bench.trace.allocations import CpuAllocations
+from slr_bench.trace.allocator_check import match_peak
 from slr_bench.trace.attribution import breakdown
 from slr_bench.trace.floor import operator_floor
-from slr_bench.trace.matching import match_peak
 from slr_bench.trace.recorder import Recorder
 from slr_bench.trace.tracer import others_alive, with_held
 

@@ -15,21 +15,21 @@ from slr_bench.grid.cells import nest
 from slr_bench.grid.workload import WorkloadSpec
 from slr_bench.predict.device import any_device
 from slr_bench.predict.peak import replayed
-from slr_bench.run import context as run_context
-from slr_bench.run.context import open_job
-from slr_bench.run.foreseen_cell import foreseen, foreseen_cells
-from slr_bench.run.profile_cell import profile_json
-from slr_bench.run.tracing import no_collection, recorded_step, summed_up
 from slr_bench.trace.attribution import breakdown
-from slr_bench.trace.cuda_rules import CudaFakeMode, cuda_routes
+from slr_bench.trace.fake.cpu_rules import CpuFakeMode
+from slr_bench.trace.fake.cuda_rules import CudaFakeMode, cuda_routes
+from slr_bench.trace.fake.workspaces import workspace_of
 from slr_bench.trace.floor import operator_floor
 from slr_bench.trace.recorder import Recorder
 from slr_bench.trace.request_kinds import ALLOCATE, FREE, LIBRARY, STEADY, TRANSIENT
 from slr_bench.trace.requests import WorkspaceLog, unmodelled
-from slr_bench.trace.rules import CpuFakeMode
 from slr_bench.trace.steady import live_bytes, make_steady, micro_batch_starts, name_state, repeat_micro_batches
 from slr_bench.trace.tracer import with_held
-from slr_bench.trace.workspaces import workspace_of
+from slr_bench.worker import context as run_context
+from slr_bench.worker.context import open_job
+from slr_bench.worker.profile import profile_json
+from slr_bench.worker.trace_for_prediction import foreseen, foreseen_cells
+from slr_bench.worker.traced_step import no_collection, recorded_step, summed_up
 
 pytestmark = pytest.mark.filterwarnings("ignore:fp16 on a CPU")
 

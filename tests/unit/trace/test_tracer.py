@@ -13,7 +13,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.two_tensor import TwoTensor
 
-from slr_bench.trace.fake import swap_for_fake
+from slr_bench.trace.fake.tensors import swap_for_fake
 from slr_bench.trace.tracer import LiveBytes
 
 CPU = torch.device("cpu")

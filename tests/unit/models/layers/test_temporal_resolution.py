@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from models.data.video import uniform_indices
+from models.data.video.reader import uniform_indices
 from models.layers.temporal_pyramid import TemporalPyramid
 from models.layers.temporal_resolution import (
     UNIFORM_SHARE,

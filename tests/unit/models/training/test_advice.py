@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.config import Settings, load_settings, parse_overrides
-from models.data.clip_sizes import cached_clip_bytes, frame_bytes
+from models.data.loading.clip_sizes import cached_clip_bytes, frame_bytes
 from models.training import advisor
 from models.training.advice import SAFE_PART, StepNeed, advised, against, for_machine
 from models.training.machine import Machine

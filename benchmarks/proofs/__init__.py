@@ -1,0 +1,1 @@
+"""Scripts that prove the claims of the documentation."""

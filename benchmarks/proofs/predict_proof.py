@@ -1,0 +1,200 @@
+"""What predictions are worth where there is no GPU: their cost, the planner against the whole grid, and the CPU's peak.
+
+    python -m benchmarks.proofs.predict_proof [--part cost] [--part planner] [--part host] [--out DIR]
+
+``cost``: seconds for one setting in a fresh process, for a grid of 100, and the RAM for a step of 100 GiB.
+``planner``: plans for 60 simulated cards. The truth of each is drawn: context and workspaces anywhere in the intervals.
+A plan that does not fit that truth is counted; its time is held against the best of the whole grid.
+``host``: predicted and measured high-water marks of real steps (needs ``make data``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from slr_bench.grid.cells import own_cell
+from slr_bench.grid.config import load_grid
+from slr_bench.predict.device import Device, find_device
+from slr_bench.predict.host import predicted_host
+from slr_bench.predict.peak import predicted, replayed
+from slr_bench.predict.plan.choices import at_size, choices_of
+from slr_bench.predict.plan.search import DoesNotFitError, Evaluated, Point, fastest
+from slr_bench.predict.trace_pool import foresee
+from slr_bench.trace.request_kinds import TRANSIENT, UNMODELLED
+from slr_bench.units import MIB, format_bytes
+
+CAPACITIES: Final = 60
+_SMALL: Final = Path("configs/ablation_techniques_small.yml")
+_GRID: Final = Path("configs/predict_grid.yml")
+_HOST: Final = Path("configs/predict_host.yml")
+
+
+def cost() -> dict[str, Any]:
+    """Seconds, and the largest process behind them."""
+    command = [sys.executable, "-m", "slr_bench", "predict", str(_GRID), "--json", "--device", "rtx3060"]
+    one_s = _timed(command)
+    large = ["--set", "training.batch_size=64", "--set", "model.num_frames=128", "--set", "training.recompute=none"]
+    large += ["--set", "training.precision=fp32", "--set", "data.max_frames_in_memory=null"]
+    answer = json.loads(subprocess.run([*command, *large], capture_output=True, check=False).stdout)
+    ram = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    grid_s = _timed([*command, "--grid"])
+    return {
+        "seconds_one_setting": one_s,
+        "seconds_grid_of_100": grid_s,
+        "large_step_bytes": answer["peak_tensor_bytes"],
+        "largest_process_bytes": ram,
+    }
+
+
+def _timed(command: Sequence[str]) -> float:
+    start_s = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode not in (0, 6):
+        raise SystemExit(done.stderr.decode())
+    return time.perf_counter() - start_s
+
+
+def planner() -> dict[str, Any]:
+    """Every option at every size traced once; then the search on it, for each simulated card."""
+    own = own_cell(load_grid(_SMALL), {}, "optimized", "train_step")
+    choices = choices_of(own)
+    points = [Point(option, size) for option in range(len(choices.options)) for size in choices.sizes]
+    cells = [
+        own_cell(load_grid(_SMALL), {**choices.options[p.option], **at_size(own, p.size)}, "optimized", "train_step")
+        for p in points
+    ]
+    device = find_device("rtx3060")
+    traced = dict(zip(points, foresee(cells, cuda_rules=True), strict=True))
+    refused = [one for one in traced.values() if isinstance(one, str)]
+    assert not refused, refused[0]
+    needs = []
+    for one in traced.values():
+        assert not isinstance(one, str)
+        needs.append(predicted(one, replace(device, capacity_bytes=None)).nvml.high)
+    rng = random.Random(0)
+    wrong, regrets, late, none, tight, looked = 0, [], [], 0, 0, []
+    for _ in range(CAPACITIES):
+        capacity = round(min(needs) * 0.97 * (max(needs) * 1.03 / (min(needs) * 0.97)) ** rng.random())
+        card = replace(device, capacity_bytes=capacity)
+        table = {point: _evaluated(one, card) for point, one in traced.items()}
+        calm = {point for point, found in table.items() if found.need_bytes <= capacity and not found.is_tight}
+        fitting = calm or {point for point, found in table.items() if found.need_bytes <= capacity}
+        asked: list[Point] = []
+
+        def evaluate(
+            some: Sequence[Point], asked: list[Point] = asked, table: Mapping[Point, Evaluated] = table
+        ) -> list[Evaluated | str]:
+            asked += some
+            return [table[point] for point in some]
+
+        context = rng.uniform(device.context.low, device.context.high)
+        share = rng.random()
+        try:
+            plan = fastest(len(choices.options), choices.sizes, evaluate, capacity)
+        except DoesNotFitError:
+            none += 1
+            wrong += bool(fitting)
+            continue
+        wrong += not _runs(traced[plan.chosen], device, capacity - context, share)
+        chosen_s = table[plan.chosen].seconds
+        by_time = sorted(points, key=lambda point: table[point].seconds)
+        regrets.append(chosen_s / next(table[point].seconds for point in by_time if point in fitting) - 1)
+        tight += table[plan.chosen].is_tight
+        truth = next((p for p in by_time if _runs(traced[p], device, capacity - context, share)), plan.chosen)
+        late.append(chosen_s / table[truth].seconds - 1)
+        looked.append(len(asked))
+    return {
+        "capacities": CAPACITIES,
+        "settings": len(points),
+        "plans_that_do_not_fit": wrong,
+        "nothing_fits": none,
+        "fit_by_giving_cached_memory_back": tight,
+        "worst_regret": max(regrets),
+        "worst_regret_against_the_truth": max(late),
+        "mean_regret_against_the_truth": sum(late) / len(late),
+        "mean_settings_traced": sum(looked) / len(looked),
+    }
+
+
+def _evaluated(traced: Any, card: Device) -> Evaluated:
+    found = predicted(traced, card)
+    return Evaluated(found.nvml.high, card.rates.seconds(traced), found)
+
+
+def _runs(traced: Any, device: Device, room: float, share: float) -> bool:
+    """Whether the step really runs: workspaces at ``share`` of the way from none to the most."""
+    from slr_bench.predict.allocator.rules import AllocatorSettings
+
+    requests = [
+        [kind, round(second * share), 0] if kind in (TRANSIENT, UNMODELLED) else [kind, first, second]
+        for kind, first, second in traced["requests"]
+    ]
+    settings = AllocatorSettings(capacity_bytes=max(0, int(room)))
+    return replayed(requests, device, 1, None, settings).failure is None
+
+
+def host() -> dict[str, Any]:
+    """Each arm of ``configs/predict_host.yml``, predicted and run twice."""
+    grid = load_grid(_HOST)
+    cells = [own_cell(grid, {}, arm, "train_step") for arm in grid.arms]
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        subprocess.run([sys.executable, "-m", "slr_bench", "run", str(_HOST), "--out", place], stdout=2, check=True)
+        for cell, traced in zip(cells, foresee(cells, cuda_rules=False), strict=True):
+            assert not isinstance(traced, str), traced
+            found = predicted_host(traced).rss_over_start
+            for file in sorted(Path(place).glob(f"records/{cell.cell_id}-*.json")):
+                metrics = json.loads(file.read_text())["metrics"]
+                measured = metrics["rss_over_start_bytes"]["value"]
+                rows.append(
+                    {
+                        "arm": cell.arm,
+                        "predicted_bytes": found.value,
+                        "measured_bytes": measured,
+                        "tensors_equal": metrics["peak_tensor_bytes"]["value"] == traced["peak_tensor_bytes"],
+                        "within": abs(found.value - measured) <= max(0.1 * measured, 100 * MIB),
+                        "in_interval": found.low <= measured <= found.high,
+                    }
+                )
+    return {"runs": rows}
+
+
+def main() -> None:
+    """Run the parts, print what they found, keep it where asked for."""
+    parts = {"cost": cost, "planner": planner, "host": host}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", action="append", choices=list(parts))
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    found = {}
+    for name in arguments.part or parts:
+        found[name] = parts[name]()
+        sys.stdout.write(f"{name}: {json.dumps(_readable(found[name]), indent=1)}\n")
+        sys.stdout.flush()
+    if arguments.out is not None:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / "predict.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: format_bytes(one) if key.endswith("_bytes") and isinstance(one, (int, float)) else _readable(one)
+            for key, one in value.items()
+        }
+    return [_readable(one) for one in value] if isinstance(value, list) else value
+
+
+if __name__ == "__main__":
+    main()

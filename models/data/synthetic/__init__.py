@@ -1,0 +1,1 @@
+"""Rendered sign-language clips: ``python -m models.data.synthetic``."""

@@ -1,0 +1,199 @@
+"""Signs to measure on, without a download: renders a labelled sign-language data set in the layout of WLASL.
+
+``python -m models.data.synthetic --out DIR`` writes ``WLASL_v0.3.json``, ``nslt_<N>.json``, ``wlasl_class_list.txt``
+and ``videos/<video_id>.mp4`` (25 frames a second, H.264, yuv420p). Equal settings give equal bytes, whatever the
+number of worker processes. What a directory is meant to hold is noted in ``synthetic.fingerprint`` before the first
+video; files appear only when they are whole, and the lists after the videos: an interrupted rendering has no
+annotation list, and asking again completes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from models.data.synthetic.plan import FPS, HELD_OUT, Clip, RenderSettings, plan_clips
+from models.data.synthetic.video import write_clips, write_whole
+from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, SlrBenchError, checked
+from slr_bench.units import format_seconds
+
+RENDERER_VERSION = 1
+"""Goes up with every change of a pixel or a label; a directory of another version is refused."""
+
+ANNOTATIONS = "WLASL_v0.3.json"
+CLASS_LIST = "wlasl_class_list.txt"
+FINGERPRINT = "synthetic.fingerprint"
+
+
+def render_dataset(
+    out: Path,
+    num_classes: int = 20,
+    clips_per_class: int = 24,
+    signers: int = 12,
+    size: int = 128,
+    seed: int = 0,
+    nuisance: float = 1.0,
+    held_out: float = HELD_OUT,
+    workers: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Render a data set into ``out`` and return the number of clips rendered: 0 if all were there already.
+
+    With more than one worker the calling script needs the ``if __name__ == "__main__"`` guard (processes are spawned).
+
+    Args:
+        out: a new or empty directory, or one that a call with equal settings has begun or finished.
+        num_classes, clips_per_class, signers, size, seed, nuisance, held_out: see ``RenderSettings``.
+        workers: rendering processes; 1 renders in this process.
+        progress: called with (clips there, clips in all) after each clip.
+
+    Raises:
+        ConfigError: impossible settings; ``out`` is a file, cannot be written, or holds something else.
+        DataError: a rendering process was killed.
+    """
+    values = {name: value for name, value in locals().items() if name in RenderSettings.model_fields}
+    settings = checked(RenderSettings, values, "synthetic data")
+    if workers < 1:
+        raise ConfigError(f"synthetic data: workers={workers}, so nobody would render; use 1 or more")
+    clips = plan_clips(settings)
+    videos = out / "videos"
+    try:
+        _claim(out, settings)
+        videos.mkdir(exist_ok=True)
+        there = {path.stem for path in videos.glob("*.mp4")}
+        missing = [clip for clip in clips if clip.video_id not in there]
+        with closing(write_clips(missing, videos, settings.size, workers)) as written:
+            for count, _ in enumerate(written, len(clips) - len(missing) + 1):
+                if progress is not None:
+                    progress(count, len(clips))
+        for name, text in _lists(clips, settings.size).items():
+            if not (out / name).exists():
+                write_whole(out / name, text.encode())
+    except OSError as error:
+        raise ConfigError(f"cannot write to {out}: {error.strerror or error}; choose another directory") from error
+    return len(missing)
+
+
+def _claim(out: Path, settings: RenderSettings) -> None:
+    """Make ``out`` ours, or find that an equal call did so already.
+
+    Raises:
+        ConfigError: it is a file, or holds something else.
+        OSError: it cannot be written.
+    """
+    wanted = json.dumps({"renderer": RENDERER_VERSION, **settings.model_dump(exclude_defaults=True)}) + "\n"
+    fingerprint = out / FINGERPRINT
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; choose a directory")
+    if fingerprint.exists():
+        found = fingerprint.read_bytes().decode(errors="replace")
+        if found != wanted:
+            raise ConfigError(
+                f"{out} holds another rendering: {found.strip()}, wanted {wanted.strip()}; "
+                "choose another directory or delete that one"
+            )
+        return
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out} is not empty and holds no rendering; choose a new directory")
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(fingerprint, wanted.encode())
+
+
+def _lists(clips: list[Clip], size: int) -> dict[str, str]:
+    """The annotation files of WLASL: name to text. The instance numbers count within a gloss."""
+    by_gloss: dict[str, list[Clip]] = {}
+    for clip in clips:
+        by_gloss.setdefault(clip.sign.gloss, []).append(clip)
+    annotations = [
+        {"gloss": gloss, "instances": [_instance(clip, size, number) for number, clip in enumerate(members)]}
+        for gloss, members in by_gloss.items()
+    ]
+    split = {clip.video_id: {"subset": clip.split, "action": [clip.class_id, 1, clip.frames]} for clip in clips}
+    return {
+        f"nslt_{len(by_gloss)}.json": json.dumps(split, indent=0) + "\n",
+        CLASS_LIST: "".join(f"{class_id}\t{gloss}\n" for class_id, gloss in enumerate(by_gloss)),
+        ANNOTATIONS: json.dumps(annotations, indent=1) + "\n",
+    }
+
+
+def _instance(clip: Clip, size: int, number: int) -> dict[str, Any]:
+    return {
+        "bbox": [0, 0, size, size],
+        "fps": FPS,
+        "frame_start": 1,
+        "frame_end": -1,
+        "instance_id": number,
+        "signer_id": clip.signer_id,
+        "source": "synthetic",
+        "split": clip.split,
+        "url": "",
+        "variation_id": 0,
+        "video_id": clip.video_id,
+    }
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Options, defaults and help are those of ``render_dataset`` and ``RenderSettings``."""
+    parser = _Parser(prog="python -m models.data.synthetic", description="Render a synthetic sign-language data set.")
+    parser.add_argument("--out", type=Path, required=True, help="new or empty directory, or one to complete")
+    helps = {name: field.description or "" for name, field in RenderSettings.model_fields.items()}
+    helps["workers"] = "Rendering processes."
+    for name, text in helps.items():
+        default = inspect.signature(render_dataset).parameters[name].default
+        shown = f"{default:.3g}" if isinstance(default, float) else default
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=type(default), default=default, help=f"{text} [{shown}]")
+    return parser
+
+
+def _render_with_progress(options: dict[str, Any]) -> None:
+    started_s = time.monotonic()
+    columns = (TextColumn("rendering signs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task("clips", total=None)
+
+    def show(count: int, total: int) -> None:
+        bar.start()  # only now: a refused call prints its one line and no empty bar
+        bar.update(task, completed=count, total=total)
+
+    try:
+        rendered = render_dataset(**options, progress=show)
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+    if rendered:
+        print(f"{rendered} clips rendered into {options['out']} in {format_seconds(time.monotonic() - started_s)}")
+    else:
+        print(f"{options['out']} already holds this rendering; nothing to do")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code. ``arguments`` defaults to the process's own."""
+    try:
+        _render_with_progress(vars(_parser().parse_args(arguments)))
+    except SlrBenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command completes the rendering", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""``python -m models.data.wlasl check DIR``: what a data directory has and lacks. No torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+from rich.progress import track
+
+from models.data.wlasl import SPLITS, ClipInfo, load_manifest
+from models.data.wlasl.directory_report import DirectoryReport
+from models.data.wlasl.inspection import Finding, inspect_clips
+from models.data.wlasl.left_out import write_list
+from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, ConfigError, SlrBenchError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m models.data.wlasl", description="Data directories in WLASL layout.")
+    check = parser.add_subparsers(dest="command", required=True).add_parser(
+        "check",
+        help="tell what a directory has and lacks",
+        description="Tell what a data directory has and lacks: splits, classes, files. Exit code 0: a training can use "
+        "all that is not left out; 2: it would be refused, or stop at an unreadable clip. Only --decode finds damage "
+        "inside a file.",
+    )
+    add = check.add_argument
+    add("data_dir", type=Path, metavar="DIR", help="data in WLASL layout")
+    add("--num-classes", type=int, metavar="N", help="take nslt_<N>.json; not needed where there is only one")
+    add("--num-frames", type=int, default=16, metavar="T", help="frames that the network takes; shorter is short [16]")
+    add("--decode", action="store_true", help="decode every frame of every clip, not only the packets' headers")
+    add("--leave-out", action="store_true", help="name the unreadable clips in DIR/left_out.txt: training skips them")
+    add("--json", action="store_true", help="one JSON object, with every clip id, in place of the tables")
+    return parser
+
+
+def _check(options: argparse.Namespace) -> int:
+    if options.num_frames < 1:
+        raise ConfigError(f"--num-frames {options.num_frames} is no number of frames; use 1 or more, as 16")
+    manifest = load_manifest(options.data_dir, options.num_classes)
+    clips = [clip for split in SPLITS for clip in manifest.clips[split]]
+    findings = _with_progress(clips, options)
+    unreadable = {finding.clip.video_id: finding.unreadable for finding in findings if finding.unreadable}
+    if unreadable and options.leave_out:
+        path = write_list(options.data_dir, unreadable)
+        manifest = load_manifest(options.data_dir, options.num_classes)
+        findings = [finding for finding in findings if not finding.unreadable]
+        print(f"{len(unreadable)} unreadable clips are named in {path}; delete it to use them again", file=sys.stderr)
+    report = DirectoryReport(options.data_dir, manifest, findings, options.num_frames, decoded=options.decode)
+    if options.json:
+        print(json.dumps(report.as_json()))
+    else:
+        console = Console(highlight=False)
+        for part in report.renderables():
+            console.print(part, soft_wrap=isinstance(part, str))
+    return EXIT_OK if report.is_usable else EXIT_USAGE
+
+
+def _with_progress(clips: Sequence[ClipInfo], options: argparse.Namespace) -> list[Finding]:
+    console = Console(stderr=True)
+    threads = len(os.sched_getaffinity(0))
+    found = inspect_clips(clips, options.num_frames, threads, decode=options.decode)
+    shown = track(
+        found, "reading videos", total=len(clips), console=console, transient=True, disable=not console.is_terminal
+    )
+    return list(shown)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code. ``arguments`` defaults to the process's own."""
+    try:
+        return _check(_parser().parse_args(arguments))
+    except SlrBenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED

@@ -1,0 +1,136 @@
+"""What was found in a data directory, as tables for people and as JSON. No torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.table import Table
+
+from models.data.wlasl import SPLITS, Manifest
+from models.data.wlasl.files import Split
+from models.data.wlasl.inspection import Finding
+from models.data.wlasl.left_out import some_of
+
+_COLUMNS = {
+    "listed": "clips of the split file",
+    "usable": "found and readable",
+    "missing": "no video file",
+    "empty": "files of 0 bytes",
+    "left_out": "named in left_out.txt",
+    "unreadable": "training would stop at them",
+    "short": "fewer frames than the network takes: the last one is repeated",
+    "other_fps": "annotated at another frame rate: rescaled",
+    "stale_bbox": "bbox of another picture size: not used",
+}
+"""Column of the table -> what it counts."""
+
+
+@dataclass(frozen=True)
+class DirectoryReport:
+    """A manifest and what its files are like."""
+
+    data_dir: Path
+    manifest: Manifest
+    findings: Sequence[Finding]
+    """One for each clip of the manifest."""
+    num_frames: int
+    decoded: bool
+    """Whether every frame was decoded, or headers and packets were read."""
+
+    @property
+    def is_usable(self) -> bool:
+        """There are clips to train on and to judge by, and none that a training would stop at."""
+        return not self.empty_splits and not any(finding.unreadable for finding in self.findings)
+
+    @property
+    def empty_splits(self) -> list[Split]:
+        """Those a training needs and has no readable clip of."""
+        usable = {finding.clip.split for finding in self.findings if not finding.unreadable}
+        return [split for split in ("train", "val") if split not in usable]
+
+    def ids(self, split: Split | None = None) -> dict[str, list[str]]:
+        """Column -> ids of the clips in it, all splits together or one."""
+        ids: dict[str, list[str]] = {name: [] for name in _COLUMNS}
+        for clip in self.manifest.left_out:
+            if split in (None, clip.split):
+                ids["listed"].append(clip.video_id)
+                ids["left_out" if clip.reason == "unreadable" else clip.reason].append(clip.video_id)
+        for finding in self.findings:
+            if split in (None, finding.clip.split):
+                columns = {
+                    "listed": True,
+                    "usable": not finding.unreadable,
+                    "unreadable": bool(finding.unreadable),
+                    "short": finding.is_short,
+                    "other_fps": finding.has_other_rate,
+                    "stale_bbox": finding.has_stale_bbox,
+                }
+                for name in (name for name, holds in columns.items() if holds):
+                    ids[name].append(finding.clip.video_id)
+        return ids
+
+    def per_class(self) -> list[dict[str, Any]]:
+        """Class, gloss, and usable clips of each split, by class id."""
+        counts = Counter((f.clip.label, f.clip.split) for f in self.findings if not f.unreadable)
+        return [
+            {"class": label, "gloss": gloss} | {split: counts[label, split] for split in SPLITS}
+            for label, gloss in enumerate(self.manifest.glosses)
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, with the ids of all clips that are not simply usable."""
+        ids = self.ids()
+        return {
+            "data_dir": str(self.data_dir),
+            "num_frames": self.num_frames,
+            "decoded": self.decoded,
+            "usable": self.is_usable,
+            "fingerprint": self.manifest.fingerprint,
+            "splits": {split: {name: len(found) for name, found in self.ids(split).items()} for split in SPLITS},
+            "classes": self.per_class(),
+            "clips": {name: sorted(found) for name, found in ids.items() if name not in ("listed", "usable")},
+            "causes": {f.clip.video_id: f.unreadable for f in self.findings if f.unreadable},
+        }
+
+    def renderables(self) -> Iterator[Table | str]:
+        """Counts by split, what is behind them, and the balance of the classes."""
+        by_split = {split: self.ids(split) for split in SPLITS}
+        table = Table(title=f"{self.data_dir}: {len(self.manifest.glosses)} classes", title_justify="left")
+        for name in ("clips", *SPLITS, "all"):
+            table.add_column(name, justify="left" if name == "clips" else "right")
+        table.add_column("meaning")
+        for name, meaning in _COLUMNS.items():
+            counts = [len(by_split[split][name]) for split in SPLITS]
+            if sum(counts) or name in ("listed", "usable", "missing", "unreadable"):
+                table.add_row(name.replace("_", " "), *(f"{count:,}" for count in (*counts, sum(counts))), meaning)
+        yield table
+        for name, found in self.ids().items():
+            if found and name not in ("listed", "usable", "unreadable"):
+                yield f"{name.replace('_', ' ')}: {some_of(sorted(found), 10)}"
+        yield from self._causes()
+        for split in self.empty_splits:
+            yield f"no {split} clips: a training needs some; name them in the split file, and fetch their videos"
+        yield from self._balance()
+
+    def _causes(self) -> Iterator[str]:
+        bad = [finding for finding in self.findings if finding.unreadable]
+        for finding in bad[:10]:
+            yield f"unreadable: {finding.unreadable}"
+        if bad:
+            more = f"… and {len(bad) - 10} more (--json names all). " if len(bad) > 10 else ""
+            yield f"{more}Fetch these files again, or leave them out of all trainings: add --leave-out"
+
+    def _balance(self) -> Iterator[str]:
+        rows = self.per_class()
+        for split in SPLITS:
+            counts = [row[split] for row in rows]
+            if any(counts):
+                yield f"{split} clips a class: {min(counts)} to {max(counts)}, median {median(counts):g}"
+        without = [f"{row['class']} ({row['gloss'] or 'no name'})" for row in rows if not row["train"]]
+        if without:
+            yield f"{len(without)} classes have no training clip and cannot be learned: {some_of(without, 10)}"

@@ -1,0 +1,1 @@
+"""What this machine can measure, and the cure for what it cannot."""

@@ -1,0 +1,163 @@
+"""What this machine can measure and what not, and the cure for each lack. What needs torch is asked of a child."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+from slr_bench.doctor.gpu import Finding, gpu_findings
+from slr_bench.errors import ProbeUnavailableError, SlrBenchError
+from slr_bench.probes import host
+from slr_bench.probes.tree import PROC, pss_bytes
+from slr_bench.units import GIB, format_bytes
+
+LITTLE_DISK_BYTES: Final = 5 * GIB
+_CHILD_TIMEOUT_S: Final = 120.0
+_TORCH_CODE: Final = """
+import json, torch, torchvision
+found = {"torch": torch.__version__, "torchvision": torchvision.__version__, "built_for": torch.version.cuda}
+found["devices"] = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
+print(json.dumps(found))
+"""
+_DECODE_CODE: Final = """
+import io, json, av
+file = io.BytesIO()
+with av.open(file, "w", format="mp4") as out:
+    stream = out.add_stream("h264", rate=25)
+    stream.width = stream.height = 64
+    stream.pix_fmt = "yuv420p"
+    for _ in range(5):
+        out.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p")))
+    out.mux(stream.encode())
+file.seek(0)
+with av.open(file) as clip:
+    frames = sum(1 for _ in clip.decode(video=0))
+assert frames == 5, f"5 frames were written, {frames} read"
+print(json.dumps({"av": av.__version__}))
+"""
+
+
+def ask_child(code: str) -> dict[str, Any] | str:
+    """What a fresh interpreter prints as JSON, or in one line why it could not: no library can take us with it."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=_CHILD_TIMEOUT_S, check=False
+        )
+        if done.returncode == 0:
+            found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+            return found
+    except (subprocess.TimeoutExpired, ValueError, IndexError) as error:
+        return f"{type(error).__name__} in the child"
+    lines = done.stderr.strip().splitlines()
+    return lines[-1] if lines else f"the child ended with status {done.returncode}"
+
+
+def examine(ask: Callable[[str], dict[str, Any] | str] = ask_child) -> Iterator[Finding]:
+    """Every finding, the quick ones first."""
+    yield Finding("Python", "ok", platform.python_version())
+    yield _cpu()
+    yield from memory_findings()
+    yield _disk()
+    yield _memory_profiler()
+    yield from gpu_findings()
+    yield from torch_findings(ask(_TORCH_CODE))
+    yield decode_finding(ask(_DECODE_CODE))
+    yield _fork_server()
+
+
+def _cpu() -> Finding:
+    return Finding("CPU", "ok", f"{len(os.sched_getaffinity(0))} cores of {os.cpu_count()}, {platform.machine()}")
+
+
+def memory_findings(proc: Path = PROC) -> Iterator[Finding]:
+    """The limit on RAM, and each of the kernel's meters."""
+    memory = host.read_host_memory()
+    yield Finding("RAM limit", "ok", f"{format_bytes(memory.limit_bytes)}, of the {memory.source}")
+    try:
+        host.reset_high_water(proc)
+        yield Finding("RAM high-water mark", "ok", "exact, can be reset")
+    except ProbeUnavailableError as error:
+        cure = "peak RAM is null: run where /proc/self/clear_refs can be written (a container with a writable /proc)"
+        yield Finding("RAM high-water mark", "lacking", str(error), cure)
+    if pss_bytes(os.getpid(), proc) is None:
+        cure = "RAM of a tree is RSS, shared pages counted several times: use a Linux kernel from 4.14 on"
+        yield Finding("PSS of a tree", "lacking", "no smaps_rollup", cure)
+    else:
+        yield Finding("PSS of a tree", "ok", "shared pages counted once")
+    if host.oom_kills(proc) is None:
+        cure = "a kill for want of RAM looks like a crash: use a Linux kernel from 4.13 on"
+        yield Finding("oom_kill counter", "lacking", "not in /proc/vmstat", cure)
+    else:
+        yield Finding("oom_kill counter", "ok", "kills for want of RAM are told from crashes")
+
+
+def torch_findings(found: dict[str, Any] | str) -> Iterator[Finding]:
+    """What torch said of itself, or why it said nothing."""
+    if isinstance(found, str):
+        yield Finding("torch", "lacking", found, "nothing can be measured: pip install torch torchvision")
+        return
+    yield Finding("torch", "ok", f"{found['torch']}, torchvision {found['torchvision']}")
+    if found["devices"]:
+        yield Finding("CUDA by torch", "ok", f"CUDA {found['built_for']}: {', '.join(found['devices'])}")
+    elif found["built_for"] is None:
+        cure = "on a machine with a GPU, install torch's CUDA build"
+        yield Finding("CUDA by torch", "not here", "this torch is built without CUDA", cure)
+    else:
+        cure = "cells run on the CPU; with a GPU here, mend the driver first (nvidia-smi)"
+        yield Finding("CUDA by torch", "not here", f"torch for CUDA {found['built_for']} sees no device", cure)
+
+
+def decode_finding(found: dict[str, Any] | str) -> Finding:
+    """Whether five frames of H.264 can be written and read."""
+    if isinstance(found, str):
+        return Finding("video by PyAV", "lacking", found, "pip install --force-reinstall av: its wheel carries FFmpeg")
+    return Finding("video by PyAV", "ok", f"PyAV {found['av']} writes and reads H.264")
+
+
+def _disk() -> Finding:
+    free_bytes = shutil.disk_usage(Path.cwd()).free
+    if free_bytes < LITTLE_DISK_BYTES:
+        cure = f"data and runs need some room: keep {format_bytes(LITTLE_DISK_BYTES)} free, or use --out elsewhere"
+        return Finding("disk here", "lacking", f"{format_bytes(free_bytes)} free", cure)
+    return Finding("disk here", "ok", f"{format_bytes(free_bytes)} free")
+
+
+def _memory_profiler() -> Finding:
+    try:
+        return Finding("memory_profiler", "ok", version("memory_profiler"))
+    except PackageNotFoundError:
+        cure = "only for `python -m memory_profiler`: pip install memory_profiler"
+        return Finding("memory_profiler", "not here", "an optional extra", cure)
+
+
+def _fork_server() -> Finding:
+    """Whether a cell's process can be forked, and ends as it should."""
+    from slr_bench.execute.local import LocalExecutor
+
+    with tempfile.TemporaryDirectory() as directory:
+        job = {
+            "op": "environment", "device": "cpu", "isolation": "fork", "ram_limit_bytes": None,
+            "log_path": f"{directory}/log",
+        }  # fmt: skip
+        try:
+            with LocalExecutor(["torch"], {}) as executor:
+                ending = executor.run(job, _CHILD_TIMEOUT_S, lambda _: None, lambda _: None, _CHILD_TIMEOUT_S)
+        except (SlrBenchError, OSError) as error:
+            return Finding("fork server", "lacking", str(error), "no cell can run: check python -c 'import torch'")
+    if ending.result is None:
+        return Finding(
+            "fork server",
+            "lacking",
+            f"a child ended with {ending.code or ending.signal}",
+            "check python -c 'import torch'",
+        )
+    return Finding("fork server", "ok", "a cell's process starts and reports")

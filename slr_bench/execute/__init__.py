@@ -1,0 +1,1 @@
+"""Where a job runs: the local fork server today."""

@@ -1,0 +1,291 @@
+"""torch's CUDA caching allocator, simulated: what a sequence of requests and frees holds, reserves, and where it fails.
+
+Follows ``c10/cuda/CUDACachingAllocator.cpp`` (torch 2.11 to 2.14): two pools a stream, best fit by (size, address),
+splitting, merging with free neighbours, segments from the device, cached segments given back under pressure. Not
+modelled: memory pools of CUDA graphs, ``record_stream`` across streams (a freed block waits there for an event), and
+``garbage_collection_threshold``. Addresses of segments decide between blocks of equal size; here they ascend in the
+order of allocation, unless the caller knows the true ones.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable
+from typing import Final
+
+from slr_bench.errors import SlrBenchError
+from slr_bench.predict.allocator.rules import (
+    UNLIMITED,
+    AllocatorRules,
+    AllocatorSettings,
+    rounded,
+    segment_bytes,
+)
+from slr_bench.units import format_bytes
+
+_FIRST_ADDRESS: Final = 1 << 45
+
+
+class OutOfDeviceMemoryError(SlrBenchError):
+    """The device has no room for the segment that a request needs, even without all that is cached."""
+
+
+class Block:
+    """A part of a segment: allocated, free, or (of an expandable segment) without memory behind it."""
+
+    __slots__ = (
+        "address",
+        "is_free",
+        "is_mapped",
+        "next",
+        "pool",
+        "previous",
+        "requested_bytes",
+        "segment",
+        "size_bytes",
+    )
+
+    def __init__(self, address: int, size_bytes: int, pool: Pool, segment: object) -> None:
+        self.address = address
+        self.size_bytes = size_bytes
+        self.pool = pool
+        self.segment = segment
+        """Blocks of one segment share it; an expandable one tells it apart."""
+        self.requested_bytes = 0
+        self.is_free = True
+        self.is_mapped = True
+        self.previous: Block | None = None
+        self.next: Block | None = None
+
+    def insert_before(self, other: Block) -> None:
+        """Stand before ``other`` in its segment."""
+        self.previous, self.next = other.previous, other
+        if other.previous is not None:
+            other.previous.next = self
+        other.previous = self
+
+    def insert_after(self, other: Block) -> None:
+        """Stand behind ``other`` in its segment."""
+        self.previous, self.next = other, other.next
+        if other.next is not None:
+            other.next.previous = self
+        other.next = self
+
+
+class Pool:
+    """Free blocks of one stream for small or for large requests, smallest first, of equal ones the lowest address."""
+
+    __slots__ = ("free", "is_small", "unmapped")
+
+    def __init__(self, is_small: bool) -> None:
+        self.is_small = is_small
+        self.free: list[tuple[int, int, Block]] = []
+        self.unmapped: list[tuple[int, Block]] = []
+        """By address."""
+
+    def add(self, block: Block) -> None:
+        """A block became free."""
+        insort(self.free, (block.size_bytes, block.address, block))
+
+    def remove(self, block: Block) -> None:
+        """A free block is no longer."""
+        del self.free[bisect_left(self.free, (block.size_bytes, block.address))]
+
+    def add_unmapped(self, block: Block) -> None:
+        """A block has no memory behind it."""
+        insort(self.unmapped, (block.address, block))
+
+    def remove_unmapped(self, block: Block) -> None:
+        """It has, or is part of another."""
+        del self.unmapped[bisect_left(self.unmapped, (block.address,))]
+
+
+class CachingAllocator:
+    """One device. Sizes are bytes; ``peak_*`` are the most since the start or :meth:`reset_peaks`."""
+
+    def __init__(
+        self,
+        rules: AllocatorRules | None = None,
+        settings: AllocatorSettings | None = None,
+        next_address: Callable[[int], int] | None = None,
+    ) -> None:
+        """``next_address``: called with a new segment's size, gives its address; ascending ones by default."""
+        self.rules = rules or AllocatorRules()
+        self.settings = settings or AllocatorSettings()
+        self.requested_bytes = self.allocated_bytes = self.reserved_bytes = 0
+        self.segments = 0
+        """From ``cudaMalloc``; expandable ones are not counted, as torch does not."""
+        self.peak_requested_bytes = self.peak_allocated_bytes = self.peak_reserved_bytes = 0
+        self.retries = 0
+        """Times that cached segments were given back to make room."""
+        self._pools: dict[tuple[bool, int], Pool] = {}
+        self._next_address = next_address or self._ascending
+        self._free_address = _FIRST_ADDRESS
+
+    def allocate(self, size_bytes: int, stream: int = 0) -> Block:
+        """A block for a request of ``size_bytes`` (at least 1).
+
+        Raises:
+            OutOfDeviceMemoryError: above ``capacity_bytes``; nothing has changed but that caches were given back.
+        """
+        size = rounded(size_bytes, self.rules, self.settings)
+        is_small = size <= self.rules.small_request_bytes
+        pool = self._pools.get((is_small, stream)) or self._new_pool(is_small, stream)
+        block = self._cached(pool, size) or self._new(pool, size) or self._after_release(pool, size, size_bytes)
+        if self._is_split(pool, block.size_bytes, size):
+            rest = block
+            block = Block(rest.address, size, pool, rest.segment)
+            block.insert_before(rest)
+            rest.address += size
+            rest.size_bytes -= size
+            pool.add(rest)
+        block.is_free = False
+        block.requested_bytes = size_bytes
+        self.requested_bytes += size_bytes
+        self.allocated_bytes += block.size_bytes
+        if self.requested_bytes > self.peak_requested_bytes:
+            self.peak_requested_bytes = self.requested_bytes
+        if self.allocated_bytes > self.peak_allocated_bytes:
+            self.peak_allocated_bytes = self.allocated_bytes
+        return block
+
+    def free(self, block: Block) -> None:
+        """Give a block back to its pool, merged with its free neighbours.
+
+        Raises:
+            ValueError: it is free already.
+        """
+        if block.is_free:
+            raise ValueError(f"the block at {block.address:#x} is freed twice")
+        self.requested_bytes -= block.requested_bytes
+        self.allocated_bytes -= block.size_bytes
+        block.is_free = True
+        self._merge(block)
+        block.pool.add(block)
+
+    def empty_cache(self) -> None:
+        """Give every segment back that no block is allocated in (``torch.cuda.empty_cache``)."""
+        for pool in self._pools.values():
+            self._release(pool)
+
+    def reset_peaks(self) -> None:
+        """Peaks begin anew at what is held now."""
+        self.peak_requested_bytes = self.requested_bytes
+        self.peak_allocated_bytes = self.allocated_bytes
+        self.peak_reserved_bytes = self.reserved_bytes
+
+    def blocks(self) -> list[Block]:
+        """All free and unmapped blocks, for checks; the allocated ones their owners hold."""
+        pools = self._pools.values()
+        free = [block for pool in pools for _, _, block in pool.free]
+        return free + [block for pool in pools for _, block in pool.unmapped]
+
+    def _new_pool(self, is_small: bool, stream: int) -> Pool:
+        return self._pools.setdefault((is_small, stream), Pool(is_small))
+
+    def _cached(self, pool: Pool, size: int) -> Block | None:
+        """Best fit, taken out of the pool."""
+        place = self._best_fit(pool, size)
+        if place == len(pool.free):
+            return None
+        found = pool.free[place][2]
+        limit = self.settings.max_split_size_bytes
+        if size < limit <= found.size_bytes:
+            return None
+        if size >= limit and found.size_bytes >= size + self.settings.max_non_split_rounding_bytes:
+            return None
+        del pool.free[place]
+        return found
+
+    def _best_fit(self, pool: Pool, size: int) -> int:
+        """Place in ``pool.free`` of the smallest block that is large enough; its length where there is none."""
+        return bisect_left(pool.free, (size,))
+
+    def _new(self, pool: Pool, size: int) -> Block | None:
+        """A segment of its own from the device; None where it has no room."""
+        segment = segment_bytes(size, self.rules, self.settings)
+        if not self._reserve(segment):
+            return None
+        self.segments += 1
+        return Block(self._next_address(segment), segment, pool, None)
+
+    def _after_release(self, pool: Pool, size: int, size_bytes: int) -> Block:
+        """First only as many oversized blocks as it takes, where there are such; then all that is cached."""
+        self.retries += 1
+        block = self._new(pool, size) if self._release_oversized(pool, size) else None
+        if block is None:
+            self.empty_cache()
+            block = self._new(pool, size)
+        if block is None:
+            raise OutOfDeviceMemoryError(
+                f"tried to allocate {format_bytes(size_bytes)}: {format_bytes(self.allocated_bytes)} are allocated and "
+                f"{format_bytes(self.reserved_bytes)} reserved of {format_bytes(self.settings.capacity_bytes)}; "
+                "use a smaller micro-batch, or expandable_segments:True where little of what is reserved is allocated"
+            )
+        return block
+
+    def _is_split(self, pool: Pool, size: int, wanted: int) -> bool:
+        rest = size - wanted
+        if pool.is_small:
+            return rest >= self.rules.granule_bytes
+        return wanted < self.settings.max_split_size_bytes and rest > self.rules.small_request_bytes
+
+    def _merge(self, block: Block) -> None:
+        before, after = block.previous, block.next
+        if before is not None and before.is_free and before.is_mapped == block.is_mapped:
+            self._forget(before)
+            block.address = before.address
+            block.size_bytes += before.size_bytes
+            block.previous = before.previous
+            if before.previous is not None:
+                before.previous.next = block
+        if after is not None and after.is_free and after.is_mapped == block.is_mapped:
+            self._forget(after)
+            block.size_bytes += after.size_bytes
+            block.next = after.next
+            if after.next is not None:
+                after.next.previous = block
+
+    def _forget(self, block: Block) -> None:
+        if block.is_mapped:
+            block.pool.remove(block)
+        else:
+            block.pool.remove_unmapped(block)
+
+    def _release(self, pool: Pool) -> None:
+        for _, _, block in list(pool.free):
+            if block.previous is None and block.next is None:
+                self._give_back(block)
+
+    def _release_oversized(self, pool: Pool, size: int) -> bool:
+        """Enough blocks of ``max_split_size`` and more to make room: the smallest that is, else the largest ones."""
+        limit = self.settings.max_split_size_bytes
+        if limit >= UNLIMITED:
+            return False
+        wanted = max(size, limit)
+        place = bisect_left(pool.free, (wanted,))
+        if place < len(pool.free):
+            self._give_back(pool.free[place][2])
+            return True
+        released = 0
+        while released < wanted and pool.free and pool.free[-1][0] >= limit:
+            released += pool.free[-1][0]
+            self._give_back(pool.free[-1][2])
+        return released >= wanted
+
+    def _give_back(self, block: Block) -> None:
+        block.pool.remove(block)
+        self.segments -= 1
+        self.reserved_bytes -= block.size_bytes
+
+    def _reserve(self, size: int) -> bool:
+        if self.reserved_bytes + size > self.settings.capacity_bytes:
+            return False
+        self.reserved_bytes += size
+        self.peak_reserved_bytes = max(self.peak_reserved_bytes, self.reserved_bytes)
+        return True
+
+    def _ascending(self, size: int) -> int:
+        address = self._free_address
+        self._free_address += size
+        return address

@@ -1,0 +1,156 @@
+"""The caching allocator with ``expandable_segments:True``: a range of addresses a stream and pool, memory in pages.
+
+``cuMemMap`` puts pages of 2 MiB (small pool) or 20 MiB behind a segment's addresses as they are needed, so that a
+segment grows instead of a new one being made, and whole free pages are given back under pressure.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import Final
+
+from slr_bench.predict.allocator.caching import Block, CachingAllocator, Pool
+from slr_bench.predict.allocator.rules import (
+    UNLIMITED,
+    AllocatorRules,
+    AllocatorSettings,
+)
+from slr_bench.units import GIB
+
+ADDRESS_SPACE_PART: Final = 1.125
+"""Addresses that a segment reserves, of the device's memory."""
+DEFAULT_DEVICE_BYTES: Final = 1024 * GIB
+"""Where no capacity is given: addresses cost nothing here."""
+
+
+class _Segment:
+    """A range of addresses."""
+
+    __slots__ = ("address", "page_bytes")
+
+    def __init__(self, address: int, page_bytes: int) -> None:
+        self.address = address
+        self.page_bytes = page_bytes
+
+    def down(self, address: int) -> int:
+        """The page boundary at or before."""
+        return address - (address - self.address) % self.page_bytes
+
+    def up(self, address: int) -> int:
+        """The page boundary at or behind."""
+        return address + (self.address - address) % self.page_bytes
+
+
+class ExpandableAllocator(CachingAllocator):
+    """As :class:`CachingAllocator`; ``segments`` stays 0, as torch's own statistic does."""
+
+    def _best_fit(self, pool: Pool, size: int) -> int:
+        """By the size that a block can grow to, not by what it has."""
+        place, count = bisect_left(pool.free, (size,)), len(pool.free)
+        while place + 1 < count and _grown(pool.free[place + 1][2]) < _grown(pool.free[place][2]):
+            place += 1
+        return place
+
+    def _new(self, pool: Pool, size: int) -> Block | None:
+        block = self._with_room(pool, size)
+        if not block.is_mapped and not self._map(block, min(block.size_bytes, size)):
+            return None
+        while block.size_bytes < size:
+            following = block.next
+            assert following is not None, "there is address space: free -> unmapped -> any"
+            if not self._map(following, min(size - block.size_bytes, following.size_bytes)):
+                return None
+            block = following  # has taken the one before it in
+        pool.remove(block)
+        return block
+
+    def _is_split(self, pool: Pool, size: int, wanted: int) -> bool:
+        return size - wanted >= self.rules.granule_bytes
+
+    def _release(self, pool: Pool) -> None:
+        for _, _, block in list(pool.free):
+            self._unmap(block)
+
+    def _release_oversized(self, pool: Pool, size: int) -> bool:
+        return False
+
+    def _with_room(self, pool: Pool, size: int) -> Block:
+        """The block at the lowest address from which free and unmapped ones are ``size`` together."""
+        for _, unmapped in pool.unmapped:
+            before = unmapped.previous
+            first = before if before is not None and before.is_free else unmapped
+            found = 0
+            block: Block | None = first
+            while found < size and block is not None and block.is_free:
+                found += block.size_bytes
+                block = block.next
+            if found >= size:
+                return first
+        capacity = self.settings.capacity_bytes
+        device_bytes = DEFAULT_DEVICE_BYTES if capacity >= UNLIMITED else capacity
+        page = self.rules.small_segment_bytes if pool.is_small else self.rules.large_segment_bytes
+        addresses = -(-int(device_bytes * ADDRESS_SPACE_PART) // page) * page
+        start = self._next_address(addresses)
+        block = Block(start, addresses, pool, _Segment(start, page))
+        block.is_mapped = False
+        pool.add_unmapped(block)
+        return block
+
+    def _map(self, block: Block, size: int) -> bool:
+        """Put memory behind the first ``size`` bytes of an unmapped block, whole pages; False: the device has none."""
+        assert isinstance(block.segment, _Segment)
+        mapped = block.segment.up(block.address + size) - block.address
+        if not self._reserve(mapped):
+            return False
+        pool = block.pool
+        pool.remove_unmapped(block)
+        block.is_mapped = True
+        if mapped < block.size_bytes:
+            rest = Block(block.address + mapped, block.size_bytes - mapped, pool, block.segment)
+            rest.is_mapped = False
+            rest.insert_after(block)
+            pool.add_unmapped(rest)
+            block.size_bytes = mapped
+        self._merge(block)
+        pool.add(block)
+        return True
+
+    def _unmap(self, block: Block) -> None:
+        """Give the whole pages of a free block back; what is left of it on either side stays free."""
+        assert isinstance(block.segment, _Segment)
+        pool, end = block.pool, block.address + block.size_bytes
+        first, last = block.segment.up(block.address), block.segment.down(end)
+        if first >= last:
+            return
+        pool.remove(block)
+        if first > block.address:
+            before = Block(block.address, first - block.address, pool, block.segment)
+            before.insert_before(block)
+            pool.add(before)
+        if end > last:
+            after = Block(last, end - last, pool, block.segment)
+            after.insert_after(block)
+            pool.add(after)
+        block.address, block.size_bytes = first, last - first
+        self.reserved_bytes -= block.size_bytes
+        block.is_mapped = False
+        self._merge(block)
+        pool.add_unmapped(block)
+        if block.previous is None and block.next is None:
+            pool.remove_unmapped(block)
+
+
+def _grown(block: Block) -> int:
+    following = block.next
+    return block.size_bytes + (following.size_bytes if following is not None and not following.is_mapped else 0)
+
+
+def make_allocator(
+    rules: AllocatorRules | None = None,
+    settings: AllocatorSettings | None = None,
+    next_address: Callable[[int], int] | None = None,
+) -> CachingAllocator:
+    """The one that ``settings`` ask for."""
+    kind = ExpandableAllocator if settings is not None and settings.expandable_segments else CachingAllocator
+    return kind(rules, settings, next_address)

@@ -1,0 +1,1 @@
+"""A table or report as text of one format."""

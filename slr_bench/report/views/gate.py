@@ -1,0 +1,191 @@
+"""The gate's answer in the terminal and as Markdown for a pull request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from rich.console import Console
+from rich.text import Text
+
+from slr_bench.compare.cell_rule import CellVerdict
+from slr_bench.compare.gate import GateResult, RuleResult
+from slr_bench.compare.matching import Ends
+from slr_bench.report.formats.listing import Listing, by_note, print_listings
+from slr_bench.report.formats.markdown import escape, table
+from slr_bench.report.formats.table import Cell, Column, Row, Table, Tone
+from slr_bench.report.formats.terminal import print_table
+from slr_bench.report.text.words import plain
+from slr_bench.report.views.compare import (
+    WHOLE,
+    comment,
+    folded,
+    markdown_warnings,
+    print_tables,
+    print_warnings,
+    title,
+)
+from slr_bench.report.views.compare_tables import cell_row, cell_table, metric_name, value_texts
+from slr_bench.report.views.compare_words import cell_name, change_text
+from slr_bench.report.views.gate_words import RENEW, headline, look
+
+_TONES: Final[dict[str, Tone]] = {"fail": "bad", "not comparable": "warn", "skipped": "warn", "pass": ""}
+_MISSING: Final = "Missing in the head (--allow-missing PATTERN lets it lack them)"
+_NOT_JUDGED: Final = "Not judged"
+
+
+def print_gate(result: GateResult, console: Console) -> None:
+    """Verdict, rules, and the cells behind them."""
+    console.print(Text(title(result.comparison), style="bold"))
+    print_warnings(result.comparison, console, result.missing)
+    print_table(rules_table(result), console)
+    for caption, cells in _groups(result):
+        if caption != _NOT_JUDGED:
+            console.print(Text(caption, style="bold"))
+            print_tables([ruled_table(cell_name(own[0].row), own, named=False) for own in _by_cell(cells)], console)
+    print_listings(_listings(result), console)
+    console.print(Text(headline(result), style=look(result)[0]))
+
+
+def gate_markdown(result: GateResult) -> str:
+    """Short enough for a comment: verdict and rules are shown with the cells that broke one, the rest is folded."""
+    mark = look(result)[1]
+    parts = [
+        f"### {mark} {escape(headline(result))}",
+        escape(title(result.comparison)),
+        table(rules_table(result), WHOLE),
+    ]
+    parts += [table(ruled_table(caption, cells), WHOLE) for caption, cells in _groups(result)]
+    parts += [table(data, WHOLE) for data in _end_tables(result)]
+    parts += markdown_warnings(result.comparison, result.missing)
+    for ruling, caption in (("kept", "Cells within their limits"), ("unjudged", "Cells that optional rules skipped")):
+        rules = [one for one in result.rules if ruling == "kept" or one.rule.optional]
+        cells = [cell for one in rules for cell in one.cells if cell.ruling == ruling]
+        parts += [folded(caption, table(ruled_table(caption, cells), WHOLE))] if cells else []
+    return comment(parts)
+
+
+def no_verdict_markdown(text: str) -> str:
+    """The page in place of `gate_markdown`."""
+    return f"### ⚠️ {escape(text)}\n"
+
+
+def rules_table(result: GateResult) -> Table:
+    """One row a rule."""
+    columns = (
+        Column("Rule"),
+        Column("Verdict"),
+        Column("Broken", numeric=True),
+        Column("Not judged", numeric=True),
+        Column("Cells", numeric=True),
+    )
+    rows = (Row(_rule_row(one), strong=one.verdict == "fail") for one in result.rules)
+    return Table("Rules", columns, tuple(rows))
+
+
+def _rule_row(result: RuleResult) -> tuple[Cell, ...]:
+    unjudged = result.of("unjudged")
+    why = result.reason
+    if result.rule.optional and unjudged:  # of a rule that must be judged the cells are listed, each with why
+        why = _why(unjudged[0])
+    note = plain(why) if result.verdict in ("not comparable", "skipped") and why else None
+    better = len(result.of("better"))
+    return (
+        Cell(plain(result.rule.text, 80)),
+        Cell(result.verdict, note, tone=_TONES[result.verdict]),
+        Cell(str(len(result.of("broken")))),
+        Cell(str(len(unjudged)) if result.cells else "all"),
+        Cell(f"{len(result.cells)}" + (f", {better} better" if better else "")),
+    )
+
+
+def _why(cell: CellVerdict) -> str | None:
+    return cell.reason or cell.row.reason
+
+
+def _groups(result: GateResult) -> list[tuple[str, list[CellVerdict]]]:
+    """Cells that a reader must see: what broke a rule, what got better, what could not be judged and must be."""
+    required = [one for one in result.rules if not one.rule.optional]
+    groups = [
+        ("Worse than the rules allow", [cell for one in result.rules for cell in one.of("broken")]),
+        (f"Better: the {RENEW}", list(result.better)),
+        (_NOT_JUDGED, [cell for one in required for cell in one.of("unjudged")]),
+    ]
+    return [(caption, cells) for caption, cells in groups if cells]
+
+
+def _by_cell(cells: Iterable[CellVerdict]) -> list[list[CellVerdict]]:
+    found: dict[tuple[str, str], list[CellVerdict]] = {}
+    for cell in cells:
+        found.setdefault((cell.row.cell_id, cell.row.arm), []).append(cell)
+    return list(found.values())
+
+
+def _listings(result: GateResult) -> list[Listing]:
+    """What has no figures to set side by side, each reason once."""
+    unjudged = [(_unjudged_line(cell), _why(cell)) for cell in dict(_groups(result)).get(_NOT_JUDGED, ())]
+    gone = [(f"{cell_name(cell)} ({cell.cell_id})", cell.reason) for cell in result.missing]
+    found = [(_NOT_JUDGED, unjudged), (_MISSING, gone)]
+    for ends, caption in _broken_ends(result):
+        lines = (f"{cell_name(cell)}: base {_counts(cell.base)}, head {_counts(cell.head)}" for cell in ends)
+        found.append((caption, list(zip(lines, (cell.reason for cell in ends), strict=True))))
+    return [
+        by_note(caption, [(line, plain(why) if why else None) for line, why in items])
+        for caption, items in found
+        if items
+    ]
+
+
+def _unjudged_line(cell: CellVerdict) -> str:
+    base, head = value_texts(cell.row)
+    change = f", {change_text(cell.row)}" if cell.row.ratio is not None else ""
+    return f"{cell_name(cell.row)}: {metric_name(cell.row.metric)} {base} → {head}{change}"
+
+
+def _broken_ends(result: GateResult) -> tuple[tuple[tuple[Ends, ...], str], ...]:
+    return (result.no_longer, "Out of memory in the head"), (result.comparison.crashed, "Crashed in the head")
+
+
+def _end_tables(result: GateResult) -> list[Table]:
+    found = []
+    if result.missing:
+        columns = (Column("Cell"), Column("Id"), Column("What became of it"))
+        rows = (
+            Row((Cell(cell_name(cell)), Cell(cell.cell_id), Cell(plain(cell.reason or "–")))) for cell in result.missing
+        )
+        found.append(Table(_MISSING, columns, tuple(rows)))
+    for ends, caption in _broken_ends(result):
+        found += [_ends_table(caption, ends)] if ends else []
+    return found
+
+
+def ruled_table(caption: str, cells: Iterable[CellVerdict], *, named: bool = True) -> Table:
+    """Rows of cells; what a rule says of one stands in place of the comparison's own verdict."""
+    rows = []
+    for cell in cells:
+        *values, verdict = cell_row(cell.row)
+        rows.append(Row((*values, _ruling_cell(cell, verdict))[0 if named else 1 :]))
+    return Table(caption, cell_table(caption, ()).columns[0 if named else 1 :], tuple(rows))
+
+
+def _ruling_cell(cell: CellVerdict, verdict: Cell) -> Cell:
+    """``worse``, ``better``, ``within`` the limit though different; else what the comparison says."""
+    note = plain(cell.reason) if cell.reason else verdict.note
+    if cell.ruling == "broken":
+        return Cell("worse", note, tone="bad")
+    if cell.ruling == "better":
+        return Cell("better", note, tone="good")
+    return Cell("within" if cell.ruling == "kept" and cell.row.significant else verdict.text, note)
+
+
+def _ends_table(caption: str, cells: Iterable[Ends]) -> Table:
+    columns = (Column("Cell"), Column("Base"), Column("Head"))
+    rows = (
+        Row((Cell(cell_name(cell)), Cell(_counts(cell.base)), Cell(_counts(cell.head), plain(cell.reason))))
+        for cell in cells
+    )
+    return Table(caption, columns, tuple(rows))
+
+
+def _counts(outcomes: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()) or "–"

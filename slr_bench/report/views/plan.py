@@ -1,0 +1,190 @@
+"""A plan as text, as a training file, and as a picture of memory against time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import yaml
+from rich.console import Console
+from rich.text import Text
+
+from slr_bench.grid.cells import flatten
+from slr_bench.grid.config import TRAINING_STEP
+from slr_bench.predict.plan.result import Planned
+from slr_bench.predict.plan.search import Evaluated, Point
+from slr_bench.report.formats.table import Cell, Column, Row, Table
+from slr_bench.report.formats.terminal import print_table
+from slr_bench.report.text.words import plain
+from slr_bench.report.views.predict import pressure, remarks
+from slr_bench.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from slr_bench.report.charts.matplotlib_canvas import Picture
+
+NEIGHBOURS_SHOWN: Final = 8
+
+
+def print_plan(planned: Planned, console: Console) -> None:
+    """The choice, what was beside it and why not, and the front."""
+    plan = planned.plan
+    best = plan.evaluated[plan.chosen]
+    console.print(Text(plain(_headline(planned), 400), style="bold"))
+    changes = planned.differences[plan.chosen]
+    what = ", ".join(f"{key}: {_value(value)}" for key, value in changes.items()) or "nothing: it is the setting given"
+    console.print(Text(f"Changed: {what}"))
+    _print_prediction(planned, console)
+    near = planned.rejected[:NEIGHBOURS_SHOWN]
+    heads = (Column("Memory", True), Column("Step", True), Column("Setting"), Column("Why not"))
+    rows = tuple(
+        Row((*_figures(plan.evaluated.get(one.point)), Cell(_name(planned, one.point)), Cell(_brief(one.reason))))
+        for one in near
+    )
+    if rows:
+        print_table(Table(f"The {len(near)} nearest of {len(plan.rejected)} not chosen", heads, rows), console)
+    front = tuple(
+        Row(
+            (
+                *_figures(found := plan.evaluated[point]),
+                Cell(f"{found.seconds / best.seconds:.2f}×"),
+                _verdict(planned, found),
+                Cell(_name(planned, point)),
+            ),
+            strong=point == plan.chosen,
+        )
+        for point in plan.pareto
+    )
+    columns = (*heads[:2], Column("Time", True), Column(""), Column("Setting"))
+    print_table(Table("What nothing beats in memory and time", columns, front), console)
+    sure = remarks([best.prediction]) if best.prediction is not None else ()
+    for line in (f"Time: {planned.time_source}.", *sure, *planned.left_alone):
+        console.print(Text(plain(line, 200), style="dim"))
+
+
+def _brief(reason: str) -> str:
+    """Of what is impossible without the cure: it is no mistake of anybody's."""
+    return plain(reason.partition(";")[0], 160)
+
+
+def _figures(found: Evaluated | None) -> tuple[Cell, Cell]:
+    if found is None:
+        return Cell("–"), Cell("–")
+    return Cell(format_bytes(found.need_bytes)), Cell(format_seconds(found.seconds))
+
+
+def _verdict(planned: Planned, found: Evaluated) -> Cell:
+    """In the budget, or not."""
+    limit = planned.budget.bytes
+    if limit is None:
+        return Cell("")
+    if found.need_bytes > limit:
+        return Cell("too large", tone="bad")
+    return Cell("tight", tone="warn") if found.is_tight else Cell("fits", tone="good")
+
+
+def _headline(planned: Planned) -> str:
+    plan, budget = planned.plan, planned.budget
+    best, count = plan.evaluated[plan.chosen], str(len(plan.evaluated))
+    refused = 1 + len(plan.rejected) - len(plan.evaluated)
+    count += f" settings ({refused} more are impossible)" if refused else " settings"
+    figures = f"{format_bytes(best.need_bytes)} at most, {format_seconds(best.seconds)} a step"
+    if budget.slower is not None:
+        return f"The least memory of {count} within {100 * budget.slower:.0f} % of the fastest's time: {figures}"
+    return (
+        f"The fastest of {count} that fits {format_bytes(budget.total_bytes)} with "
+        f"{100 * budget.headroom:.0f} % left free: {figures}"
+    )
+
+
+def _print_prediction(planned: Planned, console: Console) -> None:
+    best = planned.plan.evaluated[planned.plan.chosen]
+    if best.prediction is None:
+        return
+    nvml, traced = best.prediction.nvml, best.prediction.foreseen
+    parts = sorted(traced["by_category"].items(), key=lambda item: -item[1])[:3]
+    named = ", ".join(f"{format_bytes(count)} {name}" for name, count in parts)
+    shown = f"{format_bytes(nvml.value)} ({format_bytes(nvml.low)} to {format_bytes(nvml.high)})"
+    peak = format_bytes(traced["peak_tensor_bytes"])
+    console.print(Text(f"NVML will show {shown}; tensors at the peak {peak}: {named}"))
+    if best.is_tight:
+        console.print(Text(pressure(best.prediction.retries or 0), style="yellow"))
+    for point, one in planned.probed.items():
+        seen = "out of memory" if one.peak_bytes is None else f"{format_bytes(one.peak_bytes)}"
+        console.print(Text(f"Measured: {_name(planned, point)}: {seen}, {format_seconds(one.seconds)} a step"))
+
+
+def _name(planned: Planned, point: Point) -> str:
+    changes = planned.differences[point]
+    words = [f"{key.rpartition('.')[2]} {_value(value)}" for key, value in changes.items()]
+    return plain(", ".join(words) or "as given", 90)
+
+
+def _value(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def setting_file(planned: Planned) -> str:
+    """The chosen setting, whole: a training file, or of another workload than a training's step a grid file."""
+    cell = planned.cells[planned.plan.chosen]
+    values = cell.settings.model_dump(mode="json")
+    if cell.spec.name != TRAINING_STEP:
+        values = {"workload": cell.spec.name, "set": flatten(values)}
+    head = [f"# {_headline(planned)} on {planned.device.title}."]
+    head += ["# Predicted, not measured." if not planned.probed else "# Measured."]
+    head += [f"# changed: {key}: {_value(value)}" for key, value in planned.differences[planned.plan.chosen].items()]
+    return "\n".join(head) + "\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def plan_picture(planned: Planned) -> Picture:
+    """Memory against time of every setting looked at: the front joined, the choice named, the budget as a line."""
+    from slr_bench.report.charts.matplotlib_canvas import (
+        INK,
+        MUTED,
+        RULE,
+        WARN,
+        WIDTH_INCH,
+        arm_colour,
+        byte_axis,
+        draw,
+        legend,
+    )
+
+    plan = planned.plan
+    points = {point: (found.need_bytes, found.seconds) for point, found in plan.evaluated.items()}
+    limit = planned.budget.bytes
+    alike: dict[str, list[tuple[int, float]]] = {}
+    for found in plan.evaluated.values():
+        alike.setdefault(_verdict(planned, found).text, []).append((found.need_bytes, found.seconds))
+    needs = [need for need, _ in points.values()]
+    is_wide = max(needs) >= 4 * min(needs)
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        colours = {"": (arm_colour(1), "setting"), "fits": (arm_colour(1), "fits")}
+        colours |= {"tight": (WARN, "fits tightly"), "too large": (RULE, "too large")}
+        for verdict, (colour, label) in colours.items():
+            if places := alike.get(verdict):
+                axes.scatter(*zip(*places, strict=True), s=26, color=colour, label=label, zorder=2)
+        front = [points[point] for point in plan.pareto]
+        axes.plot(*zip(*front, strict=True), color=MUTED, linewidth=1, zorder=1, drawstyle="steps-post", label="front")
+        chosen = points[plan.chosen]
+        axes.scatter([chosen[0]], [chosen[1]], s=110, facecolors="none", edgecolors=INK, linewidths=1.6, zorder=3)
+        axes.annotate("chosen", chosen, xytext=(9, 9), textcoords="offset points", color=INK, fontweight="bold")
+        if limit is not None:
+            axes.axvline(limit, color=WARN, linewidth=1)
+            axes.annotate(f"budget {format_bytes(limit)}", (limit, 1), xycoords=("data", "axes fraction"), color=WARN,
+                          xytext=(4, -12), textcoords="offset points")  # fmt: skip
+        if is_wide:
+            axes.set_xscale("log", base=2)
+        else:
+            axes.set_xlim(left=0)
+        byte_axis(axes.xaxis, needs, logarithmic=is_wide)
+        axes.set_xlabel(f"predicted memory on {planned.device.title}, at most{' (logarithmic axis)' * is_wide}")
+        axes.set_ylabel("estimated time of a step, s" if not planned.probed else "time of a step by measured rates, s")
+        axes.set_ylim(bottom=0)
+        axes.grid(axis="both")
+        axes.set_title(f"chosen: {_name(planned, plan.chosen)}", loc="left", fontsize="small", color=INK, pad=26)
+        handles, labels = axes.get_legend_handles_labels()
+        legend(axes, handles, labels)
+
+    alt = f"Predicted memory against estimated time of {len(points)} settings. {_headline(planned)}."
+    return draw("plan", "Predicted memory against estimated time", plain(alt, 600), (WIDTH_INCH, 4.2), paint)

@@ -1,0 +1,189 @@
+"""What ``slr-bench profile`` found, as a report: the peak by category, module and phase, and the largest tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from rich.console import Console
+from rich.text import Text
+
+from slr_bench.report.formats.table import Cell, Column, Report, Row, Section, Table
+from slr_bench.report.formats.terminal import print_table
+from slr_bench.report.text.words import format_value, plain
+from slr_bench.units import format_bytes
+
+MODULES_SHOWN: Final = 12
+TENSORS_SHOWN: Final = 10
+WORKSPACE_SHOWN: Final = 6
+MEANINGS: Final = {
+    "parameter": "weights",
+    "gradient": "of the weights",
+    "optimizer state": "such as AdamW's two moments",
+    "buffer": "such as batch norm's statistics",
+    "input": "the micro-batch",
+    "saved activation": "kept by autograd for backward",
+    "weight cast": "copies of weights in autocast's type",
+    "temporary": "everything else made in the step",
+    "held": "left by the step before; no part of the workload's state",
+    "workspace": "allocated by an operator, no tensor",
+    "rounding": "given out beyond what was asked for",
+}
+
+Found = Mapping[str, Any]
+
+
+def print_profile(found: Found, console: Console) -> None:
+    """The profile in a terminal."""
+    report = profile_report(found, "")
+    console.print(Text(report.title, style="bold"))
+    console.print(Text(report.lead))
+    console.print(Text(report.measured, style="dim"))
+    for warning in report.warnings:
+        console.print(Text(f"Warning: {warning}", style="bold yellow"))
+    for section in report.sections:
+        for table in section.tables:
+            print_table(table, console)
+
+
+def profile_report(found: Found, command: str) -> Report:
+    """The profile as a report; its headline is the table of categories."""
+    categories = _categories(found)
+    return Report(
+        title=plain(
+            f"Memory of {found['workload']}, arm {found['arm']}: {format_bytes(found['peak_tensor_bytes'])}", 120
+        ),
+        lead=_lead(found),
+        measured=_measured(found),
+        warnings=_warnings(found),
+        cards=(),
+        headline=categories,
+        sections=(
+            Section("category", "By category", (), (categories,)),
+            Section("module", "By module", (), (_modules(found),)),
+            Section("phase", "By phase", (), (_phases(found),)),
+            Section("tensors", "Largest tensors", (), (_tensors(found),)),
+            *_workspace(found),
+        ),
+        command=command,
+    )
+
+
+def _lead(found: Found) -> str:
+    peak, floor = found["peak_tensor_bytes"], found["floor_bytes"]
+    largest = max(found["by_category"], key=found["by_category"].__getitem__, default=None)
+    phase = max(found["by_phase"], key=found["by_phase"].__getitem__, default="the step")
+    text = f"The step holds {format_bytes(peak)} of tensors at its peak, in {phase}"
+    if largest:
+        text += f"; {100 * found['by_category'][largest] / peak:.0f} % of it is {largest}"
+    text += "."
+    if floor:
+        at = found["floor"]
+        where = f" ({at['operator']} in {at['module']}, {at['phase']})" if at["operator"] else " (the state alone)"
+        text += (
+            f" Its operators need {format_bytes(floor)} at least{where}: the peak is {peak / floor:.2f}× that floor."
+        )
+    return plain(text, 600)
+
+
+def _measured(found: Found) -> str:
+    text = f"{found['source']}: {found['operators']:,} operators of one steady step"
+    if found["flops_per_step"]:
+        text += f", {found['flops_per_step'] / 1e9:,.1f} GFLOP"
+    allocator = found["allocator"]
+    if allocator is None:
+        return f"{text}. Not checked against an allocator: {found['residual_reason']}."
+    text += f". Checked against the {allocator['source']}: its own peak is {format_bytes(allocator['peak_bytes'])}"
+    text += f" (in {allocator['operator']})" if allocator["operator"] else ""
+    split = found["floor"]["split_modules"]
+    tail = f" Split operators: {', '.join(split)}." if split else ""
+    return plain(f"{text}; bytes that neither side can account for: {found['residual_bytes']:,}.{tail}", 600)
+
+
+def _warnings(found: Found) -> tuple[str, ...]:
+    if not found["residual_bytes"]:
+        return ()
+    allocator = found["allocator"]
+    makers = ", ".join(entry["operator"] for entry in allocator["unmatched"][:3])
+    parts = [f"{allocator['unmatched_bytes']:,} bytes made before the step by {makers}"] if makers else []
+    parts += (
+        [f"{allocator['missing_bytes']:,} bytes traced without an allocation"] if allocator["missing_bytes"] else []
+    )
+    return (f"{format_bytes(found['residual_bytes'])} are not accounted for: {', '.join(parts)}.",)
+
+
+def _categories(found: Found) -> Table:
+    """Categories at the two peaks side by side: that of the tensors, and the allocator's own."""
+    traced = found["by_category"]
+    allocator = found["allocator"]["by_category"] if found["allocator"] else {}
+    names = [*traced, *(name for name in allocator if name not in traced)]
+    columns = [Column("Category"), Column("Tensor peak", numeric=True), Column("Share", numeric=True)]
+    columns += [Column("Allocator's peak", numeric=True)] if allocator else []
+    peak = found["peak_tensor_bytes"]
+    rows = []
+    for name in names:
+        count = traced.get(name)
+        cells = [Cell(name), _bytes(count), Cell("–" if count is None else f"{100 * count / peak:.1f} %", sort=count)]
+        cells += [_bytes(allocator.get(name))] if allocator else []
+        rows.append(Row((*cells, Cell(MEANINGS.get(name, "")))))
+    total = [Cell("all"), _bytes(peak), Cell("100 %")]
+    total += [_bytes(found["allocator"]["peak_bytes"])] if allocator else []
+    rows.append(Row((*total, Cell("")), strong=True))
+    return Table("The peak by category", (*columns, Column("What it is")), tuple(rows))
+
+
+def _modules(found: Found) -> Table:
+    shown, rest = found["by_module"][:MODULES_SHOWN], found["by_module"][MODULES_SHOWN:]
+    rows = [
+        Row((Cell(plain(entry["module"], 60)), _bytes(entry["bytes"]), Cell(_parts(entry["by_category"]))))
+        for entry in shown
+    ]
+    if rest:
+        rows.append(Row((Cell(f"{len(rest)} more modules"), _bytes(sum(entry["bytes"] for entry in rest)), Cell(""))))
+    return Table("The peak by module", (Column("Module"), Column("Bytes", numeric=True), Column("Of it")), tuple(rows))
+
+
+def _parts(by_category: Mapping[str, int]) -> str:
+    largest = sorted(by_category.items(), key=lambda item: -item[1])[:3]
+    return ", ".join(f"{name} {format_bytes(count)}" for name, count in largest)
+
+
+def _phases(found: Found) -> Table:
+    peak = found["peak_tensor_bytes"]
+    rows = [
+        Row(
+            (Cell(plain(name, 40)), _bytes(count), Cell(f"{100 * count / peak:.0f} %", sort=count)),
+            strong=count == peak,
+        )
+        for name, count in found["by_phase"].items()
+    ]
+    columns = (Column("Phase"), Column("Most live bytes", numeric=True), Column("Of the peak", numeric=True))
+    return Table("Highest point of each phase", columns, tuple(rows))
+
+
+def _tensors(found: Found) -> Table:
+    rows = []
+    for tensor in found["top"][:TENSORS_SHOWN]:
+        shape = "×".join(map(str, tensor["shape"])) or "scalar"
+        texts = (
+            f"{shape} {tensor['dtype']}",
+            tensor["category"],
+            plain(tensor["module"], 60),
+            plain(tensor["origin"], 80),
+        )
+        rows.append(Row((_bytes(tensor["bytes"]), *(Cell(text) for text in texts))))
+    columns = [Column("Bytes", numeric=True), *map(Column, ("Tensor", "Category", "Module", "Made at"))]
+    return Table("The largest tensors at the peak", tuple(columns), tuple(rows))
+
+
+def _workspace(found: Found) -> tuple[Section, ...]:
+    entries = found["allocator"]["workspace"] if found["allocator"] else []
+    if not entries:
+        return ()
+    rows = [Row((Cell(plain(entry["operator"], 60)), _bytes(entry["bytes"]))) for entry in entries[:WORKSPACE_SHOWN]]
+    table = Table("Workspace at the allocator's peak", (Column("Operator"), Column("Bytes", numeric=True)), tuple(rows))
+    return (Section("workspace", "Workspace", (), (table,)),)
+
+
+def _bytes(count: int | None) -> Cell:
+    return Cell(format_value(count, "bytes"), sort=count)

@@ -1,0 +1,1 @@
+"""Measuring two source trees against each other."""

@@ -1,0 +1,196 @@
+"""The independent check: every allocation alive at the allocator's own peak against what the tracer knows.
+
+An allocation is matched by its address to a traced storage, or to the operator inside which it was made (workspace).
+What is neither, and traced bytes without an allocation behind them, is the residual.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from slr_bench.trace.allocations import Alloc, Enter, Event, Exit, Free, StepBegins
+from slr_bench.trace.recording import BEFORE, Operator, Storage
+
+WORKSPACE: Final = "workspace"
+ROUNDING: Final = "rounding"
+NO_OPERATOR: Final = "no operator"
+NUMBER_BYTES: Final = 16
+"""The largest number: complex128."""
+
+
+@dataclass(eq=False)
+class Block:
+    """One allocation, from given out to given back."""
+
+    size_bytes: int
+    operator: str | None
+    position: int
+    """The recorder's operator inside which or after which it was made."""
+    is_inside: bool
+    """Whether it was made inside an operator of the step."""
+    storage: int | None = None
+    """Number of the traced storage on it."""
+    is_loader: bool = False
+
+
+@dataclass(frozen=True)
+class AllocatorPeak:
+    """The allocator's own peak within the step, and what lives there. Bytes of the loader are in neither."""
+
+    peak_bytes: int
+    position: int
+    operator: str | None
+    """The operator that was running."""
+    by_category: dict[str, int]
+    """As the tracer names them, and workspace and rounding. They and ``unmatched_bytes`` add up to the peak."""
+    workspace: dict[str, int]
+    """Operator -> bytes that it allocated and that are no tensor."""
+    unmatched: dict[str, int]
+    """Bytes alive that are neither a traced tensor's nor made inside an operator of the step, by the operator that made
+    them before it: a tensor that nobody named, kept where Python cannot see it."""
+    missing_bytes: int
+    """Traced as alive with no allocation, or too small a one, behind them."""
+    loader_bytes: int
+
+    @property
+    def unmatched_bytes(self) -> int:
+        """All that is unmatched."""
+        return sum(self.unmatched.values())
+
+    @property
+    def residual_bytes(self) -> int:
+        """Bytes that the tracer and the allocator do not agree on."""
+        return self.unmatched_bytes + self.missing_bytes
+
+
+@dataclass
+class _Replay:
+    storages: Sequence[Storage]
+    loader_addresses: frozenset[int]
+    born: dict[int, list[int]] = field(default_factory=dict)
+    seen: dict[int, list[int]] = field(default_factory=dict)
+    live: dict[int, Block] = field(default_factory=dict)
+    between: list[Block] = field(default_factory=list)
+    """Made since the last operator ended."""
+    position: int = BEFORE
+    inside: int | None = None
+    in_step: bool = False
+    live_bytes: int = 0
+    peak_bytes: int = -1
+    peak_live: list[Block] = field(default_factory=list)
+    peak_position: int = BEFORE
+    peak_inside: int | None = None
+
+    def __post_init__(self) -> None:
+        for number, storage in enumerate(self.storages):
+            # What no operator of the step made was there before the operator that first used it.
+            place = self.born if storage.operator else self.seen
+            place.setdefault(storage.born, []).append(number)
+
+    def take(self, event: Event) -> None:
+        if isinstance(event, Alloc):
+            self._allocate(event)
+        elif isinstance(event, Free):
+            block = self.live.pop(event.address, None)
+            if block and not block.is_loader:
+                self.live_bytes -= block.size_bytes
+        elif isinstance(event, Enter):
+            self._adopt_numbers(event.number)
+            self.position = self.inside = event.number
+            self._claim(self.seen.get(event.number, ()))
+        elif isinstance(event, Exit):
+            self.inside = None
+            self.between.clear()
+            self._claim(self.born.get(event.number, ()))
+        elif isinstance(event, StepBegins):
+            self._begin()
+
+    def _adopt_numbers(self, number: int) -> None:
+        """A number given to an operator becomes a tensor before the operator begins: it is the operator's."""
+        for block in self.between:
+            if block.size_bytes <= NUMBER_BYTES and block.storage is None:
+                block.position, block.is_inside = number, True
+        self.between.clear()
+
+    def _begin(self) -> None:
+        self.in_step = True
+        self.between.clear()
+        self._claim(self.seen.get(BEFORE, ()))
+        for address in self.loader_addresses & self.live.keys():
+            self.live[address].is_loader = True
+            self.live_bytes -= self.live[address].size_bytes
+        self._note_peak()
+
+    def _allocate(self, event: Alloc) -> None:
+        block = Block(event.size_bytes, event.operator, self.position, self.inside is not None)
+        self.live[event.address] = block
+        if self.inside is None:
+            self.between.append(block)
+        self.live_bytes += event.size_bytes
+        if self.in_step:
+            self._note_peak()
+
+    def _note_peak(self) -> None:
+        if self.live_bytes > self.peak_bytes:
+            self.peak_bytes = self.live_bytes
+            self.peak_live = list(self.live.values())
+            self.peak_position, self.peak_inside = self.position, self.inside
+
+    def _claim(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            address = self.storages[number].address
+            block = self.live.get(address) if address else None
+            if block:
+                block.storage = number
+
+
+def match_peak(
+    events: Iterable[Event],
+    storages: Sequence[Storage],
+    operators: Sequence[Operator],
+    loader_addresses: frozenset[int] = frozenset(),
+) -> AllocatorPeak:
+    """Replay the allocator's events and account for every byte alive at its peak in the step."""
+    replay = _Replay(storages, loader_addresses)
+    for event in events:
+        replay.take(event)
+    position = replay.peak_position
+    by_category: Counter[str] = Counter()
+    workspace: Counter[str] = Counter()
+    unmatched: Counter[str] = Counter()
+    missing = loader = 0
+    backed = set()
+    for block in replay.peak_live:
+        if block.is_loader:
+            loader += block.size_bytes
+        elif block.storage is not None:
+            storage = storages[block.storage]
+            backed.add(block.storage)
+            by_category[storage.category_at(position)] += min(block.size_bytes, storage.size_bytes)
+            by_category[ROUNDING] += max(0, block.size_bytes - storage.size_bytes)
+            missing += max(0, storage.size_bytes - block.size_bytes)
+        elif block.is_inside:
+            by_category[WORKSPACE] += block.size_bytes
+            workspace[operators[block.position].name] += block.size_bytes
+        else:
+            unmatched[block.operator or NO_OPERATOR] += block.size_bytes
+    # While operator n runs, what it makes is not there yet, and what dies after it still is.
+    inside = replay.peak_inside
+    for number, storage in enumerate(storages):
+        begun = storage.born < position if inside is not None else storage.born <= position
+        gone = storage.died is not None and (storage.died < position or (inside is None and storage.died == position))
+        if begun and not gone and number not in backed:
+            missing += storage.size_bytes
+    return AllocatorPeak(
+        peak_bytes=max(0, replay.peak_bytes),
+        position=position,
+        operator=operators[inside].name if inside is not None else None,
+        by_category={name: count for name, count in by_category.items() if count},
+        workspace=dict(workspace.most_common()),
+        unmatched=dict(unmatched.most_common()),
+        missing_bytes=missing,
+        loader_bytes=loader,
+    )

@@ -1,0 +1,1 @@
+"""Stand-ins for tensor contents and for a GPU."""

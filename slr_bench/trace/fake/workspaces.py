@@ -1,0 +1,237 @@
+"""What CUDA's operators allocate inside themselves: known to be nothing, modelled, or unknown and said to be.
+
+Nothing here was measured on a GPU by this project. Formulas follow torch's sources (2.11 to 2.14); where the size is a
+library's choice (cuDNN's convolutions) there is an expectation and a bound. An operator that no rule knows gets the
+bound of what it reads and writes, and its name is told.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+import torch
+
+from slr_bench.trace.fake.cpu_rules import ByName
+from slr_bench.trace.tracer import tensors_in
+from slr_bench.units import KIB, MIB
+
+Arguments = Mapping[str, Any]
+
+
+class Workspace(NamedTuple):
+    """Bytes that live while one operator runs, beside its inputs and outputs."""
+
+    expected_bytes: int
+    most_bytes: int
+    is_modelled: bool
+    copied_bytes: int = 0
+    """Beside them, for certain: copies of inputs that do not lie in memory as the operator reads them."""
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+NOTHING: Final = Workspace(0, 0, True)
+_REDUCTION: Final = Workspace(0, MIB, True)
+"""Blocks that share a reduction exchange partial results through a buffer (``gpu_reduce_kernel``)."""
+
+PRODUCTS: Final = _names("mm addmm addmm_ bmm baddbmm baddbmm_ addbmm addmv mv dot _addmm_activation")
+"""They go through cuBLAS, whose workspace stays (``predict.device``)."""
+
+_NOTHING: Final = _names(
+    """
+    lift_fresh detach alias clone copy_ _to_copy empty empty_like empty_strided zeros zeros_like ones ones_like full
+    full_like new_zeros new_empty new_ones new_full new_empty_strided scalar_tensor arange fill_ zero_ cat stack
+    _local_scalar_dense item _unsafe_view _reshape_alias resize_ set_ native_dropout native_dropout_backward bernoulli_
+    uniform_ normal_ random_ rand randn nll_loss_forward nll_loss_backward grid_sampler_2d grid_sampler_2d_backward
+    grid_sampler_3d grid_sampler_3d_backward constant_pad_nd index_select
+    gather roll flip slice_backward select_backward tril triu where masked_fill masked_fill_ repeat index
+    _foreach_copy_ _foreach_zero_ _amp_update_scale_ embedding linspace eye unfold im2col col2im
+    pixel_shuffle pixel_unshuffle slice_scatter select_scatter as_strided_scatter scatter scatter_ scatter_add
+    scatter_add_ type_as rand_like randn_like randint floor_divide expand_copy narrow_copy bitwise_and_ one_hot
+    """
+)
+_REDUCTIONS: Final = _names(
+    """
+    sum mean amax amin max min argmax argmin any all norm linalg_vector_norm var std var_mean prod _foreach_norm
+    _foreach_max _amp_foreach_non_finite_check_and_unscale_
+    """
+)
+
+_BATCH_NORMS: Final = _names(
+    """
+    native_batch_norm native_batch_norm_backward _native_batch_norm_legit cudnn_batch_norm cudnn_batch_norm_backward
+    batch_norm_backward
+    """
+)
+_READ_PLAIN: Final = _names(
+    """
+    _softmax _softmax_backward_data _log_softmax _log_softmax_backward_data _safe_softmax native_layer_norm
+    native_layer_norm_backward native_group_norm native_group_norm_backward
+    """
+)
+"""They read rows that lie one behind the other, and copy whatever does not (``expect_contiguous``)."""
+_READ_DENSE: Final = _BATCH_NORMS | _names(
+    """
+    max_pool2d_with_indices max_pool2d_with_indices_backward max_pool3d_with_indices max_pool3d_with_indices_backward
+    _adaptive_avg_pool2d _adaptive_avg_pool2d_backward _adaptive_avg_pool3d _adaptive_avg_pool3d_backward
+    avg_pool2d avg_pool2d_backward avg_pool3d avg_pool3d_backward upsample_bilinear2d upsample_bilinear2d_backward
+    upsample_nearest2d upsample_nearest2d_backward upsample_trilinear3d upsample_trilinear3d_backward
+    _upsample_bilinear2d_aa _upsample_bilinear2d_aa_backward
+    """
+)
+"""Channels first or last, as their input suggests; anything else is copied."""
+_READS: Final = {
+    **dict.fromkeys(_READ_PLAIN, (torch.contiguous_format,)),
+    **dict.fromkeys(_READ_DENSE, (torch.contiguous_format, torch.channels_last)),
+}
+
+
+def workspace_of(operator: Any, arguments: ByName, made: Any) -> Workspace:
+    """The workspace of one call."""
+    name = name_of(operator)
+    found = _whatever_the_arguments(operator)
+    if found is None and name in _RULES:
+        found = _RULES[name](arguments(), made)
+    if found is None:
+        touched = tensors_in((dict(arguments()), made))
+        return Workspace(0, sum(tensor.nbytes for tensor in touched), False)
+    if name in _READS:
+        found = found._replace(copied_bytes=_copies(tensors_in(dict(arguments())), _READS[name]))
+    return found
+
+
+@functools.cache
+def name_of(operator: Any) -> str:
+    """As ``add_``, of whatever overload."""
+    return str(operator.overloadpacket).rpartition(".")[2]
+
+
+@functools.cache
+def _whatever_the_arguments(operator: Any) -> Workspace | None:
+    """None: they decide, or no rule knows the operator."""
+    name = name_of(operator)
+    if name in _RULES:
+        return None
+    if name in _REDUCTIONS or name in _BATCH_NORMS:
+        return _REDUCTION
+    if name in PRODUCTS or name in _NOTHING or name in _READS:
+        return NOTHING
+    if operator.namespace == "prim" or operator.is_view or torch.Tag.pointwise in operator.tags:
+        return NOTHING
+    if name.startswith("_foreach_"):  # the results of those that are not in place are tensors, and counted as such
+        return NOTHING
+    return None
+
+
+def host_copies_of(operator: Any, arguments: ByName, made: Any) -> Workspace:
+    """Of an operator on the CPU: oneDNN lays the tensors of a convolution out anew, in blocks of channels."""
+    if name_of(operator) not in ("convolution", "convolution_backward"):
+        return NOTHING
+    given = arguments()
+    own = [given["input"], given["weight"], given.get("grad_output"), *tensors_in(made)]
+    size = sum(tensor.nbytes for tensor in own if tensor is not None)
+    return Workspace(size, size, True)
+
+
+def _copies(tensors: Iterable[torch.Tensor], formats: Iterable[torch.memory_format]) -> int:
+    """Bytes of contiguous copies of those that are dense in none of the formats."""
+    return sum(
+        tensor.numel() * tensor.itemsize
+        for tensor in tensors
+        if not any(_is_dense(tensor, layout) for layout in formats)
+    )
+
+
+def _is_dense(tensor: torch.Tensor, layout: torch.memory_format) -> bool:
+    if layout is torch.contiguous_format:
+        return tensor.is_contiguous()
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)
+    return last is not None and tensor.is_contiguous(memory_format=last)
+
+
+def _logsumexp(arguments: Arguments, made: Any) -> Workspace:
+    """``exp(x - max)``, whole (``ReduceOps.cpp``)."""
+    return _REDUCTION._replace(copied_bytes=arguments["self"].nbytes)
+
+
+def _count_nonzero(arguments: Arguments, made: Any) -> Workspace:
+    """A mask, a byte an element."""
+    return _REDUCTION._replace(copied_bytes=arguments["self"].numel())
+
+
+def _permutation(arguments: Arguments, made: Any) -> Workspace:
+    """Random keys, sorted with the numbers (``Randperm.cu``): keys, their order, numbers, scratch of the sort."""
+    return Workspace(0, 4 * 8 * arguments["n"], True)
+
+
+def _convolution(arguments: Arguments, made: Any) -> Workspace:
+    """cuDNN computes half precision on channels-last tensors; of others it makes such copies in its workspace."""
+    given = [arguments["input"], arguments["weight"]]
+    return _transposed(given, tensors_in(made)[:1])
+
+
+def _convolution_backward(arguments: Arguments, made: Any) -> Workspace:
+    """The gradients of input and weight are two calls, one after the other: the larger counts."""
+    return _transposed([arguments["grad_output"], arguments["input"], arguments["weight"]], [])
+
+
+def _transposed(given: list[torch.Tensor], made: list[torch.Tensor]) -> Workspace:
+    """Channels last if one of them says so (``cudnn_conv_suggest_memory_format``); what lies otherwise is copied."""
+    is_last = any(_is_dense(tensor, torch.channels_last) and not tensor.is_contiguous() for tensor in given)
+    layout = torch.channels_last if is_last else torch.contiguous_format
+    size = sum(tensor.nbytes for tensor in [*given, *made])
+    is_half = given[0].dtype in (torch.float16, torch.bfloat16)
+    return Workspace(0 if is_last or not is_half else size, size, True, _copies(given, (layout,)))
+
+
+def _group_norm(arguments: Arguments, made: Any) -> Workspace:
+    """Two factors a channel and sample, in fp32 (``group_norm_kernel.cu``)."""
+    size = 2 * 4 * arguments["N"] * arguments["C"]
+    return Workspace(size, 2 * size, True)
+
+
+def _layer_norm_backward(arguments: Arguments, made: Any) -> Workspace:
+    """Partial sums of the parameters' gradients, at most 256 rows of each."""
+    features = arguments["input"].numel() // max(1, arguments["mean"].numel())
+    return Workspace(0, 2 * 4 * 256 * features, True)
+
+
+def _flash_backward(arguments: Arguments, made: Any) -> Workspace:
+    """The query's gradient summed in fp32 over rows rounded up to 128, and a row sum (``flash_api.cpp``)."""
+    batch, heads, rows, head = arguments["query"].shape
+    rows = -(-rows // 128) * 128
+    size = 4 * batch * heads * rows * (-(-head // 32) * 32 + 1)
+    return Workspace(size, 2 * size, True)
+
+
+def _efficient_backward(arguments: Arguments, made: Any) -> Workspace:
+    """A row sum in fp32; half-precision keys and values may be summed in an fp32 buffer."""
+    query = arguments["query"]
+    rows = 4 * query.shape[0] * query.shape[1] * query.shape[2]
+    return Workspace(rows, rows + 3 * 4 * query.numel(), True)
+
+
+def _attention(arguments: Arguments, made: Any) -> Workspace:
+    """Without dropout a long row may be split over blocks, and their parts joined (``num_splits``)."""
+    query = arguments["query"]
+    return Workspace(0, 4 * query.numel() + 64 * KIB, True)
+
+
+_RULES: Final[Mapping[str, Callable[[Arguments, Any], Workspace]]] = {
+    "logsumexp": _logsumexp,
+    "count_nonzero": _count_nonzero,
+    "randperm": _permutation,
+    "convolution": _convolution,
+    "convolution_backward": _convolution_backward,
+    "native_group_norm": _group_norm,
+    "native_group_norm_backward": _group_norm,
+    "native_layer_norm_backward": _layer_norm_backward,
+    "_scaled_dot_product_flash_attention": _attention,
+    "_scaled_dot_product_efficient_attention": _attention,
+    "_scaled_dot_product_flash_attention_backward": _flash_backward,
+    "_scaled_dot_product_efficient_attention_backward": _efficient_backward,
+}

@@ -1,0 +1,1 @@
+"""The child process: a job becomes a workload, probes and a result. May import torch."""

@@ -1,0 +1,216 @@
+"""One cell measured: build, load, warm up, time with probes around, then trace in a step of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+
+from slr_bench.errors import ProbeUnavailableError, UnsupportedSettingError
+from slr_bench.grid.workload import DetailedWork, StepWork
+from slr_bench.probes import host, nvml
+from slr_bench.probes.allocator import CudaAllocatorProbe
+from slr_bench.probes.energy import EnergyProbe
+from slr_bench.probes.gpu import GpuProbe, process_memory
+from slr_bench.probes.sampler import Sampler
+from slr_bench.probes.visible import open_device
+from slr_bench.record import Metric
+from slr_bench.run.cell_monitor import TIMED_PREFIX, TRACE_PHASE
+from slr_bench.run.interference import GpuWatch
+from slr_bench.trace.fake.tensors import refusals_explained
+from slr_bench.worker.context import Context, open_job
+from slr_bench.worker.result import metrics_json, phases_json, samples_json
+from slr_bench.worker.traced_step import no_collection, trace_metrics, trace_step
+
+Send = Callable[[dict[str, Any]], None]
+
+_CHECK_BLOCK_S = 0.2  # short blocks: the machine's own drift is the same on both sides of a pair
+
+
+def measure(job: dict[str, Any], send: Send) -> dict[str, Any]:
+    """Measure one job. Returns ``metrics, phases, samples, work_s`` as JSON values.
+
+    Raises:
+        UnsupportedSettingError: CUDA asked for where there is none.
+    """
+    spec, settings, context = open_job(job)
+    if job.get("gpu_limit_bytes") is not None:
+        limit_allocator(job["gpu_limit_bytes"])
+    send({"phase": "build"})
+    start_s = time.perf_counter()
+    if job["fake"]:
+        measured = _trace_fake(job, context, spec.build(settings, context), spec.kind)
+    else:
+        measured = _Measurement(job, context, send).run(spec.build, settings, spec.kind)
+    measured["work_s"] = time.perf_counter() - start_s
+    return measured
+
+
+def limit_allocator(limit_bytes: int) -> None:
+    """Let torch's allocator reserve no more than this on ``cuda:0``: what it cannot give back for is out of memory."""
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total), 0)
+
+
+def _trace_fake(job: dict[str, Any], context: Context, work: StepWork, kind: str) -> dict[str, Any]:
+    if kind != "step":
+        raise UnsupportedSettingError("fake tensors can trace a step, not a whole training; leave this workload out")
+    with refusals_explained(), context.tensors():
+        work.load()
+        for _ in range(job["warmup_steps"]):
+            work.step()
+        traced = trace_step(work, context)
+    metrics = trace_metrics(traced, context) | dict(work.metrics())
+    return {
+        "metrics": metrics_json(metrics),
+        "phases": phases_json(context, traced),
+        "samples": samples_json(None, context, traced),
+    }
+
+
+class _Measurement:
+    """The real thing: probes opened in order, each reading taken while only the work runs."""
+
+    def __init__(self, job: dict[str, Any], context: Context, send: Send) -> None:
+        self._job, self._context, self._send = job, context, send
+        self._step_times_s: list[float] = []
+        self._rss = host.RssReader()
+        try:
+            library = nvml.load_library() if context.device.type == "cuda" else None
+            uuid = str(torch.cuda.get_device_properties(0).uuid) if library else None
+            self._nvml = open_device(library, uuid) if library else None
+            self._no_nvml = "the cell ran on the CPU"
+        except ProbeUnavailableError as error:
+            self._nvml, self._no_nvml = None, str(error)
+        self._gpu = GpuProbe(self._nvml, self._no_nvml)
+        self._cuda = CudaAllocatorProbe(context.device)
+        self._gpu_watch = GpuWatch(self._nvml)
+
+    def run(self, build: Any, settings: BaseModel, kind: str) -> dict[str, Any]:
+        """Metrics, phases and samples of the workload, as JSON values."""
+        with closing(self._rss):
+            return self._run(build, settings, kind)
+
+    def _run(self, build: Any, settings: BaseModel, kind: str) -> dict[str, Any]:
+        host_probe, cuda_probe = host.HostProbe(), self._cuda
+        details: dict[str, Any] | None = None
+        energy = EnergyProbe(self._nvml, self._no_nvml)
+        sampler = Sampler(self._read_samples, 1 / self._job["sample_hz"], clock=self._context.phase.now_s)
+        with ExitStack() as probes:
+            probes.enter_context(host_probe)
+            probes.enter_context(sampler)
+            with self._context.phase("build"):
+                work = build(settings, self._context)
+            if kind == "whole":
+                probes.enter_context(cuda_probe)
+                probes.enter_context(energy)
+                own = dict(work.run())
+                details = dict(work.details()) if isinstance(work, DetailedWork) else None
+            else:
+                self._warm_up(work)
+                probes.enter_context(cuda_probe)
+                probes.enter_context(energy)
+                own = self._time_steps(work)
+        metrics = own | host_probe.readings() | cuda_probe.readings() | self._sampled(sampler)
+        metrics |= self._gpu.readings() | self._energy(energy, kind)
+        metrics["gpu_memory_peak_bytes"] = process_memory(metrics, metrics["peak_reserved_bytes"])
+        traced = None
+        if kind == "step":
+            metrics |= self._check_sampler(work)
+            self._send({"phase": TRACE_PHASE})
+            traced = trace_step(work, self._context)
+            metrics |= trace_metrics(traced, self._context)
+        else:
+            reason = "a whole training is not traced; a step of the same setting is"
+            metrics["peak_tensor_bytes"] = Metric.unavailable("bytes", f"{self._context.device.type}-real", reason)
+        return {
+            "metrics": metrics_json(metrics),
+            "phases": phases_json(self._context, traced, self._cuda.peaks_by_phase),
+            "samples": samples_json(sampler, self._context, traced, details),
+            "gpu_facts": self._gpu_watch.facts(),
+        }
+
+    def _warm_up(self, work: StepWork) -> None:
+        phase = self._context.phase
+        self._send({"phase": "load"})
+        with phase("load"):
+            work.load()
+        self._send({"phase": "warm-up"})
+        with phase("warm-up"):
+            phase.enabled = False
+            for _ in range(self._job["warmup_steps"]):
+                work.step()
+            phase.enabled = True
+
+    def _time_steps(self, work: StepWork) -> dict[str, Metric]:
+        on_gpu = self._context.device.type == "cuda"
+        for number in range(self._job["timed_steps"]):
+            self._send({"phase": f"{TIMED_PREFIX}{number + 1}/{self._job['timed_steps']}"})
+            self._context.phase.enabled = not on_gpu  # waiting at each phase would slow a GPU's step
+            self._step_times_s.append(self._timed(work))
+            self._gpu_watch.look()
+        self._context.phase.enabled = True
+        if on_gpu:
+            with no_collection(), self._context.phase.heard_by(self._cuda.phase):
+                work.step()
+        median_s = statistics.median(self._step_times_s)
+        source = f"perf_counter, median of {len(self._step_times_s)} steps"
+        return {
+            "step_time_s": Metric(value=median_s, unit="s", source=source, quality="measured"),
+            "throughput_clips_per_s": Metric(
+                value=work.clips_per_step / median_s, unit="1/s", source=source, quality="measured"
+            ),
+        } | dict(work.metrics())
+
+    def _timed(self, work: StepWork) -> float:
+        with no_collection():
+            self._context.synchronize()
+            start_s = time.perf_counter()
+            work.step()
+            self._context.synchronize()
+            return time.perf_counter() - start_s
+
+    def _read_samples(self) -> tuple[int | None, ...]:
+        return (self._rss.read(), *self._gpu.sample())
+
+    def _sampled(self, sampler: Sampler) -> dict[str, Metric]:
+        ratio = sampler.cpu_s / (sampler.times_s[-1] - sampler.times_s[0])
+        return {"sampler_cpu_ratio": Metric(value=ratio, unit="ratio", source="thread_time", quality="measured")}
+
+    def _energy(self, probe: EnergyProbe, kind: str) -> dict[str, Metric]:
+        reading = probe.readings()["energy_j"]
+        steps = len(self._step_times_s) + 1 if kind == "step" else 1  # the GPU's phase step ran under the probe too
+        if reading.value is None:
+            return {"energy_j": reading}
+        return {"energy_j": reading.model_copy(update={"value": reading.value / steps})}
+
+    def _check_sampler(self, work: StepWork) -> dict[str, Metric]:
+        """Pairs of blocks with and without the sampler, in the order on-off, off-on, ...; the median ratio."""
+        pairs = self._job["sampler_check_pairs"]
+        if not pairs:
+            return {}
+        self._send({"phase": "sampler check"})
+        self._context.phase.enabled = False
+        steps = max(1, round(_CHECK_BLOCK_S / statistics.median(self._step_times_s)))
+
+        def block(with_sampler: bool) -> float:
+            meter = (
+                Sampler(self._read_samples, 1 / self._job["sample_hz"]) if with_sampler else contextlib.nullcontext()
+            )
+            with meter:
+                return sum(self._timed(work) for _ in range(steps))
+
+        ratios = []
+        for number in range(pairs):
+            first_on = number % 2 == 0
+            times_s = {on: block(on) for on in (first_on, not first_on)}
+            ratios.append(times_s[True] / times_s[False])
+        value = statistics.median(ratios) - 1
+        source = f"median of {pairs} pairs of {steps} steps, sampler on/off in turn"
+        return {"sampler_overhead_ratio": Metric(value=value, unit="ratio", source=source, quality="measured")}

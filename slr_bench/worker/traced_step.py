@@ -1,0 +1,134 @@
+"""The traced step of a cell: every byte at the dispatcher, and beside it what the allocator says."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from slr_bench.grid.workload import StepWork
+from slr_bench.record import SPLIT, Metric
+from slr_bench.trace.allocations import Alloc, CpuAllocations, CudaAllocations, Event, why_no_cuda_log
+from slr_bench.trace.allocator_check import AllocatorPeak, match_peak
+from slr_bench.trace.attribution import Breakdown, breakdown
+from slr_bench.trace.floor import Floor, operator_floor
+from slr_bench.trace.recorder import Recorder
+from slr_bench.trace.recording import BEFORE, Story
+from slr_bench.trace.tracer import LOADER, with_held
+from slr_bench.worker.context import Context
+
+ALLOCATOR_SOURCES = {"cpu": "profiler memory events", "cuda": "caching allocator history"}
+
+
+class Traced(NamedTuple):
+    """One steady step, on the record."""
+
+    story: Story
+    breakdown: Breakdown
+    floor: Floor
+    allocator: AllocatorPeak | None
+    """None for fake tensors: nothing is allocated."""
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Cycles are collected before, not during: garbage that happens to wait is not the step's."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def why_no_log(context: Context) -> str | None:
+    """Why there is no allocator to check against; None where there is one."""
+    if context.is_fake:
+        return "fake tensors allocate nothing to check against"
+    return why_no_cuda_log() if context.device.type == "cuda" else None
+
+
+def new_allocations(context: Context) -> CpuAllocations | CudaAllocations | None:
+    """The allocator's log for this device, not yet open; None where :func:`why_no_log` says why."""
+    if why_no_log(context) is not None:
+        return None
+    return CudaAllocations(context.device) if context.device.type == "cuda" else CpuAllocations()
+
+
+def trace_step(work: StepWork, context: Context) -> Traced:
+    """One steady step on the record. The allocator's log covers the step; that the state lies where its tensors say
+    is taken from them (``slr-bench profile`` has a log that goes back to the first allocation).
+    """
+    log = new_allocations(context)
+    with log or contextlib.nullcontext():
+        recorder, loader = recorded_step(work, context, log)
+    return summed_up(recorder, loader, [*_state_events(recorder, loader), *log.events] if log else None)
+
+
+def recorded_step(work: StepWork, context: Context, log: Any) -> tuple[Recorder, dict[int, int]]:
+    """Run the step under a recorder; also gives address -> size of what the loader holds."""
+    context.phase.enabled = False
+    with no_collection():
+        state = with_held(work.tensors(), context.device, context.is_fake, context.others)
+        loader = {} if context.is_fake else _addresses(state.get(LOADER, ()))
+        rules = context.cuda_rules
+        recorder = Recorder(
+            context.device, state, context.is_fake, log.mark if log else None, rules.is_on_host if rules else None
+        )
+        del state
+        if log:
+            log.step_begins()
+        with context.phase.heard_by(recorder.phase), recorder:
+            work.step()
+    return recorder, loader
+
+
+def summed_up(story: Story, loader: dict[int, int], events: list[Event] | None) -> Traced:
+    """What the recording amounts to."""
+    floor = operator_floor(story.storages, story.operators)
+    peak = None
+    if events is not None:
+        peak = match_peak(events, story.storages, story.operators, frozenset(loader))
+    return Traced(story, breakdown(story), floor, peak)
+
+
+def _addresses(tensors: Any) -> dict[int, int]:
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return {storage.data_ptr(): storage.nbytes() for storage in storages}
+
+
+def _state_events(recorder: Recorder, loader: dict[int, int]) -> Iterator[Event]:
+    for storage in recorder.storages:
+        if storage.born == BEFORE and storage.address:
+            yield Alloc(storage.address, storage.size_bytes, None)
+    for address, size in loader.items():
+        yield Alloc(address, size, None)
+
+
+def trace_metrics(traced: Traced, context: Context) -> dict[str, Metric]:
+    """``peak_tensor_bytes`` with the source that says what may be compared, the floor, FLOPs, the allocator."""
+    source = context.source
+
+    def exact(value: float, unit: Any, source: str = source) -> Metric:
+        return Metric(value=value, unit=unit, source=source, quality="exact")
+
+    floor_bytes = traced.floor.floor_bytes
+    metrics = {
+        "peak_tensor_bytes": exact(traced.breakdown.peak_bytes, "bytes"),
+        "floor_bytes": exact(floor_bytes, "bytes"),
+        "flops_per_step": exact(traced.story.flops, "1", "formulas of products, convolutions and attention"),
+    }
+    if floor_bytes:
+        split = ", ".join(traced.story.split_modules)
+        how = f"{source}{SPLIT}{split}" if split else source
+        metrics["peak_over_floor"] = exact(traced.breakdown.peak_bytes / floor_bytes, "1", how)
+    if context.device.type == "cpu":
+        name = ALLOCATOR_SOURCES["cpu"]
+        metrics["peak_cpu_allocator_bytes"] = (
+            exact(traced.allocator.peak_bytes, "bytes", name)
+            if traced.allocator
+            else Metric.unavailable("bytes", name, "fake tensors allocate nothing")
+        )
+    return metrics

@@ -1,0 +1,99 @@
+"""``docs/how_each_figure_is_measured.md`` has every metric, in the report's words and as its meter gives it."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import torch
+from fake_nvml import FakeCard, FakeNvml
+from markdown_page import Page
+
+from slr_bench.compare import comparability
+from slr_bench.compare.cells import DETERMINISTIC
+from slr_bench.compare.comparability import HARNESS, Family, family
+from slr_bench.probes.allocator import KINDS, CudaAllocatorProbe
+from slr_bench.probes.energy import EnergyProbe
+from slr_bench.probes.gpu import GpuProbe, process_memory
+from slr_bench.probes.gpu_pids import PidSpace
+from slr_bench.probes.nvml import Nvml
+from slr_bench.report.text.metrics import METRICS
+
+ROOT = Path(__file__).parents[4]
+PAGE = Page(ROOT / "docs" / "how_each_figure_is_measured.md")
+ROWS = {row["Figure"].split("`")[1]: row for table in PAGE.tables for row in table if "Figure" in row}
+OWN = 41
+
+
+def gpu_readings():
+    """What the GPU's meters give, of a card and an allocator made by hand."""
+    card = FakeCard(used=100, energies_mj=[1_000, 2_000])
+    driver = Nvml(FakeNvml(card), "GPU-1", space=PidSpace(frozenset({OWN}), is_machines=True))
+    seen = GpuProbe(driver, "", iter(range(9)).__next__)
+    card.processes, card.used = {"Compute": [(OWN, 500)]}, 700
+    seen.sample()
+    stats = {f"{kind}_bytes.all.peak": 64 for kind in KINDS}
+    ignore = lambda device: None  # noqa: E731
+    with CudaAllocatorProbe(torch.device("cuda"), lambda device: stats, ignore, ignore) as allocator:
+        pass
+    with EnergyProbe(driver, "") as energy:
+        pass
+    read = seen.readings() | allocator.readings() | energy.readings()
+    yield from read.items()
+    yield "gpu_memory_peak_bytes", process_memory(read, read["peak_reserved_bytes"])
+    nobody = GpuProbe(None, "no driver", lambda: 0.0).readings()
+    yield "gpu_memory_peak_bytes", process_memory(nobody, read["peak_reserved_bytes"])
+
+
+@pytest.fixture(scope="module")
+def given():
+    """Metric -> (unit, quality) of its values, in the committed records and by the GPU's meters."""
+    found = defaultdict(dict)
+    for path in sorted(ROOT.glob("reports/*/records/*.json")):
+        for name, metric in json.loads(path.read_text())["metrics"].items():
+            if metric["value"] is not None:
+                found[name][metric["unit"], metric["quality"]] = None
+    for name, metric in gpu_readings():
+        assert metric.value is not None, name
+        found[name][metric.unit, metric.quality] = None
+    for name in METRICS:
+        if name.startswith("accuracy_"):
+            found[name] |= found["accuracy_top1"]
+    return found
+
+
+def test_every_metric_has_a_row_and_every_row_a_metric(given):
+    assert ROWS.keys() == METRICS.keys()
+    assert given.keys() == METRICS.keys(), "a metric without words in report/metrics.py, or words that nobody gives"
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_row_is_what_the_meter_gives_in_the_words_of_the_report(given, name):
+    text, (unit, *_) = METRICS[name], [unit for unit, _ in given[name]]
+    row = {
+        "Figure": f"`{name}` {text.label}",
+        "Unit, quality": f"{unit}, {' or '.join(quality for _, quality in given[name])}",
+        "Compares as": "never" if name in HARNESS else family(name, unit).name,
+        "What it is": text.meaning,
+        "What it cannot know": text.blind_spot,
+    }
+    assert ROWS.get(name) == row, f"write this row: | {' | '.join(row.values())} |"
+
+
+def test_what_must_agree_between_processes_is_called_exact():
+    assert {name for name in DETERMINISTIC if "exact" not in ROWS[name]["Unit, quality"]} == set()
+
+
+def test_what_compares_with_what_is_what_the_comparison_asks():
+    (table,) = [table for table in PAGE.tables if "Because" in table[0]]
+    said = {row["Compares as"]: row["Two run directories compare where these are equal"] for row in table}
+    kinds = [kind for kind in vars(comparability).values() if isinstance(kind, Family)]
+    assert said.keys() == {kind.name for kind in kinds} | {"never"}
+    for kind in kinds:
+        assert set(said[kind.name].split("`")[1::2]) == {*kind.needs, *kind.options}, kind.name
+        assert said[kind.name].startswith("never: only") == kind.in_turn
+
+
+def test_a_metric_of_ones_own_is_judged_as_the_page_says():
+    assert family("my_bytes", "bytes").name == "host"
+    assert family("my_seconds", "s").name == "time"

@@ -1,0 +1,68 @@
+"""``docs/reading_the_report.md`` has a heading for every part that a report can have, and for no other."""
+
+import ast
+from pathlib import Path
+
+from markdown_page import Page
+
+from slr_bench.report.text.words import OUTCOME_WORDS
+
+ROOT = Path(__file__).parents[4]
+REPORT = ROOT / "slr_bench" / "report"
+PAGE = Page(ROOT / "docs" / "reading_the_report.md")
+
+
+def modules_from(name):
+    """A module of ``slr_bench.report`` and those it imports from there, in turn."""
+    found, waiting = {}, [name]
+    while waiting:
+        name = waiting.pop()
+        if name in found or not (REPORT / f"{name}.py").is_file():
+            continue
+        found[name] = ast.parse((REPORT / f"{name}.py").read_text())
+        for node in ast.walk(found[name]):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("slr_bench.report"):
+                waiting += [*node.module.split(".")[2:3], *(alias.name for alias in node.names)]
+    return found
+
+
+def titles_in(tree):
+    """Second arguments of ``Section(...)``, constants of the module followed."""
+    named = {
+        target.id: node.value.value
+        for node in tree.body
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Constant)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Section":
+            title = node.args[1]
+            yield title.value if isinstance(title, ast.Constant) else named[title.id]
+
+
+def headings_below(start):
+    """Of level 3, below a heading of level 2."""
+    found, inside = [], False
+    for level, text in PAGE.headings:
+        if level <= 2:
+            inside = text == start
+        elif inside:
+            found.append(text)
+    return found
+
+
+def test_every_part_of_a_report_is_explained():
+    titles = {title for tree in modules_from("content").values() for title in titles_in(tree)}
+    assert len(titles) >= 10
+    assert titles == set(headings_below("The parts"))
+
+
+def test_every_part_of_a_profile_is_explained():
+    (tree,) = [tree for name, tree in modules_from("profile_view").items() if name == "profile_view"]
+    assert {*titles_in(tree)} == set(headings_below("The page of `slr-bench profile`"))
+
+
+def test_every_outcome_has_the_word_of_the_report():
+    spans = {*PAGE.code_spans}
+    # An invalid run is thrown away, or kept under the outcome it had: no row of the grid says so.
+    assert {words for outcome, words in OUTCOME_WORDS.items() if outcome != "invalid_env"} <= spans

@@ -1,0 +1,123 @@
+"""A plan as text, as a file that the other commands read, and as a picture."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from slr_bench.cli.outputs import write_output
+from slr_bench.errors import ConfigError
+from slr_bench.grid.cells import own_cell
+from slr_bench.grid.config import GridConfig, load_grid
+from slr_bench.predict.device import find_device
+from slr_bench.predict.peak import predicted
+from slr_bench.predict.plan.choices import at_size
+from slr_bench.predict.plan.result import Budget, Planned
+from slr_bench.predict.plan.search import Evaluated, Plan, Point, Rejected
+from slr_bench.report.views.plan import plan_picture, print_plan, setting_file
+from slr_bench.trace.request_kinds import ALLOCATE, FREE, STEADY
+from slr_bench.units import GIB, MIB
+
+TOTAL = 4 * GIB
+BUDGET = Budget(TOTAL, 0.05, None)
+
+
+def step(size_mib: int, cached_mib: int = 0):
+    cached = [[ALLOCATE, 1, cached_mib * MIB], [FREE, 1, 0]] if cached_mib else []
+    return {
+        "requests": [*cached, [STEADY, 0, 0], [ALLOCATE, 0, size_mib * MIB]],
+        "source": "cuda-rules",
+        "cuda_rules": 2,
+        "peak_tensor_bytes": size_mib * MIB,
+        "floor_bytes": MIB,
+        "by_category": {"saved activation": size_mib * MIB},
+        "by_module": [],
+        "unmodelled": [],
+        "flops_by_dtype": {},
+    }
+
+
+def planned(workload: str = "train_step", chosen: int = 0) -> Planned:
+    """Three sizes: 1 GiB at 3 s fits; 2 GiB at 2 s does where the 1.8 GiB of the first step are given back; 5 GiB at
+    1 s does not. A fourth is refused.
+    """
+    own = own_cell(GridConfig(workload=workload, arms={"a": {}}), {"training.batch_size": 8})
+    card = find_device("4GiB").__class__(
+        **{**vars(find_device("rtx4090")), "capacity_bytes": BUDGET.bytes, "title": "a card"}
+    )
+    points = [Point(0, 1), Point(0, 2), Point(0, 4)]
+    steps = [step(1024), step(2048, 1800), step(5 * 1024)]
+    found = {
+        point: Evaluated(one.nvml.high, 3.0 - place, one)
+        for place, (point, one) in enumerate(zip(points, [predicted(one, card) for one in steps], strict=True))
+    }
+    sides = {point: at_size(own, point.size) for point in [*points, Point(0, 8)]}
+    cells = {
+        point: own_cell(GridConfig(workload=workload, arms={"a": {}}), dict(side)) for point, side in sides.items()
+    }
+    rejected = [
+        Rejected(point, "a reason that takes some words", 0)
+        for point in [*points, Point(0, 8)]
+        if point != points[chosen]
+    ]
+    return Planned(Plan(points[chosen], found, rejected), BUDGET, card, cells, sides, [], "a guess", {})
+
+
+def text(one: Planned, width: int = 80) -> str:
+    out = io.StringIO()
+    print_plan(one, Console(file=out, width=width))
+    return out.getvalue()
+
+
+def test_one_figure_stands_for_what_the_choice_needs():
+    one = planned(chosen=1)
+    need = one.plan.evaluated[one.plan.chosen]
+    assert (need.is_tight, need.need_bytes) == (True, need.prediction.nvml.high)
+    assert need.need_bytes <= BUDGET.bytes
+    said = text(one, 200)
+    assert f"{need.need_bytes / GIB:.2f} GiB at most" in said
+    assert f"to {need.need_bytes / GIB:.2f} GiB)" in said
+    assert "gives cached memory back 1× a step" in said
+    assert "gives cached memory back" not in text(planned(), 200)
+
+
+def test_in_80_columns_every_point_of_the_front_has_its_memory_time_and_verdict():
+    lines = text(planned()).splitlines()
+    front = lines[next(place for place, line in enumerate(lines) if "What nothing beats" in line) :]
+    for figures in (
+        ("5.63 GiB", "1.00 s", "0.33×", "too large"),
+        ("2.00 s", "0.67×", "tight"),
+        ("3.00 s", "1.00×", "fits"),
+    ):
+        assert any(all(figure in line for figure in figures) for line in front), figures
+    assert max(map(len, lines)) <= 80
+
+
+def test_the_nearest_rejected_come_first_also_those_that_were_refused():
+    assert [one.point.size for one in planned().rejected] == [2, 4, 8]
+    assert [one.point.size for one in planned(chosen=2).rejected] == [8, 2, 1]
+
+
+@pytest.mark.parametrize("workload", ["train_step", "inference"])
+def test_the_file_is_read_back_as_the_chosen_cell(workload, tmp_path):
+    one = planned(workload)
+    path = tmp_path / "chosen.yml"
+    path.write_text(setting_file(one))
+    again = own_cell(load_grid(path), {})
+    assert (again.spec.name, again.cell_id) == (workload, one.cells[one.plan.chosen].cell_id)
+    assert "# Predicted, not measured." in path.read_text()
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path):
+    for content in (setting_file(planned()), plan_picture(planned()).png):
+        with pytest.raises(ConfigError, match="cannot write"):
+            write_output(Path("/proc") / "plan.svg", content)
+
+
+def test_the_picture_tells_apart_what_fits_what_is_tight_and_what_is_too_large(tmp_path):
+    drawn = plan_picture(planned()).svg
+    for word in ("fits", "fits tightly", "too large", "chosen", "budget 3.80 GiB"):
+        assert f"<!-- {word} -->" in drawn or f">{word}<" in drawn, word

@@ -1,0 +1,138 @@
+"""A step between two traced ones says what tracing it says, or is traced."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from models.config import Settings
+from slr_bench.grid.cells import nest
+from slr_bench.trace.fake.workspaces import Workspace
+from slr_bench.trace.interpolate import Told, told_between
+from slr_bench.trace.recording import Operator, Storage, Story
+from slr_bench.trace.requests import Heard
+from slr_bench.worker.trace_for_prediction import foreseen, foreseen_cells
+
+pytestmark = pytest.mark.filterwarnings("ignore:fp16 on a CPU")
+
+TINY = {
+    "model.num_classes": 3,
+    "model.base_channels": 8,
+    "model.num_frames": 4,
+    "data.frame_size": 32,
+    "training.gradient_accumulation_steps": 2,
+}
+
+
+def step(workload, setting, samples):
+    values = Settings.model_validate(nest(TINY | setting | {"training.batch_size": samples})).model_dump(mode="json")
+    return {"workload": workload, "setting": values, "more_micro_batches": 1, "samples": samples, "family": "one"}
+
+
+SIZES = (4, 12, 8)
+
+
+def check(workload, setting, cuda_rules):
+    """The third of ``SIZES`` is told from the first two, or is traced: gives whether it was told.
+
+    Pooling takes frames in 16 equal parts, and the split stem in 32, which 16 frames are not.
+    """
+    where = {"device": "cpu", "fake": True, "cuda_rules": cuda_rules}
+    steps = [step(workload, setting, samples) for samples in SIZES]
+    told = []
+    foreseen_cells({**where, "steps": steps}, told.append)
+    assert [message["number"] for message in told] == [0, 1, 2]
+    found = dict(told[2]["foreseen"])
+    assert "told_from_samples" not in told[1]["foreseen"]
+    sources = found.pop("told_from_samples", None)
+    assert sources in (None, [4, 12])
+    assert found == foreseen({**where, **steps[2]})
+    return sources is not None
+
+
+FEW_OPERATORS = {"model.attention": "none", "model.temporal_shift": "plain", "model.max_pool": "plain"}
+STEPS = [
+    ("train_step", FEW_OPERATORS | {"training.precision": "bf16", "training.recompute": "stage"}, True),
+    ("train_step", FEW_OPERATORS | {"training.precision": "fp32", "training.recompute": "none"}, False),
+    ("inference", {"training.precision": "fp16"}, True),
+]
+OTHER_STEPS = [
+    *(
+        ("train_step", {"training.precision": precision, "training.recompute": recompute} | update, cuda_rules)
+        for precision, recompute, update, cuda_rules in itertools.product(
+            ("fp32", "bf16"),
+            ("none", "block", "lowest", "budget:2"),
+            ({}, {"training.optimizer": "sgd", "model.norm": "group", "model.stem": "split"}),
+            (False, True),
+        )
+    ),
+    *(
+        ("train_step", values, True)
+        for values in (
+            {"model.region_focus": "motion", "model.focus_size": 32, "data.frame_size": 40},
+            {"model.token_merging": 1, "model.pyramid_levels": [1, 2]},
+            {"model.frame_budget": 3, "model.pyramid_levels": [1, 2]},
+            {"model.attention": "sparse", "training.channels_last": True},
+            {"model.attention": "dense"},
+            {"model.network": "r3d_18", "model.base_channels": 64},
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("workload", "setting", "cuda_rules"), STEPS)
+def test_a_step_is_told_from_a_smaller_and_a_larger_one(workload, setting, cuda_rules):
+    assert check(workload, setting, cuda_rules)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workload", "setting", "cuda_rules"), OTHER_STEPS)
+def test_a_step_is_told_or_traced_and_says_the_same_everywhere(workload, setting, cuda_rules):
+    plans = setting.get("training.recompute") not in (None, "none", "block")  # by size: what is recomputed may differ
+    assert check(workload, setting, cuda_rules) or plans or setting.get("model.stem") == "split"
+
+
+def test_a_micro_batch_of_one_runs_other_operators_and_tells_nothing():
+    steps = [step("train_step", FEW_OPERATORS | {"model.attention": "chunked"}, samples) for samples in (1, 4, 2, 3)]
+    told = []
+    foreseen_cells({"device": "cpu", "fake": True, "cuda_rules": True, "steps": steps}, told.append)
+    sources = [message["foreseen"].get("told_from_samples") for message in told]
+    assert sources == [None, None, None, [2, 4]]
+
+
+def storage(size, **changes):
+    made = Storage(size, (size // 4, 4), "uint8", None, "temporary", 0, "aten.add", "conv", "forward", "x.py:1")
+    return replace(made, **{"died": 1} | changes)
+
+
+def told(samples, size, changes=None, operator="aten.add", most=100):
+    operators = [Operator(operator, "conv", "forward", (0,), 2 * size), Operator("aten.mul", "", "forward", (0,), size)]
+    story = Story([storage(size, **(changes or {}))], operators, ("conv",), 10 * samples, Counter(float32=10 * samples))
+    heard = [Heard(1, "mul", Workspace(samples, most, True), False, False)]
+    return Told(samples, story, heard, samples, 3 * samples)
+
+
+def test_sizes_grow_in_proportion():
+    found = told_between(told(2, 40), told(6, 104, most=180), 3)
+    assert found is not None
+    assert (found.samples, found.clips_per_step, found.loader_bytes) == (3, 3, 9)
+    assert [(one.size_bytes, one.shape) for one in found.story.storages] == [(56, (14, 4))]
+    assert found.story.flops == found.story.flops_by_dtype["float32"] == 30
+    assert found.heard[0].workspace == Workspace(3, 120, True)
+
+
+@pytest.mark.parametrize(
+    "high",
+    [
+        told(6, 82),  # 50.5 bytes
+        told(6, 104, {"category": "input"}),
+        told(6, 104, {"saved_from": 0}),
+        told(6, 104, {"died": None}),
+        told(6, 104, operator="aten.sub"),
+    ],
+)
+def test_steps_that_differ_in_more_than_sizes_tell_nothing(high):
+    assert told_between(told(2, 40), high, 3) is None

@@ -1,0 +1,113 @@
+"""The seam to the card itself: what is asked of torch, which is stood in for here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from slr_bench.worker import calibration_gpu as gpu
+from slr_bench.worker import measure
+from slr_bench.worker.calibration_gpu import Counters, TorchGpu, plain_history
+
+GIB = 2**30
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """A card of 10 GiB in torch's place; what it was told stays in ``told``."""
+    told = []
+    kinds = {"requested": 1, "allocated": 2, "reserved": 3}
+    stats = {f"{kind}_bytes.all.current": number for kind, number in kinds.items()}
+    stats |= {f"{kind}_bytes.all.peak": 10 * number for kind, number in kinds.items()}
+    properties = SimpleNamespace(total_memory=10 * GIB, name="Fake")
+    for name, value in {
+        "memory_stats": lambda device: stats,
+        "get_device_properties": lambda device: properties,
+        "set_per_process_memory_fraction": lambda fraction, device: told.append((fraction, device)),
+        "synchronize": lambda device=None: told.append("synchronize"),
+        "get_device_capability": lambda device: (9, 0),
+        "is_available": lambda: True,
+        "init": lambda: told.append("init"),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91300)
+    monkeypatch.setattr(torch.cuda.memory, "_record_memory_history", lambda **how: told.append(how))
+    monkeypatch.setattr(torch.cuda.memory, "_snapshot", lambda device: {"of": str(device)})
+    return told
+
+
+def test_counters_are_torchs_own_each_in_its_place(card):
+    assert TorchGpu().counters() == Counters(1, 2, 3, 10, 20, 30)
+
+
+def test_the_history_has_no_stacks_and_ends_with_the_snapshot(card):
+    one = TorchGpu()
+    one.record_history()
+    assert card == ["init", {"context": None, "stacks": "python", "max_entries": gpu.HISTORY_ENTRIES}]
+    assert one.snapshot() == {"of": "cuda:0"}
+    assert card[2:] == ["synchronize", {"enabled": None}]
+
+
+def test_facts_name_card_and_versions_and_nobody(card):
+    facts = TorchGpu().facts()
+    assert (facts["gpu"], facts["capacity_bytes"], facts["compute_capability"]) == ("Fake", 10 * GIB, "9.0")
+    assert facts["torch"] == str(torch.__version__)
+    assert not facts.keys() & {"cpu", "cores", "system"}
+
+
+@pytest.mark.parametrize(("limit", "fraction"), [(GIB, 0.1), (10 * GIB, 1.0), (20 * GIB, 1.0)])
+def test_a_limit_is_told_as_a_part_of_the_card(card, limit, fraction):
+    measure.limit_allocator(limit)
+    assert card == [(fraction, 0)]
+
+
+def test_a_job_with_a_limit_has_it_before_anything_is_built(monkeypatch):
+    told = []
+
+    def build(settings, context):
+        told.append("build")
+        raise MemoryError
+
+    context = SimpleNamespace(device=torch.device("cpu"), fake_mode=None)
+    monkeypatch.setattr(measure, "open_job", lambda job: (SimpleNamespace(build=build, kind="step"), None, context))
+    monkeypatch.setattr(measure, "limit_allocator", told.append)
+    monkeypatch.setattr(measure, "_trace_fake", lambda job, context, work, kind: {})
+    for job in ({"fake": True, "gpu_limit_bytes": 5}, {"fake": True}):
+        with pytest.raises(MemoryError):
+            measure.measure(job, lambda message: None)
+    assert told == [5, "build", "build"]
+
+
+def test_a_plain_history_is_of_one_device_and_has_nothing_that_names_code():
+    entry = {"action": "alloc", "addr": 7, "size": 3, "stream": 0, "frames": [{"filename": "/home/somebody/x.py"}]}
+    segment = {"device": 1, "total_size": 9, "allocated_size": 3, "blocks": [], "frames": []}
+    whole = {
+        "segments": [segment, {**segment, "device": 0}],
+        "device_traces": [[], [entry, {"action": "oom", "size": 5, "time_us": 1}]],
+        "allocator_settings": {"expandable_segments": False},
+    }
+    assert plain_history(whole, 1) == {
+        "segments": [{"device": 0, "total_size": 9, "allocated_size": 3}],
+        "device_traces": [[{"action": "alloc", "addr": 7, "size": 3, "stream": 0}, {"action": "oom", "size": 5}]],
+        "allocator_settings": {"expandable_segments": False},
+    }
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_on_a_real_card_a_history_is_replayed_to_the_byte_and_a_product_keeps_its_workspace():
+    """In a process of its own: what other tests left with the allocator would be in no history."""
+    script = Path(__file__).resolve().parents[2] / "helpers" / "real_card.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["differences"] == []
+    rows = [row for row in found["operators"] if row["reason"] is None]
+    assert min(min(row["kept_bytes"], row["workspace_bytes"]) for row in rows) >= 0
+    assert max(row["kept_bytes"] + row["workspace_bytes"] for row in rows if row["is_product"]) > 0
