@@ -16,14 +16,11 @@ from torch import nn
 from models.training.checkpoint import random_state, set_random_state
 from models.training.evaluation import ClipBatch
 from slr_bench.errors import EXIT_DOES_NOT_FIT, SlrBenchError
+from slr_bench.oom import ALLOCATION_ERRORS, OutOfMemoryKind, out_of_memory_kind
 from slr_bench.probes.host import give_heap_back
 
 GROW_AFTER_STEPS = 50
 T = TypeVar("T")
-
-# What has no class of its own: torch's CPU allocator, cuBLAS's handle, a driver call outside torch's allocator.
-_WORDS = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
-_ONEDNN = "could not create a primitive"  # and nothing more: seen with 100 MiB left; unsupported ones say "descriptor"
 
 
 class DoesNotFit(SlrBenchError):
@@ -36,14 +33,6 @@ class OutOfMemory:
     """What :func:`attempt` returns instead of a result."""
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on the host or on a GPU."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and (text == _ONEDNN or any(words in text for words in _WORDS))
-
-
 @contextmanager
 def out_of_memory_told(what: Callable[[], str], may_halve: bool, advisor_arguments: str = "") -> Iterator[None]:
     """Turn an out-of-memory inside into :class:`DoesNotFit`, with the cure.
@@ -53,10 +42,11 @@ def out_of_memory_told(what: Callable[[], str], may_halve: bool, advisor_argumen
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+    except ALLOCATION_ERRORS as error:
+        found = out_of_memory_kind(error)
+        if found is None:
             raise
-        kind = "GPU memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
+        kind = "GPU memory" if found is OutOfMemoryKind.GPU else "memory"
         advisor = " ".join(filter(None, ("python -m models.training.advisor --symptom oom", advisor_arguments)))
         cure = f"{advisor} says what to change"
         if may_halve:
@@ -72,8 +62,8 @@ def attempt(work: Callable[[], T], may_repeat: Callable[[], bool]) -> T | OutOfM
     """
     try:
         return work()
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error) or not may_repeat():
+    except ALLOCATION_ERRORS as error:
+        if out_of_memory_kind(error) is None or not may_repeat():
             raise
     gc.collect()  # of frames in reference cycles
     give_heap_back()

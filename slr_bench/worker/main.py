@@ -12,9 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 from slr_bench.errors import SlrBenchError, UnsupportedSettingError
+from slr_bench.oom import OutOfMemoryKind, out_of_memory_kind
 from slr_bench.record import Outcome
 
 Send = Callable[[dict[str, Any]], None]
+
+_OUTCOMES = {None: Outcome.CRASH, OutOfMemoryKind.GPU: Outcome.OOM_GPU, OutOfMemoryKind.HOST: Outcome.OOM_HOST}
 
 
 def main() -> None:
@@ -63,8 +66,6 @@ def describe_environment(job: dict[str, Any]) -> dict[str, Any]:
 
 def _measure_or_classify(job: dict[str, Any], send: Send) -> tuple[Outcome, str | None, dict[str, Any]]:
     """Every way a cell can end in its own process becomes an outcome with one line of reason."""
-    import torch
-
     nothing: dict[str, Any] = {"metrics": {}, "phases": {}, "samples": None}
     try:
         if job["op"] == "profile":
@@ -76,38 +77,18 @@ def _measure_or_classify(job: dict[str, Any], send: Send) -> tuple[Outcome, str 
         else:
             from slr_bench.worker.measure import measure as work
         return Outcome.OK, None, work(job, send)
-    except torch.OutOfMemoryError as error:
-        return Outcome.OOM_GPU, _one_line(error), nothing
-    except MemoryError:
-        return Outcome.OOM_HOST, "Python could not allocate memory (MemoryError)", nothing
     except UnsupportedSettingError as error:
         return Outcome.UNSUPPORTED, _one_line(error), nothing
     except SlrBenchError as error:
         return Outcome.CRASH, _one_line(error), nothing
-    except RuntimeError as error:
-        traceback.print_exc()
-        if _is_out_of_gpu_memory(str(error)):
-            return Outcome.OOM_GPU, _one_line(error), nothing
-        if _is_out_of_ram(str(error), job["ram_limit_bytes"] is not None):
-            return Outcome.OOM_HOST, _one_line(error), nothing
-        return Outcome.CRASH, _one_line(error), nothing
     except Exception as error:  # noqa: BLE001 - a cell may fail in any way; the traceback goes to its log
-        traceback.print_exc()
-        return Outcome.CRASH, _one_line(error), nothing
-
-
-def _is_out_of_ram(message: str, is_limited: bool) -> bool:
-    """Whether an operator failed for want of RAM. At a limit, threads and oneDNN primitives fail first."""
-    texts = ["allocate memory", "bad_alloc"]
-    if is_limited:
-        texts += ["can't start new thread", "could not create a primitive", "could not create a memory"]
-    return any(text in message for text in texts)
-
-
-def _is_out_of_gpu_memory(message: str) -> bool:
-    """Whether memory ran out below torch's allocator, which raises its own error: in the driver or a library."""
-    texts = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-    return any(text in message for text in texts)
+        kind = out_of_memory_kind(error, is_ram_limited=job["ram_limit_bytes"] is not None)
+        if not isinstance(error, MemoryError):
+            traceback.print_exc()
+        reason = (
+            "Python could not allocate memory (MemoryError)" if isinstance(error, MemoryError) else _one_line(error)
+        )
+        return _OUTCOMES[kind], reason, nothing
 
 
 def _one_line(error: Exception) -> str:

@@ -14,7 +14,6 @@ from models.training.batch_size import (
     MicroBatchSize,
     OutOfMemory,
     attempt,
-    is_out_of_memory,
     pieces_of,
 )
 
@@ -97,23 +96,6 @@ def test_a_batch_is_let_go_with_its_last_piece():
 
 def cpu_allocation():
     return torch.empty(2**50, dtype=torch.uint8)
-
-
-def test_what_is_an_out_of_memory():
-    with pytest.raises(RuntimeError) as cpu:
-        cpu_allocation()
-    cuda = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
-    onednn = "could not create a primitive"
-    for error in (cpu.value, MemoryError(), cuda, RuntimeError(onednn)):
-        assert is_out_of_memory(error)
-    unsupported = RuntimeError(f"{onednn} descriptor for a convolution forward propagation primitive")
-    for error in (
-        RuntimeError("shapes differ"),
-        unsupported,
-        ValueError("can't allocate memory"),
-        OSError(28, "No space left"),
-    ):
-        assert not is_out_of_memory(error)
 
 
 def test_nothing_of_a_failed_attempt_is_alive_afterwards():
