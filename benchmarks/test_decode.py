@@ -23,10 +23,9 @@ import torch
 from clip_files import shared_data
 from torchvision.transforms.v2 import functional
 
-from models.config import Settings
-from models.data.loading.clip_sizes import working_size
+from models.config import Settings, working_size
 from models.data.loading.clips import build_loaders
-from models.data.synthetic.render import render_dataset
+from models.data.synthetic.dataset import render_dataset
 from models.data.video.reader import open_video, uniform_indices
 
 CLIPS = ("00010", "00012", "00039")  # 80, 174 and 309 frames of 852 x 480

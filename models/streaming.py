@@ -17,8 +17,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.config import parse_overrides
-from models.data.loading.clip_sizes import working_size
+from models.config import parse_overrides, working_size
 from models.data.loading.transforms import centre_crop
 from models.data.video.live import LiveVideo, Source, open_live
 from models.data.wlasl.files import list_directory, load_class_list

@@ -4,12 +4,11 @@ Keys keep the names of the reference configuration (``configs/efficient_training
 """
 
 from models.config.base import Frozen
-from models.config.data import DataConfig
 from models.config.model import ModelConfig
-from models.config.settings import Settings, load_settings, parse_overrides, settings_of
+from models.config.settings import DataConfig, Settings, load_settings, parse_overrides, settings_of, working_size
 from models.config.training import TrainingConfig
 
 __all__ = [
     "DataConfig", "Frozen", "ModelConfig", "Settings", "TrainingConfig", "load_settings", "parse_overrides",
-    "settings_of",
+    "settings_of", "working_size",
 ]  # fmt: skip

@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from models.config.base import Frozen, refuse_pairs
-from models.config.data import DataConfig
+from models.config.base import Amount, Count, Flag, Frozen, refuse_pairs
 from models.config.model import ModelConfig
 from models.config.training import TrainingConfig
 from slr_bench.errors import ConfigError, checked, read_yaml
@@ -19,6 +18,51 @@ from slr_bench.units import format_count
 
 KEYS_OF_A_GRID = {"workload", "base", "arms", "axes", "exclude", "techniques", "set", "also"}
 """Where a file has one of these, and no section, somebody has taken a grid file for a training file."""
+
+
+def working_size(frame_size: int) -> int:
+    """Return the side of the square that crops of ``frame_size`` are cut from, as 256 is to 224."""
+    return round(frame_size * 8 / 7)
+
+
+class DataConfig(Frozen):
+    """Where clips come from and how many frames may be in memory on the way."""
+
+    dir: Path | None = None
+    """Data directory in WLASL layout: annotation list, nslt_N.json, class list, videos/."""
+    frame_size: Annotated[int, Field(strict=True, ge=32, le=4096)] = 224
+    """Height and width of the frames the loader yields, pixels."""
+    chunk_size: Count = 32
+    """Frames converted to RGB and resized at a time by the reader."""
+    max_frames_in_memory: Count | None = 256
+    """Frames the loader may own at once, from decoder to prefetched batch, workers included; null: no limit."""
+    num_workers: Amount = 2
+    """Loader processes; 0 decodes in the training process."""
+    prefetch_batches: Count = 2
+    """Batches a loader process prepares ahead."""
+    augment: Flag = True
+    """Random crop, time jitter and colour jitter on the training split. Never mirrors: it changes the sign."""
+    time_crop: Annotated[float, Field(ge=0.0, le=0.4)] = 0.0
+    """Largest part of a training clip that is cut off at random before, and again after, what is sampled: other speeds
+    and onsets."""
+    rotation_degrees: Annotated[float, Field(ge=0.0, le=45.0)] = 0.0
+    """Training clips are turned at random by up to this, either way."""
+    channel_shuffle: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Probability that a training clip's red, green and blue are exchanged at random: where colours mean nothing."""
+
+    @property
+    def working_size(self) -> int:
+        """Side of the square that crops are cut from, in pixels."""
+        return working_size(self.frame_size)
+
+    @property
+    def frames_per_segment(self) -> int:
+        """Frames of each of the T segments of a clip that time jitter picks from.
+
+        They are few, so that a cached clip serves every epoch. A random part of the clip, slower than the whole, needs
+        frames that lie closer together.
+        """
+        return 4 if self.time_crop else 2
 
 
 class Settings(Frozen):
@@ -32,6 +76,17 @@ class Settings(Frozen):
     def keeps_features(self) -> bool:
         """Features of a frozen backbone are cached in place of decoded clips: nothing before it is random."""
         return self.model.freeze_backbone and self.model.enable_feature_caching and not self.data.augment
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one frame that the loader yields: uint8 RGB."""
+        return 3 * self.data.frame_size**2
+
+    @property
+    def cached_clip_bytes(self) -> int:
+        """Bytes of a training clip in the cache: all frames that time jitter picks from, wider than the crop."""
+        per_place = self.data.frames_per_segment if self.data.augment else 1
+        return per_place * self.model.num_frames * 3 * self.data.working_size**2
 
     @model_validator(mode="after")
     def _batch_fits_frame_budget(self) -> Settings:

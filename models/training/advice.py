@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from models.config import Settings
-from models.data.loading.clip_sizes import cached_clip_bytes, frame_bytes
 from models.training.machine import Machine
 from slr_bench.errors import checked
 from slr_bench.units import MIB, format_bytes, format_count
@@ -120,7 +119,7 @@ def _fit_processes(draft: _Draft, machine: Machine, room: int, at_least: int = 0
 
 def _fit_frames(draft: _Draft, room: int) -> int:
     """RAM of the frames that the loader owns."""
-    settings, size = draft.settings, frame_bytes(draft.settings)
+    settings, size = draft.settings, draft.settings.frame_bytes
     data, batch = settings.data, settings.training.batch_size * settings.model.num_frames
     useful = batch * (data.num_workers + 1)
     frames = max(batch, min(useful, room // 4 // size))
@@ -140,7 +139,7 @@ def _fit_frames(draft: _Draft, room: int) -> int:
 
 
 def _fit_cache(draft: _Draft, room: int, clips: int | None) -> None:
-    per_clip = cached_clip_bytes(draft.settings)
+    per_clip = draft.settings.cached_clip_bytes
     known = draft.settings.model.cache_size_limit_mb * MIB if clips is None else clips * per_clip
     size_mib = max(0, min(room, known)) // MIB
     if size_mib < per_clip // MIB + 1:
@@ -199,12 +198,12 @@ def _less_ram(draft: _Draft, machine: Machine) -> None:
     draft.set("data.prefetch_batches", 1, "one batch ahead is enough for a process")
     if model.enable_feature_caching:
         half = model.cache_size_limit_mb // 2
-        if half * MIB >= cached_clip_bytes(draft.settings):
+        if half * MIB >= draft.settings.cached_clip_bytes:
             draft.set("model.cache_size_limit_mb", half, "more clips are decoded again in each epoch")
         else:
             draft.set("model.enable_feature_caching", False, "it would hold no clip any more")
     if data.max_frames_in_memory is None or data.max_frames_in_memory > 2 * batch:
-        why = f"two batches; {format_bytes(frame_bytes(draft.settings))} a frame"
+        why = f"two batches; {format_bytes(draft.settings.frame_bytes)} a frame"
         draft.set("data.max_frames_in_memory", 2 * batch, why)
     draft.set("data.chunk_size", min(data.chunk_size, SMALL_CHUNK), "frames converted at a time")
     draft.set("training.enable_memory_tracking", True, "sheds cache, prefetching and processes before RAM is full")

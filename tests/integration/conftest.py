@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from models.data.synthetic.render import render_dataset
+from models.data.synthetic.dataset import render_dataset
 from slr_bench.cli import main
 from slr_bench.execute import local
 

@@ -11,8 +11,7 @@ import yaml
 from clip_files import write_video
 from rich.console import Console
 
-from models.config import ModelConfig, Settings
-from models.data.loading.clip_sizes import working_size
+from models.config import ModelConfig, Settings, working_size
 from models.data.loading.transforms import centre_crop
 from models.data.video.live import LiveFrame, LiveVideo, Source, open_live
 from models.networks.efficient import build_recogniser

@@ -16,7 +16,6 @@ from torch.utils.data import Dataset, get_worker_info
 
 from models.config import Settings
 from models.data.loading.clip_reader import ClipReader
-from models.data.loading.clip_sizes import frames_per_segment
 from models.data.loading.feature_cache import ClipCache
 from models.data.loading.frame_budget import FrameBudget
 from models.data.loading.transforms import Augmentation
@@ -69,7 +68,7 @@ class BatchDataset(Dataset[Answer]):
         self._clips, self._settings, self._budget = clips, settings, budget
         self._reader = ClipReader(
             num_frames=model.num_frames,
-            frames_per_segment=frames_per_segment(data),
+            frames_per_segment=data.frames_per_segment,
             frame_size=data.frame_size,
             chunk_size=data.chunk_size,
             threads=max(1, len(os.sched_getaffinity(0)) // processes),

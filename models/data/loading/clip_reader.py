@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.data.loading.clip_sizes import working_size
+from models.config import working_size
 from models.data.loading.feature_cache import ClipCache
-from models.data.loading.region import MIDDLE, Square, bbox_square
 from models.data.loading.transforms import Augmentation, centre_crop
-from models.data.video.frame_ranges import frame_range
+from models.data.video.clip_location import MIDDLE, Square, bbox_square, frame_range
 from models.data.video.reader import Chunk, open_video, segment_candidates, uniform_indices
 from models.data.wlasl import ClipInfo
 from models.layers.region_focus import motion_box, resample

@@ -11,10 +11,9 @@ import numpy as np
 
 from models.config import Settings
 from models.data.loading.batches import Batch, Ticket
-from models.data.loading.clip_sizes import cached_clip_bytes
 from models.data.loading.loader_pool import ClipLoader, Shed
 from models.data.wlasl import SPLITS, Manifest, load_manifest
-from models.data.wlasl.left_out import some_of
+from models.data.wlasl.files import some_of
 from slr_bench.errors import ConfigError
 from slr_bench.units import MIB, format_bytes
 
@@ -124,7 +123,7 @@ def _unwise(settings: Settings) -> Iterator[str]:
     model, processes, cores = settings.model, settings.data.num_workers, len(os.sched_getaffinity(0))
     if processes > cores:
         yield f"data.num_workers: {processes} is more than the cores that this process may run on; use {cores} or fewer"
-    clip_bytes, caches = cached_clip_bytes(settings), max(1, processes)
+    clip_bytes, caches = settings.cached_clip_bytes, max(1, processes)
     if (
         model.enable_feature_caching
         and not settings.keeps_features

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional
 
 from models.config import DataConfig
-from models.data.loading.clip_sizes import frames_per_segment
 
 _SMALLEST_CROP = 0.75
 _ASPECT_JITTER = 0.1
@@ -47,7 +46,7 @@ class Augmentation:
     @classmethod
     def draw(cls, rng: np.random.Generator, num_frames: int, data: DataConfig) -> Augmentation:
         """Draw for one clip of ``num_frames``."""
-        variants = frames_per_segment(data)
+        variants = data.frames_per_segment
         variant_T = rng.integers(variants, size=num_frames)
         side = rng.uniform(_SMALLEST_CROP, 1.0)
         aspect = rng.uniform(1 - _ASPECT_JITTER, 1 + _ASPECT_JITTER)

@@ -1,6 +1,8 @@
 """``python -m models.data.synthetic``: render a synthetic data set."""
 
-from models.data.synthetic.render import main
+import sys
+
+from models.data.synthetic.dataset import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

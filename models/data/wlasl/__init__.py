@@ -16,17 +16,20 @@ from typing import get_args
 
 from models.data.wlasl.files import (
     Instance,
+    LeftOut,
+    Reason,
     Split,
     SplitEntry,
     VideoFile,
     choose_split_file,
+    describe,
     find_videos,
     list_directory,
     load_annotations,
     load_class_list,
     load_split,
+    read_list,
 )
-from models.data.wlasl.left_out import LeftOut, Reason, describe, read_list
 from slr_bench.errors import DataError
 
 SPLITS: tuple[Split, ...] = get_args(Split)

@@ -14,9 +14,8 @@ from rich.console import Console
 from rich.progress import track
 
 from models.data.wlasl import SPLITS, ClipInfo, load_manifest
-from models.data.wlasl.directory_report import DirectoryReport
-from models.data.wlasl.inspection import Finding, inspect_clips
-from models.data.wlasl.left_out import write_list
+from models.data.wlasl.directory_report import DirectoryReport, Finding, inspect_clips
+from models.data.wlasl.files import write_list
 from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, ConfigError, SlrBenchError
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from benchmarks.proofs.order_pairs import GRID, accuracy_within_pairs, points_within_pairs
+from models.data.synthetic.dataset import render_dataset
 from models.data.synthetic.lexicon import pairs
-from models.data.synthetic.render import render_dataset
 from models.networks.efficient import build_recogniser
 from slr_bench.grid.cells import expand
 from slr_bench.grid.config import load_grid

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.config import Settings, load_settings, parse_overrides
-from models.data.loading.clip_sizes import cached_clip_bytes, frame_bytes
 from models.training import advisor
 from models.training.advice import SAFE_PART, StepNeed, advised, against, for_machine
 from models.training.machine import Machine
@@ -49,7 +48,7 @@ def test_the_reference_on_a_laptop_with_a_gpu():
         "data.max_frames_in_memory": 16 * 16 * 7,
         "model.cache_size_limit_mb": 6000,  # 1000 clips of 32 x 256 x 256 x 3 bytes do fit
     }
-    assert cached_clip_bytes(Settings()) == 32 * 256 * 256 * 3 == 6 * MIB
+    assert Settings().cached_clip_bytes == 32 * 256 * 256 * 3 == 6 * MIB
     assert all(one.why for one in advice)
 
 
@@ -107,7 +106,7 @@ def test_whatever_the_machine_the_advice_is_valid_fits_and_keeps_the_effective_b
     assert data.num_workers < machine.cores
     batch = training.batch_size * after.model.num_frames
     cache = after.model.cache_size_limit_mb * MIB if after.model.enable_feature_caching else 0
-    of_loader = data.num_workers * machine.process_bytes + data.max_frames_in_memory * frame_bytes(after) + cache
+    of_loader = data.num_workers * machine.process_bytes + data.max_frames_in_memory * after.frame_bytes + cache
     if data.max_frames_in_memory > batch:  # one batch there must be
         assert of_loader <= SAFE_PART * machine.ram_free_bytes + MIB
     if need and training.batch_size > 1 and training.batch_size != before.training.batch_size:

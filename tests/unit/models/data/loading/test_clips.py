@@ -6,9 +6,8 @@ import pytest
 import torch
 from clip_files import number_shown, shared_data, write_directory, write_video
 
-from models.config import Settings
+from models.config import Settings, working_size
 from models.data.loading import loader_pool
-from models.data.loading.clip_sizes import working_size
 from models.data.loading.clips import build_loaders
 from models.data.video.reader import uniform_indices
 from models.data.wlasl import SPLITS

@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional
 
-from models.config import DataConfig
-from models.data.loading.clip_sizes import frames_per_segment, working_size
+from models.config import DataConfig, working_size
 from models.data.loading.transforms import (
     Augmentation,
     centre_crop,
@@ -35,7 +34,7 @@ def test_augmentation_is_the_same_for_all_frames_of_a_clip_and_never_mirrors(see
 @given(st.integers(0, 2**32), st.integers(1, 20), st.floats(0.0, 0.4))
 def test_time_crop_takes_one_frame_of_each_segment_of_what_is_left(seed, count, time_crop):
     data = DataConfig(time_crop=time_crop)
-    candidates = count * frames_per_segment(data)
+    candidates = count * data.frames_per_segment
     edges = []
     for clip in range(5):
         place_T = Augmentation.draw(np.random.default_rng((seed, clip)), count, data).place_T
@@ -43,15 +42,15 @@ def test_time_crop_takes_one_frame_of_each_segment_of_what_is_left(seed, count, 
         assert place_T[0] >= 0
         assert place_T[-1] < candidates
         # Whatever was cut off, what is left has count equal segments of at most the whole clip's length.
-        assert (np.diff(place_T) < 2 * frames_per_segment(data)).all()
+        assert (np.diff(place_T) < 2 * data.frames_per_segment).all()
         edges.append((place_T[0], candidates - 1 - place_T[-1]))
     if not time_crop:
-        assert max(map(max, edges)) < frames_per_segment(data)
+        assert max(map(max, edges)) < data.frames_per_segment
 
 
 def test_time_crop_cuts_off_both_ends_up_to_its_limit():
     data, count = DataConfig(time_crop=0.25), 16
-    whole = count * frames_per_segment(data)
+    whole = count * data.frames_per_segment
     draws = [Augmentation.draw(np.random.default_rng(seed), count, data).place_T for seed in range(400)]
     before = np.array([place_T[0] / whole for place_T in draws])
     after = np.array([(whole - 1 - place_T[-1]) / whole for place_T in draws])
@@ -65,7 +64,7 @@ def test_time_crop_cuts_off_both_ends_up_to_its_limit():
 def test_without_time_crop_one_of_two_frames_of_each_segment_is_taken():
     data = DataConfig()
     draws = np.stack([Augmentation.draw(np.random.default_rng(seed), 7, data).place_T for seed in range(60)])
-    assert frames_per_segment(data) == 2
+    assert data.frames_per_segment == 2
     assert (draws // 2 == np.arange(7)).all()
     assert 0.4 < (draws % 2).mean() < 0.6
 

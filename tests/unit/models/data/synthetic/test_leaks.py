@@ -9,9 +9,9 @@ import av
 import numpy as np
 import pytest
 
+from models.data.synthetic.dataset import encode_clip
 from models.data.synthetic.lexicon import pairs
 from models.data.synthetic.plan import RenderSettings, plan_clips
-from models.data.synthetic.video import encode_clip
 
 SETTINGS = RenderSettings(num_classes=20, clips_per_class=24, signers=12, size=64, seed=0, nuisance=1.0)
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.data.synthetic.dataset import render_frames
 from models.data.synthetic.drawing import BLUSH, Scene, toned
 from models.data.synthetic.lexicon import HANDSHAPES, LEXICON, LOCATIONS, ORIENTATIONS_DEG, Sign, pairs
 from models.data.synthetic.motion import Performance, Timing, hands_at
 from models.data.synthetic.plan import Clip, RenderSettings, plan_clips
-from models.data.synthetic.video import render_frames
 
 DEFAULTS = {"num_classes": 20, "clips_per_class": 24, "signers": 12, "size": 128, "seed": 0, "nuisance": 1.0}
 

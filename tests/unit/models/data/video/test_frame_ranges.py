@@ -2,8 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from models.data.loading.region import bbox_applies
-from models.data.video.frame_ranges import frame_range
+from models.data.video.clip_location import bbox_applies, frame_range
 from models.data.wlasl import ClipInfo
 from slr_bench.errors import DataError
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from clip_files import number_shown, write_video
 
-from models.data.loading.clip_sizes import working_size
+from models.config import working_size
 from models.data.video.live import Source, open_live
 from models.data.video.reader import read_frames
 from slr_bench.errors import DataError

@@ -9,8 +9,7 @@ from clip_files import shared_data, write_directory
 
 from models.data import wlasl
 from models.data.wlasl import SPLITS, load_manifest
-from models.data.wlasl.files import VideoFile
-from models.data.wlasl.left_out import LeftOut, describe
+from models.data.wlasl.files import LeftOut, VideoFile, describe
 from slr_bench.errors import DataError
 
 GLOSSES = ["walk", "book", "drink"]  # the split file's order is not the alphabet's

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.data.synthetic import render as synthetic
+from models.data.synthetic import dataset as synthetic
 from models.data.synthetic.lexicon import LEXICON
 from models.data.synthetic.plan import Clip, RenderSettings, plan_clips
 from slr_bench.errors import ConfigError, DataError
@@ -154,7 +154,7 @@ def test_killed_worker_is_named_and_its_rendering_completed(tiny: Path, tmp_path
 
 TELLING = """
 import sys
-from models.data.synthetic import render as synthetic
+from models.data.synthetic import dataset as synthetic
 write_clips = synthetic.write_clips
 def told(*arguments):
     for clip in write_clips(*arguments):

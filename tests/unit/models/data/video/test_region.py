@@ -13,8 +13,8 @@ from models.config import DataConfig, Settings
 from models.data.loading.clip_reader import ClipReader
 from models.data.loading.clips import build_loaders
 from models.data.loading.feature_cache import ClipCache
-from models.data.loading.region import MIDDLE, bbox_square
 from models.data.loading.transforms import Augmentation
+from models.data.video.clip_location import MIDDLE, bbox_square
 from models.data.wlasl import ClipInfo
 from models.layers.region_focus import motion_box, resample
 
