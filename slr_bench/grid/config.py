@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from slr_bench.errors import ConfigError, checked, nearest, read_yaml
-from slr_bench.grid.techniques import Ladder, Technique
+from slr_bench.grid.techniques import AblationChain, Technique
 from slr_bench.units import parse_bytes
 
 Overrides = dict[str, Any]
@@ -85,12 +85,12 @@ class GridConfig(Part):
         return self
 
     @property
-    def ladder(self) -> Ladder | None:
+    def ladder(self) -> AblationChain | None:
         """What the techniques make of the arms."""
         if not self.techniques:
             return None
         start, end = list(self.arms)[:2]
-        return Ladder(start=start, end=end, techniques=self.techniques)
+        return AblationChain(start=start, end=end, techniques=self.techniques)
 
     @property
     def all_arms(self) -> tuple[str, ...]:

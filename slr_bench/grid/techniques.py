@@ -23,7 +23,7 @@ class Technique(BaseModel):
     """``function``: equal outputs and gradients at the same micro-batch. ``accuracy``: judged by accuracy alone."""
 
 
-class Ladder(BaseModel):
+class AblationChain(BaseModel):
     """Two arms and the techniques that lead from the first to the second."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

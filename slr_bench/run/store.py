@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from slr_bench.errors import ConfigError
-from slr_bench.grid.techniques import Ladder
+from slr_bench.grid.techniques import AblationChain
 from slr_bench.record import SCHEMA, Record
 
 _OWN_NAMES = frozenset((".lock", ".grid.json.tmp", "records", "samples", "logs", "discarded"))
@@ -78,7 +78,7 @@ class Manifest(BaseModel):
     command: str
     """The command that makes this directory again."""
     cells: tuple[CellEntry, ...]
-    ladder: Ladder | None = None
+    ladder: AblationChain | None = None
     """The techniques between two of the arms, where the grid names them; else left out of the file."""
     in_turn: Turn | None = None
     """Where another directory was measured in turn with this one; else left out, too."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from slr_bench.grid.techniques import Ladder
+from slr_bench.grid.techniques import AblationChain
 from slr_bench.record import Metric, Outcome, Record
 from slr_bench.run.store import CellEntry, Manifest, Store, Turn
 
@@ -101,7 +101,7 @@ class FakeRun:
         self.directory = directory
         self.store = Store(directory)
         self.entries: list[CellEntry] = []
-        self.ladder: Ladder | None = None
+        self.ladder: AblationChain | None = None
         self.in_turn: Turn | None = None
         self.records: list[tuple[Record, dict[str, Any] | None]] = []
         self.environment: dict[str, Any] = {"torch": "2.15.0", "cpu": "Fake CPU", "cores": 2}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from slr_bench.compare.cells import MEASURED, CellSummary, own_cell, summarize_cells
-from slr_bench.grid.techniques import Ladder
+from slr_bench.grid.techniques import AblationChain
 from slr_bench.record import Record
 from slr_bench.report.formats.table import Report, Section
 from slr_bench.report.run_report.answers import answers, questions
@@ -45,7 +45,7 @@ class RunContent:
     cells: tuple[CellSummary, ...]
     arms: tuple[str, ...]
     """Those that the headline compares: the two ends where techniques lie between them."""
-    ladder: Ladder | None
+    ladder: AblationChain | None
     workload: str
     """The workload of the pictures."""
     field: Field | None

@@ -9,7 +9,7 @@ from math import log, prod
 from typing import Final
 
 from slr_bench.compare.cells import CellSummary, own_cell, pair, why_not_comparable
-from slr_bench.grid.techniques import Ladder, Same
+from slr_bench.grid.techniques import AblationChain, Same
 from slr_bench.report.formats.table import Bar, Cell, Column, Row, Section, Table, unknown, without_empty_columns
 from slr_bench.report.text.words import describe, format_factor, format_value, plain
 
@@ -54,7 +54,7 @@ def factor(base: CellSummary | None, head: CellSummary | None, metric: str = "pe
     return one.value / other.value
 
 
-def rungs(cells: Sequence[CellSummary], ladder: Ladder, workload: str) -> list[Rung]:
+def rungs(cells: Sequence[CellSummary], ladder: AblationChain, workload: str) -> list[Rung]:
     """The techniques in the order in which they are added."""
     found, before, end = [], own_cell(cells, ladder.start, workload), own_cell(cells, ladder.end, workload)
     for name, technique in ladder.techniques.items():
@@ -94,7 +94,7 @@ def _together(found: Sequence[Rung]) -> list[str]:
 
 
 def waterfall_section(
-    cells: Sequence[CellSummary], ladder: Ladder, workload: str, accuracy: str = "train_epochs"
+    cells: Sequence[CellSummary], ladder: AblationChain, workload: str, accuracy: str = "train_epochs"
 ) -> Section:
     """Two tables of a row a technique: added one by one, left out one by one."""
     found = rungs(cells, ladder, workload)
@@ -196,7 +196,7 @@ def _worth_bar(rung: Rung, widest: float) -> Bar | None:
     return Bar(0, log(rung.is_worth) / widest, SAME_COLOURS[rung.same])
 
 
-def _beside(cells: Sequence[CellSummary], ladder: Ladder, workload: str, accuracy: str) -> Table:
+def _beside(cells: Sequence[CellSummary], ladder: AblationChain, workload: str, accuracy: str) -> Table:
     """The grid's further arms against the end of the ladder."""
     further = dict.fromkeys(cell.entry.arm for cell in cells if cell.entry.arm not in ladder.arms)
     end = own_cell(cells, ladder.end, workload)

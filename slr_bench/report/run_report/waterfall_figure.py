@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from slr_bench.compare.cells import CellSummary
-from slr_bench.grid.techniques import Ladder
+from slr_bench.grid.techniques import AblationChain
 from slr_bench.report.charts.matplotlib_canvas import INK, MUTED, WIDTH_INCH, Picture, byte_axis, draw
 from slr_bench.report.charts.palette import light
 from slr_bench.report.run_report.techniques import SAME_COLOURS, SAME_WORDS, START_COLOUR, Rung, rungs
@@ -23,7 +23,7 @@ COLOURS: Final = {same: light(variable) for same, variable in SAME_COLOURS.items
 METRIC: Final = "peak_tensor_bytes"
 
 
-def waterfall_picture(cells: Sequence[CellSummary], ladder: Ladder | None, workload: str) -> Picture | None:
+def waterfall_picture(cells: Sequence[CellSummary], ladder: AblationChain | None, workload: str) -> Picture | None:
     """None without techniques, or where their memory was not measured."""
     if ladder is None:
         return None

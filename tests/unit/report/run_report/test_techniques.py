@@ -3,12 +3,12 @@
 import pytest
 from fake_runs import FakeRun, epoch_metrics, step_metrics
 
-from slr_bench.grid.techniques import Ladder
+from slr_bench.grid.techniques import AblationChain
 from slr_bench.report.run_report.content import read_content
 from slr_bench.report.run_report.waterfall_figure import waterfall_picture
 
 MIB = 1024**2
-LADDER = Ladder.model_validate(
+LADDER = AblationChain.model_validate(
     {
         "start": "baseline",
         "end": "optimized",
