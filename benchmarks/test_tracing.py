@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from benchmarks.small_step import small_step
+from slr_bench.live_bytes import LiveBytes
 from slr_bench.trace.recorder import Recorder
-from slr_bench.trace.tracer import LiveBytes
 
 CPU = torch.device("cpu")
 METERS: dict[str, Callable[[], AbstractContextManager[Any]]] = {

@@ -27,9 +27,9 @@ from torch.distributed._tools.mem_tracker import MemTracker
 
 from slr_bench.grid.cells import own_cell
 from slr_bench.grid.config import load_grid
+from slr_bench.live_bytes import LiveBytes
 from slr_bench.trace.allocations import CpuAllocations
 from slr_bench.trace.recorder import Recorder
-from slr_bench.trace.tracer import LiveBytes
 from slr_bench.worker.context import Context, open_job
 
 Meter = Callable[[Any, Context], AbstractContextManager[Any]]

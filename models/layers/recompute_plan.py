@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from models.layers.live_bytes import LiveBytes
 from slr_bench.errors import UnsupportedSettingError
+from slr_bench.live_bytes import NewBytes
 from slr_bench.units import MIB
 
 Unit = tuple[Callable[[Tensor], Tensor], Sequence[nn.Module]]
@@ -140,7 +140,7 @@ def _like(tensor: Tensor) -> Tensor:
 
 
 def _unit_cost(run: Callable[[Tensor], Tensor], modules: Sequence[nn.Module], x: Tensor) -> tuple[UnitCost, Tensor]:
-    live, leaf = LiveBytes(x.device), x.detach().requires_grad_(x.requires_grad)
+    live, leaf = NewBytes(x.device), x.detach().requires_grad_(x.requires_grad)
     with _stand_ins(modules):
         with live:
             out = run(leaf)

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from slr_bench.live_bytes import LiveBytes, StorageReferences, storages_alive
 from slr_bench.probes.host import HostProbe, give_heap_back
 from slr_bench.record import Metric
-from slr_bench.trace.tracer import LiveBytes, Others, others_alive
 from slr_bench.worker.traced_step import no_collection
 
 Prepared = Callable[[], AbstractContextManager[Callable[[], object]]]
@@ -24,7 +24,7 @@ class CallBytes(LiveBytes):  # type: ignore[no-untyped-call]
     never touches does not count, so that the figure is the same alone and in a whole suite.
     """
 
-    def __init__(self, device: torch.device, there_before: Others) -> None:
+    def __init__(self, device: torch.device, there_before: StorageReferences) -> None:
         super().__init__(device, {})
         alive = ((storage(), storage) for storage in there_before)
         self._there_before = {storage._cdata: reference for storage, reference in alive if storage is not None}
@@ -59,7 +59,7 @@ def call_metrics(prepared: Prepared, device: torch.device, with_rss: bool) -> di
 
 def _traced_peak(prepared: Prepared, device: torch.device) -> Metric:
     with prepared() as call, no_collection():
-        tracer = CallBytes(device, others_alive())
+        tracer = CallBytes(device, storages_alive())
         with tracer:
             _made: Any = call()
             del _made

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
-from slr_bench.trace.recording import BEFORE, Operator, Storage
-from slr_bench.trace.tracer import GRADIENT
+from slr_bench.trace.recording import BEFORE, GRADIENT, Operator, Storage
 
 
 class Floor(NamedTuple):

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
-_TORCH = str(Path(torch.__file__).parent)
-_HERE = str(Path(__file__).parent)
+_TORCH = str(Path(torch.__file__).parent)  # the prefix of torchvision's directory too, and so passed over
+_TRACE = Path(__file__).parent
+OWN_SOURCE = (f"{_TRACE}/", str(_TRACE.with_name("live_bytes.py")))
+"""Source files of the tracer: no tensor of the step is made there."""
 _ENGINE = "_engine_run_backward"
 
 _places: dict[str, str | None] = {}
@@ -35,7 +37,7 @@ def origin(node: Any) -> str:
 
 def _place(file: str) -> str | None:
     """Relative to where Python found it, so that no path of a machine is shown."""
-    if file.startswith((_TORCH, _HERE, "<")):
+    if file.startswith((_TORCH, *OWN_SOURCE, "<")):
         return None
     inside = [entry for entry in sys.path if entry and file.startswith(entry.rstrip("/") + "/")]
     return file[len(max(inside, key=len).rstrip("/")) + 1 :] if inside else Path(file).name

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.optim import optimizer as optim
 
-from slr_bench.trace.tracer import BUFFER, OPTIMIZER_STATE, PARAMETER, tensors_in
+from slr_bench.live_bytes import tensors_in
+from slr_bench.trace.recording import BUFFER, OPTIMIZER_STATE, PARAMETER
 
 NO_MODULE = "(outside modules)"
 SPLIT_ATTRIBUTE = "splits_work"

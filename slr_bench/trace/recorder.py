@@ -11,14 +11,33 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.flop_counter import flop_registry
 
+from slr_bench.live_bytes import (
+    DEVICE_OF_FAKE,
+    LiveBytes,
+    OnHost,
+    State,
+    StorageReferences,
+    reachable_tensors,
+    tensors_in,
+)
 from slr_bench.trace.origin import origin
 from slr_bench.trace.owners import NO_MODULE, ModuleTracker
-from slr_bench.trace.recording import BEFORE, INPUT, LOAD_PHASE, TEMPORARY, WEIGHT_CAST, Operator, Storage, Story
+from slr_bench.trace.recording import (
+    BEFORE,
+    GRADIENT,
+    HELD,
+    INPUT,
+    LOAD_PHASE,
+    PARAMETER,
+    TEMPORARY,
+    WEIGHT_CAST,
+    Operator,
+    Storage,
+    Story,
+)
 from slr_bench.trace.saved_tensor_hooks import SavedTensors
-from slr_bench.trace.tracer import GRADIENT, HELD, PARAMETER, LiveBytes, OnHost, State, tensors_in
 
 _CAST = torch.ops.aten._to_copy.default
-_DEVICE = torch.ops.prim.device.default  # fake tensors are asked for their device so; it is no work
 _aten = torch.ops.aten
 _FLOPS = {  # torch has no formulas for the CPU's fused attention; the products are those of the GPU's
     **flop_registry,
@@ -72,9 +91,8 @@ class Recorder(LiveBytes, Story):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is _DEVICE:
-            asked = args[0]
-            return asked.fake_device if isinstance(asked, FakeTensor) else func(*args, **kwargs)
+        if func is DEVICE_OF_FAKE:
+            return args[0].fake_device if isinstance(args[0], FakeTensor) else func(*args, **kwargs)
         self._node = node = torch._C._current_autograd_node()
         before = self.live_bytes
         keys = {self._count(tensor, None): None for tensor in tensors_in((args, kwargs) if kwargs else args)}
@@ -167,6 +185,27 @@ class Recorder(LiveBytes, Story):  # type: ignore[no-untyped-call]
                 if storage.category in (HELD, TEMPORARY):
                     storage.category = category
         self.split_modules = tuple(self._modules.split)
+
+
+def with_unnamed(
+    state: State, device: torch.device, fake: bool = False, not_its_own: StorageReferences | None = None
+) -> State:
+    """Return ``state`` with all other tensors that Python can reach now, save those that are ``not_its_own``.
+
+    The parameters' gradients are added to theirs; what has no name is of category ``held``. The tensors that one step
+    leaves to the next (its losses, a cache of the workload) are memory of the step, named or not.
+    """
+    named = {category: list(tensors) for category, tensors in state.items()}
+    gradients = [parameter.grad for parameter in named.get(PARAMETER, ()) if parameter.grad is not None]
+    named[GRADIENT] = [*named.get(GRADIENT, ()), *gradients]
+    known = {tensor.untyped_storage()._cdata for tensors in named.values() for tensor in tensors}
+    known |= {storage._cdata for reference in not_its_own or () if (storage := reference()) is not None}
+    for tensor in reachable_tensors(fake):
+        key = tensor.untyped_storage()._cdata
+        if tensor.device.type == device.type and key not in known:
+            known.add(key)
+            named.setdefault(PARAMETER if isinstance(tensor, torch.nn.Parameter) else HELD, []).append(tensor)
+    return named
 
 
 def _call_first(parameter: torch.Tensor, hook_id: int) -> None:

@@ -6,8 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from slr_bench.trace.tracer import BUFFER, GRADIENT, HELD, OPTIMIZER_STATE, PARAMETER
-
+PARAMETER, GRADIENT, BUFFER, OPTIMIZER_STATE = "parameter", "gradient", "buffer", "optimizer state"
+HELD = "held"
+"""Category of tensors alive before the step that the workload does not name, such as the last step's losses."""
 INPUT, SAVED, TEMPORARY, WEIGHT_CAST = "input", "saved activation", "temporary", "weight cast"
 CATEGORIES = (PARAMETER, GRADIENT, OPTIMIZER_STATE, BUFFER, INPUT, SAVED, WEIGHT_CAST, TEMPORARY, HELD)
 """In the order in which they are shown."""

@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from slr_bench.trace.tracer import tensors_in
+from slr_bench.live_bytes import tensors_in
 
 Note = Callable[[torch.Tensor], None]
 

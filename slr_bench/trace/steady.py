@@ -12,8 +12,8 @@ from collections import Counter
 from dataclasses import replace
 from itertools import accumulate
 
-from slr_bench.trace.recording import BEFORE, INPUT, LOAD_PHASE, SAVED, TEMPORARY, WEIGHT_CAST, Story
-from slr_bench.trace.tracer import HELD, State
+from slr_bench.live_bytes import State
+from slr_bench.trace.recording import BEFORE, HELD, INPUT, LOAD_PHASE, SAVED, TEMPORARY, WEIGHT_CAST, Story
 
 _LEFT = (TEMPORARY, SAVED, INPUT, WEIGHT_CAST)
 """Categories of what has no name and outlives a step: the next one puts its own in its place."""

@@ -13,12 +13,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from slr_bench.errors import UnsupportedSettingError
 from slr_bench.grid.workload import WorkloadSpec, find_workload
+from slr_bench.live_bytes import storages_alive
 from slr_bench.probes.phases import PhaseClock
 from slr_bench.run.preflight import NO_CUDA
 from slr_bench.trace.fake.cpu_rules import CpuFakeMode
 from slr_bench.trace.fake.cuda_rules import CudaFakeMode, cuda_routes
 from slr_bench.trace.fake.tensors import swap_for_fake
-from slr_bench.trace.tracer import others_alive
 
 
 def resolve_device(wanted: str) -> str:
@@ -38,7 +38,7 @@ class Context:
         self.fake_mode = fake_mode
         self.synchronize = synchronize
         self.phase = PhaseClock(synchronize)
-        self.others = others_alive(self.is_fake)
+        self.others = storages_alive(self.is_fake)
         """What lived before the workload was built: not its memory."""
 
     @property

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from slr_bench.live_bytes import OUTSIDE
 from slr_bench.probes.sampler import Sampler
 from slr_bench.record import Metric
 from slr_bench.trace.attribution import Timeline
-from slr_bench.trace.tracer import OUTSIDE
 from slr_bench.worker.context import Context
 from slr_bench.worker.traced_step import Traced
 

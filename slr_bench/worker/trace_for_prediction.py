@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from slr_bench.errors import SlrBenchError, UnsupportedSettingError
+from slr_bench.live_bytes import LOADER
 from slr_bench.trace.fake.cpu_rules import CpuFakeMode
 from slr_bench.trace.fake.cuda_rules import CUDA_RULES
 from slr_bench.trace.fake.tensors import place_of, refusals_explained, unfilled
@@ -23,7 +24,6 @@ from slr_bench.trace.steady import (
     name_state,
     repeat_micro_batches,
 )
-from slr_bench.trace.tracer import LOADER
 from slr_bench.worker.context import Context, open_job
 from slr_bench.worker.profile import profile_json
 from slr_bench.worker.traced_step import recorded_step, summed_up

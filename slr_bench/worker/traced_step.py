@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from slr_bench.grid.workload import StepWork
+from slr_bench.live_bytes import LOADER
 from slr_bench.record import SPLIT, Metric
 from slr_bench.trace.allocations import Alloc, CpuAllocations, CudaAllocations, Event, why_no_cuda_log
 from slr_bench.trace.allocator_check import AllocatorPeak, match_peak
 from slr_bench.trace.attribution import Breakdown, breakdown
 from slr_bench.trace.floor import Floor, operator_floor
-from slr_bench.trace.recorder import Recorder
+from slr_bench.trace.recorder import Recorder, with_unnamed
 from slr_bench.trace.recording import BEFORE, Story
-from slr_bench.trace.tracer import LOADER, with_held
 from slr_bench.worker.context import Context
 
 ALLOCATOR_SOURCES = {"cpu": "profiler memory events", "cuda": "caching allocator history"}
@@ -71,7 +71,7 @@ def recorded_step(work: StepWork, context: Context, log: Any) -> tuple[Recorder,
     """Run the step under a recorder; also gives address -> size of what the loader holds."""
     context.phase.enabled = False
     with no_collection():
-        state = with_held(work.tensors(), context.device, context.is_fake, context.others)
+        state = with_unnamed(work.tensors(), context.device, context.is_fake, context.others)
         loader = {} if context.is_fake else _addresses(state.get(LOADER, ()))
         rules = context.cuda_rules
         recorder = Recorder(

@@ -16,9 +16,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from slr_bench.live_bytes import tensors_in
 from slr_bench.trace.fake.cuda_rules import CudaFakeMode, cuda_routes
 from slr_bench.trace.fake.tensors import swap_for_fake
-from slr_bench.trace.tracer import tensors_in
 
 _OF_ONE_DEVICE = {"detach", "t", "empty", "view", "_unsafe_view", "lift_fresh", "device"}
 """They allocate nothing, or are called differently on the way to the same."""

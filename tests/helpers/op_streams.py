@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from slr_bench.live_bytes import LiveBytes
 from slr_bench.trace.fake.cpu_rules import CpuFakeMode
-from slr_bench.trace.tracer import LiveBytes
 
 CPU = torch.device("cpu")
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import torch
 
 from slr_bench.errors import UnsupportedSettingError
-from slr_bench.trace.tracer import tensors_in
+from slr_bench.live_bytes import tensors_in
 
 _KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
 

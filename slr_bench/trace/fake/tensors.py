@@ -19,9 +19,9 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slr_bench.errors import UnsupportedSettingError
+from slr_bench.trace.origin import OWN_SOURCE
 
-_TORCH = Path(torch.__file__).parent
-_OURS = Path(__file__).parents[1]
+_TORCH = f"{Path(torch.__file__).parent}/"
 _MIXED = "Please convert all Tensors to FakeTensors first"
 _ON_REAL_TENSORS = "trace real tensors: slr-bench profile without --fake"
 _RANDOM = (torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default)
@@ -138,7 +138,6 @@ def explained(error: BaseException) -> UnsupportedSettingError | None:
 def place_of(error: BaseException) -> str:
     """The innermost line of code that is neither torch's nor the tracer's; no path: records carry none."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        path = Path(frame.filename)
-        if not (path.is_relative_to(_TORCH) or path.is_relative_to(_OURS)):
-            return f"{path.name}:{frame.lineno}: {frame.line}"
+        if not frame.filename.startswith((_TORCH, *OWN_SOURCE)):
+            return f"{Path(frame.filename).name}:{frame.lineno}: {frame.line}"
     return "no line known"

@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
+from slr_bench.live_bytes import tensors_in
 from slr_bench.trace.fake.cpu_rules import ByName
-from slr_bench.trace.tracer import tensors_in
 from slr_bench.units import KIB, MIB
 
 Arguments = Mapping[str, Any]

@@ -12,8 +12,8 @@ from models.config import ModelConfig
 from models.networks.efficient import build_recogniser
 from models.streaming import StreamingRecogniser, default_stride
 from slr_bench.errors import ConfigError
+from slr_bench.live_bytes import LiveBytes
 from slr_bench.probes.host import rss_bytes
-from slr_bench.trace.tracer import LiveBytes
 
 TINY = ModelConfig(
     num_classes=3, base_channels=8, num_frames=5, causal=True, attention="sparse", attention_window=3,

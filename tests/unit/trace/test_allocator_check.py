@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from slr_bench.live_bytes import storages_alive
 from slr_bench.trace.allocations import (
     Alloc,
     CpuAllocations,
@@ -23,9 +24,8 @@ from slr_bench.trace.allocations import (
     why_no_cuda_log,
 )
 from slr_bench.trace.allocator_check import match_peak
-from slr_bench.trace.recorder import Recorder
-from slr_bench.trace.recording import BEFORE, Operator, Storage
-from slr_bench.trace.tracer import PARAMETER, others_alive, with_held
+from slr_bench.trace.recorder import Recorder, with_unnamed
+from slr_bench.trace.recording import BEFORE, PARAMETER, Operator, Storage
 
 CPU = torch.device("cpu")
 
@@ -128,7 +128,7 @@ def test_the_real_allocator_agrees_with_the_tracer_on_any_program(program):
 @pytest.mark.parametrize("told", [True, False])
 def test_a_tensor_that_the_tracer_is_not_told_of_is_residual(told):
     """The check can fail: what lives at the peak and is not in the account is found, to the byte, with its maker."""
-    log, others = CpuAllocations(), others_alive()
+    log, others = CpuAllocations(), storages_alive()
     with log:
         model, hidden = nn.Conv2d(3, 8, 3), torch.zeros(1234)
 
@@ -139,7 +139,7 @@ def test_a_tensor_that_the_tracer_is_not_told_of_is_residual(told):
         step()
         gc.collect()
         named = {PARAMETER: list(model.parameters())}
-        recorder = Recorder(CPU, with_held(named, CPU, others=others) if told else named, mark=log.mark)
+        recorder = Recorder(CPU, with_unnamed(named, CPU, not_its_own=others) if told else named, mark=log.mark)
         log.step_begins()
         with recorder:
             step()
@@ -199,10 +199,10 @@ def test_a_cuda_allocator_without_stamps_says_why():
 
 
 def test_state_found_by_the_collector_closes_the_account():
-    log, others = CpuAllocations(), others_alive()
+    log, others = CpuAllocations(), storages_alive()
     with log:
         model, cache = nn.Linear(8, 8), [torch.zeros(77)]
-        state = with_held({PARAMETER: list(model.parameters())}, CPU, others=others)
+        state = with_unnamed({PARAMETER: list(model.parameters())}, CPU, not_its_own=others)
         recorder = Recorder(CPU, state, mark=log.mark)
         log.step_begins()
         with recorder:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+import slr_bench
+from slr_bench.live_bytes import LiveBytes, storages_alive
 from slr_bench.trace.attribution import breakdown
 from slr_bench.trace.floor import operator_floor
-from slr_bench.trace.recorder import Recorder
-from slr_bench.trace.recording import SAVED, TEMPORARY, WEIGHT_CAST
-from slr_bench.trace.tracer import GRADIENT, HELD, OPTIMIZER_STATE, PARAMETER, LiveBytes, with_held
+from slr_bench.trace.origin import OWN_SOURCE
+from slr_bench.trace.recorder import Recorder, with_unnamed
+from slr_bench.trace.recording import GRADIENT, HELD, OPTIMIZER_STATE, PARAMETER, SAVED, TEMPORARY, WEIGHT_CAST
 
 CPU = torch.device("cpu")
 F32 = 4
@@ -147,6 +150,28 @@ def test_a_custom_function_and_backward_are_the_modules_that_used_them():
     assert [(s.module, s.origin) for s in weights] == [("0", "AddmmBackward0")]
 
 
+def test_the_tracers_own_source_is_never_the_origin_of_a_tensor():
+    model = Chain(4, 2)
+
+    def step():
+        checkpoint(model, torch.ones(2, 4, requires_grad=True), use_reentrant=False).sum().backward()
+        model.zero_grad()
+
+    recorder = recorded(step, model)
+    random_states = [s for s in recorder.storages if s.dtype == "uint8"]
+    assert random_states, "the checkpoint keeps one, which slr_bench/live_bytes.py counts"
+    assert "test_recorder.py:" in random_states[0].origin
+    assert not [s.origin for s in recorder.storages if "live_bytes.py" in s.origin or "slr_bench" in s.origin]
+
+
+@pytest.mark.parametrize("path", ["live_bytes.py", "trace/recorder.py", "trace/fake/cuda_rules.py"])
+def test_own_source_covers_the_counter_and_the_whole_tracer(path):
+    source = Path(slr_bench.__file__).parent / path
+    assert source.is_file()
+    assert str(source).startswith(OWN_SOURCE)
+    assert not str(Path(slr_bench.__file__).parent / "trace_of_others.py").startswith(OWN_SOURCE)
+
+
 def test_autocasts_copies_of_weights_are_told_apart():
     model = nn.Linear(8, 8, bias=False)
 
@@ -191,11 +216,9 @@ def test_a_storage_that_is_resized_counts_with_its_new_size():
 
 def test_what_the_last_step_left_is_held_and_what_lived_before_is_not():
     mine = torch.zeros(5)
-    state = with_held({}, CPU)
+    state = with_unnamed({}, CPU)
     assert any(tensor is mine for tensor in state[HELD])
-    from slr_bench.trace.tracer import others_alive
-
-    later = with_held({}, CPU, others=others_alive())
+    later = with_unnamed({}, CPU, not_its_own=storages_alive())
     assert not any(tensor is mine for tensor in later.get(HELD, ()))
 
 

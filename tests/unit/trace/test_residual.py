@@ -8,12 +8,12 @@ import pytest
 import torch
 from zoo import CASES, Case, build, is_runnable, quick
 
+from slr_bench.live_bytes import storages_alive
 from slr_bench.trace.allocations import CpuAllocations
 from slr_bench.trace.allocator_check import match_peak
 from slr_bench.trace.attribution import breakdown
 from slr_bench.trace.floor import operator_floor
-from slr_bench.trace.recorder import Recorder
-from slr_bench.trace.tracer import others_alive, with_held
+from slr_bench.trace.recorder import Recorder, with_unnamed
 
 QUICK = quick("mvit_v2_s", "s3d")
 CPU = torch.device("cpu")
@@ -24,14 +24,14 @@ def check(case: Case) -> None:
         pytest.skip("oneDNN has no bf16 LSTM on this processor")
     build(case)  # the zoo keeps its networks: they are not the step's
     gc.collect()
-    log, others = CpuAllocations(), others_alive()
+    log, others = CpuAllocations(), storages_alive()
     with log:
         work = build(case)
         work.warm_up()
         gc.collect()
         gc.disable()
         try:
-            recorder = Recorder(CPU, with_held(work.tensors(), CPU, others=others), mark=log.mark)
+            recorder = Recorder(CPU, with_unnamed(work.tensors(), CPU, not_its_own=others), mark=log.mark)
             work.phase = recorder.phase
             log.step_begins()
             with recorder:

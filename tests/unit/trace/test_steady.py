@@ -20,11 +20,10 @@ from slr_bench.trace.fake.cpu_rules import CpuFakeMode
 from slr_bench.trace.fake.cuda_rules import CudaFakeMode, cuda_routes
 from slr_bench.trace.fake.workspaces import workspace_of
 from slr_bench.trace.floor import operator_floor
-from slr_bench.trace.recorder import Recorder
+from slr_bench.trace.recorder import Recorder, with_unnamed
 from slr_bench.trace.request_kinds import ALLOCATE, FREE, LIBRARY, STEADY, TRANSIENT
 from slr_bench.trace.requests import WorkspaceLog, unmodelled
 from slr_bench.trace.steady import live_bytes, make_steady, micro_batch_starts, name_state, repeat_micro_batches
-from slr_bench.trace.tracer import with_held
 from slr_bench.worker import context as run_context
 from slr_bench.worker.context import open_job
 from slr_bench.worker.profile import profile_json
@@ -48,7 +47,7 @@ TRACED = 2
 def recorded(work, mode):
     with no_collection():
         on_host = mode.is_on_host if isinstance(mode, CudaFakeMode) else None
-        recorder = Recorder(CPU, with_held(work.tensors(), CPU, fake=True), fake=True, on_host=on_host)
+        recorder = Recorder(CPU, with_unnamed(work.tensors(), CPU, fake=True), fake=True, on_host=on_host)
         work.phase = recorder.phase
         with recorder:
             work.step()

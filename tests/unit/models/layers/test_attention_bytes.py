@@ -9,7 +9,7 @@ import torch
 from models.layers.attention import dense_attention
 from models.layers.attention_plan import Chunks, Window
 from models.layers.attention_tiles import chunked_attention, sparse_attention
-from slr_bench.trace.tracer import LiveBytes
+from slr_bench.live_bytes import LiveBytes
 
 CLIPS, HEADS, D = 1, 2, 8
 N = CLIPS * HEADS

@@ -12,10 +12,10 @@ from torch.utils.checkpoint import checkpoint
 from models.layers import attention_choice
 from models.layers.attention import TemporalAttention, torch_attention
 from models.layers.attention_choice import MUCH_FASTER, NEAR_BYTES, choose
+from slr_bench.live_bytes import LiveBytes
 from slr_bench.trace.fake.cpu_rules import CpuFakeMode
 from slr_bench.trace.fake.tensors import swap_for_fake
 from slr_bench.trace.recorder import Recorder
-from slr_bench.trace.tracer import LiveBytes
 
 CPU = torch.device("cpu")
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from models.layers.live_bytes import LiveBytes
 from models.layers.pooled_relu import PooledReLU
 from models.layers.split_stem import PARTS, split_stem
 from models.networks.backbone import FrameBackbone
+from slr_bench.live_bytes import NewBytes
 
 
 def make(norm="batch", channels=4, dtype=torch.float64):
@@ -124,7 +124,7 @@ def test_no_tensor_of_all_frames_is_ever_made():
         return frames.float() / 255
 
     def peak(run):
-        with LiveBytes(frames_NCHW.device) as live:
+        with NewBytes(frames_NCHW.device) as live:
             out = run()
             out.backward(torch.ones_like(out))
         return live.peak_bytes

@@ -20,12 +20,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from models.config import ModelConfig
 from models.networks.efficient import build_recogniser
 from slr_bench.errors import UnsupportedSettingError
+from slr_bench.live_bytes import LiveBytes
 from slr_bench.trace.fake import cuda_autocast as autocast_cuda
 from slr_bench.trace.fake.cpu_rules import CpuFakeMode
 from slr_bench.trace.fake.cuda_autocast import aten_names, casts_on
 from slr_bench.trace.fake.cuda_rules import CudaFakeMode, cuda_routes
 from slr_bench.trace.recorder import Recorder
-from slr_bench.trace.tracer import LiveBytes
 
 CPU = torch.device("cpu")
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16

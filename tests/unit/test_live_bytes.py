@@ -13,8 +13,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.two_tensor import TwoTensor
 
+from slr_bench.live_bytes import LiveBytes, NewBytes
 from slr_bench.trace.fake.tensors import swap_for_fake
-from slr_bench.trace.tracer import LiveBytes
 
 CPU = torch.device("cpu")
 F32 = 4
@@ -224,3 +224,32 @@ def test_any_program_agrees_with_a_naive_ledger(program: list[tuple[str, int]]):
             naive_peak = max(naive_peak, sum(ledger.values()))
             assert tracer.live_bytes == sum(ledger.values())
     assert tracer.peak_bytes == naive_peak
+
+
+@pytest.mark.parametrize("mode", [FakeTensorMode, torch.enable_grad], ids=["fake", "real"])
+def test_new_storages_count_from_their_operator_to_their_last_reference(mode):
+    with mode():
+        argument = torch.ones(100)
+        with NewBytes(CPU) as live:
+            a = argument * 2  # 400 B; the argument was there before
+            view = a.view(10, 10)
+            b = a + view.flatten()  # 800
+            del b
+            c = argument.add_(1)  # makes nothing
+    assert (live.live_bytes, live.peak_bytes) == (400, 800)
+    del a
+    assert live.live_bytes == 400
+    del view, c
+    assert live.live_bytes == 0
+
+
+def test_storages_of_other_devices_do_not_count():
+    with NewBytes(CPU) as live:
+        torch.ones(100, device="meta")
+        assert live.peak_bytes == 0
+
+
+def test_flops_of_a_product_are_counted():
+    with NewBytes(CPU) as live:
+        torch.ones(3, 4) @ torch.ones(4, 5)
+    assert live.flops == 2 * 3 * 4 * 5

@@ -1,7 +1,7 @@
-"""Live tensor bytes of one step, counted at the dispatcher: exact, and the same on every machine for a torch version.
+"""The one counter of live tensor bytes: exact at the dispatcher, and the same on every machine for a torch version.
 
-A storage counts once however many views it has, from the operator that made it until the last reference goes. What an
-operator allocates and frees inside itself is not seen here.
+A storage counts once however many views it has, from the operator that made it until its last reference goes. Memory
+that an operator allocates and frees while it runs does not count.
 """
 
 from __future__ import annotations
@@ -16,30 +16,33 @@ from typing import Any, Self
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
+from torch.utils.flop_counter import flop_registry
 
-OUTSIDE = "outside"  # between phases
+OUTSIDE = "outside"
+"""Name of the time between two phases."""
 LOADER = "loader"
-"""Category of what the loader owns: not counted."""
-PARAMETER = "parameter"
-GRADIENT = "gradient"
-BUFFER = "buffer"
-OPTIMIZER_STATE = "optimizer state"
-HELD = "held"
-"""Category of tensors alive before the step that the workload does not name, such as the last step's losses."""
+"""Category of the tensors that the data loader owns. They do not count."""
+DEVICE_OF_FAKE = torch.ops.prim.device.default
+"""Returns the device of a fake tensor. Torch calls it often and it does no work."""
 
 State = Mapping[str, Iterable[torch.Tensor]]
 """Tensors alive before the step, by category."""
 OnHost = Callable[[int], bool]
-"""Whether a storage (``_cdata``) is host memory where fake tensors of the CPU stand for a GPU's."""
+"""Whether a storage (``_cdata``) is host memory, when fake CPU tensors stand for those of a GPU."""
+StorageReferences = list[weakref.ref[Any]]
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all live storages on one device while open.
+    """Count the bytes of all live storages on one device while open.
 
-    ``state`` are the tensors alive before the step by category. Those of category ``loader`` are not counted: the
-    loader owns them. A tensor that an operator uses without having been made by one (``torch.from_numpy``, another
-    process) counts from that operator on. With ``fake`` only fake tensors count: a real one is a constant on its way.
-    Those that are ``on_host`` do not.
+    A tensor that an operator uses and that no operator made (``torch.from_numpy``, another process) counts from that
+    operator on.
+
+    Args:
+        device: only storages on devices of its type count.
+        state: the tensors alive before the step, by category. Those of category ``loader`` do not count.
+        fake: count fake tensors only; a real one is then a constant about to be converted.
+        on_host: its storages do not count.
     """
 
     def __init__(self, device: torch.device, state: State, fake: bool = False, on_host: OnHost | None = None) -> None:
@@ -56,7 +59,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak_bytes = 0
         self.peak_by_phase: dict[str, int] = {}
         self.timeline: list[tuple[int, str]] = []
-        """Live bytes and phase after each operator that made a tensor."""
+        """Live bytes and phase after each operator that changed them."""
         for category, tensors in state.items():
             for tensor in tensors:
                 if category == LOADER:
@@ -66,7 +69,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """False: nothing here is compiled, and the wrapper that torch adds otherwise costs every operator."""
+        """Return False: nothing here is compiled, and the wrapper that torch adds otherwise slows every operator."""
         return False
 
     def __enter__(self) -> Self:
@@ -81,7 +84,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> None:
         torch.get_rng_state = self._plain_rng_state
         super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
-        self._watched.clear()  # drops the callbacks: what dies later is no longer the step's
+        self._watched.clear()  # drops the callbacks: storages that die later are not part of the step
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -98,25 +101,33 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         before = self.live_bytes
         for tensor in tensors_in((args, kwargs) if kwargs else args):
             self._count(tensor, None)
-        made = func(*args, **kwargs)
+        result = func(*args, **kwargs)
         if self._resizes(func):
             self._measure_again(tensors_in((args, kwargs)))
-        for tensor in tensors_in(made):
+        for tensor in tensors_in(result):
             self._count(tensor, None)
         if self.live_bytes != before:
             self._note_peak()
             self.timeline.append((self.live_bytes, self._phase))
-        return made
+        return result
 
     def _rng_state(self) -> torch.Tensor:
-        """Made by no operator, and real even among fake tensors; recomputation keeps one for every region."""
+        """Return the state of the random generator, and count it.
+
+        No operator makes this tensor, and it is real even among fake ones. Recomputation keeps one per region.
+        """
         state = self._plain_rng_state()
         if self._on_host is None:  # a GPU's state is kept in host memory
             self._count(state, None, real_too=True)
         return state
 
-    def _count(self, tensor: torch.Tensor, category: str | None, real_too: bool = False) -> int | None:
-        """Key of the tensor's storage, counted now if it was not before; None where it does not count."""
+    def _count(
+        self, tensor: torch.Tensor, category: str | None, real_too: bool = False, free: bool = False
+    ) -> int | None:
+        """Return the key of the tensor's storage, or None if it does not count; count the storage if it is new.
+
+        A storage that is ``free`` counts with 0 bytes.
+        """
         try:
             storage = tensor.untyped_storage()
         except NotImplementedError:  # sparse: its parts are tensors of their own
@@ -124,39 +135,39 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         key: int = storage._cdata
         if key in self._watched:
             return key
-        if is_traceable_wrapper_subclass(tensor):  # quantised and such: its parts are tensors of their own
+        if is_traceable_wrapper_subclass(tensor):  # for example quantised: its parts are tensors of their own
             for part in tensor.__tensor_flatten__()[0]:
-                self._count(getattr(tensor, part), category)
+                self._count(getattr(tensor, part), category, free=free)
             return None
-        is_other = self._fake and not real_too and not isinstance(tensor, FakeTensor)
-        if is_other or key in self._not_counted or tensor.device.type != self._device_type:
+        is_constant = self._fake and not real_too and not isinstance(tensor, FakeTensor)
+        if is_constant or key in self._not_counted or tensor.device.type != self._device_type:
             return None
         if self._on_host is not None and self._on_host(key):
             return None
-        size = storage.nbytes()
+        size = 0 if free else storage.nbytes()
 
-        def gone(_: object) -> None:
+        def on_death(_: object) -> None:
             if self._watched.pop(key, None) is not None:
                 self.live_bytes -= self._sizes.pop(key)
                 self._died(key)
 
-        self._watched[key] = weakref.ref(storage, gone)
+        self._watched[key] = weakref.ref(storage, on_death)
         self._sizes[key] = size
         self.live_bytes += size
         self._born(key, tensor, size, category)
         return key
 
     def _born(self, key: int, tensor: torch.Tensor, size: int, category: str | None) -> None:
-        """A storage counts from now on; ``category`` is that of the state, None within the step."""
+        """React to a storage that counts from now on; ``category`` is None for a tensor made within the step."""
 
     def _died(self, key: int) -> None:
-        """A storage counts no longer."""
+        """React to a storage that does not count any longer."""
 
     def _resized(self, key: int, size: int) -> None:
-        """A storage has another size from now on."""
+        """React to a storage whose size has changed."""
 
     def _resizes(self, func: Any) -> bool:
-        """Whether an operator can change the size of a storage it is given (``resize_``, ``out=``)."""
+        """Return whether an operator can change the size of a storage that is passed to it (``resize_``, ``out=``)."""
         known = self._may_resize.get(func)
         if known is None:
             name = func._schema.name.partition("::")[2]
@@ -178,35 +189,53 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak_by_phase[self._phase] = max(self.peak_by_phase.get(self._phase, 0), self.live_bytes)
 
 
-Others = list[weakref.ref[Any]]
-"""Storages that are not the workload's."""
+class NewBytes(LiveBytes):  # type: ignore[no-untyped-call]
+    """Count the storages that operators make while open, until they die, and the floating-point operations.
 
-
-def others_alive(fake: bool = False) -> Others:
-    """Storages alive before the workload was built (constants of modules, another workload's): none of its own."""
-    return [weakref.ref(tensor.untyped_storage()) for tensor in _reachable(fake)]
-
-
-def with_held(state: State, device: torch.device, fake: bool = False, others: Others | None = None) -> State:
-    """``state``, the parameters' gradients if any live, and as ``held`` every other tensor that Python can reach now.
-
-    What a step leaves to the next (its losses, a cache of the workload's) is memory of the step, named or not.
+    Storages that were there before do not count. Deaths are counted after the end too, so that ``live_bytes`` stays
+    true. ``peak_bytes`` may be set to start a new peak.
     """
-    named = {category: list(tensors) for category, tensors in state.items()}
-    gradients = [parameter.grad for parameter in named.get(PARAMETER, ()) if parameter.grad is not None]
-    named[GRADIENT] = [*named.get(GRADIENT, ()), *gradients]
-    known = {tensor.untyped_storage()._cdata for tensors in named.values() for tensor in tensors}
-    known |= {storage._cdata for other in others or () if (storage := other()) is not None}
-    for tensor in _reachable(fake):
-        key = tensor.untyped_storage()._cdata
-        if tensor.device.type == device.type and key not in known:
-            known.add(key)
-            named.setdefault(PARAMETER if isinstance(tensor, torch.nn.Parameter) else HELD, []).append(tensor)
-    return named
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device, {})
+        self.flops = 0
+        """Floating-point operations of products and convolutions, by torch's own formulas."""
+
+    def __enter__(self) -> Self:
+        TorchDispatchMode.__enter__(self)  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        TorchDispatchMode.__exit__(self, kind, error, trace)  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is DEVICE_OF_FAKE:
+            return args[0].fake_device if isinstance(args[0], FakeTensor) else func(*args, **kwargs)
+        for tensor in tensors_in((args, kwargs)):
+            self._count(tensor, None, free=True)
+        result = func(*args, **kwargs)
+        for tensor in tensors_in(result):
+            self._count(tensor, None)
+        self._note_peak()
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **kwargs, out_val=result)
+        return result
 
 
-def _reachable(fake: bool) -> Iterator[torch.Tensor]:
-    """Tensors that the collector knows. What the fork server imported is frozen and not among them."""
+def storages_alive(fake: bool = False) -> StorageReferences:
+    """Return the storages alive now. Call it before the workload is built, to know those that are not its own."""
+    return [weakref.ref(tensor.untyped_storage()) for tensor in reachable_tensors(fake)]
+
+
+def reachable_tensors(fake: bool) -> Iterator[torch.Tensor]:
+    """Yield the dense tensors that the garbage collector knows.
+
+    Those imported by the fork server are frozen and not among them.
+    """
     for thing in gc.get_objects():
         if issubclass(type(thing), torch.Tensor) and isinstance(thing, FakeTensor) == fake:
             tensor: torch.Tensor = thing
@@ -215,20 +244,20 @@ def _reachable(fake: bool) -> Iterator[torch.Tensor]:
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:
-    """Tensors in an operator's arguments or results; plain recursion, far cheaper than a pytree here."""
-    found: list[torch.Tensor] = []
-    _collect(value, found)
-    return found
+    """Return the tensors in an operator's arguments or results; plain recursion is far cheaper than a pytree here."""
+    tensors: list[torch.Tensor] = []
+    _collect(value, tensors)
+    return tensors
 
 
-def _collect(value: Any, found: list[torch.Tensor]) -> None:
+def _collect(value: Any, tensors: list[torch.Tensor]) -> None:
     if isinstance(value, torch.Tensor):
-        found.append(value)
+        tensors.append(value)
     elif isinstance(value, (list, tuple)):
         for item in value:
             if isinstance(item, torch.Tensor):
-                found.append(item)
+                tensors.append(item)
             elif isinstance(item, (list, tuple, dict)):
-                _collect(item, found)
+                _collect(item, tensors)
     elif isinstance(value, dict):
-        _collect(list(value.values()), found)
+        _collect(list(value.values()), tensors)
