@@ -1,4 +1,4 @@
-"""Every knob of one training run, frozen and checked at birth. Imports no torch: a typo is told at once.
+"""Settings of a training run, checked and frozen. Imports no torch, so a typo is reported at once.
 
 Keys keep the names of the reference configuration (``configs/efficient_training.yml``).
 """

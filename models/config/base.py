@@ -1,4 +1,4 @@
-"""What all sections of a configuration share. Imports no torch."""
+"""Shared parts of all configuration sections. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ Flag = Annotated[bool, Field(strict=True)]
 
 
 class Frozen(BaseModel):
-    """Immutable; unknown keys are refused; each field's docstring is its help text and the schema's description."""
+    """Base of the sections: immutable, refuses unknown keys. The docstring of a field is its help text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     @field_validator("*", mode="before")
     @classmethod
     def _taken_as_written(cls, value: Any, info: ValidationInfo) -> Any:
-        """Without this ``true`` would be the number 1.0, and an empty path the working directory."""
+        """Refuse ``true`` where a number is expected, and an empty path, which would mean the working directory."""
         kinds = list(_kinds(cls.model_fields[info.field_name or ""].annotation))
         if isinstance(value, bool) and float in kinds:
             raise ValueError("Input should be a number, not true or false")
         if value == "" and Path in kinds:
-            raise ValueError("an empty path names nothing; name one, or use null for none")
+            raise ValueError("an empty path names nothing; give a path, or use null for none")
         return value
 
 
@@ -38,7 +38,7 @@ def _kinds(annotation: Any) -> Iterator[Any]:
 
 
 def refuse_pairs(key: str, reasons: Mapping[str, str | Literal[False]], cure: str = "") -> None:
-    """Refuse ``key`` (with its value) beside the first other one that has a reason; False: that one may stand.
+    """Refuse ``key`` (with its value) beside the first other key that has a reason; False means that both may be set.
 
     Raises:
         ValueError: such a pair; ``cure`` ends the message.

@@ -19,7 +19,7 @@ LEAST_FRAMES_OF_A_LONG_KERNEL = 8
 
 
 class ModelConfig(Frozen):
-    """The network. Two arms of a comparison differ only here and in the other sections' values."""
+    """Settings of the network."""
 
     num_classes: Count = 100
     """Sign classes K. Must agree with the data directory's split file."""
@@ -32,7 +32,7 @@ class ModelConfig(Frozen):
     norm: Literal["batch", "group"] = "batch"
     """``group`` normalises each frame alone: micro-batches then give exactly the gradient of the whole batch."""
     causal: Flag = False
-    """No frame sees a later one, nor where in a clip it stands: the network can then recognise an endless stream
+    """No frame depends on a later one or on its position in the clip. The network can then recognise an endless stream
     (``models/streaming.py``) and clips of any length."""
     num_frames: Count = 16
     """Frames T sampled uniformly from a clip."""
@@ -46,20 +46,20 @@ class ModelConfig(Frozen):
     temporal_shift: Literal["none", "plain", "memory_efficient"] = "memory_efficient"
     """``memory_efficient`` computes the same as ``plain`` but keeps only the unshifted input for backward."""
     max_pool: Literal["plain", "memory_efficient"] = "memory_efficient"
-    """Of the stem, with its ReLU. ``memory_efficient`` computes the same as ``plain`` but keeps one byte an output."""
+    """Max pooling of the stem, with its ReLU. ``memory_efficient`` computes the same and keeps one byte per output."""
     stem: Literal["whole", "split"] = "whole"
-    """``split`` computes the same as ``whole``, a part of the frames at a time, and its convolution four times a step:
-    the largest tensors of the network are never whole."""
+    """``split`` computes the same as ``whole`` on a part of the frames at a time, so the largest tensors of the network
+    never exist as a whole. Its convolution runs four times per step."""
     token_merging: Amount = 0
     """Pairs of alike neighbouring frames that are merged behind the backbone (r); 0: none."""
     attention: Literal["none", "dense", "chunked", "sparse", "auto"] = "chunked"
-    """Over the frame features. ``dense`` holds the T x T scores, ``chunked`` one chunk of them, ``sparse`` only those
-    of a window and some global frames; ``auto`` counts and takes the exact one (torch's own, chunked, dense) with the
-    fewest peak bytes on this device, in this type and length, the faster among equals, and says which."""
+    """Attention over the frame features. ``dense`` holds the T x T scores, ``chunked`` one chunk of them, ``sparse``
+    only those of a window and some global frames. ``auto`` counts the peak bytes of the exact kinds (torch's own,
+    chunked, dense) for this device, type and length, takes the smallest, and reports its choice."""
     attention_heads: Count = 4
     """Heads of the temporal attention; must divide 8 x base_channels."""
     attention_chunk_size: Count = 8
-    """Keys a chunk of ``attention: chunked``."""
+    """Keys per chunk of ``attention: chunked``."""
     attention_window: Count = 4
     """Frames to each side that a frame attends to with ``sparse`` (with ``causal``: before it only)."""
     attention_global_frames: Amount = 1
@@ -69,11 +69,11 @@ class ModelConfig(Frozen):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
     """Dropout before the classifier."""
     weights: Path | None = None
-    """File with a torchvision ResNet state dict (ImageNet) for the backbone, or the state dict of another ``network``
-    (of other classes: all but its classifier is loaded, with a warning); null starts from scratch."""
+    """File with a torchvision ResNet state dict (ImageNet) for the backbone, or the state dict of another ``network``.
+    If its classes differ, everything except the classifier is loaded, with a warning. Null starts from scratch."""
     freeze_backbone: Flag = False
-    """Train only what is behind the backbone, which stays as ``weights`` made it. With ``data.augment: false`` nothing
-    before it is random: the features of clips are then kept in RAM in place of their frames."""
+    """Train only the layers after the backbone, which keeps its ``weights``. With ``data.augment: false``
+    nothing before it is random, so the features of clips are kept in RAM instead of their frames."""
     enable_feature_caching: Flag = True
     """Keep decoded clips, or features of a frozen backbone, in RAM between epochs, up to ``cache_size_limit_mb``."""
     cache_size_limit_mb: Count = 1024
@@ -117,7 +117,7 @@ class ModelConfig(Frozen):
         levels = list(dict.fromkeys(self.pyramid_levels))
         if len(levels) < len(self.pyramid_levels):
             raise ValueError(
-                f"pyramid_levels={list(self.pyramid_levels)} names a level twice, which tells nothing; use {levels}"
+                f"pyramid_levels={list(self.pyramid_levels)} names a level twice, which adds nothing; use {levels}"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""One whole setting, and how it is read from YAML. Imports no torch."""
+"""The data section, the whole setting, and reading it from YAML. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from slr_bench.errors import ConfigError, checked, read_yaml
 from slr_bench.units import format_count
 
 KEYS_OF_A_GRID = {"workload", "base", "arms", "axes", "exclude", "techniques", "set", "also"}
-"""Where a file has one of these, and no section, somebody has taken a grid file for a training file."""
+"""A file with one of these keys and no section is a grid file, not a training file."""
 
 
 def working_size(frame_size: int) -> int:
@@ -26,29 +26,30 @@ def working_size(frame_size: int) -> int:
 
 
 class DataConfig(Frozen):
-    """Where clips come from and how many frames may be in memory on the way."""
+    """Settings of the loader: the source of clips, and how many frames may be in memory."""
 
     dir: Path | None = None
     """Data directory in WLASL layout: annotation list, nslt_N.json, class list, videos/."""
     frame_size: Annotated[int, Field(strict=True, ge=32, le=4096)] = 224
     """Height and width of the frames the loader yields, pixels."""
     chunk_size: Count = 32
-    """Frames converted to RGB and resized at a time by the reader."""
+    """Frames that the reader converts to RGB and resizes together."""
     max_frames_in_memory: Count | None = 256
     """Frames the loader may own at once, from decoder to prefetched batch, workers included; null: no limit."""
     num_workers: Amount = 2
     """Loader processes; 0 decodes in the training process."""
     prefetch_batches: Count = 2
-    """Batches a loader process prepares ahead."""
+    """Batches that each loader process prepares ahead."""
     augment: Flag = True
-    """Random crop, time jitter and colour jitter on the training split. Never mirrors: it changes the sign."""
+    """Random crop, time jitter and colour jitter on the training split. Never mirrors: mirroring changes the sign."""
     time_crop: Annotated[float, Field(ge=0.0, le=0.4)] = 0.0
-    """Largest part of a training clip that is cut off at random before, and again after, what is sampled: other speeds
-    and onsets."""
+    """Largest part of a training clip that is cut off at random at its beginning, and again at its end. It varies the
+    speed and the onset."""
     rotation_degrees: Annotated[float, Field(ge=0.0, le=45.0)] = 0.0
-    """Training clips are turned at random by up to this, either way."""
+    """Training clips are rotated at random by up to this angle, either way."""
     channel_shuffle: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
-    """Probability that a training clip's red, green and blue are exchanged at random: where colours mean nothing."""
+    """Probability that the red, green and blue of a training clip are exchanged at random; for data where colours
+    carry no meaning."""
 
     @property
     def working_size(self) -> int:
@@ -165,7 +166,7 @@ def settings_of(values: dict[str, Any], overrides: dict[str, Any], where: str) -
 
 
 def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
-    """What ``--set A.B=C`` says, the values read as YAML.
+    """Parse the assignments of ``--set A.B=C``; values are read as YAML.
 
     Raises:
         ConfigError: no assignment, or a value that is not YAML.

@@ -15,24 +15,25 @@ RECOMPUTE = r"^(none|stage|block|lowest|budget:[1-9]\d*)$"
 
 
 class TrainingConfig(Frozen):
-    """The step, and the loop around it."""
+    """Settings of the optimizer step and of the training loop."""
 
     batch_size: Count = 8
-    """Clips a micro-batch."""
+    """Clips per micro-batch."""
     gradient_accumulation_steps: Count = 4
-    """Micro-batches an optimizer step; effective batch = batch_size x this."""
+    """Micro-batches per optimizer step; effective batch = batch_size x this."""
     dynamic_batch_size: Flag = False
-    """Halve the micro-batch when memory runs out, and grow it again to ``batch_size`` at most, at the same effective
-    batch."""
+    """Halve the micro-batch when memory runs out, and grow it again up to ``batch_size``. The effective batch stays."""
     mixed_precision: Flag = True
-    """With ``precision: auto``: true means bf16, false fp32. After loading it says whether precision is 16 bits."""
+    """With ``precision: auto``: true means bf16, false fp32. After loading it is true exactly
+    if the precision has 16 bits."""
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     """Compute type. ``auto`` follows ``mixed_precision`` (bf16 where neither is written); a type named here overrides
     it. ``tf32`` rounds the factors of fp32 products on GPUs that can, and is fp32 elsewhere."""
     recompute: Annotated[str, Field(pattern=RECOMPUTE)] = "block"
-    """What backward computes again instead of keeping: nothing (``none``), backbone stages (``stage``), residual blocks
-    (``block``), or the cheapest choice of stem and blocks that keeps all that the backbone makes in a micro-batch
-    within a number of MiB (``budget:256``; gradients of parameters apart) or as low as any choice can (``lowest``)."""
+    """Activations that the backward pass computes again instead of keeping: none (``none``), those of backbone stages
+    (``stage``), or those of residual blocks (``block``). ``budget:256`` takes the cheapest choice of stem and blocks
+    that keeps the memory of the backbone in a micro-batch within 256 MiB, parameter gradients excluded. ``lowest``
+    takes the choice with the least memory."""
     activation_offload: Flag = False
     """Keep what backward needs in host memory instead of the GPU's; without effect on a CPU."""
     channels_last: Flag = False
@@ -48,7 +49,7 @@ class TrainingConfig(Frozen):
     epochs: Count = 30
     """Passes over the training split."""
     warmup_fraction: Fraction = 0.1
-    """Part of the steps that the learning rate rises."""
+    """Fraction of the steps during which the learning rate rises."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     """Probability mass spread over the other classes."""
     gradient_clip_norm: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = 5.0
@@ -58,15 +59,14 @@ class TrainingConfig(Frozen):
     enable_memory_tracking: Flag = True
     """Show and check GPU and RAM use while training."""
     memory_warning_threshold: Threshold = 0.9
-    """Part of the RAM limit at which the trainer sheds the clip cache, then prefetching, then loader processes."""
+    """Fraction of the RAM limit at which the trainer drops the clip cache, then prefetching, then loader processes."""
     memory_critical_threshold: Threshold = 0.95
-    """Part of the limit of the device's memory at which the trainer halves the micro-batch, at the same effective
-    batch."""
+    """Fraction of the device's memory limit at which the trainer halves the micro-batch. The effective batch stays."""
 
     @model_validator(mode="before")
     @classmethod
     def _resolve_precision(cls, values: Any) -> Any:
-        """One setting, one spelling: ``auto`` becomes the type it stands for, so equal settings have equal ids."""
+        """Replace ``auto`` by the type it stands for, so that equal settings have equal ids."""
         if not isinstance(values, dict):
             return values
         mixed = values.get("mixed_precision", True)
@@ -113,5 +113,5 @@ class TrainingConfig(Frozen):
 
     @property
     def effective_batch(self) -> int:
-        """Clips the optimizer sees a step."""
+        """Clips per optimizer step."""
         return self.batch_size * self.gradient_accumulation_steps

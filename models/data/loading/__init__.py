@@ -1,1 +1,1 @@
-"""From clips to batches of tensors."""
+"""Loading: decode clips into batches of tensors."""

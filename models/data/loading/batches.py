@@ -1,4 +1,4 @@
-"""A whole batch of clips from one ticket, made in whatever process the ticket comes to.
+"""Make a whole batch of clips from one ticket, in the process that receives the ticket.
 
 B clip, T frame, C channel, H height, W width.
 """
@@ -26,7 +26,7 @@ from slr_bench.units import MIB
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step takes."""
+    """One batch of clips, as the training step takes it."""
 
     clips_BTCHW: torch.Tensor
     """uint8 RGB; from a ``FeatureLoader`` the features (B, T, D) of a frozen backbone."""
@@ -39,7 +39,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Ticket:
-    """One batch to be made: its place in the epoch, and what its random draws depend on."""
+    """One batch to be made: its position in the epoch, and what its random draws depend on."""
 
     number: int
     epoch: int
@@ -50,7 +50,7 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Answer:
-    """A ticket's batch, or why there is none."""
+    """The batch of a ticket, or the reason why there is none."""
 
     frames: int
     """Permits held for it."""
@@ -59,7 +59,7 @@ class Answer:
 
 
 class BatchDataset(Dataset[Answer]):
-    """Makes a whole batch a ticket, so that permits for its frames can be taken at once."""
+    """Makes one whole batch per ticket, so that the permits for its frames are taken together."""
 
     def __init__(self, clips: tuple[ClipInfo, ...], settings: Settings, budget: FrameBudget) -> None:
         model, data = settings.model, settings.data
@@ -86,7 +86,7 @@ class BatchDataset(Dataset[Answer]):
                 return Answer(frames, self._make(ticket))
         except DataError as error:
             command = f"python -m models.data.wlasl check {self._settings.data.dir} --decode --leave-out"
-            return Answer(frames, DataError(f"{error} ({command} does so with all such clips)"))
+            return Answer(frames, DataError(f"{error} ({command} finds all such clips and leaves them out)"))
 
     def _make(self, ticket: Ticket) -> Batch:
         model, size = self._settings.model, self._settings.data.frame_size
@@ -107,9 +107,9 @@ class BatchDataset(Dataset[Answer]):
 
 @contextmanager
 def _one_torch_thread() -> Iterator[None]:
-    """For decoding in the training process: pictures are too small to share between threads.
+    """Use one torch thread while decoding in the training process; pictures are too small to share between threads.
 
-    Measured on two cores that others used too: 86 ms a clip with one thread, 400 ms with two that wait for each other.
+    Measured on two busy cores: 86 ms per clip with one thread, 400 ms with two that wait for each other.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""One clip from file, or cache, into its place in a batch.
+"""Read one clip, from its file or from the cache, into its row of a batch.
 
 T frame, C channel, H height, W width.
 """
@@ -22,12 +22,12 @@ from models.data.wlasl import ClipInfo
 from models.layers.region_focus import motion_box, resample
 
 
-class _Place(NamedTuple):
-    """Where in its file a clip is."""
+class _ClipLocation(NamedTuple):
+    """The frames and the square of a clip in its video file."""
 
     frames: tuple[int, int]
     square: Square | None
-    """None: the middle one."""
+    """None means the middle square."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,17 @@ class ClipReader:
     cut_to_bbox: bool = False
     """``region_focus: manifest``: the bbox's square instead of the middle one, at the same size; where a bbox does not
     apply, the finished clip is focused by motion."""
-    _places: dict[str, _Place] = field(default_factory=dict)
+    _locations: dict[str, _ClipLocation] = field(default_factory=dict)
 
     def read_into(self, out_TCHW: torch.Tensor, clip: ClipInfo, augmentation: Augmentation | None) -> int:
-        """Fill ``out_TCHW`` (uint8) with the clip, without ``augmentation`` its centre; how many frames are repeats.
+        """Fill ``out_TCHW`` (uint8) with the clip; return how many of its frames are repeats.
+
+        Without ``augmentation`` the centre of the clip is taken.
 
         Raises:
             DataError: the file cannot be read.
         """
-        span, square = self._place(clip)
+        span, square = self._locate(clip)
         if augmentation is None:
             chosen_T, padded = uniform_indices(*span, self.num_frames)
             kept = chosen_T
@@ -79,14 +81,14 @@ class ClipReader:
             clips_BTCHW.copy_(resample(clips_BTCHW, motion_box(clips_BTCHW), self.frame_size))
         return padded
 
-    def _place(self, clip: ClipInfo) -> _Place:
+    def _locate(self, clip: ClipInfo) -> _ClipLocation:
         # Remembered, so that a cached clip's file is not opened again.
-        if clip.video_id not in self._places:
+        if clip.video_id not in self._locations:
             with open_video(clip.path, threads=self.threads) as video:
                 span = frame_range(clip, video.frames, video.fps)
                 square = bbox_square(clip.bbox, *video.size) if self.cut_to_bbox else None
-            self._places[clip.video_id] = _Place(span, square)
-        return self._places[clip.video_id]
+            self._locations[clip.video_id] = _ClipLocation(span, square)
+        return self._locations[clip.video_id]
 
     def _chunks(self, clip: ClipInfo, kept: NDArray[np.int64], chosen: NDArray[np.int64]) -> Iterator[Chunk]:
         side = working_size(self.frame_size)
@@ -107,9 +109,9 @@ class ClipReader:
             yield Chunk(numbers_T, stored_THWC.numpy()[np.searchsorted(kept, numbers_T)])
 
     def _decode(self, clip: ClipInfo, numbers: NDArray[np.int64]) -> Iterator[Chunk]:
-        """A square of the frames: all clips become equally large."""
+        """Decode a square of the frames, so that all clips become equally large."""
         side = working_size(self.frame_size)
-        square = self._place(clip).square or MIDDLE
+        square = self._locate(clip).square or MIDDLE
         short_side = round(side / square.side)
         with open_video(clip.path, threads=self.threads) as video:
             for numbers_T, frames_THWC in video.chunks(numbers, short_side=short_side, chunk_size=self.chunk_size):

@@ -1,4 +1,4 @@
-"""Batches of decoded clips, split by split: what the trainer iterates over."""
+"""Batches of decoded clips for each split; the trainer iterates over them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from slr_bench.units import MIB, format_bytes
 
 @dataclass(frozen=True)
 class SplitLoader:
-    """One split of a ``ClipLoader``, iterable like a DataLoader of ``Batch``; the last batch may be smaller.
+    """One split of a ``ClipLoader``, iterable like a DataLoader. The last batch may be smaller.
 
     Order and augmentation depend on (seed, epoch, clip) only: not on processes, cache or what was loaded before.
     """
@@ -39,18 +39,18 @@ class SplitLoader:
         self._epoch[0] = epoch
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         return self.batches()
 
     def batches(self, first: int = 0) -> Iterator[Batch]:
-        """The epoch from batch number ``first`` on. Clips before it are not read."""
+        """Iterate over the epoch from batch number ``first`` on. Clips before it are not read."""
         return self.loader.epoch(self.tickets(first))
 
     def shed(self, what: Shed) -> str | None:
-        """See ``ClipLoader.shed``; the splits share what is shed. An open epoch is over: go on with ``batches``."""
+        """Give up memory as ``ClipLoader.shed`` does, for all splits. An open epoch ends; continue with ``batches``."""
         return self.loader.shed(what)
 
     def tickets(self, first: int = 0) -> list[Ticket]:
@@ -72,11 +72,11 @@ class Loaders:
     """Shuffled, augmented if ``data.augment``."""
     val: SplitLoader
     test: SplitLoader
-    """For the last evaluation only; empty in many directories."""
+    """The test split, for the last evaluation only; empty in many directories."""
 
     @property
     def padding_text(self) -> str | None:
-        """One line on the clips loaded so far that are too short; None if none was."""
+        """One line on the clips loaded so far that are too short; None if there is none."""
         loader = self.train.loader
         if not loader.padded:
             return None
@@ -130,7 +130,7 @@ def _unwise(settings: Settings) -> Iterator[str]:
         and model.cache_size_limit_mb * MIB // caches < clip_bytes
     ):
         yield (
-            f"model.cache_size_limit_mb: {model.cache_size_limit_mb} holds not one training clip "
+            f"model.cache_size_limit_mb: {model.cache_size_limit_mb} cannot hold one training clip "
             f"({format_bytes(clip_bytes)}) in each of {caches} processes: they are decoded anew in each epoch; use "
             f"{-(-caches * clip_bytes // MIB)} or more, or model.enable_feature_caching: false"
         )

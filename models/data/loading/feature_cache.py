@@ -1,4 +1,4 @@
-"""A least-recently-used store of what is known of clips that counts the bytes it really holds."""
+"""A least-recently-used cache of clip tensors that counts the bytes it really holds."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 
 
 class ClipCache:
-    """Tensors by key, never more than ``limit_bytes`` of storage together. One process's own: not shared, not locked.
+    """Tensors by key, with at most ``limit_bytes`` of storage in all. It belongs to one process and has no lock.
 
     Decoded frames, or features of a frozen backbone. The key holds all that the tensor depends on: clip, frames,
     transform, version of the weights. A stored tensor is handed out as it is: read it, do not write to it.
 
-    Bytes: a clip of 16 frames for a crop of 224 pixels, all 32 frames that jitter in time picks from, takes 6 MiB
-    (32 x 256 x 256 x 3); a frozen backbone's features take T x D numbers. Time: a hit is a look-up, nothing is decoded;
-    the loader's later epochs, colours and crops included, took 12 ms of processor time a clip at 224 pixels.
+    A clip of 16 frames for a crop of 224 pixels takes 6 MiB (32 x 256 x 256 x 3): all 32 frames that time jitter picks
+    from are kept. The features of a frozen backbone take T x D numbers. A hit decodes nothing. Later epochs of the
+    loader, colours and crops included, took 12 ms of processor time per clip at 224 pixels.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -28,11 +28,11 @@ class ClipCache:
         return len(self._clips)
 
     def __contains__(self, key: Hashable) -> bool:
-        """Whether ``get`` would find it. Is no use of it."""
+        """Return whether ``get`` would find the key, without counting as a use."""
         return key in self._clips
 
     def has_room(self, clip_bytes: int) -> bool:
-        """Whether a clip of this size can be stored and nothing is dropped for it.
+        """Return whether a clip of this size can be stored without dropping another.
 
         Loaders store only then: an epoch uses every clip once, so the longest unused is the one needed soonest. With
         half of the data in the cache that gives 50 % hits in shuffled epochs, where dropping gives 15 %.
@@ -40,14 +40,14 @@ class ClipCache:
         return self.stored_bytes + clip_bytes <= self.limit_bytes
 
     def get(self, key: Hashable) -> torch.Tensor | None:
-        """The clip of ``key``, which is then the most recently used; None if it is not here."""
+        """Return the clip of ``key`` and mark it as the most recently used; None if it is not stored."""
         clip = self._clips.get(key)
         if clip is not None:
             self._clips.move_to_end(key)
         return clip
 
     def put(self, key: Hashable, clip: torch.Tensor) -> bool:
-        """Store ``clip``, dropping the longest unused until it fits; False, and nothing changed, if it never can.
+        """Store ``clip``, dropping the longest unused until it fits. Return False, changing nothing, if it never can.
 
         A view is cloned: it would keep the whole storage behind it alive.
         """

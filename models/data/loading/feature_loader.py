@@ -1,4 +1,4 @@
-"""Batches of a frozen backbone's features: a clip whose features are kept is neither decoded nor seen by the backbone.
+"""Batches of features of a frozen backbone. A clip whose features are stored is neither decoded nor run through it.
 
 B clip, T frame, C channel, H height, W width, D feature
 """
@@ -23,8 +23,8 @@ from slr_bench.units import MIB
 class FeatureLoader(ClipLoader):
     """A ``ClipLoader`` whose batches hold features (B, T, D) on the CPU in place of frames.
 
-    Features take the whole cache limit: T x D numbers a clip are a hundredth of its frames. What finds no room is
-    decoded and extracted in every epoch. Each clip is extracted alone, so that a hit equals recomputation to the bit,
+    Features may use the whole cache limit: T x D numbers per clip are a hundredth of its frames. Clips without room
+    are decoded and extracted in every epoch. Each clip is extracted alone, so a hit equals recomputation to the bit,
     whatever batch it was first in. Tickets must not augment: such features would differ from epoch to epoch.
     """
 
@@ -35,23 +35,23 @@ class FeatureLoader(ClipLoader):
         extract: Callable[[Tensor], Tensor],
         version: Callable[[], str],
     ) -> None:
-        """``extract``: clips to features, on the CPU again. ``version``: of its weights; asked once an epoch."""
+        """``extract`` turns clips into features on the CPU. ``version`` names its weights, once per epoch."""
         super().__init__(clips, settings)
         self._extract, self._version = extract, version
         self._features = ClipCache(settings.model.cache_size_limit_mb * MIB)
         self._kept_version = ""
 
     def epoch(self, tickets: Sequence[Ticket]) -> Iterator[Batch]:
-        """As ``ClipLoader.epoch``. Only the clips whose features are lacking reach the loader processes."""
+        """Yield batches like ``ClipLoader.epoch``. Only clips without stored features reach the loader processes."""
         assert not any(ticket.augment for ticket in tickets)
         version = self._version()
         if version != self._kept_version:
             self._features.clear()
         self._kept_version = version
         lacking = [[i for i in ticket.clips if self._key(i, version) not in self._features] for ticket in tickets]
-        asked = [replace(ticket, clips=tuple(clips)) for ticket, clips in zip(tickets, lacking, strict=True) if clips]
-        asked = [replace(ticket, number=number) for number, ticket in enumerate(asked)]
-        with closing(super().epoch(asked)) as decoded:
+        wanted = [replace(ticket, clips=tuple(clips)) for ticket, clips in zip(tickets, lacking, strict=True) if clips]
+        wanted = [replace(ticket, number=number) for number, ticket in enumerate(wanted)]
+        with closing(super().epoch(wanted)) as decoded:
             for ticket, clips in zip(tickets, lacking, strict=True):
                 fresh = self._extracted(next(decoded), clips, version) if clips else {}
                 yield self._assembled(ticket, fresh, version)

@@ -1,4 +1,4 @@
-"""How many frames the loader may own at once, counted over all its processes."""
+"""A limit on the frames that the loader owns at once, counted over all its processes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ _NEXT_TICKET, _OWNED, _HIGH_WATER, _CANCELLED = range(4)
 class FrameBudget:
     """Permits for decoded frames, from before the first one is decoded until the step takes the batch.
 
-    Permits are taken for a whole batch at once and in the order of the tickets: batch k never waits for a permit that a
-    later batch holds, and the batch that the consumer waits for owns its frames or is the next to get them. So the
-    loader cannot deadlock however many processes share the budget. Waiting polls: a process that is killed while it
-    waits leaves no lock or condition variable in a state that hangs the others.
+    Permits are taken for a whole batch at once, in the order of the tickets. Batch k therefore never waits for a permit
+    that a later batch holds, and the loader cannot deadlock, however many processes share the budget. Waiting polls,
+    so a process that is killed while it waits leaves no lock that hangs the others.
     """
 
     def __init__(self, limit_frames: int | None, largest_batch_frames: int, context: BaseContext) -> None:
         """``limit_frames``: None counts without a limit.
 
         Raises:
-            ConfigError: a whole batch can never be had.
+            ConfigError: a whole batch is above the limit.
         """
         if limit_frames is not None and largest_batch_frames > limit_frames:
             raise ConfigError(
@@ -46,7 +45,7 @@ class FrameBudget:
         return self._state[_HIGH_WATER]
 
     def begin(self) -> None:
-        """Start an epoch: tickets count from 0 again. All batches of the last one are taken."""
+        """Start an epoch: tickets count from 0 again. All batches of the previous epoch have been taken."""
         assert self.owned_frames == 0
         self._state[_NEXT_TICKET] = 0
 
@@ -79,7 +78,7 @@ class FrameBudget:
             return True
 
     def release(self, frames: int) -> None:
-        """Give back a batch's permits: the step has it, or nobody will."""
+        """Give back the permits of a batch that the step has taken, or that nothing will take."""
         with self._state.get_lock():
             assert frames <= self._state.get_obj()[_OWNED]
             self._state.get_obj()[_OWNED] -= frames

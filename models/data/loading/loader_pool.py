@@ -1,4 +1,4 @@
-"""The loader's processes: started once, one frame budget over all of them, one epoch at a time."""
+"""The processes of the loader: started once, with one frame budget, running one epoch at a time."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class _Pool:
         self._answers: Iterator[Answer] = iter(())
 
     def begin(self, tickets: Sequence[Ticket]) -> None:
-        """Hand out the tickets of an epoch; the last one's are all answered."""
+        """Hand out the tickets of an epoch, after all tickets of the previous one are answered."""
         self._tickets[:] = tickets
         self.batches_left = len(tickets)
         self.budget.begin()
@@ -127,7 +127,7 @@ class _Pool:
             self._answers = iter(self._loader)
 
     def take(self) -> Batch:
-        """The next batch; its permits are free again."""
+        """Return the next batch and free its permits."""
         try:
             answer = next(self._answers)
         except RuntimeError as error:
@@ -168,8 +168,9 @@ def _less(settings: Settings, what: Shed) -> tuple[str, dict[str, Any], str]:
 def _start_method() -> str:
     """``fork`` while CUDA is untouched, else ``forkserver``.
 
-    A fork takes 0.02 s and shares the parent's imports; a fork server imports torch again (seconds, and some 200 MiB),
-    but a fork after CUDA began inherits its device handles and can keep GPU memory taken after the parent's death.
+    A fork takes 0.02 s and shares the imports of the parent. A fork server imports torch again, which takes seconds and
+    some 200 MiB. But a fork after CUDA began inherits its device handles and can hold GPU memory when the
+    parent has ended.
     Threads are no reason against fork here: a loader process uses one torch thread, no CUDA, and prints nothing.
     """
     return "forkserver" if torch.cuda.is_initialized() else "fork"
@@ -182,7 +183,7 @@ def _unchanged(answer: Answer) -> Answer:
 @contextmanager
 def _torchs_warnings_left_out() -> Iterator[None]:
     """Python 3.12's of every fork beside threads (``_start_method`` says why this one is safe), and torch's of more
-    processes than cores, which ``build_loaders`` tells once."""
+    processes than cores, which ``build_loaders`` reports once."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)

@@ -1,4 +1,4 @@
-"""What happens to frames between the decoder and the network: one draw a clip, the same for all of its frames.
+"""Random crops and colours between the decoder and the network, drawn once per clip for all of its frames.
 
 T frame, C channel, H height, W width.
 """
@@ -31,7 +31,7 @@ class Augmentation:
     """
 
     place_T: NDArray[np.int64]
-    """Which of the clip's candidate frames (``frames_per_segment`` x T) to take; ascending, repeats allowed."""
+    """Indices of the candidate frames (``frames_per_segment`` x T) to take; ascending, repeats allowed."""
     crop_height: float
     crop_width: float
     down: float
@@ -54,7 +54,7 @@ class Augmentation:
         brightness, contrast, saturation = rng.uniform(1 - _COLOUR_JITTER, 1 + _COLOUR_JITTER, size=3).tolist()
         cut_before, cut_after = rng.uniform(0, data.time_crop, size=2)
         return cls(
-            place_T=_places(variant_T, variants, cut_before, cut_after),
+            place_T=_frame_places(variant_T, variants, cut_before, cut_after),
             crop_height=min(1.0, side * aspect),
             crop_width=min(1.0, side / aspect),
             down=down,
@@ -82,8 +82,10 @@ class Augmentation:
         return jitter_colours(frames_TCHW, self.brightness, self.contrast, self.saturation)
 
 
-def _places(variant_T: NDArray[np.int64], variants: int, cut_before: float, cut_after: float) -> NDArray[np.int64]:
-    """One candidate of each of T equal segments of what is left of a clip; the cuts are fractions of the whole clip."""
+def _frame_places(
+    variant_T: NDArray[np.int64], variants: int, cut_before: float, cut_after: float
+) -> NDArray[np.int64]:
+    """Pick one candidate from each of T equal segments of what the cuts leave; cuts are fractions of the whole clip."""
     count = len(variant_T)
     inside_T = (np.arange(count) + (variant_T + 0.5) / variants) / count  # 0..1 of what is left
     places_T = (cut_before + inside_T * (1 - cut_before - cut_after)) * count * variants
@@ -115,8 +117,8 @@ def jitter_colours(frames_TCHW: torch.Tensor, brightness: float, contrast: float
     """torchvision's ``adjust_brightness``, ``adjust_contrast`` and ``adjust_saturation``, one after the other.
 
     All three are linear in a frame's pixels: a multiple of each, plus a multiple of its grey value and an offset.
-    Computed on as many frames at once as fit a core's cache: measured 1.0 ms a clip of 16 x 96 x 96, against 2.3 for a
-    3 x 3 product a frame. Rounded and clamped once, at the end.
+    As many frames are computed at once as fit the cache of a core. Measured: 1.0 ms per clip of 16 x 96 x 96, against
+    2.3 ms for a 3 x 3 product per frame. Values are rounded and clamped once, at the end.
     """
     gain = brightness * contrast
     out_TCHW = torch.empty(frames_TCHW.shape, dtype=torch.uint8)

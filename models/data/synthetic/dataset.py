@@ -1,10 +1,10 @@
-"""Signs to measure on, without a download: renders a labelled sign-language data set in the layout of WLASL.
+"""Render a labelled sign-language data set in the layout of WLASL, so that measuring needs no download.
 
 ``python -m models.data.synthetic --out DIR`` writes ``WLASL_v0.3.json``, ``nslt_<N>.json``, ``wlasl_class_list.txt``
-and ``videos/<video_id>.mp4`` (25 frames a second, H.264, yuv420p). Equal settings give equal bytes, whatever the
-number of worker processes. What a directory is meant to hold is noted in ``synthetic.fingerprint`` before the first
-video; files appear only when they are whole, and the lists after the videos: an interrupted rendering has no
-annotation list, and asking again completes it.
+and ``videos/<video_id>.mp4`` (25 frames per second, H.264, yuv420p). Equal settings give equal bytes, whatever the
+number of worker processes. The settings are written to ``synthetic.fingerprint`` before the first video. Files appear
+only when they are complete, and the lists are written after the videos. An interrupted rendering therefore has no
+annotation list, and the same command completes it.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def render_dataset(
     values = {name: value for name, value in locals().items() if name in RenderSettings.model_fields}
     settings = checked(RenderSettings, values, "synthetic data")
     if workers < 1:
-        raise ConfigError(f"synthetic data: workers={workers}, so nobody would render; use 1 or more")
+        raise ConfigError(f"synthetic data: workers={workers}, so no process would render; use 1 or more")
     clips = plan_clips(settings)
     videos = out / "videos"
     try:
@@ -98,7 +98,7 @@ def render_dataset(
 
 
 def _claim(out: Path, settings: RenderSettings) -> None:
-    """Make ``out`` ours, or find that an equal call did so already.
+    """Reserve ``out`` for this rendering, or find that an equal call did so already.
 
     Raises:
         ConfigError: it is a file, or holds something else.
@@ -234,7 +234,7 @@ def _interrupt_held_back() -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-    """In a worker: end when the parent is gone, however it went."""
+    """End this worker when its parent has ended, for whatever reason."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

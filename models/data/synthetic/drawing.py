@@ -28,7 +28,7 @@ ARM_WIDTH = 0.085
 PALM_WIDTH, PALM_LENGTH = 0.088, 0.050
 FINGER_WIDTH, FINGER_LENGTHS = 0.027, (0.080, 0.114, 0.125, 0.116, 0.094)
 CURLED_LENGTH = 0.016
-"""What still shows of a finger that is curled into the palm."""
+"""Visible length of a finger that is curled into the palm."""
 THUMB_DEG, THUMB_CURLED_DEG = 52.0, -60.0
 """The thumb's angle off the fingers when stretched, and when folded over the palm."""
 BLUSH = 1.08
@@ -47,12 +47,12 @@ class Signer:
     shirt: Colour
     hair: Colour
     hair_length: float
-    """How far the hair falls beside the face."""
+    """Length of the hair beside the face."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What surrounds one clip's signer: background, camera and light."""
+    """Background, camera and light of one clip."""
 
     wall: Colour
     furniture: tuple[tuple[float, float, float, float, Colour], ...]
@@ -84,27 +84,27 @@ class Canvas:
         self._x = self.pixels * (0.5 + scene.shift[0] + drift_part * scene.drift[0])
         self._y = self.pixels * (0.5 + scene.shift[1] + drift_part * scene.drift[1]) - 0.5 * self._scale
 
-    def _at(self, x: float, y: float) -> Point:
+    def _to_pixels(self, x: float, y: float) -> Point:
         return self._x + x * self._scale, self._y + y * self._scale
 
     def ellipse(self, centre: Point, radius_x: float, radius_y: float, fill: Colour) -> None:
         """A filled ellipse with upright axes."""
-        (x, y), rx, ry = self._at(*centre), radius_x * self._scale, radius_y * self._scale
+        (x, y), rx, ry = self._to_pixels(*centre), radius_x * self._scale, radius_y * self._scale
         self._draw.ellipse((x - rx, y - ry, x + rx, y + ry), fill)
 
     def rectangle(self, left: float, top: float, width: float, height: float, fill: Colour) -> None:
         """A filled rectangle."""
-        self._draw.rectangle((*self._at(left, top), *self._at(left + width, top + height)), fill)
+        self._draw.rectangle((*self._to_pixels(left, top), *self._to_pixels(left + width, top + height)), fill)
 
     def polygon(self, points: list[Point], fill: Colour) -> None:
         """A filled polygon."""
-        self._draw.polygon([self._at(*point) for point in points], fill)
+        self._draw.polygon([self._to_pixels(*point) for point in points], fill)
 
     def limb(self, points: list[Point], width: float, fill: Colour) -> None:
         """A bent tube with round ends and a dark outline, which parts it from what lies under it."""
         for colour, thickness in ((toned(fill, 0.45), width + 2 * OUTLINE), (fill, width)):
             for start, end in itertools.pairwise(points):
-                line = (*self._at(*start), *self._at(*end))
+                line = (*self._to_pixels(*start), *self._to_pixels(*end))
                 self._draw.line(line, colour, max(1, round(thickness * self._scale)))
             for point in points:
                 self.ellipse(point, thickness / 2, thickness / 2, colour)
@@ -126,7 +126,7 @@ def draw_frame(
 
 
 def toned(colour: Colour, factor: float) -> Colour:
-    """The colour times ``factor``, at most 255 a channel."""
+    """The colour times ``factor``, at most 255 per channel."""
     red, green, blue = (min(255, round(channel * factor)) for channel in colour)
     return red, green, blue
 

@@ -17,7 +17,7 @@ PairKind = Literal["order", "handshape", "location"]
 
 
 class Handshape(NamedTuple):
-    """How a hand is held."""
+    """The shape of a hand."""
 
     extension: tuple[float, float, float, float, float]
     """Thumb, index, middle, ring and little finger: 0 curled into the palm, 1 stretched."""
@@ -26,7 +26,7 @@ class Handshape(NamedTuple):
 
 
 class Location(NamedTuple):
-    """Where the palm is: beside the body's middle (negative is the dominant hand's side), and down the frame."""
+    """Position of the palm: x from the body's middle (negative is the dominant hand's side), y down the frame."""
 
     x: float
     y: float
@@ -51,7 +51,7 @@ LOCATIONS = {
     "belly": Location(-0.08, 0.84),
 }
 ORIENTATIONS_DEG = {"upright": 90.0, "inward": 0.0}
-"""Where the fingers point: 90 up, 0 towards the other hand's side."""
+"""Direction of the fingers in degrees: 90 up, 0 towards the other hand's side."""
 
 STEADY_MOVEMENTS = ("hold", "shake", "nod")
 """Movements that look the same backwards."""

@@ -1,7 +1,7 @@
-"""Where the hands are at every moment of a sign.
+"""Positions of the hands at every moment of a sign.
 
-A clip runs rest, approach, stroke, retreat, rest. Every law of motion here is symmetric in time, so a clip of a sign
-run backwards is exactly a clip of the reversed sign: nothing but the order of the frames tells such a pair apart.
+A clip runs rest, approach, stroke, retreat, rest. Every law of motion here is symmetric in time. A clip of a sign that
+is run backwards is therefore exactly a clip of the reversed sign: only the order of the frames differs.
 
 Coordinates: x from the body's middle (negative is the dominant hand's side, left in the picture), y down from the top,
 both in parts of the frame's height.
@@ -32,7 +32,7 @@ class HandPose(NamedTuple):
     x: float
     y: float
     angle_deg: float
-    """Where the fingers point: 90 up, 0 towards the other hand's side, -90 down."""
+    """Direction of the fingers: 90 up, 0 towards the other hand's side, -90 down."""
     extension: tuple[float, ...]
     spread_deg: float
 
@@ -65,7 +65,7 @@ class Timing:
         """The same clip run backwards."""
         return Timing(self.outro, self.retreat, self.stroke, self.approach, self.onset)
 
-    def at(self, frame: int) -> tuple[float, float]:
+    def progress_at(self, frame: int) -> tuple[float, float]:
         """``(presence, progress)``: 0 at rest to 1 signing, and the part of the stroke that is done."""
         stroke_start = self.onset + self.approach
         coming = (frame - self.onset) / self.approach
@@ -75,13 +75,13 @@ class Timing:
 
 @dataclass(frozen=True)
 class Performance:
-    """How one clip performs its sign."""
+    """The performance of a sign in one clip."""
 
     timing: Timing
     amplitude: float
     """Factor on the size of the movement."""
     offset: tuple[float, float]
-    """Where the sign is made, off its location."""
+    """Offset of the sign from its location."""
 
     def reversed(self) -> Performance:
         """The same performance run backwards."""
@@ -90,7 +90,7 @@ class Performance:
 
 def hands_at(sign: Sign, performance: Performance, frame: int) -> tuple[HandPose, HandPose]:
     """Dominant and other hand at ``frame``; the other one's pose is given as if seen in a mirror."""
-    presence, progress = performance.timing.at(frame)
+    presence, progress = performance.timing.progress_at(frame)
     hand = REST.towards(_stroke(sign, performance, progress), presence)
     return hand, hand if sign.hands == 2 else REST
 

@@ -1,7 +1,8 @@
 """Decides every clip of a synthetic data set before anything is drawn: sign, signer, split, timing and nuisances.
 
-A clip's nuisances come from a generator seeded by (seed, clip number) and are drawn alike for every class, so nothing
-but the sign itself can tell two classes apart; everything that changes in time is equally likely run backwards.
+The nuisances of a clip come from a generator seeded by (seed, clip number) and have the same distribution for every
+class, so that only the sign itself distinguishes two classes. Everything that changes in time is equally likely run
+backwards.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _FURNITURE = 4
 
 
 class RenderSettings(Frozen):
-    """What is rendered. Two directories of equal settings and renderer version hold equal bytes."""
+    """Settings of a rendering. Equal settings and an equal renderer version give equal bytes."""
 
     num_classes: Annotated[Count, Field(le=len(LEXICON))]
     """Signs, the first of the lexicon."""

@@ -12,34 +12,34 @@ from models.data.wlasl import ClipInfo
 from slr_bench.errors import DataError
 
 _MARGIN = 0.05
-"""Added on each side of a bbox, of its longer side."""
+"""Margin on each side of a bbox, as a fraction of its longer side."""
 _SMALLEST = 0.5
-"""Least side of a square, of the frame's shorter one: no more than four times the pixels are decoded to scale."""
+"""Smallest side of a square, as a fraction of the shorter side of the frame; it limits what is decoded to scale."""
 _WHOLE = 0.95
-"""A bbox that covers so much of both sides says nothing."""
+"""A bbox that covers this fraction of both sides selects nothing."""
 _RESIZED_SIDE = 256
-"""Height and width of the copies that WLASL's preparation makes."""
+"""Height and width of the copies that the preparation of WLASL makes."""
 
 
 class Square(NamedTuple):
     """A square within the frame."""
 
     side: float
-    """Of the frame's shorter side."""
+    """Side of the square, as a fraction of the shorter side of the frame."""
     right: float
-    """Where in the room that is left of the width, 0 to 1."""
+    """Horizontal position in the remaining width, 0 (left) to 1 (right)."""
     down: float
-    """Where in the room that is left of the height, 0 to 1."""
+    """Vertical position in the remaining height, 0 (top) to 1 (bottom)."""
 
 
 MIDDLE = Square(1.0, 0.5, 0.5)
-"""Signers stand there."""
+"""The middle square, where signers stand."""
 
 
 def bbox_applies(bbox: tuple[float, float, float, float], width: int, height: int) -> bool:
-    """Whether ``bbox`` (left, top, right, bottom in pixels of the original) can be one of a file of this size.
+    """Return whether ``bbox`` (left, top, right, bottom in pixels of the original) can belong to a file of this size.
 
-    It cannot where it is empty, reaches beyond the file or holds NaN. In a file of 256 x 256 it counts as stale unless
+    It cannot if it is empty, reaches beyond the file or holds NaN. In a file of 256 x 256 it counts as stale unless
     it is the full frame: WLASL's preparation makes such copies, originals are not square.
     """
     left, top, right, bottom = bbox
@@ -50,8 +50,9 @@ def bbox_applies(bbox: tuple[float, float, float, float], width: int, height: in
 
 
 def bbox_square(bbox: tuple[float, float, float, float], width: int, height: int) -> Square | None:
-    """The square around ``bbox`` (left, top, right, bottom in pixels) in a ``width`` x ``height`` file, moved into the
-    frame; None where the bbox does not apply to the file or tells nothing.
+    """Return the square around ``bbox`` (left, top, right, bottom in pixels), moved into the frame.
+
+    Return None if the bbox does not apply to the file or selects nothing.
     """
     if not bbox_applies(bbox, width, height):
         return None
@@ -60,26 +61,26 @@ def bbox_square(bbox: tuple[float, float, float, float], width: int, height: int
         return None
     short = min(width, height)
     side = min(short, max(_SMALLEST * short, (1 + 2 * _MARGIN) * max(right - left, bottom - top)))
-    return Square(side / short, _place(left, right, side, width), _place(top, bottom, side, height))
+    return Square(side / short, _position(left, right, side, width), _position(top, bottom, side, height))
 
 
-def _place(low: float, high: float, side: float, extent: int) -> float:
+def _position(low: float, high: float, side: float, extent: int) -> float:
     room = extent - side
     return min(1.0, max(0.0, ((low + high - side) / 2) / room)) if room > 0 else 0.5
 
 
 def rate_ratio(clip: ClipInfo, file_fps: float | None) -> float:
-    """Frames of the file for each annotated one; 1 where the file does not say its rate, or it is a rounding apart."""
+    """Return the frames of the file per annotated frame; 1 if the rate is unknown or differs by rounding only."""
     ratio = file_fps / clip.fps if file_fps else 1.0
     return 1.0 if abs(ratio - 1.0) < 0.01 else ratio  # 29.97 against 30, or a rounded header
 
 
 def frame_range(clip: ClipInfo, file_frames: int, file_fps: float | None) -> tuple[int, int]:
-    """The clip's frames [start, end) in a file of ``file_frames`` at ``file_fps``.
+    """Return the frames [start, end) of the clip in a file of ``file_frames`` at ``file_fps``.
 
-    Annotated numbers count at the annotation's rate (25 a second) and are scaled where the file's rate is another.
-    WLASL's own preparation cuts the sign out of a long source and keeps the annotation: a range that does not fit a
-    file which is as long as the range, or as the split file says the authors' copy is, means the whole file.
+    Annotated numbers count at the rate of the annotation (25 frames per second) and are scaled if the file has another
+    rate. The preparation of WLASL cuts the sign out of a long source and keeps the annotation. A range that does not
+    fit the file therefore means the whole file, if the file is as long as the range or as the copy of the authors.
 
     Raises:
         DataError: the file ends before the clip begins.

@@ -1,4 +1,4 @@
-"""Frames as they come, from a file, a pipe or a camera, through PyAV: nothing is known of what follows. No torch."""
+"""Read frames as they arrive from a file, a pipe or a camera, through PyAV. No torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from slr_bench.errors import DataError
 
 
 class Source(NamedTuple):
-    """Where a stream comes from, in FFmpeg's words and in the user's."""
+    """The source of a stream: its FFmpeg address, and its name and cure for messages."""
 
     url: str
     name: str
@@ -44,12 +44,12 @@ class Source(NamedTuple):
 
 
 class LiveFrame(NamedTuple):
-    """One frame that is looked at."""
+    """One frame of the stream that is used."""
 
     number: int
-    """From 0, the ones that are left out counted."""
+    """Number of the frame from 0; skipped frames count."""
     time_s: float | None
-    """Its place in the stream; None where the stream does not say."""
+    """Time stamp in the stream; None if the stream has none."""
     frame_HWC: NDArray[np.uint8]
     """The middle square, RGB."""
 
@@ -61,9 +61,9 @@ class LiveVideo:
         self._container, self._stream = container, stream
         rate = stream.average_rate or stream.guessed_rate
         self.fps = float(rate) if rate else None
-        """Frames a second; None where the stream does not say."""
+        """Frames per second; None if the stream does not declare it."""
         self.damaged_packets = 0
-        """Skipped so far: a stream goes on behind them."""
+        """Damaged packets skipped so far; the stream continues after them."""
 
     def frames(self, stride: int, side: int) -> Iterator[LiveFrame]:
         """Every ``stride``-th frame, cut to the middle square and scaled to ``side`` x ``side``, as the loader does."""
@@ -98,7 +98,7 @@ def open_live(source: Source) -> Iterator[LiveVideo]:
     """Open ``source`` for reading from where it is.
 
     Raises:
-        DataError: it cannot be opened, or at any read inside the block.
+        DataError: the source cannot be opened, or a read inside the block fails.
     """
     try:
         with av.open(source.url, format=source.format, options=source.options) as container:

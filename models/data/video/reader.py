@@ -1,4 +1,6 @@
-"""Wanted frames out of a video file, through PyAV. No torch. Sound, and all after the last wanted frame, stay unread.
+"""Read chosen frames of a video file, through PyAV. No torch.
+
+Sound, and frames after the last chosen one, are not read.
 
 T frame, H height, W width, C channel (RGB). Frames are numbered from 0 in the order in which they are shown.
 """
@@ -34,7 +36,7 @@ class FrameChoice(NamedTuple):
 
     numbers_T: NDArray[np.int64]
     padded: int
-    """How many of them repeat the last frame because the clip is too short."""
+    """Number of repeats of the last frame, for a clip that is too short."""
 
 
 def uniform_indices(start: int, end: int, count: int) -> FrameChoice:
@@ -44,7 +46,7 @@ def uniform_indices(start: int, end: int, count: int) -> FrameChoice:
 
 
 def segment_candidates(start: int, end: int, count: int, variants: int) -> tuple[NDArray[np.int64], int]:
-    """Frames spread over each of ``count`` equal segments of [start, end): V ``variants`` a segment, shape (T, V).
+    """Frames spread over each of ``count`` equal segments of [start, end): V ``variants`` per segment, shape (T, V).
 
     Picking one of each row at random is the time jitter of temporal segment networks (Wang et al., ECCV 2016), from a
     set small enough to keep. Second value: rows that repeat the last frame because the clip is too short.
@@ -87,7 +89,7 @@ def read_frames(
     """The frames ``numbers`` (any order, repeats allowed) as uint8 THWC, their shorter side scaled to ``short_side``.
 
     Raises:
-        DataError: as ``open_video``, or a wanted frame cannot be had.
+        DataError: as ``open_video``, or a wanted frame cannot be decoded.
     """
     wanted, rows = np.unique(np.asarray(numbers, dtype=np.int64), return_inverse=True)
     with open_video(path, threads=threads) as video:
@@ -98,8 +100,8 @@ def read_frames(
 class Video:
     """An open file; made by ``open_video``.
 
-    Its packets are read once without decoding (about 1 ms a clip): each frame's time stamp is then known, so frames are
-    found by their stamp, exact with B-frames, dropped frames and after a seek.
+    Its packets are read once without decoding, in about 1 ms per clip. The time stamp of each frame is then known, and
+    frames are found by their stamp. This is exact with B-frames, with dropped frames, and after a seek.
     """
 
     def __init__(self, path: Path, threads: int) -> None:
@@ -108,12 +110,12 @@ class Video:
         # One converter for the file: making one costs more than several conversions.
         self._converter = VideoReformatter()
         self.fps = float(self._stream.average_rate) if self._stream.average_rate else None
-        """Frames a second; None where the file does not say."""
+        """Frames per second; None if the file does not declare it."""
         self.size = (self._stream.width, self._stream.height)
         """Width and height of the frames, pixels."""
 
     def close(self) -> None:
-        """No frame can be had any more."""
+        """Close the file; no frame can be read afterwards."""
         self._container.close()
 
     def _open(self) -> None:
@@ -142,14 +144,14 @@ class Video:
         if any(packet.pts is None for packet in packets):
             raise DataError(f"{self._path.name} has frames without time stamps; re-encode it with ffmpeg")
         stamps = sorted({packet.pts for packet in packets})
-        # The sample table tells what the file should hold; a file that was cut off holds less. Streamed formats have
+        # The sample table lists what the file should hold; a file that was cut off holds less. Streamed formats have
         # no table (frames == 0): there the packets are all that is known.
         announced = sum(not entry.is_discard for entry in self._stream.index_entries) if self._stream.frames else 0
         if len(stamps) < announced and packets:
             # Packets that are lost would be shown after the last one's decode time: up to there the numbers hold.
             stamps = [stamp for stamp in stamps if stamp <= packets[-1].dts]
         self.frames = max(announced, len(stamps))
-        """Frames of the file; those of a file that was cut off cannot all be had."""
+        """Frames of the file; in a file that was cut off, not all can be read."""
         if not self.frames:
             raise DataError(f"{self._path.name} holds no frames; {_CURE}")
         self._number_of = {stamp: number for number, stamp in enumerate(stamps)}
@@ -164,7 +166,7 @@ class Video:
         scaling with torchvision, and no RGB frame of the full resolution ever exists.
 
         Raises:
-            DataError: a wanted frame cannot be had.
+            DataError: a wanted frame cannot be decoded.
         """
         width, height = self._stream.width, self._stream.height
         if short_side is not None:
@@ -185,7 +187,7 @@ class Video:
         """Look whether the frames [start, end) are in the file; with ``decode``, whether each can be decoded.
 
         Raises:
-            DataError: one of them cannot be had.
+            DataError: one of them cannot be decoded.
         """
         if end > len(self._stamps):
             raise self._unavailable(len(self._stamps))

@@ -1,8 +1,8 @@
-"""The manifest of a WLASL-style data directory: which clips there are, their classes and their splits. No torch.
+"""The manifest of a WLASL-style data directory: its clips, their classes and their splits. No torch.
 
 Layout: an annotation list (any ``*.json`` that is a list of glosses with instances), split files ``nslt_<N>.json``,
 optionally a class list (``*class_list*.txt``), and ``videos/<video_id>.mp4`` (or another container). Source: Li et al.,
-WACV 2020. ``python -m models.data.wlasl check DIR`` tells what such a directory has and lacks.
+WACV 2020. ``python -m models.data.wlasl check DIR`` lists what such a directory holds and lacks.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class ClipInfo:
     path: Path
     file_bytes: int
     cut_frames: int = 0
-    """Frames of the authors' own copy, which holds the sign alone, by the split file; 0: it does not say."""
+    """Frames of the authors' own copy, which holds the sign alone, by the split file; 0 if it does not say."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ class Manifest:
     clips: dict[Split, tuple[ClipInfo, ...]]
     """All three splits, each sorted by video id; a split may be empty, train is not."""
     left_out: tuple[LeftOut, ...]
-    """Clips that the split file lists and cannot be used, sorted by id; a caller says so once."""
+    """Clips of the split file that cannot be used, sorted by id; a caller reports them once."""
     fingerprint: str
     """SHA-256 over (id, class, split, frame range, file size) of the clips: equal data, wherever it lies."""
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Ids that the split file lists and ``videos/`` has not."""
+        """Ids of the split file without a file in ``videos/``."""
         return tuple(clip.video_id for clip in self.left_out if clip.reason == "missing")
 
     @property
@@ -82,7 +82,7 @@ class Manifest:
 
     @property
     def left_out_text(self) -> str | None:
-        """One line on the clips that are left out; None where all are there."""
+        """One line on the clips that are left out; None if all are present."""
         return describe(self.left_out, self.listed) if self.left_out else None
 
 
@@ -147,7 +147,10 @@ def _why_left_out(video: VideoFile | None, unreadable: bool) -> Reason | None:
 def _clip(video: VideoFile, entry: SplitEntry, gloss: str, instance: Instance) -> ClipInfo:
     end = None if instance.frame_end == -1 else instance.frame_end
     if end is not None and end < instance.frame_start:
-        raise DataError(f"video {instance.video_id}: frames {instance.frame_start} to {end} are none; fix the list")
+        raise DataError(
+            f"video {instance.video_id}: frame_end {end} is before frame_start {instance.frame_start}; "
+            "fix the annotation list"
+        )
     return ClipInfo(
         video_id=instance.video_id,
         label=entry.action[0],

@@ -1,4 +1,4 @@
-"""``python -m models.data.wlasl check DIR``: what a data directory has and lacks."""
+"""``python -m models.data.wlasl check DIR``: report what a data directory holds and lacks."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""``python -m models.data.wlasl check DIR``: what a data directory has and lacks. No torch."""
+"""``python -m models.data.wlasl check DIR``: report what a data directory holds and lacks. No torch."""
 
 from __future__ import annotations
 
@@ -28,15 +28,21 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m models.data.wlasl", description="Data directories in WLASL layout.")
     check = parser.add_subparsers(dest="command", required=True).add_parser(
         "check",
-        help="tell what a directory has and lacks",
-        description="Tell what a data directory has and lacks: splits, classes, files. Exit code 0: a training can use "
+        help="report what a directory holds and lacks",
+        description="Report what a data directory holds and lacks: splits, classes, files. Code 0: training can use "
         "all that is not left out; 2: it would be refused, or stop at an unreadable clip. Only --decode finds damage "
         "inside a file.",
     )
     add = check.add_argument
     add("data_dir", type=Path, metavar="DIR", help="data in WLASL layout")
     add("--num-classes", type=int, metavar="N", help="take nslt_<N>.json; not needed where there is only one")
-    add("--num-frames", type=int, default=16, metavar="T", help="frames that the network takes; shorter is short [16]")
+    add(
+        "--num-frames",
+        type=int,
+        default=16,
+        metavar="T",
+        help="frames that the network takes; clips with fewer are listed as short [16]",
+    )
     add("--decode", action="store_true", help="decode every frame of every clip, not only the packets' headers")
     add("--leave-out", action="store_true", help="name the unreadable clips in DIR/left_out.txt: training skips them")
     add("--json", action="store_true", help="one JSON object, with every clip id, in place of the tables")
@@ -45,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(options: argparse.Namespace) -> int:
     if options.num_frames < 1:
-        raise ConfigError(f"--num-frames {options.num_frames} is no number of frames; use 1 or more, as 16")
+        raise ConfigError(f"--num-frames {options.num_frames} is not a number of frames; use 1 or more, for example 16")
     manifest = load_manifest(options.data_dir, options.num_classes)
     clips = [clip for split in SPLITS for clip in manifest.clips[split]]
     findings = _with_progress(clips, options)
@@ -57,7 +63,7 @@ def _check(options: argparse.Namespace) -> int:
         print(f"{len(unreadable)} unreadable clips are named in {path}; delete it to use them again", file=sys.stderr)
     report = DirectoryReport(options.data_dir, manifest, findings, options.num_frames, decoded=options.decode)
     if options.json:
-        print(json.dumps(report.as_json()))
+        print(json.dumps(report.to_dict()))
     else:
         console = Console(highlight=False)
         for part in report.renderables():

@@ -1,4 +1,4 @@
-"""What was found in a data directory, as tables for people and as JSON. No torch."""
+"""Inspect the video files of a data directory, and report on it as tables and as JSON. No torch."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One clip's file. The flags are False where it cannot be read."""
+    """The state of one clip's file. The flags are False if it cannot be read."""
 
     clip: ClipInfo
     unreadable: str | None
-    """Why training could not read it; None: it could."""
+    """Reason why training cannot read it; None if it can."""
     frames: int = 0
-    """Of the sign, in the file."""
+    """Frames of the sign in the file."""
     is_short: bool = False
     """The sign has fewer frames than the network takes: the last one is repeated."""
     has_other_rate: bool = False
@@ -50,7 +50,7 @@ class Finding:
 
 
 def inspect_clip(clip: ClipInfo, num_frames: int, *, decode: bool) -> Finding:
-    """Open a clip's file and read its packets (1 to 2 ms); ``decode``: decode all frames of the sign, too."""
+    """Open the file of a clip and read its packets (1 to 2 ms); with ``decode``, decode all frames of the sign too."""
     try:
         with open_video(clip.path) as video:
             start, end = frame_range(clip, video.frames, video.fps)
@@ -68,14 +68,14 @@ def inspect_clip(clip: ClipInfo, num_frames: int, *, decode: bool) -> Finding:
 
 
 def inspect_clips(clips: Sequence[ClipInfo], num_frames: int, threads: int, *, decode: bool) -> Iterator[Finding]:
-    """Findings in the order of ``clips``; FFmpeg works beside the interpreter, so threads help."""
+    """Yield findings in the order of ``clips``. FFmpeg releases the interpreter lock, so threads help."""
     with ThreadPoolExecutor(threads) as pool:
         yield from pool.map(lambda clip: inspect_clip(clip, num_frames, decode=decode), clips)
 
 
 @dataclass(frozen=True)
 class DirectoryReport:
-    """A manifest and what its files are like."""
+    """A manifest and the state of its files."""
 
     data_dir: Path
     manifest: Manifest
@@ -83,21 +83,21 @@ class DirectoryReport:
     """One for each clip of the manifest."""
     num_frames: int
     decoded: bool
-    """Whether every frame was decoded, or headers and packets were read."""
+    """True if every frame was decoded, False if only headers and packets were read."""
 
     @property
     def is_usable(self) -> bool:
-        """There are clips to train on and to judge by, and none that a training would stop at."""
+        """True if there are clips to train on and to validate with, and none that would stop a training."""
         return not self.empty_splits and not any(finding.unreadable for finding in self.findings)
 
     @property
     def empty_splits(self) -> list[Split]:
-        """Those a training needs and has no readable clip of."""
+        """Splits that a training needs and that have no readable clip."""
         usable = {finding.clip.split for finding in self.findings if not finding.unreadable}
         return [split for split in ("train", "val") if split not in usable]
 
     def ids(self, split: Split | None = None) -> dict[str, list[str]]:
-        """Column -> ids of the clips in it, all splits together or one."""
+        """Return the ids of the clips in each column, for one split or for all together."""
         ids: dict[str, list[str]] = {name: [] for name in _COLUMNS}
         for clip in self.manifest.left_out:
             if split in (None, clip.split):
@@ -118,15 +118,15 @@ class DirectoryReport:
         return ids
 
     def per_class(self) -> list[dict[str, Any]]:
-        """Class, gloss, and usable clips of each split, by class id."""
+        """Return class, gloss and usable clips of each split, by class id."""
         counts = Counter((f.clip.label, f.clip.split) for f in self.findings if not f.unreadable)
         return [
             {"class": label, "gloss": gloss} | {split: counts[label, split] for split in SPLITS}
             for label, gloss in enumerate(self.manifest.glosses)
         ]
 
-    def as_json(self) -> dict[str, Any]:
-        """Everything, with the ids of all clips that are not simply usable."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, with the ids of all clips that have a problem."""
         ids = self.ids()
         return {
             "data_dir": str(self.data_dir),
@@ -141,7 +141,7 @@ class DirectoryReport:
         }
 
     def renderables(self) -> Iterator[Table | str]:
-        """Counts by split, what is behind them, and the balance of the classes."""
+        """Yield the counts by split, the clips behind them, and the balance of the classes."""
         by_split = {split: self.ids(split) for split in SPLITS}
         table = Table(title=f"{self.data_dir}: {len(self.manifest.glosses)} classes", title_justify="left")
         for name in ("clips", *SPLITS, "all"):
@@ -173,7 +173,7 @@ class DirectoryReport:
         for split in SPLITS:
             counts = [row[split] for row in rows]
             if any(counts):
-                yield f"{split} clips a class: {min(counts)} to {max(counts)}, median {median(counts):g}"
+                yield f"{split} clips per class: {min(counts)} to {max(counts)}, median {median(counts):g}"
         without = [f"{row['class']} ({row['gloss'] or 'no name'})" for row in rows if not row["train"]]
         if without:
             yield f"{len(without)} classes have no training clip and cannot be learned: {some_of(without, 10)}"

@@ -1,4 +1,4 @@
-"""The files of a WLASL-style data directory, read and checked one by one. No torch."""
+"""Read and check the files of a WLASL-style data directory, one by one. No torch."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ VideoId = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 ParsedT = TypeVar("ParsedT")
 
 LIST_NAME = "left_out.txt"
-"""Of a data directory: ids of clips whose files cannot be read, one a line, the cause behind a tab."""
+"""File of a data directory that lists unreadable clips: one id per line, then a tab and the cause."""
 NAMED = 5
-"""Ids that a message names; the others are counted."""
+"""Number of ids that a message names; further ones are counted."""
 
 
 class Instance(BaseModel):
@@ -113,7 +113,7 @@ class VideoFile(NamedTuple):
 
 
 def find_videos(data_dir: Path) -> dict[str, VideoFile]:
-    """Video id -> file, from one look at ``videos/``: 20,000 names take 0.1 s. Empty without the folder.
+    """Video id -> file, from one listing of ``videos/`` (20,000 names take 0.1 s). Empty without the folder.
 
     WLASL's sources came as ``.mp4``, ``.swf``, ``.mkv``, ``.webm`` and others; where an id has several files, the first
     of ``VIDEO_SUFFIXES`` counts.
@@ -180,7 +180,7 @@ def _listed(names: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A clip that the split file lists and training does not see."""
+    """A clip of the split file that training does not use."""
 
     video_id: str
     split: Split
@@ -195,7 +195,7 @@ def some_of(names: Iterable[str], count: int = NAMED) -> str:
 
 
 def describe(left_out: Iterable[LeftOut], listed: int) -> str:
-    """One line: how many of the ``listed`` clips are left out, why, and some of them by id."""
+    """Describe in one line how many of the ``listed`` clips are left out, why, and some of their ids."""
     by_reason: dict[Reason, list[str]] = {}
     for clip in left_out:
         by_reason.setdefault(clip.reason, []).append(clip.video_id)
@@ -204,7 +204,7 @@ def describe(left_out: Iterable[LeftOut], listed: int) -> str:
 
 
 def read_list(data_dir: Path) -> frozenset[str]:
-    """Ids in the directory's ``left_out.txt``; none without one. Raises DataError."""
+    """Return the ids in ``left_out.txt``; empty without such a file. Raises DataError."""
     path = data_dir / LIST_NAME
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -216,7 +216,7 @@ def read_list(data_dir: Path) -> frozenset[str]:
 
 
 def write_list(data_dir: Path, causes: dict[str, str]) -> Path:
-    """Add ``causes`` {id: why} to the directory's ``left_out.txt``, whole or not at all; its path.
+    """Add ``causes`` {id: reason} to ``left_out.txt``, completely or not at all; return its path.
 
     Raises:
         ConfigError: the directory cannot be written.

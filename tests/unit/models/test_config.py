@@ -42,12 +42,15 @@ IN_BACKWARD = {"training.optimizer_in_backward": True, "training.gradient_clip_n
         ),
         (
             {"model.pyramid_levels": [2, 1, 2]},
-            "model: pyramid_levels=[2, 1, 2] names a level twice, which tells nothing; use [2, 1]",
+            "model: pyramid_levels=[2, 1, 2] names a level twice, which adds nothing; use [2, 1]",
         ),
         ({"model.pyramid_levels": [0]}, "model.pyramid_levels.0: Input should be greater than or equal to 1; got 0"),
         ({"data.frame_size": 4097}, "data.frame_size: Input should be less than or equal to 4096; got 4097"),
-        ({"data.dir": ""}, "data.dir: an empty path names nothing; name one, or use null for none; got ''"),
-        ({"model.weights": ""}, "model.weights: an empty path names nothing; name one, or use null for none; got ''"),
+        ({"data.dir": ""}, "data.dir: an empty path names nothing; give a path, or use null for none; got ''"),
+        (
+            {"model.weights": ""},
+            "model.weights: an empty path names nothing; give a path, or use null for none; got ''",
+        ),
     ],
 )
 def test_impossible_values_are_refused_with_the_cure(changes, line):
@@ -100,14 +103,14 @@ class Numbers(Frozen):
 
 
 @pytest.mark.parametrize("key", ["plain", "bounded", "missing"])
-def test_a_truth_value_is_no_number(key):
+def test_a_boolean_is_not_a_number(key):
     with pytest.raises(ConfigError, match=f"c.yml: {key}: Input should be a number, not true or false; got True"):
         checked(Numbers, {key: True}, "c.yml")
     for written in (2, 2.5, "1e-3"):  # YAML reads 1e-3 as text
         assert getattr(checked(Numbers, {key: written, "flag": True}, "c.yml"), key) == float(written)
 
 
-def test_no_number_of_the_configuration_takes_a_truth_value():
+def test_no_number_of_the_configuration_accepts_a_boolean():
     for section, keys in settings_of({}, {}, "c.yml").model_dump().items():
         for key, value in keys.items():
             if type(value) in (int, float):
@@ -116,7 +119,7 @@ def test_no_number_of_the_configuration_takes_a_truth_value():
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_a_grid_file_is_told_from_a_training_file_in_one_line(path):
+def test_a_grid_file_instead_of_a_training_file_gives_one_line(path):
     assert GridConfig.model_fields.keys() >= KEYS_OF_A_GRID
     is_grid = GridConfig.model_fields.keys() & yaml.safe_load(path.read_text()).keys()
     if not is_grid:

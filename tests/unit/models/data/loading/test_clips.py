@@ -175,13 +175,14 @@ def test_without_a_limit_the_loader_runs_ahead(loaders_for):
     loaders = loaders_for(num_workers=1, prefetch_batches=4, max_frames_in_memory=None)
     batches = iter(loaders.train)
     next(batches)
-    # Nobody takes another batch; the process makes the two that are left. Only a loader that stops early hangs here.
+    # The consumer takes no further batch; the process makes the two that are left. Only a loader that stops early
+    # hangs here.
     while loaders.train.loader.high_water_frames < 3 * FRAMES:
         pass
     assert len(list(batches)) == 2
 
 
-def test_a_batch_is_the_steps_alone(loaders_for):
+def test_the_loader_keeps_no_reference_to_a_yielded_batch(loaders_for):
     batches = iter(loaders_for(num_workers=1).train)
     batch = next(batches)
     clips = weakref.ref(batch.clips_BTCHW)
@@ -201,7 +202,7 @@ def test_an_epoch_left_early_leaves_nothing_behind(loaders_for, workers):
     assert_equal_batches(epoch_of(loaders.train, 0), expected)
 
 
-def test_processes_stay_when_the_last_batch_is_taken_but_the_end_not_asked_for(loaders_for):
+def test_processes_stay_after_the_last_batch_even_if_the_iterator_is_not_exhausted(loaders_for):
     loaders = loaders_for(num_workers=2)
     for _, _ in zip(range(len(loaders.train)), loaders.train, strict=False):
         pass
@@ -212,15 +213,15 @@ def test_processes_stay_when_the_last_batch_is_taken_but_the_end_not_asked_for(l
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_epoch_can_be_taken_up_at_any_batch(loaders_for, workers):
+def test_an_epoch_can_resume_at_any_batch(loaders_for, workers):
     train = loaders_for(num_workers=workers).train
     expected = epoch_of(train, 4)
     for first in range(4):
         assert_equal_batches(list(train.batches(first)), expected[first:])
 
 
-def test_what_is_shed_changes_no_batch_and_stays_shed(loaders_for):
-    """In the middle of an epoch: it ends, and is taken up with what is left."""
+def test_giving_up_memory_changes_no_batch_and_lasts(loaders_for):
+    """Memory is given up in the middle of an epoch, which then resumes with the remaining resources."""
     expected = epoch_of(loaders_for().train, 2)
     train = loaders_for(caching=True, num_workers=2, prefetch_batches=3).train
     train.set_epoch(2)
@@ -244,7 +245,7 @@ def test_what_is_shed_changes_no_batch_and_stays_shed(loaders_for):
     assert train.shed("prefetch") is None
 
 
-def test_two_epochs_at_once_are_told_not_mixed(loaders_for):
+def test_a_second_epoch_ends_the_first_with_an_error(loaders_for):
     loaders = loaders_for(num_workers=1)
     batches = iter(loaders.train)
     next(batches)
@@ -265,10 +266,12 @@ def test_an_unreadable_clip_is_one_line(tmp_path, loaders_for, workers, content)
     assert "\n" not in str(caught.value)
 
 
-def test_unreadable_clips_that_the_check_left_out_are_not_met_again(tmp_path, loaders_for, capsys):
+def test_training_skips_unreadable_clips_that_the_check_left_out(tmp_path, loaders_for, capsys):
     root = make_data(tmp_path / "data")
     (root / "videos" / "train2.mp4").write_bytes(b"no video")
-    with pytest.raises(DataError, match=rf"wlasl check {root} --decode --leave-out does so with all such clips"):
+    with pytest.raises(
+        DataError, match=rf"wlasl check {root} --decode --leave-out finds all such clips and leaves them out"
+    ):
         epoch_of(loaders_for(data_dir=root).train)
     assert wlasl_check.main(["check", str(root), "--decode", "--leave-out"]) == 0
     loaders = loaders_for(data_dir=root)
@@ -277,7 +280,7 @@ def test_unreadable_clips_that_the_check_left_out_are_not_met_again(tmp_path, lo
     assert loaders.manifest.left_out_text == "1 of 8 listed clips are left out: 1 unreadable (train2)"
 
 
-def test_more_processes_than_cores_are_told_once_and_shortly(loaders_for, monkeypatch):
+def test_more_processes_than_cores_give_one_short_warning(loaders_for, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})
     with pytest.warns(UserWarning, match="num_workers") as warned:
         epoch_of(loaders_for(num_workers=2).train)
@@ -286,11 +289,11 @@ def test_more_processes_than_cores_are_told_once_and_shortly(loaders_for, monkey
     ]
 
 
-def test_a_cache_that_holds_no_clip_is_told(data_dir):
+def test_a_cache_that_cannot_hold_a_clip_gives_a_warning(data_dir):
     build_loaders(settings_for(data_dir, caching=True))
     settings = settings_for(data_dir, caching=True, frame_size=224)
     tight = settings.model.model_copy(update={"cache_size_limit_mb": 2})
-    with pytest.warns(UserWarning, match=r"holds not one training clip \(3\.0 MiB\).*; use 3 or more, or"):
+    with pytest.warns(UserWarning, match=r"cannot hold one training clip \(3\.0 MiB\).*; use 3 or more, or"):
         build_loaders(settings.model_copy(update={"model": tight}))
     enough = settings.model.model_copy(update={"cache_size_limit_mb": 3})
     build_loaders(settings.model_copy(update={"model": enough}))
@@ -333,7 +336,7 @@ def test_decoding_in_the_training_process_leaves_its_threads_alone(loaders_for):
         torch.set_num_threads(threads)
 
 
-def test_no_directory_is_told():
+def test_a_missing_data_directory_is_an_error():
     with pytest.raises(ConfigError, match=r"data\.dir is not set"):
         build_loaders(settings_for(None))
 

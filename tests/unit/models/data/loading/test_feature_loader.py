@@ -96,7 +96,7 @@ def test_a_hit_equals_recomputation(build):
 
 
 @pytest.mark.parametrize(("room_for", "workers"), [(0, 0), (3, 0), (7, 0), (3, 2)])
-def test_what_finds_no_room_is_made_anew_and_batches_are_the_same(build, room_for, workers):
+def test_clips_without_room_are_extracted_again_and_batches_are_the_same(build, room_for, workers):
     full, _, _ = build()
     expected = [[*epoch_of(full.train, epoch), *full.val] for epoch in range(3)]
     loaders, _, decoded = build(room_for=room_for, workers=workers)
@@ -146,7 +146,7 @@ def test_other_weights_make_other_features(build):
     assert len(loaders.train.loader._features) == 5, "features of the old weights are of no use"
 
 
-def test_an_epoch_left_early_is_begun_anew(build):
+def test_an_epoch_left_early_starts_again(build):
     loaders, _, _ = build(workers=1)
     expected = epoch_of(loaders.train)
     other, _, _ = build(workers=1)

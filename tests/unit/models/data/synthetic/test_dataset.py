@@ -112,7 +112,7 @@ def test_another_seed_gives_other_videos(tiny: Path, tmp_path: Path) -> None:
     assert all(other[name] != same[name] for name in same if name.endswith(".mp4"))
 
 
-def test_second_call_renders_nothing_and_says_so(
+def test_a_second_call_renders_nothing_and_reports_it(
     tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in tiny.rglob("*")}
@@ -152,22 +152,22 @@ def test_killed_worker_is_named_and_its_rendering_completed(tiny: Path, tmp_path
     assert synthetic.render_dataset(tmp_path / "part", **big, workers=1) == 60 - there
 
 
-TELLING = """
+PRINT_EACH_CLIP = """
 import sys
 from models.data.synthetic import dataset as synthetic
 write_clips = synthetic.write_clips
-def told(*arguments):
+def printing(*arguments):
     for clip in write_clips(*arguments):
         print("clip", flush=True)
         yield clip
-synthetic.write_clips = told
+synthetic.write_clips = printing
 sys.exit(synthetic.main(sys.argv[1:]))
 """
 
 
 @pytest.mark.parametrize("deadly", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_outlives_an_interrupted_or_killed_parent(deadly: signal.Signals, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", TELLING, "--out", str(tmp_path / "out"), "--clips-per-class", "200"]
+    command = [sys.executable, "-c", PRINT_EACH_CLIP, "--out", str(tmp_path / "out"), "--clips-per-class", "200"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as parent:
@@ -227,7 +227,9 @@ def test_bad_options_end_in_one_line_and_exit_code_2(
     assert not (tmp_path / "out").exists()
 
 
-def test_unusable_places_end_in_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unusable_output_directories_end_in_one_line_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "file"
     file.write_text("mine")
     for place, message in ((file, "is a file"), (file / "below", "cannot write"), (Path("/proc/none"), "cannot write")):

@@ -1,4 +1,4 @@
-"""What is not motion says nothing about order-only pairs: colours, single frames, file size, length."""
+"""Features other than motion carry no information about order-only pairs."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class OrderClips:
         return bins, small[0], small[frames // 2], small[-1], small[any_frame], film_bytes, frames, motion
 
     def correct(self, feature: str, nearest: int | None) -> tuple[int, int]:
-        """(right, all) over all pairs; each signer's clips are told by what the other signers' clips teach.
+        """Return (right, all) over all pairs, classifying each signer's clips from the clips of the other signers.
 
         ``nearest`` neighbours vote, or with ``None`` the nearer class mean wins.
         """
@@ -92,11 +92,11 @@ def test_order_pairs_are_guessed_no_better_than_chance(
     order_clips: OrderClips, feature: str, nearest: int | None
 ) -> None:
     right, total = order_clips.correct(feature, nearest)
-    assert right <= binomial_bound(total), f"{feature} tells order-only pairs apart: {right} of {total}"
+    assert right <= binomial_bound(total), f"{feature} distinguishes order-only pairs: {right} of {total}"
 
 
 @pytest.mark.parametrize("nearest", [None, 5])
-def test_order_pairs_are_told_by_motion(order_clips: OrderClips, nearest: int | None) -> None:
+def test_order_pairs_are_distinguished_by_motion(order_clips: OrderClips, nearest: int | None) -> None:
     right, total = order_clips.correct("motion", nearest)
     assert right >= 0.9 * total
     assert right > binomial_bound(total)

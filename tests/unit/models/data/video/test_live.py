@@ -19,7 +19,7 @@ def path(tmp_path_factory):
 
 
 @pytest.mark.parametrize("stride", [1, 4, 30])
-def test_every_so_many_frames(path, stride):
+def test_the_stride_selects_frames(path, stride):
     with open_live(Source.file(path)) as video:
         frames = list(video.frames(stride, 64))
     assert [frame.number for frame in frames] == list(range(0, 23, stride))
@@ -68,12 +68,12 @@ def test_a_file_on_standard_input_may_need_seeking(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no video" * 100])
-def test_what_is_no_video_is_told(content):
+def test_content_that_is_not_a_video_is_an_error(content):
     with pytest.raises(DataError, match=r"cannot read standard input: Invalid data .*front to back"):
         read_through_a_pipe(content)
 
 
-def test_what_is_not_there_is_told(tmp_path):
+def test_a_missing_source_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"cannot read camera 63 \(/dev/video63\): No such .*; cameras here: "):
         open_live(Source.camera(63)).__enter__()
     with pytest.raises(DataError, match=r"nothing\.mp4: No such file or directory; check the path"):

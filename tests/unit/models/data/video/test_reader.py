@@ -157,7 +157,7 @@ def broken_files(folder: Path) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name", ["empty", "text", "headless", "stump", "sound", "missing", "folder"])
-def test_what_is_no_video_is_one_line(tmp_path, name, capfd):
+def test_a_file_that_is_not_a_video_gives_one_line(tmp_path, name, capfd):
     with pytest.raises(DataError) as caught:
         read_frames(broken_files(tmp_path)[name], [0])
     assert f"{name}.mp4" in str(caught.value)

@@ -35,13 +35,13 @@ FRAMES, SIZE = 4, 56  # cut from 64
         (0, 0, math.inf, 100),
     ],
 )
-def test_a_bbox_that_is_stale_or_tells_nothing(bbox):
+def test_a_bbox_that_is_stale_or_covers_the_frame_selects_nothing(bbox):
     assert bbox_square(bbox, 320, 240) is None
     assert bbox_square((100, 60, 160, 200), 320, 240) is not None
 
 
 def test_in_a_resized_copy_no_bbox_is_trusted():
-    """What `wlasl check` calls stale is not cut to: it was measured on an original that is not square."""
+    """A bbox that `wlasl check` calls stale is not used: it was measured on an original that is not square."""
     assert bbox_square((100, 60, 160, 200), 256, 256) is None
     assert bbox_square((100, 60, 160, 200), 255, 256) is not None
 
@@ -116,7 +116,7 @@ def test_the_bboxs_square_is_read(path, bbox, left, top, side):
 
 
 def test_a_stale_bbox_means_motion(path):
-    """Of the middle square, as it leaves the reader; the box is the one that the network would find."""
+    """The clip is focused by motion within the middle square, with the box that the network would find."""
     plain = read(path, (0, 0, 160, 80), cut_to_bbox=False)
     focused = read(path, (300, 20, 500, 80))
     box_B3 = motion_box(plain[None])
@@ -125,7 +125,7 @@ def test_a_stale_bbox_means_motion(path):
     assert not torch.equal(focused, plain)
 
 
-def test_without_the_key_the_bbox_is_not_looked_at(path):
+def test_without_the_key_the_bbox_is_ignored(path):
     middle = read(path, (4, 4, 44, 60), cut_to_bbox=False)
     assert torch.equal(middle, read(path, (100, 20, 140, 60), cut_to_bbox=False))
     assert MIDDLE == (1.0, 0.5, 0.5)

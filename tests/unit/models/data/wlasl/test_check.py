@@ -70,7 +70,7 @@ def checked(capsys, *arguments):
     return code, shown.out, shown.err
 
 
-def test_everything_is_found_and_named(directory, capsys):
+def test_every_problem_is_found_and_listed(directory, capsys):
     code, out, _ = checked(capsys, directory, "--json")
     report = json.loads(out)
     assert report["clips"] == {
@@ -97,7 +97,7 @@ def test_everything_is_found_and_named(directory, capsys):
     assert (code, report["usable"]) == (2, False)
 
 
-def test_the_table_says_the_same_to_people(directory, capsys):
+def test_the_table_shows_the_same_counts(directory, capsys):
     code, out, _ = checked(capsys, directory)
     assert code == 2
     rows = {cells[1].strip(): cells[2:6] for line in out.splitlines() if len(cells := line.split("│")) > 6}
@@ -142,14 +142,14 @@ def test_only_decoding_finds_a_frame_that_is_in_the_file_and_broken(directory, c
     assert json.loads(out)["clips"]["unreadable"] == ["00001"]
 
 
-def test_a_frame_that_is_in_the_file_and_cannot_be_had_is_not_called_missing(tmp_path):
+def test_a_frame_in_the_file_that_cannot_be_decoded_is_not_called_missing(tmp_path):
     with open_video(write_video(tmp_path / "clip.mp4", 20)) as video:
         video._number_of = {}  # a decoder that gives none of the frames that are there
         with pytest.raises(DataError, match=r"frame 3 of clip\.mp4 cannot be decoded \(its data are damaged\); fetch"):
             video.verify(3, 4, decode=True)
 
 
-def test_without_clips_to_judge_by_a_training_would_be_refused(tmp_path, capsys):
+def test_a_directory_without_validation_clips_is_not_usable(tmp_path, capsys):
     root = write_directory(tmp_path / "data", {"00001": ("train", "walk"), "00002": ("test", "walk")}, ["walk"])
     for name in ("00001", "00002"):
         write_video(root / "videos" / f"{name}.mp4", 20)
@@ -159,7 +159,7 @@ def test_without_clips_to_judge_by_a_training_would_be_refused(tmp_path, capsys)
     assert "no train clips" not in out
 
 
-def test_a_split_file_without_training_clips_is_told_as_such(tmp_path, capsys):
+def test_a_split_file_without_training_clips_is_an_error(tmp_path, capsys):
     root = write_directory(tmp_path / "data", {"00001": ("val", "walk")}, ["walk"])
     write_video(root / "videos" / "00001.mp4", 20)
     code, _, err = checked(capsys, root)
@@ -173,7 +173,7 @@ def test_a_split_file_without_training_clips_is_told_as_such(tmp_path, capsys):
         ((), "error: the following arguments are required: DIR; see --help"),
         (("nowhere",), "error: cannot read data directory nowhere: No such file"),
         (("DIR", "--num-classes", "7"), "nslt_3.json; use model.num_classes: 3"),
-        (("DIR", "--num-frames", "0"), "error: --num-frames 0 is no number of frames"),
+        (("DIR", "--num-frames", "0"), "error: --num-frames 0 is not a number of frames"),
     ],
 )
 def test_mistakes_are_one_line(directory, capsys, arguments, message):

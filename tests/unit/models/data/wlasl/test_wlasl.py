@@ -63,7 +63,7 @@ def test_frames_become_0_based_and_exclusive(tmp_path):
     assert (clip.frame_start, clip.frame_end, clip.cut_frames) == (10, None, 10)
 
 
-def test_what_cannot_be_used_is_left_out_counted_and_listed(directory):
+def test_unusable_clips_are_left_out_counted_and_listed(directory):
     (directory / "videos" / "00003.mp4").unlink()
     (directory / "videos" / "00009.mp4").unlink()
     (directory / "videos" / "00009.mp4").symlink_to("nowhere")
@@ -92,7 +92,7 @@ def test_a_message_names_some_of_many():
     assert text == ("4000 of 14296 listed clips are left out: 4000 missing (00000, 00001, 00002, 00003, 00004, …)")
 
 
-def test_a_broken_list_of_clips_to_leave_out_is_told(directory):
+def test_a_broken_left_out_list_is_an_error(directory):
     (directory / "left_out.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match=r"left_out\.txt: .*; check the file, or delete it"):
         load_manifest(directory, 3)
@@ -192,7 +192,7 @@ def test_other_json_files_are_left_alone(directory):
     assert load_manifest(directory, 3) == before
 
 
-def test_fingerprint_is_of_the_data_not_of_the_place(directory, tmp_path):
+def test_fingerprint_depends_on_the_data_and_not_on_the_path(directory, tmp_path):
     first = load_manifest(directory, 3).fingerprint
     assert load_manifest(make_directory(tmp_path / "elsewhere"), 3).fingerprint == first
     assert load_manifest(make_directory(tmp_path / "range", frame_start=2), 3).fingerprint != first
@@ -222,7 +222,7 @@ MISTAKES = {
     ),
     "range of no frames": (
         lambda d: edit(d / "signs_v1.json", lambda a: a[0]["instances"][0].update(frame_start=9, frame_end=3)),
-        "video 00003: frames 9 to 3",
+        "video 00003: frame_end 3 is before frame_start 9",
     ),
     "no directory": (shutil.rmtree, "cannot read data directory"),
     "a file": (lambda d: (shutil.rmtree(d), d.write_text("")), "cannot read data directory"),
