@@ -17,9 +17,9 @@ from torch import Tensor
 
 from models.config import Settings
 from models.data.loading.clips import build_loaders
-from models.layers.channels_last import to_channels_last
+from models.layers.placement import to_channels_last
+from models.networks.backbone import select_frames
 from models.networks.efficient import build_recogniser
-from models.networks.seen import seen_by
 from models.training.efficient_trainer import EfficientTrainer
 from models.training.frozen_features import with_kept_features
 from models.training.optimization import autocast, fp32_products, steps_per_epoch
@@ -151,7 +151,7 @@ class Inference(_Steps):
                     clips_BTCHW = batch.clips_BTCHW.to(device, non_blocking=True)
                     del batch
                 with self._context.phase("forward"):
-                    seen = seen_by(self._model, clips_BTCHW)
+                    seen = select_frames(self._model, clips_BTCHW)
                     del clips_BTCHW
                     self._model(seen)
                     del seen

@@ -22,7 +22,7 @@ from models.config import Settings, parse_overrides
 from models.data.loading.batches import Batch
 from models.data.loading.clips import SplitLoader, build_loaders
 from models.data.wlasl import SPLITS
-from models.networks.load import load_recogniser
+from models.networks.efficient import load_recogniser
 from models.training.batch_size import out_of_memory_told
 from models.training.evaluation import Evaluation, evaluate
 from models.training.optimization import autocast, fp32_products

@@ -21,9 +21,8 @@ from models.config import parse_overrides, working_size
 from models.data.loading.transforms import centre_crop
 from models.data.video.live import LiveVideo, Source, open_live
 from models.data.wlasl.files import list_directory, load_class_list
-from models.layers.recent import Recent
-from models.networks.efficient import EfficientRecogniser
-from models.networks.load import load_recogniser
+from models.layers.temporal_shift import FrameHistory
+from models.networks.efficient import EfficientRecogniser, load_recogniser
 from models.streaming_display import StreamDisplay
 from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, DataError, SlrBenchError, warn_in_one_line
 
@@ -55,9 +54,9 @@ class StreamingRecogniser:
         self.model = cast(EfficientRecogniser, model.eval())
         attention = self.model.attention
         window = 0 if attention is None else attention.window
-        self._shifted = [(conv, Recent(1, dim=0)) for conv in self.model.backbone.shifted()]
-        self._keys, self._values = Recent(window, dim=2), Recent(window, dim=2)
-        self._features = Recent(self.model.num_frames - 1, dim=1)
+        self._shifted = [(conv, FrameHistory(1, dim=0)) for conv in self.model.backbone.shifted_convolutions()]
+        self._keys, self._values = FrameHistory(window, dim=2), FrameHistory(window, dim=2)
+        self._features = FrameHistory(self.model.num_frames - 1, dim=1)
         self._frame_shape: torch.Size | None = None
         self.frames_pushed = 0
         """Since the stream began."""
@@ -79,7 +78,7 @@ class StreamingRecogniser:
         self.frames_pushed += len(frames_TCHW)
         with torch.no_grad(), self._remembering_frames():
             x_1TD = self._attended(self.model.backbone(frames_TCHW.unsqueeze(0)))
-            x_1SD = self._features.followed_by(x_1TD)
+            x_1SD = self._features.append(x_1TD)
             windows_1TLD = self.model.pyramid.ending_at_each(x_1SD, self._seen(x_1SD.shape[1]), self.model.num_frames)
             return self.model.classify(windows_1TLD)[0]
 
@@ -91,7 +90,7 @@ class StreamingRecogniser:
     def reset(self) -> None:
         """The next frame begins another video, of the same frame size."""
         for remembered in self._remembered():
-            remembered.forget()
+            remembered.clear()
         self.frames_pushed = 0
 
     def state(self) -> list[Tensor]:
@@ -103,25 +102,25 @@ class StreamingRecogniser:
         if attention is None:
             return x_1TD
         q, k, v = attention.qkv(x_1TD)
-        k, v = self._keys.followed_by(k), self._values.followed_by(v)
+        k, v = self._keys.append(k), self._values.append(v)
         return attention.finish(x_1TD, attention.attend(q, k, v, self._seen(k.shape[2])))
 
     def _seen(self, frames: int) -> Tensor:
         """Which of the last ``frames`` frames there were: (1, S), False before the stream's beginning."""
         return (torch.arange(frames, device=self.device) >= frames - self.frames_pushed)[None]
 
-    def _remembered(self) -> list[Recent]:
+    def _remembered(self) -> list[FrameHistory]:
         return [self._keys, self._values, self._features, *(past for _, past in self._shifted)]
 
     @contextmanager
     def _remembering_frames(self) -> Iterator[None]:
         for conv, past in self._shifted:
-            conv.past = past
+            conv.history = past
         try:
             yield
         finally:
             for conv, _ in self._shifted:
-                conv.past = None
+                conv.history = None
 
 
 def main(arguments: list[str] | None = None) -> int:

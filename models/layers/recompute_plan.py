@@ -1,8 +1,8 @@
-"""Which units of a chain backward computes again, so that their activations stay within a number of bytes.
+"""Chooses the units of a chain that backward computes again, so that their activations stay within a budget of bytes.
 
-Keeping as much as fits at the least recomputed work is the rematerialisation problem (Chen et al., 2016; Checkmate,
-Jain et al., MLSys 2020). A chain of few units solves it exactly: what is alive at any time is what the units before
-keep, plus what the unit at work needs, and that does not depend on the other choices.
+Keeping as much as fits, with the least work recomputed, is the rematerialisation problem (Chen et al., 2016; Checkmate,
+Jain et al., MLSys 2020). For a chain of few units it has an exact solution: the bytes alive at any time are those that
+earlier units keep plus those that the running unit needs, which do not depend on the other choices.
 """
 
 from __future__ import annotations
@@ -22,61 +22,64 @@ from slr_bench.live_bytes import NewBytes
 from slr_bench.units import MIB
 
 Unit = tuple[Callable[[Tensor], Tensor], Sequence[nn.Module]]
-"""A step of the chain, and the modules whose parameters and buffers it uses."""
+"""A step of the chain, with the modules whose parameters and buffers it uses."""
 
 
 class UnitCost(NamedTuple):
-    """One unit for one shape of input. Bytes over its input, parameters, buffers and their accumulated gradients."""
+    """Bytes and work of one unit for one shape of input.
+
+    Its input, parameters and buffers and their accumulated gradients are not counted.
+    """
 
     inner_bytes: int
-    """Kept for backward beside input and output."""
+    """Bytes kept for backward beside input and output."""
     output_bytes: int
     forward_peak_bytes: int
-    """Alive at most in forward, all that backward needs being kept."""
+    """Most bytes alive in forward, with all that backward needs kept."""
     backward_peak_bytes: int
-    """Alive at most in backward, output and its gradient included."""
+    """Most bytes alive in backward, with the output and its gradient."""
     buffer_bytes: int
-    """Copied when it is recomputed, to write running statistics to; taken as alive until its backward ends."""
+    """Bytes of the copied running statistics while it is recomputed, counted until its backward ends."""
     flops: int
-    """Of forward: what recomputing it costs."""
+    """Work of forward, which is the cost of recomputing it."""
 
     def peak_bytes(self, recompute: bool) -> int:
-        """Alive at most while this unit is at work. Recomputing runs forward beside the output's gradient."""
+        """Return the most bytes alive while this unit runs. Recomputing runs forward beside the output's gradient."""
         if not recompute:
             return max(self.forward_peak_bytes, self.backward_peak_bytes)
         return max(self.output_bytes + self.forward_peak_bytes, self.backward_peak_bytes) + self.buffer_bytes
 
     def kept_bytes(self, recompute: bool) -> int:
-        """Alive while the units after it are at work: its output is kept as their input, or by its ReLU."""
+        """Return the bytes alive while later units run: its output is their input, or is kept by its ReLU."""
         return self.output_bytes if recompute else self.output_bytes + self.inner_bytes
 
 
-class Plan(NamedTuple):
-    """A choice for every unit from the first on."""
+class RecomputePlan(NamedTuple):
+    """A choice for each unit of the chain, or of its beginning."""
 
     flops: int
-    """Recomputed a micro-batch."""
+    """Recomputed work per micro-batch."""
     kept_bytes: int
-    """At the end of forward."""
+    """Bytes kept at the end of forward."""
     recompute: tuple[bool, ...]
 
 
-def within_budget(costs: Sequence[UnitCost], budget_bytes: int) -> Plan:
-    """The plan with the least recomputed work whose activations, kept and being made, are never above the budget.
+def within_budget(costs: Sequence[UnitCost], budget_bytes: int) -> RecomputePlan:
+    """Return the plan with the least recomputed work whose live activations never exceed the budget.
 
-    Of equally cheap plans that of the lowest peak. A smaller budget therefore never gives a higher peak: where the
-    larger budget's plan does not fit the smaller one, its peak is above that, and where it does, it is chosen again.
+    Of equally cheap plans it takes the one with the lowest peak. A smaller budget therefore never gives a higher peak:
+    either the plan of the larger budget fits and is chosen again, or its peak is above the smaller budget.
 
     Raises:
-        UnsupportedSettingError: no plan fits; says the least that does.
+        UnsupportedSettingError: no plan fits; the message states the smallest budget that does.
     """
     enough = sum(cost.kept_bytes(False) + max(cost.peak_bytes(False), cost.peak_bytes(True)) for cost in costs)
     limit_bytes = min(budget_bytes, enough)  # any plan fits there
     best = _cheapest(costs, limit_bytes)
     if best is None:
         raise UnsupportedSettingError(
-            f"training.recompute: budget:{budget_bytes // MIB} is below what the backbone's activations take at the "
-            f"least with this micro-batch; use budget:{-(-least_bytes(costs) // MIB)}, lowest, or a smaller "
+            f"training.recompute: budget:{budget_bytes // MIB} is below the least that the backbone's activations take "
+            f"with this micro-batch; use budget:{-(-least_bytes(costs) // MIB)}, lowest, or a smaller "
             "training.batch_size"
         )
 
@@ -90,38 +93,43 @@ def within_budget(costs: Sequence[UnitCost], budget_bytes: int) -> Plan:
 
 
 def least_bytes(costs: Sequence[UnitCost]) -> int:
-    """The smallest budget that a plan can keep."""
+    """Return the smallest budget that a plan can keep."""
     everything = sum(cost.kept_bytes(False) + cost.peak_bytes(True) for cost in costs)
     return _lowest(everything, lambda limit: _cheapest(costs, limit) is not None)
 
 
-def _cheapest(costs: Sequence[UnitCost], limit_bytes: int) -> Plan | None:
-    """Unit by unit; of the plans so far, only those are followed that no other beats in both work and bytes."""
-    front = [Plan(0, 0, ())]
+def _cheapest(costs: Sequence[UnitCost], limit_bytes: int) -> RecomputePlan | None:
+    """Return the plan with the least work, built unit by unit.
+
+    Of the plans so far, it extends only those that no other plan beats in both work and bytes.
+    """
+    pareto = [RecomputePlan(0, 0, ())]
     for cost in costs:
         longer = sorted(
-            Plan(plan.flops + again * cost.flops, plan.kept_bytes + cost.kept_bytes(again), (*plan.recompute, again))
-            for plan in front
+            RecomputePlan(
+                plan.flops + again * cost.flops, plan.kept_bytes + cost.kept_bytes(again), (*plan.recompute, again)
+            )
+            for plan in pareto
             for again in (False, True)
             if plan.kept_bytes + cost.peak_bytes(again) <= limit_bytes
         )
-        front = []
+        pareto = []
         for plan in longer:
-            if not front or plan.kept_bytes < front[-1].kept_bytes:
-                front.append(plan)
-    return front[0] if front else None
+            if not pareto or plan.kept_bytes < pareto[-1].kept_bytes:
+                pareto.append(plan)
+    return pareto[0] if pareto else None
 
 
 def _lowest(highest: int, holds: Callable[[int], bool]) -> int:
-    """The lowest limit at which ``holds``, which holds at ``highest`` and at every limit above one where it does."""
+    """Return the lowest limit at which ``holds`` is true; it is true at ``highest`` and never turns false above."""
     return bisect_left(range(highest), True, key=holds)
 
 
 def chain_costs(units: Sequence[Unit], x: Tensor) -> list[UnitCost]:
-    """Measure each unit alone on what has the shape of ``x``, and on what becomes of it: one more forward and backward.
+    """Measure each unit alone with one more forward and backward, on a tensor of its input's shape.
 
-    It takes the memory of one unit at a time, none on fake tensors, and has no effect: zeros stand in for ``x``,
-    parameters and buffers, and no mode that counts a step hears of it.
+    Takes the memory of one unit at a time, and none on fake tensors. It has no effect: zeros replace ``x``, parameters
+    and buffers, and modes that count a step are disabled.
     """
     costs = []
     mode: AbstractContextManager[object] = x.fake_mode if isinstance(x, FakeTensor) else nullcontext()
@@ -134,7 +142,7 @@ def chain_costs(units: Sequence[Unit], x: Tensor) -> list[UnitCost]:
 
 
 def _like(tensor: Tensor) -> Tensor:
-    """Zeros of its shape, strides, type and device."""
+    """Return zeros of the same shape, strides, type and device."""
     empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
     return empty.zero_()
 
@@ -151,7 +159,7 @@ def _unit_cost(run: Callable[[Tensor], Tensor], modules: Sequence[nn.Module], x:
             with live:
                 live.peak_bytes = kept_bytes
                 loss = _DenseGradient.apply(out)
-                del out  # a step holds it only where backward needs it
+                del out  # a step holds it only if backward needs it
                 loss.backward()
     buffer_bytes = sum(buffer.nbytes for module in modules for buffer in module.buffers())
     inner_bytes = kept_bytes - output_bytes
@@ -160,7 +168,7 @@ def _unit_cost(run: Callable[[Tensor], Tensor], modules: Sequence[nn.Module], x:
 
 
 class _DenseGradient(torch.autograd.Function):
-    """A scalar whose backward makes a gradient that nobody else holds, laid out as its input."""
+    """A scalar whose backward makes a gradient with the layout of its input, held by nothing else."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -175,7 +183,7 @@ class _DenseGradient(torch.autograd.Function):
 
 @contextmanager
 def _stand_ins(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Let modules work with parameters and buffers of zeros."""
+    """Replace parameters and buffers of the modules by zeros while open."""
     owners = list(dict.fromkeys(inner for module in modules for inner in module.modules()))
     kept = [(dict(owner._parameters), dict(owner._buffers)) for owner in owners]
     for owner, (parameters, buffers) in zip(owners, kept, strict=True):
@@ -191,5 +199,5 @@ def _stand_ins(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 def _twin(parameter: nn.Parameter) -> nn.Parameter:
     twin = nn.Parameter(_like(parameter), parameter.requires_grad)
-    twin.grad = torch.zeros_like(twin)  # there already, as in every micro-batch but the first
+    twin.grad = torch.zeros_like(twin)  # exists already, as in every micro-batch except the first
     return twin

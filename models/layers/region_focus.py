@@ -1,4 +1,4 @@
-"""Region focus: where the signing is, and those pixels resampled for the backbone.
+"""Region focus: finds the region with the signer and resamples its pixels for the backbone.
 
 B clip, T frame, C channel, H height, W width, S side of the result, G cells of a coarse grid
 """
@@ -14,25 +14,25 @@ from torch.nn import functional as F
 FocusKind = Literal["none", "motion", "manifest"]
 
 _GRID = 32
-"""Cells to a side in which motion is looked for: 7 pixels of 224, a quarter of a hand."""
+"""Cells per side in which motion is measured: 7 pixels of 224, a quarter of a hand."""
 _STILL = 0.03
-"""Change of a cell from frame to frame that is noise or compression, of 1."""
+"""Largest change of a cell between frames, of 1, that counts as noise or compression."""
 _SPREADS = 1.75
-"""Half the box in standard deviations of what counts: 1.73 just holds all of evenly spread motion."""
+"""Half the box in standard deviations of the weight: 1.73 just contains motion that is spread evenly."""
 _MARGIN = 0.05
-"""Added to each side of the box, of the frame."""
+"""Fraction of the frame that is added to each side of the box."""
 _HEADROOM = 0.05
-"""The box lies this much higher than what counts, of the frame: the face is above the hands and moves least."""
+"""Fraction of the frame by which the box is raised: the face is above the hands and moves least."""
 _SMALLEST = 0.5
-"""Least side of a box, of the frame: a hand that moves alone does not become the picture."""
+"""Smallest side of a box, as a fraction of the frame, so that a single moving hand never fills the picture."""
 
 
 class RegionFocus(nn.Module):
-    """Clips to the same clips seen from nearer: ``size`` x ``size`` pixels of one square box a clip; no parameters.
+    """Module without parameters that resamples one square box per clip to ``size`` x ``size`` pixels.
 
-    ``motion`` finds the box (:func:`motion_box`); with ``manifest`` the loader has cut out the region already, and the
-    frames are only scaled. The box depends on the clip alone: training and evaluation see the same. uint8 clips
-    stay uint8, and are resampled a frame at a time: beside the result, B frames in float32 are alive.
+    ``motion`` finds the box (:func:`motion_box`). With ``manifest`` the loader has already cut out the region, and the
+    frames are only scaled. The box depends on the clip alone, so training and evaluation use the same one. uint8 clips
+    stay uint8 and are resampled one frame at a time, so only B frames in float32 are alive beside the result.
     """
 
     def __init__(self, kind: FocusKind, size: int | None) -> None:
@@ -41,7 +41,7 @@ class RegionFocus(nn.Module):
         self.size = size
 
     def forward(self, clips_BTCHW: Tensor) -> Tensor:
-        """``uint8`` (0..255) or float (0..1) clips of square frames."""
+        """Return the focused clips of clips with square frames, ``uint8`` (0..255) or float (0..1)."""
         size = self.size or clips_BTCHW.shape[-1]
         if self.kind == "motion":
             return resample(clips_BTCHW, motion_box(clips_BTCHW), size)
@@ -51,21 +51,20 @@ class RegionFocus(nn.Module):
 
 
 def full_frame(clips_BTCHW: Tensor) -> Tensor:
-    """The box that is the whole frame, for every clip."""
+    """Return a box for each clip that covers the whole frame."""
     kind = clips_BTCHW.dtype if clips_BTCHW.is_floating_point() else torch.float32
     return torch.tensor([0.5, 0.5, 1.0], dtype=kind, device=clips_BTCHW.device).expand(len(clips_BTCHW), 3)
 
 
 def motion_box(clips_BTCHW: Tensor) -> Tensor:
-    """Where each clip's signer is: ``(B, 3)``, the centre across, the centre down and the side of a square box within
-    the frame, in fractions of the frame.
+    """Return a square box around each clip's signer, ``(B, 3)``: centre across, centre down and side.
 
-    What counts: the change from frame to frame (motion), and to half its weight what differs from the usual colour of
-    the frame's border (saliency). On a plain background that is the signer, so the face stays in though it hardly
-    moves; as far as the border itself differs from its usual colour, the background is busy and saliency counts less.
-    The box is centred on the weighted mean and as wide as ``_SPREADS`` standard deviations to each side; a clip without
-    motion gets the full frame. Reads each pixel once; coarse frames (T x 3 x 32 x 32 floats a clip) and one frame in
-    float32 are alive.
+    All three are fractions of the frame, and the box lies within it. Weight comes from the change between frames
+    (motion) and, at half weight, from the difference to the usual colour of the frame's border (saliency). On a plain
+    background the salient part is the signer, so the face stays inside although it hardly moves. A border that varies
+    means a busy background, and saliency then counts less. The box is centred on the weighted mean and extends
+    ``_SPREADS`` standard deviations to each side. A clip without motion gets the full frame. Each pixel is read once;
+    alive are coarse frames (T x 3 x 32 x 32 floats per clip) and one frame in float32.
     """
     with torch.autocast(clips_BTCHW.device.type, enabled=False):
         coarse_BTCGG = torch.stack([_coarse(frame_BCHW) for frame_BCHW in clips_BTCHW.unbind(1)], 1)
@@ -88,7 +87,7 @@ def _unit(pixels: Tensor) -> Tensor:
 
 
 def _border(coarse_GG: Tensor) -> Tensor:
-    """The outermost cells of ``(..., G, G)``, in one row; corners twice."""
+    """Return the outermost cells of ``(..., G, G)`` in one row, corners twice."""
     rows = [coarse_GG[..., edge, :] for edge in (0, -1)]
     return torch.cat([*rows, *(coarse_GG[..., edge] for edge in (0, -1))], -1)
 
@@ -98,7 +97,7 @@ def _above(change: Tensor) -> Tensor:
 
 
 def _share(amount_BGG: Tensor) -> Tensor:
-    """Summing to 1 a clip, or to 0 where there is nothing."""
+    """Scale the amounts to a sum of 1 per clip; all zeros stay zeros."""
     return amount_BGG / amount_BGG.sum((1, 2), keepdim=True).clamp_min(1e-9)
 
 
@@ -116,12 +115,13 @@ def _box_around(weight_BGG: Tensor) -> Tensor:
 
 
 def resample(clips_BTCHW: Tensor, box_B3: Tensor, size: int) -> Tensor:
-    """The pixels of each clip's box on a ``size`` x ``size`` grid, ``(B, T, C, S, S)`` in the clips' type.
+    """Return the pixels of each clip's box on a ``size`` x ``size`` grid, ``(B, T, C, S, S)`` in the clips' type.
 
-    Bilinear, and where the box is shrunk, with the triangle as wide as a new pixel: no aliasing (Heckbert, 1989;
-    ``F.interpolate(antialias=True)`` for the full frame). The full frame at its own size is the identity, bit for bit.
-    Differentiable in float clips and in the box (spatial transformer, Jaderberg et al., NeurIPS 2015), almost
-    everywhere. Both axes are products with a ``size`` x W matrix: C S W (H + S) multiplications a frame.
+    The resampling is bilinear. A box that shrinks uses a triangle as wide as a new pixel, which avoids aliasing
+    (Heckbert, 1989; ``F.interpolate(antialias=True)`` for the full frame). The full frame at its own size is the
+    identity, bit for bit. It is differentiable almost everywhere in float clips and in the box (spatial transformer,
+    Jaderberg et al., NeurIPS 2015). Both axes are products with a ``size`` x W matrix: C S W (H + S) multiplications
+    per frame.
     """
     with torch.autocast(clips_BTCHW.device.type, enabled=False):
         down_BSH = _weights(box_B3[:, 1], box_B3[:, 2], clips_BTCHW.shape[-2], size)
@@ -137,9 +137,9 @@ def _resampled(frame_BCHW: Tensor, down_BSH: Tensor, across_BWS: Tensor) -> Tens
 
 
 def _weights(centre_B: Tensor, side_B: Tensor, length: int, size: int) -> Tensor:
-    """What each of ``size`` new pixels takes of ``length`` old ones: rows of a triangle's values, each summing to 1.
+    """Return the weights of ``length`` old pixels in each of ``size`` new ones: rows that each sum to 1.
 
-    Beyond the frame lies its outermost pixel, repeated.
+    Outside the frame its outermost pixel is repeated.
     """
     step_B11 = (side_B * (length / size)).view(-1, 1, 1)
     start_B11 = ((centre_B - side_B / 2) * length).view(-1, 1, 1)

@@ -1,14 +1,14 @@
-"""A residual network's stem, a part of the frames at a time: convolution, batch norm, max pooling, ReLU.
+"""The stem of a residual network, computed one part of the frames at a time: convolution, batch norm, pooling, ReLU.
 
-The whole stem holds the largest tensors of a network: at 224 x 224 and 64 channels in bf16 1.5 MiB a frame, several
-times over in backward. Split, only the pooled frames (0.38 MiB), a byte an output (0.19 MiB) and the frames that came
-in stay; for it the convolution (6 % of a ResNet-18's work) runs four times a step instead of once.
+The stem holds the largest tensors of a network: 1.5 MiB per frame at 224 x 224 and 64 channels in bf16, several times
+in backward. Split into parts, it keeps the pooled frames (0.38 MiB), one byte per output (0.19 MiB) and the input
+frames. In return the convolution (6 % of the work of a ResNet-18) runs four times per step instead of once.
 
-Batch statistics are those of all frames: a first pass over the parts gathers them (Chan, Golub and LeVeque, "Updating
-formulae and a pairwise algorithm for computing sample variances", 1979), a second one normalises. Backward goes twice
-over them as well: the gradient before a batch norm needs two sums over all frames (Ioffe and Szegedy, 2015).
+Batch statistics cover all frames. A first pass over the parts collects them (Chan, Golub and LeVeque, "Updating
+formulae and a pairwise algorithm for computing sample variances", 1979), a second pass normalises. Backward also takes
+two passes, because the gradient before a batch norm needs two sums over all frames (Ioffe and Szegedy, 2015).
 
-N frame, C channel, H height, W width (behind the convolution); P height, Q width (behind the pooling)
+N frame, C channel, H height, W width (after the convolution); P height, Q width (after the pooling)
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.layers.pooled_relu import Pooled, PooledReLU, Unpooling, layout_of, parts_of
-from models.layers.prepared_conv import Prepare, computed_weight
-from models.layers.recompute import recomputed
+from models.layers.recompute import Prepare, computed_weight, recomputed
 
 StemKind = Literal["whole", "split"]
 
@@ -31,10 +30,10 @@ PARTS = 32
 
 
 def split_stem(frames_NCHW: Tensor, conv: nn.Conv2d, norm: nn.Module, pool: PooledReLU, prepare: Prepare) -> Tensor:
-    """``pool(norm(conv(prepare(frames))))`` as the whole stem computes it, but for the order in which sums are taken.
+    """Return ``pool(norm(conv(prepare(frames))))`` as the whole stem computes it, except for the order of sums.
 
-    ``conv`` has no bias and square strides; ``frames_NCHW`` get no gradient. Where a frame is normalised without the
-    others (group norm, or a batch norm that does not train) each part is computed, and in backward once more, alone.
+    ``conv`` has no bias and square strides; ``frames_NCHW`` get no gradient. If frames are normalised independently
+    (group norm, or a batch norm that does not train), each part is computed alone, and once more in backward.
     """
     if isinstance(norm, _BatchNorm) and norm.training:
         weight = computed_weight(conv.weight)
@@ -50,9 +49,9 @@ def split_stem(frames_NCHW: Tensor, conv: nn.Conv2d, norm: nn.Module, pool: Pool
 class _Statistics(NamedTuple):
     mean_C: Tensor
     variance_C: Tensor
-    """Biased."""
+    """Biased variance."""
     count: int
-    """Numbers a channel."""
+    """Numbers per channel."""
 
 
 class _SplitStem(torch.autograd.Function):
@@ -71,31 +70,31 @@ class _SplitStem(torch.autograd.Function):
             return F.conv2d(prepare(frames_NCHW[part]).to(weight.dtype), weight, None, conv.stride, conv.padding)
 
         parts = list(parts_of(len(frames_NCHW), PARTS))
-        seen = []
+        statistics = []
         for part in parts:
             x_NCHW = run(part)
             plane, layout = (x_NCHW.shape[2], x_NCHW.shape[3]), layout_of(x_NCHW)
-            seen.append(_statistics(x_NCHW))
-        found = _gathered(seen)
-        _remember(norm, found)
+            statistics.append(_statistics(x_NCHW))
+        total = _combined(statistics)
+        _update_running_statistics(norm, total)
         pooled = Pooled.empty(len(frames_NCHW), len(weight), plane, weight.dtype, weight.device, layout)
         for part in parts:
             x_NCHW = run(part)
-            pooled.fill(part, F.batch_norm(x_NCHW, found.mean_C, found.variance_C, scale_C, shift_C, eps=norm.eps))
-        ctx.save_for_backward(frames_NCHW, weight, scale_C, pooled.place_NCPQ, found.mean_C, found.variance_C)
+            pooled.fill(part, F.batch_norm(x_NCHW, total.mean_C, total.variance_C, scale_C, shift_C, eps=norm.eps))
+        ctx.save_for_backward(frames_NCHW, weight, scale_C, pooled.offset_NCPQ, total.mean_C, total.variance_C)
         ctx.plane, ctx.parts, ctx.conv, ctx.prepare, ctx.eps = plane, parts, conv, prepare, norm.eps
         return pooled.out_NCPQ
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_NCPQ: Tensor) -> tuple[Tensor | None, ...]:
-        frames_NCHW, weight, scale_C, place_NCPQ, mean_C, variance_C = ctx.saved_tensors
+        frames_NCHW, weight, scale_C, offset_NCPQ, mean_C, variance_C = ctx.saved_tensors
         stride, padding = list(ctx.conv.stride), list(ctx.conv.padding)
-        unpool = Unpooling(place_NCPQ, ctx.plane)
+        unpool = Unpooling(offset_NCPQ, ctx.plane)
         rate_C = (variance_C + ctx.eps).rsqrt()
 
         def inputs(part: slice) -> tuple[Tensor, Tensor, Tensor]:
-            """Prepared frames, normalised numbers before scale and shift, and the gradient behind these."""
+            """Return prepared frames, normalised numbers before scale and shift, and the gradient after these."""
             prepared_NCHW = ctx.prepare(frames_NCHW[part]).to(weight.dtype)
             x_NCHW = F.conv2d(prepared_NCHW, weight, None, stride, padding)
             grad_NCHW = unpool(part, grad_NCPQ, like_NCHW=x_NCHW).to(rate_C.dtype)
@@ -132,7 +131,7 @@ def _statistics(x_NCHW: Tensor) -> _Statistics:
     return _Statistics(mean_C, variance_C, x_NCHW.numel() // x_NCHW.shape[1])
 
 
-def _gathered(parts: list[_Statistics]) -> _Statistics:
+def _combined(parts: list[_Statistics]) -> _Statistics:
     count = sum(part.count for part in parts)
     mean_C, spread_C = torch.zeros_like(parts[0].mean_C), torch.zeros_like(parts[0].mean_C)
     for part in parts:
@@ -142,12 +141,12 @@ def _gathered(parts: list[_Statistics]) -> _Statistics:
     return _Statistics(mean_C, spread_C, count)
 
 
-def _remember(norm: _BatchNorm, found: _Statistics) -> None:
-    """Move the running statistics as torch's batch norm does, once a forward pass."""
+def _update_running_statistics(norm: _BatchNorm, total: _Statistics) -> None:
+    """Move the running statistics as torch's batch norm does, once per forward pass."""
     if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
         return
     norm.num_batches_tracked.add_(1)
     assert norm.momentum is not None, "a cumulative average needs the number of batches on the host"
-    unbiased_C = found.variance_C * (found.count / max(1, found.count - 1))
-    norm.running_mean.lerp_(found.mean_C.to(norm.running_mean.dtype), norm.momentum)
+    unbiased_C = total.variance_C * (total.count / max(1, total.count - 1))
+    norm.running_mean.lerp_(total.mean_C.to(norm.running_mean.dtype), norm.momentum)
     norm.running_var.lerp_(unbiased_C.to(norm.running_var.dtype), norm.momentum)

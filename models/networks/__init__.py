@@ -1,1 +1,1 @@
-"""Whole networks: frames to features, clips to logits."""
+"""Networks: the recogniser, its backbone, 3-D convolutional networks, and reading their weights."""

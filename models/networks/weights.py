@@ -1,4 +1,4 @@
-"""Files of tensors: read without running code from them, compared with what a module expects."""
+"""Reads files of tensors without running code from them, and compares them with the tensors of a module."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from torch import Tensor, nn
 
 from slr_bench.errors import ConfigError, nearest
 
-# What torch.load raises on bytes that are no file of tensors, found by feeding it truncated and random ones.
+# The errors of torch.load on bytes that are not a file of tensors, found with truncated and random files.
 _NOT_TENSORS = (
     OSError, EOFError, RuntimeError, ValueError, LookupError, AttributeError, TypeError, AssertionError,
     pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 CHECKPOINT_FORMAT = "slr-recogniser-checkpoint"
-"""How the trainer's own files call themselves."""
+"""The format name in the trainer's own files."""
 _ARCHIVE = b"PK\x03\x04"
 _IS_DIRECTORY = 0x10
 
 
 def read_tensor_file(path: Path, what: str) -> dict[str, Any]:
-    """The dictionary that ``torch.save`` wrote to ``path``, on the CPU. ``what`` begins every message.
+    """Return the dictionary that ``torch.save`` wrote to ``path``, on the CPU. ``what`` begins every message.
 
-    Costs one more read of the file, 1 MiB of it in memory at a time (0.5 s for 480 MiB), for its checksums, at which
-    torch does not look. Files from before torch 1.6 have none; a file that torch wrote after
-    ``set_crc32_options(False)`` has wrong ones, and is refused.
+    Also checks the checksums of the file, which torch ignores. This reads the file once more, 1 MiB at a time (0.5 s
+    for 480 MiB). Files from before torch 1.6 have no checksums. A file written after ``set_crc32_options(False)`` has
+    wrong ones and is refused.
 
     Raises:
-        ConfigError: missing, unreadable, truncated, damaged or foreign file.
+        ConfigError: the file is missing, unreadable, truncated, damaged or foreign.
     """
     try:
         file = path.open("rb")
@@ -46,7 +46,7 @@ def read_tensor_file(path: Path, what: str) -> dict[str, Any]:
             content = None if damaged else torch.load(file, map_location="cpu", weights_only=True)
         except _NOT_TENSORS as error:
             raise ConfigError(
-                f"{what}: {path} is truncated or not a file of tensors; use one that torch.save wrote whole"
+                f"{what}: {path} is truncated or not a file of tensors; use a complete file of torch.save"
             ) from error
     if damaged:
         raise ConfigError(f"{what}: {path} is damaged in its record {damaged}; use another copy of it")
@@ -56,9 +56,9 @@ def read_tensor_file(path: Path, what: str) -> dict[str, Any]:
 
 
 def _damaged_record(file: IO[bytes]) -> str | None:
-    """The first record of an archive that differs from its checksum; the file is then at its beginning again.
+    """Return the first record of an archive that differs from its checksum, and rewind the file.
 
-    One bit outside of all checksums matters, too: it calls a record a directory, and torch reads nothing into it.
+    One bit that no checksum covers is checked too: it marks a record as a directory, which torch would read as empty.
     """
     damaged = None
     if file.read(len(_ARCHIVE)) == _ARCHIVE:
@@ -70,7 +70,7 @@ def _damaged_record(file: IO[bytes]) -> str | None:
 
 
 def state_difference(expected: dict[str, Tensor], found: dict[str, Any]) -> str:
-    """The first difference between two state dicts in words; empty when names and shapes agree."""
+    """Describe the first difference between two state dicts; return "" when names and shapes agree."""
     unknown = [str(name) for name in found if name not in expected]
     for name, value in expected.items():
         if name not in found:
@@ -82,10 +82,10 @@ def state_difference(expected: dict[str, Tensor], found: dict[str, Any]) -> str:
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """A state dict: the file's, or that of the network in a checkpoint of the trainer's.
+    """Read the state dict of a file, or of the network in a checkpoint of the trainer.
 
     Raises:
-        ConfigError: unreadable file, or a checkpoint without a network.
+        ConfigError: the file is unreadable, or a checkpoint without a network.
     """
     content = read_tensor_file(path, "model.weights")
     if content.get("format") != CHECKPOINT_FORMAT:
@@ -97,12 +97,12 @@ def read_weights(path: Path) -> dict[str, Any]:
 
 
 def load_network(network: nn.Module, state: dict[str, Any], classifier: str, path: Path, cure: str) -> None:
-    """Load all of a network but a ``classifier`` of other classes, which is left as it is, and said.
+    """Load a network. A ``classifier`` with another number of classes is left unchanged, with a warning.
 
-    Files of before torch 0.4.1 lack the batch counters.
+    Files from before torch 0.4.1 lack the batch counters, and load without them.
 
     Raises:
-        ConfigError: names or shapes that are not this network's; ``cure`` says what to use.
+        ConfigError: names or shapes do not match this network; ``cure`` states what to use instead.
     """
     expected = network.state_dict()
     state = {name: value for name, value in expected.items() if name.endswith("num_batches_tracked")} | state
@@ -110,8 +110,8 @@ def load_network(network: nn.Module, state: dict[str, Any], classifier: str, pat
     own, found = expected[names[0]], state.get(names[0])
     if isinstance(found, Tensor) and found.shape[1:] == own.shape[1:] and len(found) != len(own):
         warnings.warn(
-            f"model.weights: {path} knows {len(found)} classes, model.num_classes is {len(own)}: "
-            f"all but its {classifier} is loaded, that starts from scratch",
+            f"model.weights: {path} has {len(found)} classes, model.num_classes is {len(own)}: "
+            f"everything except its {classifier} is loaded; that layer starts from scratch",
             stacklevel=3,
         )
         state |= {name: expected[name] for name in names}
@@ -122,22 +122,22 @@ def load_network(network: nn.Module, state: dict[str, Any], classifier: str, pat
 
 
 def load_backbone(backbone: nn.Module, state: dict[str, Any], path: Path) -> None:
-    """Load a torchvision ResNet state dict into a backbone; its classifier (``fc.*``) is left aside.
+    """Load a torchvision ResNet state dict into a backbone, without its classifier (``fc.*``).
 
     Raises:
-        ConfigError: names or shapes that are not this backbone's.
+        ConfigError: names or shapes do not match this backbone.
     """
     state = {name: value for name, value in state.items() if not str(name).startswith("fc.")}
     expected = backbone.state_dict()
     if "bn1.running_mean" in state and "bn1.running_mean" not in expected:
         raise ConfigError(
-            f"model.weights: {path} was trained with batch norm, whose scales mean nothing to model.norm: group; "
+            f"model.weights: {path} was trained with batch norm, whose scales do not apply to model.norm: group; "
             "use model.norm: batch, or model.weights: null"
         )
     difference = state_difference(expected, state)
     if difference:
         raise ConfigError(
             f"model.weights: {path} does not fit: {difference}; "
-            "use weights of this model.backbone, with model.base_channels as they were made (torchvision: 64)"
+            "use weights of this model.backbone and model.base_channels (torchvision: 64)"
         )
     backbone.load_state_dict(state)

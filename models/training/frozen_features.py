@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from models.config import Settings
 from models.data.loading.clips import Loaders
 from models.data.loading.feature_loader import FeatureLoader
-from models.networks.frozen import FrozenBackbone
+from models.networks.backbone import FrozenBackbone
 from models.training.optimization import autocast
 
 

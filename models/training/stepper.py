@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.config import TrainingConfig
-from models.layers.channels_last import to_channels_last
-from models.layers.offload import offloaded
-from models.networks.seen import Seen, seen_by
+from models.layers.placement import offloaded, to_channels_last
+from models.networks.backbone import SelectedFrames, select_frames
 from models.training.evaluation import ClipBatch, Evaluation, evaluate
 from models.training.in_backward import update_in_backward
 from models.training.optimization import autocast, build_optimizer, fp32_products, one_cycle
@@ -86,7 +85,7 @@ class Stepper:
         self.last_correct = torch.stack(correct).sum()
         return torch.stack(losses).sum()
 
-    def _on_device(self, micro_batches: Iterable[ClipBatch]) -> Iterator[tuple[Tensor | Seen, Tensor]]:
+    def _on_device(self, micro_batches: Iterable[ClipBatch]) -> Iterator[tuple[Tensor | SelectedFrames, Tensor]]:
         """Micro-batches; of a network that looks at a part of the clips (``see``), that part: the rest is free then."""
         source = iter(micro_batches)
         while True:
@@ -98,12 +97,14 @@ class Stepper:
                 labels_B = batch.labels_B.to(self.device, non_blocking=True)
                 del batch
             with self.phase("forward"), torch.no_grad():
-                seen = seen_by(self.model, clips_BTCHW)
+                seen = select_frames(self.model, clips_BTCHW)
             del clips_BTCHW
             yield seen, labels_B
             del seen, labels_B
 
-    def _accumulate(self, clips_BTCHW: Tensor | Seen, labels_B: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    def _accumulate(
+        self, clips_BTCHW: Tensor | SelectedFrames, labels_B: Tensor, share: float
+    ) -> tuple[Tensor, Tensor]:
         with self.phase("forward"), autocast(self.device, self.config), self._saving():
             logits_BK = self.model(clips_BTCHW)
             logits_BK = logits_BK.to(torch.promote_types(logits_BK.dtype, torch.float32))

@@ -155,7 +155,7 @@ def test_where_the_setting_comes_from(tmp_path, place, capsys):
     bare, own = tmp_path / "bare.pt", tmp_path / "own.pt"
     write_checkpoint(bare, beside=False)
     assert main([*arguments, str(bare)]) == 2
-    assert "does not say how it was made; name its config.yml with --config" in told(capsys)
+    assert "does not contain its configuration; pass its config.yml with --config" in told(capsys)
     content = torch.load(bare, weights_only=True)
     torch.save(content | {"settings": SETTINGS.model_dump(mode="json")}, own)
     assert main([*arguments, str(own)]) == 0

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from models.layers.attention import dense_attention
-from models.layers.attention_plan import Chunks, Window
-from models.layers.attention_tiles import chunked_attention, sparse_attention
+from models.layers.attention_tiles import Chunks, Window, chunked_attention, sparse_attention
 from slr_bench.live_bytes import LiveBytes
 
 CLIPS, HEADS, D = 1, 2, 8

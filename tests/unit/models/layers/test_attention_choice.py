@@ -9,9 +9,8 @@ from attention_proof import assert_same_function, inputs, reference
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
-from models.layers import attention_choice
-from models.layers.attention import TemporalAttention, torch_attention
-from models.layers.attention_choice import MUCH_FASTER, NEAR_BYTES, choose
+from models.layers import attention as attention_choice
+from models.layers.attention import MUCH_FASTER, NEAR_BYTES, TemporalAttention, choose, torch_attention
 from slr_bench.live_bytes import LiveBytes
 from slr_bench.trace.fake.cpu_rules import CpuFakeMode
 from slr_bench.trace.fake.tensors import swap_for_fake
@@ -22,7 +21,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch):
-    monkeypatch.setattr(attention_choice, "_known", {})
+    monkeypatch.setattr(attention_choice, "_known_choices", {})
 
 
 def block(kind="auto"):
@@ -137,7 +136,7 @@ def test_autocast_and_gradients_are_part_of_the_question():
     with torch.no_grad():
         attention(x_BTE)
     assert attention.choice.where.endswith("no gradients")
-    assert len(attention_choice._known) == 2
+    assert len(attention_choice._known_choices) == 2
 
 
 @pytest.mark.parametrize("around", ["checkpoint", "save_on_cpu"])

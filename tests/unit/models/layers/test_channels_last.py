@@ -6,7 +6,7 @@ from tiny import TinyBatch, tiny_config
 from torch import nn
 
 from models.config import ModelConfig
-from models.layers.channels_last import to_channels_last
+from models.layers.placement import to_channels_last
 from models.layers.pooled_relu import PooledReLU
 from models.networks.efficient import build_recogniser
 from models.training.stepper import Stepper

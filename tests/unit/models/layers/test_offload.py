@@ -5,7 +5,7 @@ import torch
 from tiny import TinyNet, tiny_config
 from torch import nn
 
-from models.layers.offload import SMALLEST_BYTES, offloaded
+from models.layers.placement import SMALLEST_BYTES, offloaded
 from models.layers.recompute import recomputed
 from models.networks.backbone import FrameBackbone
 from models.training import stepper as stepper_module

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.layers.attention import TemporalAttention
-from models.layers.attention_plan import Window
-from models.layers.attention_tiles import sparse_attention
+from models.layers.attention_tiles import Window, sparse_attention
 
 
 @st.composite

@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from models.layers.recent import Recent
 from models.layers.recompute import recomputed
-from models.layers.temporal_shift import ShiftedConv2d, shift_frames
+from models.layers.temporal_shift import FrameHistory, ShiftedConv2d, shift_frames
 
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 5), st.sampled_from([8, 16, 20]), st.integers(1, 3))
 
@@ -85,7 +84,7 @@ def test_causal_in_pieces_is_causal_in_one_pass(pieces, kind):
     x_TCHW = torch.randn(frames, 16, 5, 5, dtype=torch.float64)
     with torch.no_grad():
         offline = conv(x_TCHW)
-        conv.past = Recent(1, dim=0)
+        conv.history = FrameHistory(1, dim=0)
         in_pieces = torch.cat([conv(piece) for piece in x_TCHW.split(pieces)])
     torch.testing.assert_close(in_pieces, offline, rtol=1e-12, atol=1e-12)
 

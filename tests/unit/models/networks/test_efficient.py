@@ -1,4 +1,4 @@
-"""The whole recogniser: arms agree, order is seen, bad input is told, it learns."""
+"""The whole recogniser: arms agree, order is selected, bad input is told, it learns."""
 
 import pytest
 import torch
@@ -50,13 +50,13 @@ def test_a_full_frame_budget_is_the_fixed_network_to_the_bit():
 def test_the_backbone_sees_only_the_chosen_frames_with_their_positions():
     model = build(frame_budget=2, pyramid_levels=(1, 2)).eval()
     torch.nn.init.normal_(model.position_TD)
-    seen = []
-    model.backbone.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    selected = []
+    model.backbone.register_forward_pre_hook(lambda module, given: selected.append(given[0]))
     clips_BTCHW = torch.zeros(1, 4, 3, 32, 32, dtype=torch.uint8)
     clips_BTCHW[:, 3] = 200  # all motion comes with the last frame
     with torch.no_grad():
         logits_BK = model(clips_BTCHW)
-        assert torch.equal(seen[0], clips_BTCHW[:, [2, 3]])
+        assert torch.equal(selected[0], clips_BTCHW[:, [2, 3]])
         x_BTD = model.backbone(clips_BTCHW[:, [2, 3]]) + model.position_TD[[2, 3]]
         assert torch.equal(logits_BK, model.classify(model.pyramid(model.attention(x_BTD))))
 
@@ -65,9 +65,9 @@ def test_who_owns_the_clips_can_let_them_go():
     model = build(frame_budget=2, pyramid_levels=(1, 2)).eval()
     clips_BTCHW = torch.randint(0, 256, (2, 4, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
-        seen = model.see(clips_BTCHW)
-        assert seen.clips_BTCHW.untyped_storage().nbytes() == clips_BTCHW.nbytes // 2
-        assert torch.equal(model(seen), model(clips_BTCHW))
+        selected = model.select(clips_BTCHW)
+        assert selected.clips_BTCHW.untyped_storage().nbytes() == clips_BTCHW.nbytes // 2
+        assert torch.equal(model(selected), model(clips_BTCHW))
 
 
 def test_merged_tokens_count_as_their_frames():

@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from models.config import ModelConfig
-from models.networks.backbone import FrameBackbone
-from models.networks.frozen import FrozenBackbone
+from models.networks.backbone import FrameBackbone, FrozenBackbone
 
 ARGUMENTS = ("resnet18", 8, 4, "plain", "block")
 

@@ -113,7 +113,9 @@ def test_a_classifier_for_other_classes_is_left_aside_and_said(network, tmp_path
     path = tmp_path / "weights.pt"
     state = {key: value for key, value in model.net.state_dict().items() if not key.endswith("num_batches_tracked")}
     torch.save(state, path)
-    with pytest.warns(UserWarning, match=rf"5 classes, model\.num_classes is 7: all but its {CLASSIFIERS[name]}"):
+    with pytest.warns(
+        UserWarning, match=rf"5 classes, model\.num_classes is 7: everything except its {CLASSIFIERS[name]}"
+    ):
         loaded = build_recogniser(config(name, weights=path, num_classes=7))
     for key, value in loaded.net.state_dict().items():
         if key.startswith(CLASSIFIERS[name]):

@@ -64,7 +64,7 @@ def test_it_is_drawn_on_a_terminal_only_and_not_where_memory_is_not_tracked():
 
 def test_what_a_layer_chose_is_told_while_training_and_not_after():
     console = Console(file=io.StringIO(), width=200)
-    log = logging.getLogger("models.layers.attention_choice")
+    log = logging.getLogger("models.layers.attention")
     with TrainingDisplay(console, 3, 0):
         log.info("attention: auto chose %s", "dense for cpu")
     log.info("attention: auto chose %s", "nothing")

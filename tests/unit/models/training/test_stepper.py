@@ -86,7 +86,7 @@ def test_clips_are_free_when_the_network_has_seen_its_part():
     alive, refs = [], []
 
     class Half(TinyNet):
-        def see(self, clips_BTCHW):
+        def select(self, clips_BTCHW):
             assert not torch.is_grad_enabled()
             return clips_BTCHW[:, :1].clone()
 

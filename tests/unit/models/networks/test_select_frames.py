@@ -8,8 +8,8 @@ import torch
 from tiny import TinyNet
 
 from models.config import ModelConfig, TrainingConfig
+from models.networks.backbone import SelectedFrames, select_frames
 from models.networks.efficient import build_recogniser
-from models.networks.seen import Seen, seen_by
 from models.training.stepper import Stepper
 
 FOCUSED = {"region_focus": "motion", "focus_size": 32, "num_frames": 8, "num_classes": 3}
@@ -33,8 +33,8 @@ def build(**changes):
 @pytest.mark.parametrize("changes", [{}, {"network": "s3d", "base_channels": 64}])
 def test_the_logits_are_those_of_the_clips(changes):
     model = build(**changes).eval()
-    seen = seen_by(model, clips())
-    assert isinstance(seen, Seen)
+    seen = select_frames(model, clips())
+    assert isinstance(seen, SelectedFrames)
     assert seen.clips_BTCHW.shape == (2, 8, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(model(seen), model(clips()))
@@ -42,7 +42,7 @@ def test_the_logits_are_those_of_the_clips(changes):
 
 def test_a_network_without_its_own_sight_gets_the_clips():
     clips_BTCHW = clips()
-    assert seen_by(TinyNet(), clips_BTCHW) is clips_BTCHW
+    assert select_frames(TinyNet(), clips_BTCHW) is clips_BTCHW
 
 
 def test_the_step_lets_the_larger_clips_go_before_the_forward_pass():
