@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, get
 from pydantic import BaseModel, ValidationError
 
 from slr_bench.errors import ConfigError, nearest
+from slr_bench.grid.description import GENERIC, WorkloadDescription
 from slr_bench.record import Metric
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ class BuildContext(Protocol):
 class StepWork(Protocol):
     """A step that can be repeated: what memory and time are measured on."""
 
-    clips_per_step: int
-    """Samples a step, for the throughput."""
+    samples_per_step: int
+    """Units (`WorkloadSpec.unit`) per step, for the throughput."""
 
     def load(self) -> None:
         """Bring the inputs of a step into host memory."""
@@ -121,8 +122,8 @@ class Knob:
 
 
 @dataclass(frozen=True)
-class WorkloadSpec:
-    """A registered workload, the parent's half."""
+class WorkloadSpec(WorkloadDescription):
+    """The parent's half of a registered workload."""
 
     name: str
     settings: type[BaseModel]
@@ -140,22 +141,10 @@ class WorkloadSpec:
     one that registers the workload."""
     monotone: tuple[str, ...] = ()
     """Dotted keys of numbers: a setting that is larger in one and equal in all others needs at least the memory."""
-    micro_batches: str | None = None
-    """Dotted key of the number of micro-batches a step: equal pieces of work that each begin in the phase ``load``. A
-    prediction traces two and tells the others from them; without a key it traces the step as it is."""
-    micro_batch: str | None = None
-    """Dotted key of their size in samples. A plan keeps the product of the two."""
     knobs: tuple[Knob, ...] = ()
     """What else a plan may turn."""
     prepare: Callable[[Any], Mapping[str, str]] = field(default=lambda settings: {})
     """Checked by the parent before any process starts; returns facts bound to the run (``data_fingerprint``)."""
-
-    @property
-    def batch_keys(self) -> tuple[str, str] | None:
-        """Of the size and the number of micro-batches, whose product is the effective batch; None: it is not told."""
-        if self.micro_batch is None or self.micro_batches is None:
-            return None
-        return self.micro_batch, self.micro_batches
 
 
 def find_workload(name: str) -> WorkloadSpec:
@@ -175,6 +164,22 @@ def find_workload(name: str) -> WorkloadSpec:
         places = " and ".join(sorted(point.value for point in found))
         raise ConfigError(f"workload {name!r} is registered twice, as {places}; give one of them another name")
     return _loaded(found[0])
+
+
+def describe_workload(name: str) -> WorkloadDescription:
+    """Return the description of a registered workload, or a generic one if no such workload is installed."""
+    try:
+        return find_workload(name)
+    except ConfigError:
+        return GENERIC
+
+
+def units_per_step(work: StepWork, spec: WorkloadDescription) -> tuple[int, str]:
+    """Return how many units a step of ``work`` processes, and the name of its throughput metric."""
+    old = getattr(work, "clips_per_step", None)  # work written before specs had a unit; its records keep their metric
+    if old is not None:
+        return int(old), "throughput_clips_per_s"
+    return work.samples_per_step, spec.throughput_metric
 
 
 def _loaded(point: EntryPoint) -> WorkloadSpec:
