@@ -1,4 +1,4 @@
-"""How many requests and frees a second the simulated CUDA allocator takes."""
+"""Requests and frees per second of the simulated CUDA allocator."""
 
 from __future__ import annotations
 
@@ -40,4 +40,4 @@ def test_replay(benchmark: Any, expandable: bool) -> None:
     assert len(replayed.reserved_bytes) == EVENTS
     if benchmark.stats is not None:
         benchmark.extra_info["events_per_s"] = round(EVENTS / benchmark.stats.stats.median)
-        print(f"\n{benchmark.extra_info['events_per_s']:,} events a second")
+        print(f"\n{benchmark.extra_info['events_per_s']:,} events per second")

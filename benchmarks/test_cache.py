@@ -16,7 +16,7 @@ CLIP_BYTES = 16 * 3 * 64 * 64
 
 
 def filled(clips: int, room_for: int) -> ClipCache:
-    """A cache that was offered ``clips`` clips, each a view of a batch, as a loader's are."""
+    """Return a cache after an attempt to store ``clips`` clips, each a view of a batch, as those of a loader are."""
     cache = ClipCache(room_for * CLIP_BYTES)
     for first in range(0, clips, 8):
         batch_BTCHW = torch.zeros(8, *SHAPE_TCHW, dtype=torch.uint8)
@@ -27,7 +27,7 @@ def filled(clips: int, room_for: int) -> ClipCache:
 
 
 def test_first_epoch(memory_benchmark: Any) -> None:
-    """At most what the cache may hold and the batch that is being stored: the peak says so."""
+    """The peak is at most the limit of the cache plus the batch that is being stored."""
     cache = memory_benchmark.pedantic(filled, args=(CLIPS, CLIPS // 2), rounds=5, warmup_rounds=1)
     assert cache.stored_bytes == CLIPS // 2 * CLIP_BYTES
     peak_bytes = memory_benchmark.extra_info["metrics"]["peak_tensor_bytes"]["value"]
@@ -35,7 +35,7 @@ def test_first_epoch(memory_benchmark: Any) -> None:
 
 
 def test_later_epoch(memory_benchmark: Any) -> None:
-    """What is stored is handed out as it is: a clip is copied once, into the batch."""
+    """Stored clips are returned without a copy: a clip is copied once, into the batch."""
     cache = filled(CLIPS, CLIPS)
 
     def epoch() -> None:

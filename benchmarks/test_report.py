@@ -38,7 +38,7 @@ class Work:
 
 
 def test_page_of_200_cells(benchmark: Any, large_run: Path) -> None:
-    """From the directory to the page's text."""
+    """Make the text of the page from the run directory."""
     work = Work(lambda: html.render(read_content(large_run).report))
     text = benchmark.pedantic(work, rounds=5, warmup_rounds=1)
     size = len(text.encode())

@@ -1,4 +1,7 @@
-"""What tracing costs a small training step; `benchmarks.proofs.trace_cost` measures the ratio on a larger one."""
+"""Processor time and peak bytes of one optimizer step of both arms, and the time of a step while it is traced.
+
+The steps have the size of `benchmarks.small_step`; `benchmarks.proofs.trace_cost` measures a larger one.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.small_step import small_step
+from benchmarks.small_step import ARMS, small_step
 from slr_bench.live_bytes import LiveBytes
 from slr_bench.trace.recorder import Recorder
 
@@ -25,7 +28,7 @@ METERS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 @pytest.mark.parametrize("meter", METERS)
 @pytest.mark.benchmark(timer=time.process_time, disable_gc=True)
 def test_tracing(memory_benchmark: Any, meter: str) -> None:
-    """The baseline arm, on the record or not: its bytes are the same."""
+    """A step of the baseline arm; its bytes are the same with and without tracing."""
     step = small_step("baseline")
 
     def traced() -> None:
@@ -33,3 +36,10 @@ def test_tracing(memory_benchmark: Any, meter: str) -> None:
             step()
 
     memory_benchmark.pedantic(traced, rounds=3)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.benchmark(timer=time.process_time, disable_gc=True)
+def test_train_step(memory_benchmark: Any, arm: str) -> None:
+    """The effective batch is 16 clips in both."""
+    memory_benchmark.pedantic(small_step(arm), rounds=5)

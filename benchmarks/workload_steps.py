@@ -28,7 +28,7 @@ from slr_bench.record import Metric
 
 
 class MicroBatch(NamedTuple):
-    """What a step takes."""
+    """One micro-batch of clips and labels."""
 
     clips_BTCHW: Tensor
     labels_B: Tensor

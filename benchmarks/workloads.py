@@ -11,7 +11,7 @@ from slr_bench.errors import ConfigError, DataError
 from slr_bench.grid.workload import AMPERE, BuildContext, Cards, Knob, WorkloadSpec
 
 SYNTHETIC = Path("data/synthetic")
-"""Where ``make data`` renders to."""
+"""Directory that ``make data`` renders into."""
 # torch imports torch._dynamo (a second) with the first optimizer or checkpoint: once in the server, not in every cell.
 _PRELOAD = ("torch._dynamo", "torchvision.transforms.v2", "av", "benchmarks.workload_steps")
 

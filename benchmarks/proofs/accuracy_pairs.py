@@ -1,4 +1,4 @@
-"""Is one arm as accurate as another? Trainings of several seeds, paired over the clips of the validation split.
+"""Compare the accuracy of two arms: trainings of several seeds, paired over the clips of the validation split.
 
 ``python -m benchmarks.proofs.accuracy_pairs RUN_DIR`` reads what ``slr-bench run configs/accuracy_dgs30.yml`` left.
 Arms that were trained into directories of their own (``--arm``) are read together: name both.
@@ -38,9 +38,9 @@ class Pairs:
     head: tuple[float, ...]
     difference: float
     low_over_clips: float
-    """Lower end of the 90 % interval of the difference: clips vary, these seeds are all there are."""
+    """Lower end of the 90 % interval of the difference over clips, with these seeds fixed."""
     low_over_both: float | None
-    """The same where seeds vary as well (crossed bootstrap): what as many other seeds would give; None of one seed."""
+    """The same over clips and seeds (crossed bootstrap), as for other seeds; None with one seed."""
 
 
 def pairs(base: Hits, head: Hits) -> Pairs:
@@ -54,7 +54,7 @@ def pairs(base: Hits, head: Hits) -> Pairs:
         raise NotComparableError("the arms have no training of the same seed; run both with the same training.seed")
     clips = sorted(base[seeds[0]])
     if any(sorted(hits[seed]) != clips for hits in (base, head) for seed in seeds):
-        raise NotComparableError("the trainings were judged on other clips; use one data directory for all")
+        raise NotComparableError("the trainings were evaluated on different clips; use one data directory for all")
     base_SC, head_SC = (
         np.array([[hits[seed][clip] for clip in clips] for seed in seeds], float) for hits in (base, head)
     )
@@ -73,7 +73,7 @@ def pairs(base: Hits, head: Hits) -> Pairs:
 
 
 def _crossed_low(gain_SC: NDArray[np.float64]) -> float:
-    """Seeds and clips are drawn anew, each with replacement, 10,000 times."""
+    """Return the lower end over 10,000 bootstrap samples of seeds and clips, drawn with replacement."""
     rng = np.random.default_rng(0)
     seeds, clips = gain_SC.shape
     drawn = []
@@ -85,7 +85,7 @@ def _crossed_low(gain_SC: NDArray[np.float64]) -> float:
 
 
 def read_hits(run_dirs: Sequence[Path]) -> dict[str, dict[int, dict[str, bool]]]:
-    """Arm -> its trainings that ended ok, of all directories.
+    """Return the finished trainings of each arm, from all directories.
 
     Raises:
         NothingMeasuredError: there is none.
@@ -116,7 +116,7 @@ def read_hits(run_dirs: Sequence[Path]) -> dict[str, dict[int, dict[str, bool]]]
 
 
 def text(found: Pairs, names: Sequence[str], margin: float) -> str:
-    """What a person reads."""
+    """Return the comparison as text for the terminal."""
     lines = [f"{format_count(len(found.seeds), 'seed')}, {found.clips} clips"]
     lines += [
         f"{name:>12}: {100 * np.mean(values):.1f} %  ({', '.join(f'{100 * value:.1f}' for value in values)})"
@@ -128,7 +128,7 @@ def text(found: Pairs, names: Sequence[str], margin: float) -> str:
         f"{100 * found.low_over_clips:+.2f} over clips, {over_both} over clips and seeds"
     )
     verdict = "met" if found.low_over_clips >= -margin else "NOT met"
-    lines.append(f"at least {-100 * margin:+.1f} points asked: {verdict}")
+    lines.append(f"at least {-100 * margin:+.1f} points required: {verdict}")
     return "\n".join(lines)
 
 
@@ -136,9 +136,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 1 where the margin is not met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN_DIR")
-    parser.add_argument("--base", default="baseline", help="arm that the other is held against")
-    parser.add_argument("--head", default="optimized", help="arm that must not lose")
-    parser.add_argument("--margin", type=float, default=3.0, metavar="POINTS", help="loss that is allowed")
+    parser.add_argument("--base", default="baseline", help="arm that the other is compared with")
+    parser.add_argument("--head", default="optimized", help="arm that must not be less accurate")
+    parser.add_argument("--margin", type=float, default=3.0, metavar="POINTS", help="allowed loss of accuracy")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     options = parser.parse_args(arguments)
     try:

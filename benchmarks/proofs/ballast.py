@@ -1,5 +1,4 @@
-"""A training step that can be made to really allocate more than it needs or to take longer, and that reads more clocks
-than the bench.
+"""A training step that can really allocate more memory than it needs, or take longer, and that reads more clocks.
 
 Registered by `plugins/ballast-0.dist-info`, which only `benchmarks.proofs.comparison_proof`
 and `benchmarks.proofs.gate_proof` put on their path. Imports no torch.
@@ -21,12 +20,12 @@ from slr_bench.record import Metric
 
 
 class Ballast(Frozen):
-    """What the step holds beside its own tensors."""
+    """Memory and time that are added to the step."""
 
     size_bytes: Annotated[int, Field(strict=True, ge=0)] = 0
     """A tensor of this size is alive during the whole step; 0: none."""
     slower_ratio: Annotated[float, Field(ge=0)] = 0.0
-    """The step keeps its core busy for so much of its own time longer."""
+    """Fraction of its own time for which the step keeps its core busy longer."""
 
 
 class BallastSettings(Settings):
@@ -61,7 +60,7 @@ def _build(settings: BallastSettings, context: BuildContext) -> Any:
             self._cpu_s.append(time.process_time() - cpu_s)
 
         def metrics(self) -> Mapping[str, Metric]:
-            """Other summaries of a process's steps, to see whether the median is a good one."""
+            """Return other summaries of the steps of a process, to check the choice of the median."""
             own = {
                 "step_time_min_s": (min(self._wall_s[1:]), "perf_counter, least of the steps"),
                 "step_cpu_time_s": (statistics.median(self._cpu_s[1:]), "process_time, median of the steps"),

@@ -1,10 +1,10 @@
-"""Did the bytes grow? The gate's cells, measured here and held to the byte against `reports/baseline`.
+"""Fail if the bytes of the gate's cells grew over `reports/baseline`. Bytes are compared exactly.
 
-    python -m benchmarks.proofs.byte_gate check     fails where a cell needs more; writes reports/latest-check/gate.md
-    python -m benchmarks.proofs.byte_gate renew     makes what was measured the new baseline
+    python -m benchmarks.proofs.byte_gate check     fail if a cell needs more; write reports/latest-check/gate.md
+    python -m benchmarks.proofs.byte_gate renew     measure, and make the result the new baseline
 
-Bytes of another torch, torchvision or rules do not compare. The code that made the baseline is then measured beside
-this tree, in this environment: the question gets its answer, and the baseline's age is told.
+Bytes of different versions of torch, torchvision or the rules are not comparable. The commit that made the baseline is
+then measured beside this tree in this environment, and a note reports that the baseline is old.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Command = Callable[[Sequence[str]], int]
 
 
 class Part(NamedTuple):
-    """A grid of the gate."""
+    """One grid of the gate."""
 
     name: str
     """Directory below the baseline's and the fresh one's."""
@@ -50,7 +50,7 @@ PARTS = (Part("real", "configs/gate.yml"), Part("fake", "configs/gate_fake.yml",
 
 
 def slr_bench(arguments: Sequence[str]) -> int:
-    """The command, as a process of its own."""
+    """Run the command in a process of its own; return its exit code."""
     return subprocess.run([sys.executable, "-m", "slr_bench", *arguments], check=False).returncode
 
 
@@ -89,20 +89,20 @@ def _judge(part: Part, command: Command, maker: Callable[[], str | None]) -> int
         return code
     commit = maker()
     if commit is None:
-        _tell(f"{BASELINE / part.name} does not compare, and git does not know what made it; {RENEW}")
+        _print_notice(f"{BASELINE / part.name} does not compare, and git does not know what made it; {RENEW}")
         return code
     note = (
         f"{BASELINE / part.name} was measured in another environment and does not compare. Measured instead, side by "
         f"side in this one: {commit[:12]}, which made it, and this tree. To save the time, {RENEW}"
     )
-    _tell(note)
+    _print_notice(note)
     code = command(["gate", commit, ".", "--config", part.config, *part.options, *outputs])
     if page.is_file():
         page.write_text(f"> {note}\n\n{page.read_text()}")
     return code
 
 
-def _tell(text: str) -> None:
+def _print_notice(text: str) -> None:
     if "GITHUB_ACTIONS" in os.environ:  # shown on the run's page and at the pull request
         sys.stdout.write(f"::warning title=Byte gate::{text}\n")
     sys.stdout.write(f"\n{'!' * 100}\n{text}\n{'!' * 100}\n\n")

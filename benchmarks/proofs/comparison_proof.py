@@ -1,8 +1,8 @@
-"""Does ``slr_bench.compare`` raise false alarms, and does it find what is there? Proven on real runs of this machine.
+"""Measure the false alarms and the detections of ``slr_bench.compare`` on real runs of this machine.
 
-``python -m benchmarks.proofs.comparison_proof`` collects the runs of ``configs/aa.yml`` (some minutes; stop it
-when you like, the same command goes on), then resamples comparisons from them.
-``--from step_times.csv`` leaves the collecting out.
+``python -m benchmarks.proofs.comparison_proof`` collects the runs of ``configs/aa.yml`` (some minutes; an
+interrupted command continues when it is started again), then resamples comparisons from them.
+``--from step_times.csv`` skips the collection.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ MINIMUM_RUNS = 100
 
 
 def collect(grid: Path, run_dir: Path) -> int:
-    """Run the grid with ``slr-bench run``, one OpenMP thread a process unless the user says otherwise: two threads wait
-    for each other whenever another program takes a core, and a step of 0.06 s was seen to take 0.9.
+    """Run the grid with ``slr-bench run`` and return the exit code.
 
-    Returns the command's exit code.
+    Each process gets one OpenMP thread unless the user sets another number. Two threads wait for each other whenever
+    another program takes a core; a step of 0.06 s then took up to 0.9 s.
     """
     path = os.pathsep.join(filter(None, (str(PLUGINS), os.environ.get("PYTHONPATH"))))
     threads = {name: os.environ.get(name, "1") for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
@@ -43,7 +43,7 @@ def collect(grid: Path, run_dir: Path) -> int:
 
 
 def read_runs(run_dir: Path) -> tuple[pandas.DataFrame, dict[str, Any]]:
-    """The processes that ended ok as the proof's table, and the environment they ran in.
+    """Return the successful processes as a table, and the environment they ran in.
 
     Raises:
         NothingMeasuredError: none did.
@@ -56,12 +56,12 @@ def read_runs(run_dir: Path) -> tuple[pandas.DataFrame, dict[str, Any]]:
 
 
 def write(frame: pandas.DataFrame, environment: Mapping[str, Any], out: Path) -> bool:
-    """Table, figures, page into ``out``; prints the answers. True: all met.
+    """Write the table, figures and page into ``out`` and print the results. Return True if all targets are met.
 
     Raises:
         NothingMeasuredError: fewer than `MINIMUM_RUNS` runs.
     """
-    collected = Collected.of(frame)
+    collected = Collected.from_table(frame)
     if len(collected.plain) < MINIMUM_RUNS:
         raise NothingMeasuredError(
             f"the proof needs {MINIMUM_RUNS} runs that ended ok, got {len(collected.plain)}; run it again to go on"

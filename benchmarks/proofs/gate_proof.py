@@ -1,8 +1,8 @@
-"""Does ``slr-bench gate`` stop what it must, and nothing else? Proven with the real command on real commits.
+"""Prove on real commits that ``slr-bench gate`` stops growth and passes everything else.
 
-``python -m benchmarks.proofs.gate_proof`` makes a repository of this project's files with commits that change nothing,
-hold 0.5 % more bytes, and take 15 % longer; gates each against the first; and resamples the rule on times from recorded
-runs. Stop it when you like: the same command goes on.
+``python -m benchmarks.proofs.gate_proof`` makes a repository of this project's files. One commit changes nothing, one
+holds 0.5 % more bytes, and one takes 15 % longer. Each is gated against the first commit, and the rule on times is
+resampled from recorded runs. An interrupted command continues when it is started again.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def gate(top: Path, tag: str, out: Path, data: Path) -> int:
     command += ["--set", f"data.dir={data.resolve()}", "--repeats", str(PAIRS[tag]), "--out", str(out.resolve() / tag)]
     command += ["--rule", BYTES_RULE] + [word for rule in TIME_RULES for word in ("--rule", rule)]
     command += ["--markdown", str(out.resolve() / f"{tag}.md")]
-    path = os.pathsep.join([str(top / "benchmarks" / "plugins"), str(ROOT)])
+    path = os.pathsep.join([str(top / "benchmarks" / "proofs" / "plugins"), str(ROOT)])
     threads = {name: os.environ.get(name, "1") for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     return subprocess.run(command, cwd=top, env={**os.environ, **threads, "PYTHONPATH": path}, check=False).returncode
 
@@ -106,8 +106,8 @@ def _write_alone(store: Store, record: Record, directory: Path) -> None:
 
 
 def resampled(table: Path, count: int = 1_000) -> list[dict[str, Any]]:
-    """The rule on times over comparisons drawn from recorded pairs: stopped though equal, and found though slower."""
-    collected = Collected.of(pandas.read_csv(table))
+    """Apply the rule on times to comparisons drawn from recorded pairs: rates of false alarms and of detections."""
+    collected = Collected.from_table(pandas.read_csv(table))
     peaks = [int(value) for value in collected.plain.peak_tensor_bytes]
     found = []
     for n in (8, 24, 48):
@@ -124,7 +124,7 @@ def resampled(table: Path, count: int = 1_000) -> list[dict[str, Any]]:
 
 
 def measured(tag: str, out: Path, code: int) -> dict[str, Any]:
-    """What the real run of a commit gave."""
+    """Return the result of the real run of a commit."""
     comparison = compare_runs(out / tag / "base", out / tag / "head")
     rows = {row.metric: vars(row) for row in comparison.cells if row.metric in ("peak_tensor_bytes", "step_time_s")}
     kept = ("base", "head", "ratio", "low", "high", "significant", "n")

@@ -12,7 +12,7 @@ DETECTION_LIMIT = 0.95
 
 
 def verdicts(found: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
-    """(what was asked, what was found, whether it is met)."""
+    """Return (target, result, whether it is met) for each claim."""
     noop, more, slow = (found[tag] for tag in ("noop", "bytes", "slow"))
     rule = "peak_tensor_bytes:0%"
     passed, stopped = noop["pairs_passed"], more["pairs_passed"]
@@ -49,17 +49,17 @@ def verdicts(found: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
 
 
 def page(found: Mapping[str, Any]) -> str:
-    """The whole in Markdown."""
+    """Return the page as Markdown."""
     environment = found["environment"]
     machine = ", ".join(
         f"{key} {environment[key]}" for key in ("cpu", "cores", "threads", "torch") if key in environment
     )
-    lines = ["# Does the gate stop what it must, and nothing else?", ""]
+    lines = ["# What the gate stops and what it passes", ""]
     lines += [
-        f"`make bench-gate`: real commits of a repository made of this project's files, measured in turn by "
+        f"`make bench-gate`: real commits of a repository made of this project's files, measured in pairs by "
         f"`slr-bench gate base TAG` with `configs/gate_proof.yml`. {machine}.",
         "",
-        "| asked | found | met |",
+        "| target | result | met |",
         "| --- | --- | --- |",
     ]
     lines += [f"| {text} | {figure} | {'yes' if met else '**no**'} |" for text, figure, met in verdicts(found)]
@@ -92,8 +92,8 @@ def page(found: Mapping[str, Any]) -> str:
     ]
     lines += [
         "",
-        "A rule stops what is certainly slower (p ≤ 0.01) *and* by more than its limit in the middle of the pairs: a "
-        "limit near the slowdown itself finds it less often, one well below it as often as the test is sure.",
+        "A rule stops a commit if it is significantly slower (p ≤ 0.01) *and* its median pair exceeds the limit. A "
+        "limit near the slowdown itself finds it less often than a limit well below it.",
     ]
     return "\n".join(lines) + "\n"
 

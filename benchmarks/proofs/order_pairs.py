@@ -1,8 +1,9 @@
-"""Does the network see the order of frames? Trained on signs that come in pairs, each the other's film run backwards.
+"""Test whether the network sees the order of frames, on pairs of signs that are each other's film run backwards.
 
 ``python -m benchmarks.proofs.order_pairs`` renders the signs (a minute of one core), trains every
-arm of ``configs/order_pairs.yml`` on the pairs alone, and judges on the signers that it never saw. A clip counts as
-right where its own class scores above its pair's other class: a network blind to order is right half the time.
+arm of ``configs/order_pairs.yml`` on the pairs alone, and evaluates on signers that
+are not in the training data. A clip counts as right if its own class scores above the other class of its pair. A
+network that is blind to order is right half the time.
 
 B clip, K sign class
 """
@@ -65,8 +66,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def accuracy_within_pairs(settings: Settings, order_pairs: Sequence[tuple[int, int]]) -> tuple[float, int]:
-    """Train on the classes of ``order_pairs`` alone; how many clips of unseen signers are told from their pair, of how
-    many. A tie counts half."""
+    """Train on the classes of ``order_pairs`` alone.
+
+    Return how many clips of unseen signers score higher for their own class than for its pair, and the number of
+    clips. A tie counts half."""
     partner = {a: b for pair in order_pairs for a, b in (pair, pair[::-1])}
     torch.manual_seed(settings.training.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

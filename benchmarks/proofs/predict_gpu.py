@@ -1,11 +1,11 @@
-"""What predictions are worth against a GPU: settings measured there, predicted, and run again under the prediction.
+"""Compare predictions with a GPU: measure settings, predict them, and run them again limited to the prediction.
 
     python -m benchmarks.proofs.predict_gpu [--settings 64] [--device NAME] [--out reports/latest-predict-gpu]
 
-Each setting of ``configs/predict_grid.yml`` that is drawn is run once in a process of its own, predicted on fake
-tensors, and run once more with torch's allocator held to the predicted reserved bytes + 3 %. Half of the settings are
-held out: which, a hash decides, so that nobody tunes on them. ``results.json`` and ``README.md`` are written after
-every stage; the same command goes on where it was interrupted.
+Each chosen setting of ``configs/predict_grid.yml`` is run once in a process of its own and predicted on fake tensors.
+Then it is run once more with torch's allocator limited to the predicted reserved bytes + 3 %. A hash decides which
+half of the settings is held out, so that no one tunes on them. ``results.json`` and ``README.md`` are written after
+every stage; an interrupted command continues when it is started again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from slr_bench.run.store import Store, write_atomically
 
 SETTINGS: Final = 64
 ALLOWED: Final = 1.03
-"""How far above the prediction a run may go, of what is predicted."""
+"""Limit of a run, as a factor of its predicted reserved bytes."""
 _GRID: Final = Path("configs/predict_grid.yml")
 _OUT: Final = Path("reports/latest-predict-gpu")
 _METRICS: Final = {
@@ -51,16 +51,16 @@ _ALLOCATOR: Final = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
 class Gpu(Protocol):
-    """The measured side."""
+    """The measuring side."""
 
     def measured(self, cells: Sequence[Cell]) -> Sequence[Record]:
-        """A record a cell, those that are there already included."""
+        """Return one record per cell, existing ones included."""
 
     def is_out_of_memory(self, cell: Cell, limit_bytes: int) -> bool:
-        """Whether it fails where the allocator may reserve no more.
+        """Return whether the cell fails if the allocator may not reserve more.
 
         Raises:
-            SlrBenchError: it ended neither so nor well.
+            SlrBenchError: the run ended neither out of memory nor ok.
         """
 
 
@@ -153,7 +153,7 @@ def _measured(record: Record) -> dict[str, Any]:
 
 
 def _capped(cell: Cell, limit_bytes: int, gpu: Gpu, out: Path) -> dict[str, Any]:
-    """What an earlier call found under the same limit, or a run."""
+    """Return the result of an earlier call under the same limit, or of a new run."""
     path = out / "capped" / f"{cell.cell_id}.json"
     if path.is_file():
         earlier: dict[str, Any] = json.loads(path.read_text())
@@ -188,35 +188,35 @@ def _replace(path: Path, text: str) -> None:
     write_atomically(path, text)
 
 
-class _Teller:
-    """A line a run."""
+class _PrintProgress:
+    """Prints one line per run."""
 
     def planned(self, runs: Sequence[Run], finished: int, note: str | None) -> None:
-        _say(f"{len(runs)} settings, {finished} are measured already")
+        _print_line(f"{len(runs)} settings, {finished} are measured already")
 
     def started(self, run: Run) -> None: ...
 
     def progressed(self, run: Run, phase: str) -> None: ...
 
     def finished(self, run: Run, record: Record) -> None:
-        _say(f"measured {run.name}: {record.outcome}, {record.duration_s:.1f} s")
+        _print_line(f"measured {run.name}: {record.outcome}, {record.duration_s:.1f} s")
 
 
 class _RealGpu:
-    """This machine's."""
+    """The GPU of this machine."""
 
     def __init__(self, runner: Runner, children: GpuChildren) -> None:
         self._runner, self._children = runner, children
 
     def measured(self, cells: Sequence[Cell]) -> Sequence[Record]:
-        return self._runner.run(_Teller()).records
+        return self._runner.run(_PrintProgress()).records
 
     def is_out_of_memory(self, cell: Cell, limit_bytes: int) -> bool:
-        _say(f"under its prediction: {cell.cell_id}")
+        _print_line(f"under its prediction: {cell.cell_id}")
         return self._children.is_out_of_memory(cell, limit_bytes)
 
 
-def _say(text: str) -> None:
+def _print_line(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
@@ -242,7 +242,7 @@ def main() -> int:
         is_none = isinstance(error, UnsupportedSettingError) and str(error) == NO_CUDA
         sys.stderr.write(f"predict_gpu: {NO_GPU if is_none else error}\n")
         return error.exit_code
-    _say((arguments.out / "README.md").read_text())
+    _print_line((arguments.out / "README.md").read_text())
     return 0
 
 

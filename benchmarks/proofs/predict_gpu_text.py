@@ -1,4 +1,4 @@
-"""The errors of predictions against a GPU, as figures and as a page."""
+"""Errors of predictions compared with a GPU, as figures and as a page."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ FAILED: Final = 0.01
 
 
 class Limits(NamedTuple):
-    """Of the error, relative; None: nothing is asked."""
+    """Limits of the relative error; None means no limit."""
 
     median: float
     p95: float | None
 
 
-ASKED: Final = {
+TARGETS: Final = {
     "requested": Limits(0.005, None),
     "allocated": Limits(0.01, 0.03),
     "reserved": Limits(0.02, 0.05),
@@ -34,7 +34,7 @@ Row = Mapping[str, Any]
 
 
 def summary(rows: Sequence[Row]) -> dict[str, Any]:
-    """Group -> kind -> errors and coverage; runs under their prediction; what was not measured."""
+    """Return errors and coverage by group and kind, runs limited to their prediction, and what was not measured."""
     groups = {name: [row for row in rows if row["held_out"] in held] for name, held in GROUPS.items()}
     return {
         "errors": {
@@ -48,7 +48,7 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def percentile_95(values: Sequence[float]) -> float:
-    """The least value that 95 % of them do not exceed."""
+    """Return the smallest value that 95 % of the values do not exceed."""
     return sorted(values)[math.ceil(0.95 * len(values)) - 1]
 
 
@@ -75,7 +75,7 @@ def _errors(rows: Sequence[Row], kind: str) -> dict[str, Any]:
 
 
 def _failed(rows: Sequence[Row]) -> dict[str, Any]:
-    """Runs under their prediction."""
+    """Summarise the runs that were limited to their prediction."""
     tried = [row["capped"] for row in rows if row["capped"] is not None]
     ended = [one for one in tried if one["out_of_memory"] is not None]
     failed = sum(one["out_of_memory"] for one in ended)
@@ -85,7 +85,7 @@ def _failed(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _fits(rows: Sequence[Row]) -> dict[str, int]:
-    """What was said of the card beside what happened on it."""
+    """Count the predicted verdicts by what happened on the card."""
     found: dict[str, int] = {}
     for row in rows:
         if row["predicted"] and row["outcome"] in ("ok", "oom_gpu"):
@@ -96,19 +96,19 @@ def _fits(rows: Sequence[Row]) -> dict[str, int]:
 
 
 def page(results: Mapping[str, Any]) -> str:
-    """Markdown."""
+    """Return the page as Markdown."""
     found = results["summary"]
     environment = results["environment"]
     names = [f"{name} {environment[name]}" for name in ("torch", "cuda", "driver") if environment.get(name)]
     parts = [
-        "# What predictions are worth on a GPU",
+        "# Predictions compared with a GPU",
         f"{environment['gpu']}, {', '.join(names)}. Predicted for `{results['device']}`, "
         f"{'calibrated on ' + results['calibration'] if results['calibration'] else 'by rules, not calibrated'}. "
         f"{found['settings']} settings of `configs/predict_grid.yml`, {found['compared']} measured and predicted; half "
         "are held out, by a hash. Error: |predicted / measured − 1|.",
         _verdicts(found),
         *(_group(name, errors) for name, errors in found["errors"].items()),
-        _said(found["verdicts_of_fit"]),
+        _verdicts_of_fit(found["verdicts_of_fit"]),
         _left_out(results["settings"]),
         _each(results["settings"]),
     ]
@@ -116,25 +116,25 @@ def page(results: Mapping[str, Any]) -> str:
 
 
 def _verdicts(found: Mapping[str, Any]) -> str:
-    """What is asked for, and whether it is met, on the settings that were held out and on all."""
+    """Return the targets and results, for the held-out settings and for all."""
     rows = []
     for name in ("held out", "all"):
         errors = found["errors"][name]
-        for kind, limits in ASKED.items():
+        for kind, limits in TARGETS.items():
             one = errors[kind]
             rows.append((name, f"{kind}: median ≤ {_percent(limits.median)}", *_met(one, "median", limits.median)))
             if limits.p95 is not None:
                 rows.append((name, f"{kind}: 95 % of errors ≤ {_percent(limits.p95)}", *_met(one, "p95", limits.p95)))
-            asked = f"{kind}: interval covers {_percent(COVERED[0])} to {_percent(COVERED[1])}"
+            target = f"{kind}: interval covers {_percent(COVERED[0])} to {_percent(COVERED[1])}"
             inside = one["n"] and COVERED[0] <= one["covered"] <= COVERED[1]
-            rows.append((name, asked, *_answer(one, "covered", bool(inside))))
+            rows.append((name, target, *_answer(one, "covered", bool(inside))))
         capped = errors["capped"]
-        asked = f"runs held to the prediction + 3 % that fail ≤ {_percent(FAILED)}"
+        target = f"runs held to the prediction + 3 % that fail ≤ {_percent(FAILED)}"
         is_met = capped["n"] and capped["share"] <= FAILED
-        rows.append((name, asked, *_answer(capped, "share", bool(is_met))))
+        rows.append((name, target, *_answer(capped, "share", bool(is_met))))
     enough = "yes" if found["compared"] >= LEAST_SETTINGS else "**no**"
     rows.append(("all", f"settings ≥ {LEAST_SETTINGS}", str(found["compared"]), enough))
-    return _table(("settings", "asked", "found", "met"), rows)
+    return _table(("settings", "target", "result", "met"), rows)
 
 
 def _met(one: Mapping[str, Any], name: str, limit: float) -> tuple[str, str]:
@@ -159,10 +159,10 @@ def _group(name: str, errors: Mapping[str, Any]) -> str:
     return f"## Settings: {name}\n\n{_table(head, rows)}"
 
 
-def _said(verdicts: Mapping[str, int]) -> str:
+def _verdicts_of_fit(verdicts: Mapping[str, int]) -> str:
     if not verdicts:
         return ""
-    lines = _table(("said: happened", "settings"), sorted(verdicts.items()))
+    lines = _table(("predicted: happened", "settings"), sorted(verdicts.items()))
     return f"## Whether it fits this card\n\n{lines}"
 
 
@@ -182,7 +182,9 @@ def _each(rows: Sequence[Row]) -> str:
     for row in rows:
         if not (row["measured"] and row["predicted"]):
             continue
-        figures = [_beside(row["measured"][kind]["value"], row["predicted"][kind]["value"]) for kind in KINDS]
+        figures = [
+            _measured_and_error(row["measured"][kind]["value"], row["predicted"][kind]["value"]) for kind in KINDS
+        ]
         capped = row["capped"]["out_of_memory"] if row["capped"] else None
         end = {None: "not run", False: "ran", True: "out of memory"}[capped]
         values = " · ".join(map(str, row["coordinates"].values()))
@@ -191,7 +193,7 @@ def _each(rows: Sequence[Row]) -> str:
     return f"## Each setting\n\nMeasured, and how far the prediction is off.\n\n{_table(head, shown)}" if shown else ""
 
 
-def _beside(measured: float | None, value: float) -> str:
+def _measured_and_error(measured: float | None, value: float) -> str:
     return "–" if measured is None else f"{format_bytes(round(measured))} ({100 * (value / measured - 1):+.1f} %)"
 
 

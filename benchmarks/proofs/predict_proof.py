@@ -1,10 +1,10 @@
-"""What predictions are worth where there is no GPU: their cost, the planner against the whole grid, and the CPU's peak.
+"""Evaluate predictions without a GPU: their cost, the planner against the whole grid, and the CPU's peak.
 
     python -m benchmarks.proofs.predict_proof [--part cost] [--part planner] [--part host] [--out DIR]
 
 ``cost``: seconds for one setting in a fresh process, for a grid of 100, and the RAM for a step of 100 GiB.
-``planner``: plans for 60 simulated cards. The truth of each is drawn: context and workspaces anywhere in the intervals.
-A plan that does not fit that truth is counted; its time is held against the best of the whole grid.
+``planner``: plans for 60 simulated cards. The true context and workspaces of each are drawn from the intervals. Plans
+that do not fit are counted, and the time of a plan is compared with the best of the whole grid.
 ``host``: predicted and measured high-water marks of real steps (needs ``make data``).
 """
 
@@ -133,7 +133,7 @@ def _evaluated(traced: Any, card: Device) -> Evaluated:
 
 
 def _runs(traced: Any, device: Device, room: float, share: float) -> bool:
-    """Whether the step really runs: workspaces at ``share`` of the way from none to the most."""
+    """Return whether the step runs with workspaces at ``share`` of the way from none to the most."""
     from slr_bench.predict.allocator.rules import AllocatorSettings
 
     requests = [
@@ -171,7 +171,7 @@ def host() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the parts, print what they found, keep it where asked for."""
+    """Run the parts, print their results, and write them with ``--out``."""
     parts = {"cost": cost, "planner": planner, "host": host}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", action="append", choices=list(parts))

@@ -1,4 +1,4 @@
-"""What the collected runs say about the comparison: false alarms, detections, and the rules that were not chosen."""
+"""Evaluate the comparison on the collected runs: false alarms, detections, and the rules that were not chosen."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ RULES = [(alpha, effect) for alpha in (0.05, 0.02, 0.01) for effect in (0.0, 0.0
 
 @dataclass(frozen=True)
 class Collected:
-    """The real runs, in the order they ran."""
+    """The real runs, in the order in which they ran."""
 
     plain: pandas.DataFrame
-    """One row a process of the cell as it is: ``step_time_s``, the other clocks, ``peak_tensor_bytes``."""
+    """One row per process of the unchanged cell: ``step_time_s``, the other clocks, ``peak_tensor_bytes``."""
     ballast: dict[int, list[int]]
-    """Bytes held beside the step -> peaks of the processes that held them."""
+    """Peaks of the processes that held additional bytes, by that number of bytes."""
 
     @classmethod
-    def of(cls, frame: pandas.DataFrame) -> Collected:
-        """From the table that the proof writes."""
+    def from_table(cls, frame: pandas.DataFrame) -> Collected:
+        """Read the table that the proof writes."""
         plain = frame[frame.size_bytes == 0].sort_values("repeat")
         held = frame[frame.size_bytes > 0]
         return cls(plain, {int(size): [int(v) for v in g.peak_tensor_bytes] for size, g in held.groupby("size_bytes")})
 
     def pairs(self, clock: str = "step_time_s") -> list[Pair]:
-        """Processes that ran one after the other."""
+        """Return pairs of processes that ran one after the other."""
         return adjacent_pairs([float(value) for value in self.plain[clock]])
 
 

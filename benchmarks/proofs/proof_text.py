@@ -24,7 +24,7 @@ def percent(rate: Mapping[str, Any]) -> str:
 
 
 def verdicts(results: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
-    """(what was asked, what was found, whether the bound meets it)."""
+    """Return (target, result, whether the bound meets it) for each claim."""
     whole = results["end_to_end"]
     lines = [
         (
@@ -58,7 +58,7 @@ def verdicts(results: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
 
 
 def page(results: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
-    """Markdown."""
+    """Return the page as Markdown."""
     asked = [(text, found, "yes" if met else "**no**") for text, found, met in verdicts(results)]
     clocks = [
         (CLOCK_WORDS[name], f"{100 * row['spread']:.1f} %", percent(row["found_15"]))
@@ -78,9 +78,9 @@ def page(results: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
     ]
     rates = ("false alarms", "+15 % found", "+5 % found")
     parts = [
-        "# Does the comparison cry wolf, and does it see?",
+        "# False alarms and detections of the comparison",
         _measured(results, environment),
-        _table(("asked", "found (95 % bounds, Clopper–Pearson)", "met"), asked),
+        _table(("target", "result (95 % bounds, Clopper–Pearson)", "met"), asked),
         "![Pairs and detection](figure.svg)",
         _of_times(results),
         _of_bytes(results["end_to_end"]),
@@ -118,8 +118,8 @@ def _of_times(results: Mapping[str, Any]) -> str:
         "without a common pair. They cannot show another machine or day, and the coin removes any advantage of being "
         "first. The slowdown is the head's real times multiplied by 1.15, not slower code.\n\n"
         "**In the order run.** Neighbours in time are alike, so pairs in a row are not independent, and no resample of "
-        "them shows what that does. Here each comparison is 8 pairs in a row, every process in the place where it ran; "
-        "only who of a pair went first is drawn, by the coin with which `slr-bench run` orders a grid. If both sides "
+        "them shows what that does. Here each comparison is 8 pairs in a row, in the order in which they ran. Only "
+        "the side that goes first is drawn, by the coin with which `slr-bench run` orders a grid. If both sides "
         "are equal, the coin alone decides each sign: the test is exact for whatever the times were, and alarms at 8 "
         f"pairs in 1 of 128 draws (0.78 %). {order['false_alarms']['n']:,} comparisons: false alarms "
         f"{percent(order['false_alarms'])}, +15 % found {percent(order['found_15'])}. Taking turns (ABBA), the order "

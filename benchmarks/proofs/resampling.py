@@ -21,7 +21,7 @@ Pair = tuple[float, float]
 
 @dataclass(frozen=True)
 class Rate:
-    """How often something happened, with the Clopper-Pearson interval of 95 %."""
+    """A rate, with its Clopper-Pearson interval of 95 %."""
 
     count: int
     n: int
@@ -53,7 +53,7 @@ def _at_most(count: int, n: int, p: float) -> float:
 
 
 def _solve(rising: Callable[[float], float]) -> float:
-    """Where a function that rises over (0, 1) is 0."""
+    """Return the zero of a function that rises over (0, 1)."""
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -80,8 +80,9 @@ def resampled(pairs: Sequence[Pair], n: int, count: int, factor: float = 1.0, se
 
 
 def in_order(pairs: Sequence[Pair], n: int, count: int, factor: float = 1.0) -> Iterator[Ratio]:
-    """``count`` comparisons as a run makes them: ``n`` pairs in a row, every process in the place in time where it ran,
-    and who of a pair went first drawn by the runner's own coin, for another grid each time.
+    """Yield ``count`` comparisons as a run makes them: ``n`` pairs in a row, in the order in which they ran.
+
+    The side that goes first in a pair is drawn by the coin of the runner, for another grid each time.
     """
     for number in range(count):
         start = number % (len(pairs) - n + 1)
@@ -90,7 +91,7 @@ def in_order(pairs: Sequence[Pair], n: int, count: int, factor: float = 1.0) -> 
 
 
 def taking_turns(pairs: Sequence[Pair], n: int, factor: float = 1.0) -> Iterator[Ratio]:
-    """Every comparison of ``n`` pairs in a row that ABBA, the order before the coin, could have made."""
+    """Yield every comparison of ``n`` pairs in a row that alternating order (ABBA) could have made."""
     for start in range(len(pairs) - n + 1):
         for first in (0, 1):
             window = [_turned(pair, (place + first) % 2 == 1) for place, pair in enumerate(pairs[start : start + n])]

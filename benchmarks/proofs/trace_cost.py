@@ -1,4 +1,4 @@
-"""What tracing costs: one step plain, counted, attributed, and under torch's own MemTracker, in turn in one process.
+"""Measure the cost of tracing: one step plain, counted, attributed, and under torch's MemTracker, in one process.
 
     python -m benchmarks.proofs.trace_cost [--rounds 9] [--arm baseline --arm optimized] [--config configs/ablation.yml]
 

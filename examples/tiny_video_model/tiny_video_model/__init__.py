@@ -1,1 +1,1 @@
-"""A video model of somebody else, measured by slr-bench."""
+"""A video model of another project, measured by slr-bench."""

@@ -1,4 +1,4 @@
-"""The model as it was before anybody measured it: it knows nothing of slr-bench.
+"""The model as it was before it was measured: it knows nothing of slr-bench.
 
 B clip, C channel, T frame, H height, W width, K class
 """

@@ -48,7 +48,7 @@ def test_one_seed_says_nothing_of_others(tmp_path, capsys):
 
 
 def test_other_clips_or_no_common_seed_do_not_compare():
-    with pytest.raises(NotComparableError, match="other clips"):
+    with pytest.raises(NotComparableError, match="evaluated on different clips"):
         pairs(hits([1, 0]), hits([1, 0, 1]))
     with pytest.raises(NotComparableError, match="no training of the same seed"):
         pairs({1: {"a": True}}, {2: {"a": True}})

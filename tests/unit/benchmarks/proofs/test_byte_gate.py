@@ -39,7 +39,7 @@ class Command:
 
 
 @pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
+def other_directory(tmp_path, monkeypatch):
     """An empty working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -57,24 +57,24 @@ def elsewhere(tmp_path, monkeypatch):
         ({"gate": 4, "trees": 4}, 4, ["run", "gate", "trees"]),
     ],
 )
-def test_the_verdict_of_each_case(elsewhere, capsys, codes, expected, kinds):
+def test_the_verdict_of_each_case(other_directory, capsys, codes, expected, kinds):
     command = Command(**codes)
     assert check(command, lambda: COMMIT) == expected
     called = ["trees" if COMMIT in call else call[0] for call in command.calls]
     assert called == kinds * len(PARTS)
-    page = (elsewhere / "reports/latest-check/gate.md").read_text()
+    page = (other_directory / "reports/latest-check/gate.md").read_text()
     assert page.count(f"### {kinds[-1]}" if kinds != ["run"] else "no verdict, exit code 7") == len(PARTS)
     is_loud = "make bench-baseline" in capsys.readouterr().out
     assert is_loud == (codes.get("gate") == 4)
     assert ("> reports/baseline/real was measured in another environment" in page) == is_loud
 
 
-def test_without_history_what_does_not_compare_fails_and_says_how_to_renew(elsewhere, capsys):
+def test_without_history_what_does_not_compare_fails_and_says_how_to_renew(other_directory, capsys):
     assert check(Command(gate=4), lambda: None) == 4
     assert "git does not know what made it; renew it" in capsys.readouterr().out
 
 
-def test_on_github_it_is_a_warning_of_one_line(elsewhere, capsys, monkeypatch):
+def test_on_github_it_is_a_warning_of_one_line(other_directory, capsys, monkeypatch):
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     check(Command(gate=4), lambda: COMMIT)
     lines = capsys.readouterr().out.splitlines()
@@ -84,20 +84,20 @@ def test_on_github_it_is_a_warning_of_one_line(elsewhere, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("code", [2, 7, 130])
-def test_a_measurement_that_fails_leaves_no_old_verdict(elsewhere, code):
+def test_a_measurement_that_fails_leaves_no_old_verdict(other_directory, code):
     assert check(Command(), lambda: None) == 0
     assert check(lambda arguments: code, lambda: None) == code
-    page = (elsewhere / "reports/latest-check/gate.md").read_text()
+    page = (other_directory / "reports/latest-check/gate.md").read_text()
     assert page == "\n".join(f"`{part.name}`: no verdict, exit code {code}\n" for part in PARTS)
-    assert not [part for part in PARTS if (elsewhere / f"reports/latest-check/{part.name}.md").exists()]
+    assert not [part for part in PARTS if (other_directory / f"reports/latest-check/{part.name}.md").exists()]
 
 
-def test_a_measurement_that_never_began_is_told(elsewhere):
+def test_a_measurement_that_never_began_is_told(other_directory):
     assert check(lambda arguments: 2, lambda: None) == 2
-    assert "no verdict, exit code 2" in (elsewhere / "reports/latest-check/gate.md").read_text()
+    assert "no verdict, exit code 2" in (other_directory / "reports/latest-check/gate.md").read_text()
 
 
-def test_a_regression_outweighs_what_else_went_wrong(elsewhere):
+def test_a_regression_outweighs_what_else_went_wrong(other_directory):
     codes = iter([7, 0])
 
     def command(arguments):
@@ -127,12 +127,12 @@ def test_a_baseline_is_not_made_of_runs_that_failed(tmp_path):
     assert (tmp_path / "kept").is_dir()
 
 
-def test_a_failed_run_leaves_the_old_baseline(elsewhere):
+def test_a_failed_run_leaves_the_old_baseline(other_directory):
     assert renew(Command(run=7)) == 7
-    assert not (elsewhere / "reports/baseline").exists()
+    assert not (other_directory / "reports/baseline").exists()
 
 
-def test_the_commit_that_made_the_baseline(elsewhere):
+def test_the_commit_that_made_the_baseline(other_directory):
     def git(*arguments):
         settings = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "protocol.file.allow=always")
         return subprocess.run(["git", *settings, *arguments], check=True, capture_output=True, text=True).stdout
@@ -148,14 +148,14 @@ def test_the_commit_that_made_the_baseline(elsewhere):
     assert baseline_commit() == git("rev-parse", "HEAD~1").strip()
 
 
-def test_a_shallow_clone_does_not_know_it(elsewhere, monkeypatch):
-    test_the_commit_that_made_the_baseline(elsewhere)
-    subprocess.run(["git", "clone", "-q", "--depth=1", f"file://{elsewhere}", "shallow"], check=True)
-    monkeypatch.chdir(elsewhere / "shallow")
+def test_a_shallow_clone_does_not_know_it(other_directory, monkeypatch):
+    test_the_commit_that_made_the_baseline(other_directory)
+    subprocess.run(["git", "clone", "-q", "--depth=1", f"file://{other_directory}", "shallow"], check=True)
+    monkeypatch.chdir(other_directory / "shallow")
     assert baseline_commit() is None
 
 
-def test_nothing_to_measure_is_a_line_and_an_exit_code(elsewhere, monkeypatch, capsys):
+def test_nothing_to_measure_is_a_line_and_an_exit_code(other_directory, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["byte_gate", "renew"])
     monkeypatch.setattr(byte_gate, "slr_bench", Command())
     with pytest.raises(SystemExit) as end:

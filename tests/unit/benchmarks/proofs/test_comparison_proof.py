@@ -24,7 +24,7 @@ TABLES = [CURATED / "step_times.csv", CURATED / "busy" / "step_times.csv"]
 
 @pytest.fixture(params=TABLES, ids=["quiet", "busy"])
 def collected(request):
-    return Collected.of(pandas.read_csv(request.param))
+    return Collected.from_table(pandas.read_csv(request.param))
 
 
 def test_equal_processes_raise_an_alarm_in_one_percent_at_most(collected):
@@ -43,8 +43,9 @@ def test_in_the_order_run_the_coin_keeps_the_alarms_down_where_taking_turns_does
 
 
 def alarmed_of_all_orders(slots: Sequence[tuple[float, float]]) -> int:
-    """How many of the 128 equally likely orders of 8 pairs (the first does not turn) give a verdict, the times in their
-    places kept.
+    """Count how many of the 128 equally likely orders of 8 pairs give a verdict.
+
+    The first pair does not turn, and the times keep their places.
     """
     orders = ((False, *turned) for turned in itertools.product((False, True), repeat=7))
     sides = ([pair[::-1] if turned else pair for pair, turned in zip(slots, order, strict=True)] for order in orders)
@@ -77,7 +78,7 @@ def test_detection_grows_with_pairs_and_reaches_its_number_in_the_end(collected)
 
 
 def test_calm_pairs_find_fifteen_percent_from_eight():
-    """What the number asks of a machine: pairs that scatter by 5 %."""
+    """The target requires a machine whose pairs scatter by at most 5 %."""
     generator = random.Random(5)
     pairs = [(1.0, math.exp(generator.gauss(0, 0.05))) for _ in range(160)]
     assert detections(list(resampled(pairs, 8, 2000, SLOWDOWN))).low >= DETECTION_LIMIT
@@ -94,7 +95,7 @@ def test_bytes_are_the_same_in_every_process_and_a_ballast_is_always_found(colle
         row = whole[f"ballast_{size}"]
         assert row["peak_tensor_bytes"]["count"] == 50
         assert row["bytes_ratio"] == 1 + size / whole["peaks"][0]
-    assert "| asked | found" in page(found, {"cpu": "a processor"})
+    assert "| target | result" in page(found, {"cpu": "a processor"})
 
 
 def test_comparisons_in_the_order_run_use_neighbours_and_take_turns():
