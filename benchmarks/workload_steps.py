@@ -42,7 +42,7 @@ class _Steps:
         self._settings, self._context = settings, context
         self._model = context.place(build_recogniser(settings.model, settings.training.recompute))
         self._held: list[MicroBatch] = []
-        self.clips_per_step = settings.training.effective_batch
+        self.samples_per_step = settings.training.effective_batch
 
     def load(self) -> None:
         """Decode one effective batch; with fake tensors, make its shape up."""
@@ -78,9 +78,9 @@ class _Steps:
                 first = labels_N.numel() == 0
                 clips_NTCHW = batch.clips_BTCHW if first else torch.cat([clips_NTCHW, batch.clips_BTCHW])
                 labels_N = batch.labels_B if first else torch.cat([labels_N, batch.labels_B])
-                if len(labels_N) >= self.clips_per_step:
+                if len(labels_N) >= self.samples_per_step:
                     break
-        for start in range(0, self.clips_per_step, size):
+        for start in range(0, self.samples_per_step, size):
             # Clones: a slice would keep the whole batch alive, and be shared memory of an ended loader process.
             part = slice(start, start + size)
             yield MicroBatch(clips_NTCHW[part].clone(), labels_N[part].clone())
@@ -111,7 +111,7 @@ class TrainStep(_Steps):
         """
         while True:
             before = 0.0 if self._has_stepped else self._trainer.scaler.get_scale()
-            self._trainer.step(self._handed_over(), self.clips_per_step)
+            self._trainer.step(self._handed_over(), self.samples_per_step)
             self._has_stepped = self._has_stepped or not 1.0 < self._trainer.scaler.get_scale() < before
             if self._has_stepped:
                 return

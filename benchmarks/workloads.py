@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from models.config import Settings
 from slr_bench.errors import ConfigError, DataError
+from slr_bench.grid.description import HeadlineMetric, MetricText
 from slr_bench.grid.workload import AMPERE, BuildContext, Cards, Knob, WorkloadSpec
 
 SYNTHETIC = Path("data/synthetic")
@@ -84,6 +85,62 @@ def _train_epochs(settings: Settings, context: BuildContext) -> Any:
     return TrainEpochs(settings, context)
 
 
+_OTHER_SEED = "How far another seed, more epochs or other signers would move it."
+_PER_CLASS = "within each sign that occurs, averaged over the signs: each weighs the same, however many clips it has."
+
+
+def _accuracy(label: str, meaning: str) -> MetricText:
+    return MetricText(label, meaning, _OTHER_SEED, compares_as="learned", larger_is_better=True)
+
+
+_METRICS: Mapping[str, MetricText] = {
+    "accuracy_top1": _accuracy("accuracy", "Share of validation clips whose highest score is the right sign."),
+    "accuracy_top5": _accuracy(
+        "top-5 accuracy", "Share of validation clips with the right sign among the five highest scores."
+    ),
+    "accuracy_top10": _accuracy(
+        "top-10 accuracy", "Share of validation clips with the right sign among the ten highest scores."
+    ),
+    "accuracy_per_class_top1": _accuracy("accuracy per class", f"Accuracy {_PER_CLASS}"),
+    "accuracy_per_class_top5": _accuracy("top-5 accuracy per class", f"Top-5 accuracy {_PER_CLASS}"),
+    "accuracy_per_class_top10": _accuracy("top-10 accuracy per class", f"Top-10 accuracy {_PER_CLASS}"),
+    "training_time_s": MetricText(
+        "training time",
+        "Wall time of the whole training, loading of data and validation included.",
+        "How long a training to convergence takes: the epochs are the setting's.",
+    ),
+    "epoch_time_s": MetricText("epoch time", "Training time over the number of epochs.", "How the epochs differ."),
+    "train_loss": MetricText(
+        "training loss", "Mean loss of the last epoch.", "What it says about unseen clips.", compares_as="learned"
+    ),
+    "attention_bytes": MetricText(
+        "attention chosen",
+        "Most bytes that attention needs beside its inputs, forward and backward, by the back-end that was chosen; the "
+        "source says which. Counted at every operator before the first step.",
+        "What an operator allocates inside itself.",
+        compares_as="traced",
+    ),
+}
+
+_DESCRIPTION: dict[str, Any] = {
+    "unit": "clip",
+    "micro_batch": "training.batch_size",
+    "micro_batches": "training.gradient_accumulation_steps",
+    "input_line": "clips of {model.num_frames} frames of {data.frame_size}×{data.frame_size} pixels",
+    "setting_line": ("{training.precision}",),
+    "accuracy_metric": "accuracy_top1",
+    "metrics": _METRICS,
+}
+
+
+def _step_headline(memory: str, allocated: str, time: str) -> tuple[HeadlineMetric, ...]:
+    return (
+        HeadlineMetric("peak_tensor_bytes", memory),
+        HeadlineMetric("peak_allocated_bytes", allocated, optional=True),
+        HeadlineMetric("step_time_s", time),
+    )
+
+
 train_step = WorkloadSpec(
     name="train_step",
     settings=Settings,
@@ -91,10 +148,11 @@ train_step = WorkloadSpec(
     preload=_PRELOAD,
     packages=("models", "benchmarks"),
     monotone=("training.batch_size",),
-    micro_batches="training.gradient_accumulation_steps",
-    micro_batch="training.batch_size",
     knobs=_KNOBS,
     prepare=_check_data,
+    headline=_step_headline("Memory", "GPU memory allocated", "Step time"),
+    report_order=-1,
+    **_DESCRIPTION,
 )
 """One optimizer step of the trainer on decoded clips: every micro-batch forward and backward, then the update."""
 
@@ -105,10 +163,11 @@ inference = WorkloadSpec(
     preload=_PRELOAD,
     packages=("models", "benchmarks"),
     monotone=("training.batch_size",),
-    micro_batches="training.gradient_accumulation_steps",
-    micro_batch="training.batch_size",
     knobs=tuple(knob for knob in _KNOBS if knob.name != "training.recompute"),  # nothing is kept for a backward
     prepare=_check_data,
+    headline=_step_headline("Inference memory", "Inference GPU memory allocated", "Inference step time"),
+    report_order=1,
+    **_DESCRIPTION,
 )
 """Forward passes without gradients over one effective batch, micro-batch by micro-batch."""
 
@@ -121,5 +180,7 @@ train_epochs = WorkloadSpec(
     packages=("models", "benchmarks"),
     monotone=("training.batch_size",),
     prepare=_check_data,
+    headline=(HeadlineMetric("training_time_s", "Training time"), HeadlineMetric("accuracy_top1", "Accuracy")),
+    **_DESCRIPTION,
 )
 """A whole training from scratch for ``training.epochs``, then accuracy on the validation split."""

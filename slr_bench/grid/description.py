@@ -26,7 +26,7 @@ class MetricText:
     blind_spot: str
     compares_as: Literal["traced", "learned", "count"] | None = None
     """What two values must share to be compared: ``traced`` the versions of torch and of the tracing rules, ``learned``
-    the data, ``count`` nothing. None: bytes need the same host and isolation, and anything else is treated as a time."""
+    the data, ``count`` nothing. None: bytes need the same host, and anything else is treated as a time."""
     larger_is_better: bool = False
 
 

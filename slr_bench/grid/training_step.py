@@ -37,7 +37,7 @@ class TrainingStep:
         on the CPU and is called ``micro_batches`` times by :meth:`load`; ``loss`` takes outputs and targets.
         """
         self.context, self.model, self.optimizer = context, model, optimizer
-        self.clips_per_step = 0
+        self.samples_per_step = 0
         """Samples in all micro-batches, known once they are loaded."""
         self.micro_batches = micro_batches
         self._batch, self._loss = batch, loss
@@ -46,7 +46,7 @@ class TrainingStep:
     def load(self) -> None:
         """Fetch every micro-batch of a step. With fake tensors they have shapes and no contents."""
         self._held = [self._batch() for _ in range(self.micro_batches)]
-        self.clips_per_step = sum(len(targets) for _, targets in self._held)
+        self.samples_per_step = sum(len(targets) for _, targets in self._held)
 
     def step(self) -> None:
         """One optimizer step over the mean of the micro-batches' losses."""

@@ -26,7 +26,7 @@ class Told(NamedTuple):
     """A micro-batch."""
     story: Story
     heard: Sequence[Heard]
-    clips_per_step: int
+    samples_per_step: int
     loader_bytes: int
 
 
@@ -51,7 +51,7 @@ def told_between(low: Told, high: Told, samples: int) -> Told | None:
             samples,
             _story(low.story, high.story, between),
             _heard(low.heard, high.heard, between),
-            between(low.clips_per_step, high.clips_per_step),
+            between(low.samples_per_step, high.samples_per_step),
             between(low.loader_bytes, high.loader_bytes),
         )
     except _NotBetweenError:

@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel
 
 from slr_bench.errors import ProbeUnavailableError, UnsupportedSettingError
-from slr_bench.grid.workload import DetailedWork, StepWork
+from slr_bench.grid.workload import DetailedWork, StepWork, WorkloadSpec, units_per_step
 from slr_bench.probes import host, nvml
 from slr_bench.probes.allocator import CudaAllocatorProbe
 from slr_bench.probes.energy import EnergyProbe
@@ -47,7 +47,7 @@ def measure(job: dict[str, Any], send: Send) -> dict[str, Any]:
     if job["fake"]:
         measured = _trace_fake(job, context, spec.build(settings, context), spec.kind)
     else:
-        measured = _Measurement(job, context, send).run(spec.build, settings, spec.kind)
+        measured = _Measurement(job, context, send).run(spec, settings)
     measured["work_s"] = time.perf_counter() - start_s
     return measured
 
@@ -92,12 +92,13 @@ class _Measurement:
         self._cuda = CudaAllocatorProbe(context.device)
         self._gpu_watch = GpuWatch(self._nvml)
 
-    def run(self, build: Any, settings: BaseModel, kind: str) -> dict[str, Any]:
+    def run(self, spec: WorkloadSpec, settings: BaseModel) -> dict[str, Any]:
         """Metrics, phases and samples of the workload, as JSON values."""
         with closing(self._rss):
-            return self._run(build, settings, kind)
+            return self._run(spec, settings)
 
-    def _run(self, build: Any, settings: BaseModel, kind: str) -> dict[str, Any]:
+    def _run(self, spec: WorkloadSpec, settings: BaseModel) -> dict[str, Any]:
+        kind = spec.kind
         host_probe, cuda_probe = host.HostProbe(), self._cuda
         details: dict[str, Any] | None = None
         energy = EnergyProbe(self._nvml, self._no_nvml)
@@ -106,7 +107,7 @@ class _Measurement:
             probes.enter_context(host_probe)
             probes.enter_context(sampler)
             with self._context.phase("build"):
-                work = build(settings, self._context)
+                work = spec.build(settings, self._context)
             if kind == "whole":
                 probes.enter_context(cuda_probe)
                 probes.enter_context(energy)
@@ -116,7 +117,7 @@ class _Measurement:
                 self._warm_up(work)
                 probes.enter_context(cuda_probe)
                 probes.enter_context(energy)
-                own = self._time_steps(work)
+                own = self._time_steps(work, spec)
         metrics = own | host_probe.readings() | cuda_probe.readings() | self._sampled(sampler)
         metrics |= self._gpu.readings() | self._energy(energy, kind)
         metrics["gpu_memory_peak_bytes"] = process_memory(metrics, metrics["peak_reserved_bytes"])
@@ -148,7 +149,7 @@ class _Measurement:
                 work.step()
             phase.enabled = True
 
-    def _time_steps(self, work: StepWork) -> dict[str, Metric]:
+    def _time_steps(self, work: StepWork, spec: WorkloadSpec) -> dict[str, Metric]:
         on_gpu = self._context.device.type == "cuda"
         for number in range(self._job["timed_steps"]):
             self._send({"phase": f"{TIMED_PREFIX}{number + 1}/{self._job['timed_steps']}"})
@@ -161,11 +162,10 @@ class _Measurement:
                 work.step()
         median_s = statistics.median(self._step_times_s)
         source = f"perf_counter, median of {len(self._step_times_s)} steps"
+        units, throughput = units_per_step(work, spec)
         return {
             "step_time_s": Metric(value=median_s, unit="s", source=source, quality="measured"),
-            "throughput_clips_per_s": Metric(
-                value=work.clips_per_step / median_s, unit="1/s", source=source, quality="measured"
-            ),
+            throughput: Metric(value=units / median_s, unit="1/s", source=source, quality="measured"),
         } | dict(work.metrics())
 
     def _timed(self, work: StepWork) -> float:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from slr_bench.errors import SlrBenchError, UnsupportedSettingError
+from slr_bench.grid.workload import units_per_step
 from slr_bench.live_bytes import LOADER
 from slr_bench.trace.fake.cpu_rules import CpuFakeMode
 from slr_bench.trace.fake.cuda_rules import CUDA_RULES
@@ -99,7 +100,7 @@ def _trace(job: dict[str, Any]) -> _Traced:
         samples=job.get("samples") or 0,
         story=recorder.story(),
         heard=log.heard,
-        clips_per_step=work.clips_per_step,
+        samples_per_step=units_per_step(work, spec)[0],
         loader_bytes=sum(tensor.nbytes for tensor in work.tensors().get(LOADER, ())),
     )
     return _Traced(told, spec.name, context)
@@ -123,7 +124,7 @@ def _summed_up(one: _Traced, more: int) -> dict[str, Any]:
     middle = last_micro_batch(story) if more else range(0)
     found["flops_per_step"] = round(found["flops_per_step"] * times)
     found["flops_by_dtype"] = {name: round(count * times) for name, count in story.flops_by_dtype.items()}
-    found["clips_per_step"] = round(told.clips_per_step * times)
+    found["samples_per_step"] = round(told.samples_per_step * times)
     found["operators"] = len(story.operators) + more * len(middle)
     found["touched_bytes_per_step"] = story.touched_bytes
     found["loader_bytes"] = round(told.loader_bytes * times)

@@ -33,7 +33,7 @@ import torch
 
 
 class Work:
-    clips_per_step = 1
+    samples_per_step = 1
 
     def __init__(self, settings):
         self.size = settings.size

@@ -115,7 +115,7 @@ def test_a_loop_of_ones_own_as_shown_trains():
     work.step()
     moved = sum((now - then).square().sum() for now, then in zip(model.parameters(), before, strict=True)).sqrt()
     assert 0 < moved <= 1.0 + 1e-4  # the norm that the gradient is clipped to
-    assert work.clips_per_step == 4
+    assert work.samples_per_step == 4
 
 
 def test_messages_that_the_page_names_are_those_of_the_code():

@@ -64,7 +64,7 @@ class FaultySettings(BaseModel):
 class _Work:
     """One float32 tensor of a known size a step, and the fault in the middle of it."""
 
-    clips_per_step = 1
+    clips_per_step = 1  # the name in version 0.1; such work is still measured
 
     def __init__(self, settings: FaultySettings) -> None:
         self._fault = settings.fault

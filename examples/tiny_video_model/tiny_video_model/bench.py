@@ -30,4 +30,4 @@ def build(settings: Settings, context: BuildContext) -> TrainingStep:
     return TrainingStep(context, model, optimizer, batch, torch.nn.functional.cross_entropy, settings.micro_batches)
 
 
-tiny_video = WorkloadSpec(name="tiny_video", settings=Settings, build=build, monotone=("batch_size",))
+tiny_video = WorkloadSpec(name="tiny_video", settings=Settings, build=build, monotone=("batch_size",), unit="clip")

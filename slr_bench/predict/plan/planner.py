@@ -97,10 +97,10 @@ class Planner:
         return self._planned(replace(plan, chosen=point), budget, probed | seen)
 
     def _look_at_own(self, foresight: Foresight) -> None:
-        """A named value may change how many clips a step takes, where the workload does not say which keys do."""
+        """A named value may change how many units a step takes, where the workload does not say which keys do."""
         if self._choices.named and self._own.spec.batch_keys is None:
             (own,) = foresight.foresee([self._own])
-            self._clips = None if isinstance(own, str) else own["clips_per_step"]
+            self._clips = None if isinstance(own, str) else own["samples_per_step"]
 
     def _search(self, budget: Budget, foresight: Foresight, progressed: Progressed) -> Plan:
         done = 0
@@ -189,8 +189,9 @@ class Planner:
         lacks = device.lacks(traced)
         if lacks is not None:
             return lacks
-        if self._clips is not None and traced["clips_per_step"] != self._clips:
-            return f"takes {traced['clips_per_step']} clips a step, the setting given {self._clips}: another step"
+        if self._clips is not None and traced["samples_per_step"] != self._clips:
+            taken = f"takes {traced['samples_per_step']} {self._own.spec.unit}s a step"
+            return f"{taken}, the setting given {self._clips}: another step"
         prediction = predicted(traced, device, settings=self._settings)
         return Evaluated(prediction.nvml.high, self._rates.seconds(traced), prediction)
 

@@ -58,7 +58,7 @@ def test_a_step_is_that_of_the_plain_loop_on_the_whole_batch(context, micro_batc
     for parameter, value in zip(work.model.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.detach(), value)
         assert parameter.grad is None
-    assert work.clips_per_step == SAMPLES
+    assert work.samples_per_step == SAMPLES
     assert work.metrics()["parameters"].value == INPUTS * OUTPUTS + OUTPUTS
 
 

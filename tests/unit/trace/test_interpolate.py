@@ -118,7 +118,7 @@ def told(samples, size, changes=None, operator="aten.add", most=100):
 def test_sizes_grow_in_proportion():
     found = told_between(told(2, 40), told(6, 104, most=180), 3)
     assert found is not None
-    assert (found.samples, found.clips_per_step, found.loader_bytes) == (3, 3, 9)
+    assert (found.samples, found.samples_per_step, found.loader_bytes) == (3, 3, 9)
     assert [(one.size_bytes, one.shape) for one in found.story.storages] == [(56, (14, 4))]
     assert found.story.flops == found.story.flops_by_dtype["float32"] == 30
     assert found.heard[0].workspace == Workspace(3, 120, True)

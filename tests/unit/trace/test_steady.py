@@ -143,7 +143,7 @@ def unrolled(workload, setting, cuda_rules):
     assert len(micro_batch_starts(recorder)) == setting[N]
     loader = sum(tensor.nbytes for tensor in work.tensors()["loader"])
     return profile | {
-        "clips_per_step": work.clips_per_step,
+        "samples_per_step": work.samples_per_step,
         "loader_bytes": loader,
         "touched_bytes_per_step": recorder.touched_bytes,
     }
@@ -156,7 +156,7 @@ EQUAL = (
     "floor_bytes",
     "floor",
     "flops_per_step",
-    "clips_per_step",
+    "samples_per_step",
     "loader_bytes",
     "source",
 )
@@ -291,7 +291,7 @@ def test_an_operator_without_a_rule_is_named_with_its_bound():
 class Untold:
     """Two micro-batches that nobody loads in a phase."""
 
-    clips_per_step = 2
+    samples_per_step = 2
 
     def __init__(self, context):
         self.context = context

@@ -42,7 +42,7 @@ def traced(cell):
         "flops_by_dtype": {name: 1e12},
         "touched_bytes_per_step": 0,
         "operators": 1000 * training.gradient_accumulation_steps,
-        "clips_per_step": training.batch_size * training.gradient_accumulation_steps,
+        "samples_per_step": training.batch_size * training.gradient_accumulation_steps,
     }
 
 
