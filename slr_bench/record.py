@@ -5,8 +5,12 @@ Schema history: 1 - first; later with the optional ``marks``, left out where the
 
 from __future__ import annotations
 
+import json
 import math
+import re
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
@@ -161,3 +165,26 @@ class Record(BaseModel):
         """The metric's value; None if unavailable or not taken."""
         reading = self.metrics.get(metric)
         return reading.value if reading else None
+
+
+_DIRECTORIES: Final = re.compile(r"(?<![\w.~-])/(?:[^/\s'\":;,()]+/)+")
+"""The absolute directories before the name of a file. ``clips/s`` and ``1/2`` do not match."""
+
+
+def without_paths(reason: str, settings_json: str) -> str:
+    """Remove directories from a reason, because a record holds no path.
+
+    Of the setting's own paths the last part stays. Paths below the working directory become relative to it. Of all
+    others the name of the file stays.
+    """
+    for path in sorted(_paths_in(json.loads(settings_json)), key=len, reverse=True):
+        reason = reason.replace(path, Path(path).name)
+    return _DIRECTORIES.sub("", reason.replace(f"{Path.cwd()}/", ""))
+
+
+def _paths_in(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for item in value.values():
+            yield from _paths_in(item)
+    elif isinstance(value, str) and "/" in value:
+        yield value

@@ -126,15 +126,25 @@ def test_the_runner_reaches_the_worker_only_as_a_process():
     loaded = loaded_after("import slr_bench.run.runner, slr_bench.report.views.run_progress")
     assert "slr_bench.execute.local" in loaded
     assert not loaded & {"slr_bench.worker.main", "slr_bench.worker.measure", "torch", "pynvml"}
-    named = {
-        name
-        for path in sources("slr_bench/run")
-        if path.stem in ("runner", "lane", "local")
-        for name in imports_of(path)
-    }
-    assert not [
-        name for name in named if name.startswith(("slr_bench.worker.main", "slr_bench.worker.measure", "torch"))
-    ]
+    named = {name for path in sources("slr_bench/run", "slr_bench/execute") for name in imports_of(path)}
+    assert not [name for name in named if name.startswith(("slr_bench.worker", "torch"))]
+
+
+PARENTS = ("grid", "execute", "run", "compare", "report", "cli")
+
+
+@pytest.mark.parametrize("room", PARENTS)
+def test_rooms_of_the_parent_never_import_torch(room):
+    modules = [module_name(path) for path in sources(f"slr_bench/{room}")]
+    loaded = loaded_after("\n".join(f"import {name}" for name in modules if not name.endswith("__main__")))
+    assert set(modules) <= loaded
+    assert "torch" not in loaded
+
+
+def test_the_python_interface_does_not_import_torch_at_once():
+    modules = [name for name in ("slr_bench", "slr_bench.api") if (ROOT / name.replace(".", "/")).exists()]
+    assert modules
+    assert "torch" not in loaded_after("\n".join(f"import {name}" for name in modules))
 
 
 def test_no_package_and_no_workload_spec_imports_torch():

@@ -25,12 +25,13 @@ from rich.console import Console
 from rich.table import Table
 from torch.distributed._tools.mem_tracker import MemTracker
 
+from slr_bench.execute.job import Work
 from slr_bench.grid.cells import own_cell
 from slr_bench.grid.config import load_grid
 from slr_bench.live_bytes import LiveBytes
 from slr_bench.trace.allocations import CpuAllocations
 from slr_bench.trace.recorder import Recorder
-from slr_bench.worker.context import Context, open_job
+from slr_bench.worker.context import Context, open_work
 
 Meter = Callable[[Any, Context], AbstractContextManager[Any]]
 
@@ -71,8 +72,7 @@ METERS: dict[str, Meter] = {
 
 def measure(setting: Any, workload: str, rounds: int) -> dict[str, list[float]]:
     """Meter -> processor seconds of one step, a value a round; the order turns with the rounds."""
-    job = {"fake": False, "device": "cpu", "workload": workload, "setting": setting}
-    spec, settings, context = open_job(job)
+    spec, settings, context = open_work(Work(workload, setting), "cpu")
     work = spec.build(settings, context)
     context.phase.enabled = False
     work.load()

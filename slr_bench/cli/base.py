@@ -89,7 +89,7 @@ def public_command(arguments: Sequence[str]) -> str:
     """The command as others can give it: what lies below the working directory is named from there, and of every other
     path the last part alone stays. Nobody's home directory is in it.
     """
-    from slr_bench.execute.outcome import without_paths
+    from slr_bench.record import without_paths
 
     words = ["slr-bench", *map(public_word, arguments)]
     return without_paths(shlex.join(words), "{}")

@@ -37,7 +37,7 @@ def calibrate(
     from slr_bench.predict.calibrate import write_calibration
     from slr_bench.predict.calibration_processes import NO_GPU, GpuChildren
     from slr_bench.report.views.calibrate import print_calibration
-    from slr_bench.run.preflight import prepare
+    from slr_bench.run.driver import prepare
 
     console = Console(stderr=as_json)
     place = devices or Path(str(files("slr_bench.predict") / "devices"))

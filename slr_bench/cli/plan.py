@@ -69,7 +69,7 @@ def plan(
     from slr_bench.predict.plan.planner import Planner
     from slr_bench.predict.plan.verify import measured
     from slr_bench.report.views.plan import plan_picture, print_plan, setting_file
-    from slr_bench.run.preflight import has_cuda
+    from slr_bench.run.driver import has_cuda
 
     console = Console(stderr=as_json)
     if means_cpu(device):

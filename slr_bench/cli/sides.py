@@ -89,20 +89,20 @@ def _measured(choice: Choice, pair: RevisionPair, console: Console) -> Compariso
     from slr_bench.grid.config import parse_override
     from slr_bench.report.views.run_progress import LiveView
     from slr_bench.run.revisions import git
-    from slr_bench.run.revisions.measure import SIDES, Asked, measured_in_turn
+    from slr_bench.run.revisions.measure import SIDES, MeasurementRequest, measure_interleaved
 
     if not pair.head.is_working_tree and not pair.base.is_working_tree and git.is_dirty(pair.top):
         note = "the working tree has changes that no commit has; they are not measured (name it with .)"
         console.print(note, style="yellow", soft_wrap=True)
     overrides = dict(parse_override(text) for text in choice.sets)
-    asked = Asked(_grid(choice), overrides, choice.arm, choice.fake, public_command(sys.argv[1:]))
+    asked = MeasurementRequest(_grid(choice), overrides, choice.arm, choice.fake, public_command(sys.argv[1:]))
     console.print("starting: checking both sides out, importing torch once a side", soft_wrap=True)
     revisions = (pair.base, pair.head)
     kept = f"finished runs are kept in {choice.out}, the same command goes on from there"
     with (
         interruption_told(kept if choice.out else "nothing is kept: with --out DIR finished runs would be"),
         LiveView(console, sides=SIDES) as view,
-        measured_in_turn(pair.top, revisions, asked, choice.out, view) as directories,
+        measure_interleaved(pair.top, revisions, asked, choice.out, view) as directories,
     ):
         comparison = compare_runs(*directories, arm=choice.arm)
     if comparison.crashed and choice.out is None:

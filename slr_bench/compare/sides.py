@@ -11,7 +11,7 @@ from slr_bench.compare.cells import MEASURED, CellSummary, summarize_cells
 from slr_bench.compare.records import find_records
 from slr_bench.errors import ConfigError, NoBaselineError, NothingMeasuredError, nearest
 from slr_bench.record import Outcome, Record
-from slr_bench.run.store import Manifest, Store, Turn
+from slr_bench.run.store import Manifest, Pairing, Store
 from slr_bench.units import plain
 
 SideName = Literal["base", "head"]
@@ -27,7 +27,7 @@ class Side:
     cells: Sequence[CellSummary]
     problems: Sequence[str] = ()
     """Files that are no readable records."""
-    turn: Turn | None = None
+    turn: Pairing | None = None
     """The measurement in turn of which the directory is one half."""
 
     @property
@@ -58,9 +58,9 @@ def read_side(directory: Path, which: SideName, name: str | None = None, arm: st
     own = [record for record in records if record.cell_id in listed]
     if not any(record.outcome in (MEASURED if which == "base" else MEASURED | BROKEN) for record in own):
         _refuse(store, which, manifest, own, found.unreadable)
-    shown = manifest.in_turn.name if manifest.in_turn else name or directory.name
+    shown = manifest.pairing.name if manifest.pairing else name or directory.name
     cells = summarize_cells(manifest, records, found.unreadable)
-    return Side(shown, cells, found.problems, manifest.in_turn)
+    return Side(shown, cells, found.problems, manifest.pairing)
 
 
 def _manifest(store: Store, which: SideName) -> Manifest:
@@ -88,7 +88,7 @@ def _refuse(
 ) -> NoReturn:
     if records:
         ends = sorted({f"{record.outcome}: {plain(record.reason)}" for record in records})
-        shown = manifest.in_turn.name if manifest.in_turn else store.directory
+        shown = manifest.pairing.name if manifest.pairing else store.directory
         raise _error(which)(f"no run of the {which} ({shown}) was measured; they ended as {'; '.join(ends[:3])}")
     if unreadable:
         name, why = next(iter(unreadable.items()))

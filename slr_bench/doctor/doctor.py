@@ -8,7 +8,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -140,24 +139,16 @@ def _memory_profiler() -> Finding:
 
 
 def _fork_server() -> Finding:
-    """Whether a cell's process can be forked, and ends as it should."""
-    from slr_bench.execute.local import LocalExecutor
+    """Check that the process of a cell can be forked and ends as it should."""
+    from slr_bench.execute.job import DescribeEnvironment
+    from slr_bench.run.driver import temporary_driver
 
-    with tempfile.TemporaryDirectory() as directory:
-        job = {
-            "op": "environment", "device": "cpu", "isolation": "fork", "ram_limit_bytes": None,
-            "log_path": f"{directory}/log",
-        }  # fmt: skip
-        try:
-            with LocalExecutor(["torch"], {}) as executor:
-                ending = executor.run(job, _CHILD_TIMEOUT_S, lambda _: None, lambda _: None, _CHILD_TIMEOUT_S)
-        except (SlrBenchError, OSError) as error:
-            return Finding("fork server", "lacking", str(error), "no cell can run: check python -c 'import torch'")
+    cure = "check python -c 'import torch'"
+    try:
+        with temporary_driver(["torch"], device="cpu") as driver:
+            ending = driver.run(DescribeEnvironment(), _CHILD_TIMEOUT_S)
+    except (SlrBenchError, OSError) as error:
+        return Finding("fork server", "lacking", str(error), f"no cell can run: {cure}")
     if ending.result is None:
-        return Finding(
-            "fork server",
-            "lacking",
-            f"a child ended with {ending.code or ending.signal}",
-            "check python -c 'import torch'",
-        )
+        return Finding("fork server", "lacking", f"a child ended with {ending.code or ending.signal}", cure)
     return Finding("fork server", "ok", "a cell's process starts and reports")

@@ -1,1 +1,1 @@
-"""Where a job runs: the local fork server today."""
+"""Where a job runs, and how it ends. Knows nothing of grids."""

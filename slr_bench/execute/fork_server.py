@@ -1,8 +1,8 @@
-"""The fork server: imports torch once, then forks one child a cell, kills it when told, and reaps it.
+"""The fork server: imports torch once, then forks one child per job, kills it on request, and reaps it.
 
-It runs no operator, starts no thread and makes no CUDA or NVML call, so every child begins clean. It speaks JSON lines
-on one socket with the runner; when that closes, it kills what it owns and ends. It adopts what a cell leaves behind, so
-that a process which left the cell's group (a daemon) is ended too.
+It runs no operator, starts no thread and makes no CUDA or NVML call, so every child begins clean. It exchanges JSON
+lines with the executor over one socket. When that closes, it kills what it owns and ends. It adopts what a job leaves
+behind, so that a process which left the job's group (a daemon) is ended too.
 """
 
 from __future__ import annotations
@@ -17,26 +17,32 @@ import selectors
 import signal
 import socket
 import sys
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
+from slr_bench.execute.job import Job, JsonObject
 from slr_bench.execute.reaping import kill_group, set_parent_death_signal, set_subreaper, sweep
 
-OOM_SCORE = "900"  # if the machine runs out of memory, the cell goes before the runner
+OOM_SCORE: Final = "900"
+"""If the machine runs out of memory, the kernel ends the job before the process that started it."""
+WORKER: Final = "slr_bench.worker.main"
+"""The module that does a job; it has ``run_job`` and can be run."""
 
 
 def main() -> None:
     """``python -m slr_bench.execute.fork_server SOCKET_FD MODULE...``."""
     channel = socket.socket(fileno=int(sys.argv[1]))
     set_subreaper(True)
-    set_parent_death_signal(signal.SIGKILL)  # while it imports it does not listen
+    set_parent_death_signal(signal.SIGKILL)  # while it imports it does not read the channel
     for name in sys.argv[2:]:
-        with contextlib.suppress(ImportError):  # the cell that needs it will say so, and disturb no other
+        with contextlib.suppress(ImportError):  # the job that needs it reports it, and no other fails
             importlib.import_module(name)
     gc.freeze()  # what is imported is never garbage: children neither walk it nor copy its pages when they collect
-    set_parent_death_signal(0)  # now the channel's end tells: killed at once, it could not end the cell's group
+    set_parent_death_signal(
+        0
+    )  # from now on the end of the channel counts: killed at once, the server could not end the job's group
     with contextlib.suppress(BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
         _Server(channel).serve()
-    # A regular exit would unload what was only imported for the children, and some libraries complain of it.
+    # A regular exit would unload what was only imported for the children, and some libraries complain.
     os._exit(0)
 
 
@@ -51,30 +57,30 @@ class _Server:
         self._tell({"event": "ready"})
         while (request := self._next_request()) is not None:
             if request["op"] == "run":
-                self._run(request["job"])
+                self._run(Job.from_dict(request["job"]))
 
-    def _tell(self, message: dict[str, Any]) -> None:
+    def _tell(self, message: JsonObject) -> None:
         self._channel.sendall(json.dumps(message).encode() + b"\n")
 
-    def _next_request(self) -> dict[str, Any] | None:
-        """The next request line; None when the runner has gone."""
+    def _next_request(self) -> JsonObject | None:
+        """Return the next request, or None when the executor has gone."""
         while b"\n" not in self._requests:
             data = self._channel.recv(1 << 16)
             if not data:
                 return None
             self._requests += data
         line, self._requests = self._requests.split(b"\n", 1)
-        request: dict[str, Any] = json.loads(line)
+        request: JsonObject = json.loads(line)
         return request
 
-    def _run(self, job: dict[str, Any]) -> None:
+    def _run(self, job: Job[Any]) -> None:
         result_read, result_write = os.pipe()
         server = os.getpid()
         pid = os.fork()
         if pid == 0:
             os.close(result_read)
             self._channel.close()
-            _become_cell(job, result_write, server)
+            _become_job(job, result_write, server)
         os.close(result_write)
         child = os.pidfd_open(pid)
         self._selector.register(child, selectors.EVENT_READ)
@@ -82,7 +88,7 @@ class _Server:
         try:
             self._tell({"event": "started", "pid": pid})
             self._watch(pid, child, result_read)
-        except OSError:  # the runner has gone
+        except OSError:  # the executor has gone
             kill_group(child, pid)
             raise
         finally:
@@ -101,7 +107,7 @@ class _Server:
         )
 
     def _watch(self, pid: int, child: int, result_read: int) -> None:
-        """Pass the child's lines on until it ends; kill its group when told to, or when the runner has gone."""
+        """Pass the child's lines on until it ends; kill its group on request, or when the executor has gone."""
         unsent, is_open = b"", True
         while True:
             ready = {key.fd for key, _ in self._selector.select()}
@@ -128,7 +134,7 @@ class _Server:
             return bool(selector.select(0))
 
     def _end_all_and_reap(self, pid: int, child: int) -> int:
-        """End what the cell left running, then reap it and what it orphaned: the server has no other children."""
+        """End what the job left running, then reap it and its orphans; the server has no other children."""
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         kill_group(child, pid)
         status = os.waitpid(pid, 0)[1]
@@ -136,29 +142,26 @@ class _Server:
         return status
 
 
-def _become_cell(job: dict[str, Any], result_write: int, server: int) -> NoReturn:
-    """In the child: a session of its own, output into the log, then the worker. Never returns."""
+def _become_job(job: Job[Any], result_write: int, server: int) -> NoReturn:
+    """Turn the child into the job: a session of its own, output into the log, then the worker. Never returns."""
     code = 1
     try:
         os.setsid()
         set_parent_death_signal(signal.SIGKILL)
-        if os.getppid() != server:  # it ended before the kernel was asked
+        if os.getppid() != server:  # it ended before the request took effect
             os._exit(code)
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write(OOM_SCORE)
-        log = os.open(job["log_path"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        log = os.open(job.log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(log, 1)
         os.dup2(log, 2)
         faulthandler.enable(file=2)  # a SIGSEGV leaves its Python stack in the log
-        if job["isolation"] == "spawn":
+        if job.isolation == "spawn":
             os.set_inheritable(result_write, True)
-            command = [sys.executable, "-m", "slr_bench.worker.main", str(result_write), json.dumps(job)]
-            os.execv(sys.executable, command)
-        from slr_bench.worker.main import run_job
-
-        run_job(job, result_write)
+            os.execv(sys.executable, [sys.executable, "-m", WORKER, str(result_write), job.to_json().decode()])
+        importlib.import_module(WORKER).run_job(job, result_write)
         code = 0
-    except BaseException:  # noqa: BLE001 - the last frame of a process: whatever it is goes to the log
+    except BaseException:  # noqa: BLE001 - the last frame of a process; every error goes to the log
         import traceback
 
         traceback.print_exc()

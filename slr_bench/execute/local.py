@@ -1,4 +1,4 @@
-"""Cells on this machine, through one fork server. The runner's side: no torch."""
+"""The executor of this machine: jobs run through one fork server. This side does not import torch."""
 
 from __future__ import annotations
 
@@ -13,29 +13,23 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Final, Self
 
 from slr_bench.errors import SlrBenchError
 from slr_bench.execute import reaping
+from slr_bench.execute.job import MESSAGES, Ending, Job, JobResult, JsonObject, OnMessage, PhaseEntered
+from slr_bench.execute.machine import PSS_PERIOD_S, JobMonitor, Readers
 
 SERVER = "slr_bench.execute.fork_server"
 OWNER_VARIABLE = "SLR_BENCH_OWNER"
-"""In the environment of the server and all it starts: a random word by which the runner knows its own."""
+"""Variable in the environment of the server and all it starts: a random word by which this process knows its own."""
 _QUIET = {"KINETO_LOG_LEVEL": "6"}
-"""torch's profiler tells every cell's log that it began, ended, and found no GPU; its errors it raises."""
+"""Keeps torch's profiler from logging that it began, ended and found no GPU. Its errors are raised anyway."""
 GRACE_S = 30.0
-"""A server that has not ended a cell, or itself, so long after it was told to is killed: it hangs or was stopped."""
+"""A server that has not ended a job, or itself, so long after the request is killed: it hangs or was stopped."""
 
 
-class Ending(NamedTuple):
-    """How a child ended, as its reaper saw it."""
-
-    result: dict[str, Any] | None
-    """What the worker said last; None if it died before."""
-    signal: int | None
-    code: int | None
-    timed_out: bool
-    duration_s: float
+_CANCEL_PERIOD_S: Final = 0.2
 
 
 class ServerDiedError(SlrBenchError):
@@ -45,14 +39,20 @@ class ServerDiedError(SlrBenchError):
 
 
 class LocalExecutor:
-    """Runs jobs one after the other, each in a process group of its own."""
+    """Runs jobs one after the other, each in a process group of its own. An `Executor`."""
 
-    def __init__(self, preload: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(self, preload: Sequence[str], environment: Mapping[str, str], readers: Readers | None = None) -> None:
+        """Prepare a server that imports ``preload`` and has ``environment`` on top of this process's variables.
+
+        ``readers`` replaces the sources of what the machine does meanwhile.
+        """
         self._preload = list(preload)
+        self._readers = readers or Readers()
         self._environment = dict(environment)
         self._received = b""
+        self.last_pid: int | None = None
+        """Process of the last job."""
         self._owner = secrets.token_hex(16)
-        self._last_cell: int | None = None
         self._is_ready = False
 
     def __enter__(self) -> Self:
@@ -65,7 +65,7 @@ class LocalExecutor:
         return self
 
     def start(self) -> None:
-        """Let the server import what it is to have; :meth:`wait_ready` waits for that, ``__exit__`` ends it."""
+        """Start the server, which imports its modules; :meth:`wait_ready` waits for that, ``__exit__`` ends it."""
         self._was_subreaper = reaping.set_subreaper(True)  # a killed server's orphans come to us, not to init
         ours, theirs = socket.socketpair()
         with theirs:
@@ -81,10 +81,10 @@ class LocalExecutor:
         self._selector.register(ours, selectors.EVENT_READ)
 
     def wait_ready(self) -> None:
-        """Until the server has imported.
+        """Wait until the server has imported its modules.
 
         Raises:
-            ServerDiedError: it ended.
+            ServerDiedError: The server ended.
         """
         if not self._is_ready:
             self._receive(None)
@@ -109,53 +109,23 @@ class LocalExecutor:
         reaping.set_subreaper(self._was_subreaper)
 
     def _is_ours(self, pid: int) -> bool:
-        """Whether a child of this process came from our server: whoever embeds the runner may have others."""
+        """Return whether a child of this process came from our server. A program that embeds us may have others."""
         session = reaping.session_of(pid)
-        is_of_a_cell = session is not None and session in (self._last_cell, self._server.pid)
+        is_of_a_cell = session is not None and session in (self.last_pid, self._server.pid)
         return is_of_a_cell or reaping.has_mark(pid, f"{OWNER_VARIABLE}={self._owner}")
 
-    def run(
-        self,
-        job: Mapping[str, Any],
-        timeout_s: float,
-        on_message: Callable[[dict[str, Any]], None],
-        on_tick: Callable[[int], None],
-        tick_s: float,
-    ) -> Ending:
-        """Run one job to its end, its deadline at most.
+    def submit(self, job: Job[Any]) -> LocalHandle:
+        """Send a job to the server."""
+        handle = LocalHandle(self, job, JobMonitor(self._readers, job.is_monitored))
+        self._send(b'{"op": "run", "job": ' + job.to_json() + b"}")
+        return handle
 
-        ``on_message`` gets each line the child sends; ``on_tick(pid)`` is called every ``tick_s`` while it runs.
-        """
-        start_s = time.monotonic()
-        self._send({"op": "run", "job": dict(job)})
-        pid, result, timed_out = 0, None, False
-        next_tick_s = start_s + tick_s
-        deadline_s = start_s + timeout_s
-        while True:
-            message = self._receive(min(next_tick_s, deadline_s))
-            now_s = time.monotonic()
-            if message is not None and message["event"] == "exit":
-                return Ending(result, message["signal"], message["code"], timed_out, now_s - start_s)
-            if message is not None and message["event"] == "started":
-                pid = self._last_cell = message["pid"]
-            elif message is not None:
-                result = message["data"].get("result", result)
-                on_message({**message["data"], "pid": pid})
-            if now_s >= deadline_s:
-                if timed_out:
-                    self._server.kill()  # the next _receive tells that it ended
-                timed_out, deadline_s = True, now_s + GRACE_S
-                self._send({"op": "kill"})
-            if now_s >= next_tick_s:
-                next_tick_s = now_s + tick_s
-                on_tick(pid)
+    def _send(self, line: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError):  # the next _receive reports it
+            self._channel.sendall(line + b"\n")
 
-    def _send(self, message: dict[str, Any]) -> None:
-        with contextlib.suppress(BrokenPipeError):  # told by the next _receive
-            self._channel.sendall(json.dumps(message).encode() + b"\n")
-
-    def _receive(self, until_s: float | None) -> dict[str, Any] | None:
-        """The next message; None at ``until_s`` (monotonic)."""
+    def _receive(self, until_s: float | None) -> JsonObject | None:
+        """Return the server's next message, or None at ``until_s`` (monotonic)."""
         while b"\n" not in self._received:
             wait_s = None if until_s is None else max(0.0, until_s - time.monotonic())
             if not self._selector.select(wait_s):
@@ -166,10 +136,68 @@ class LocalExecutor:
             if not data:
                 code = self._server.wait()
                 raise ServerDiedError(
-                    f"the fork server ended with status {code} (what it said stands above); "
+                    f"the fork server ended with status {code} (its output stands above); "
                     "check that python -c 'import torch' works"
                 )
             self._received += data
         line, self._received = self._received.split(b"\n", 1)
-        message: dict[str, Any] = json.loads(line)
+        message: JsonObject = json.loads(line)
         return message
+
+
+class LocalHandle:
+    """A job that the fork server runs. A `Handle`."""
+
+    def __init__(self, executor: LocalExecutor, job: Job[Any], monitor: JobMonitor) -> None:
+        self._executor, self._job, self._monitor = executor, job, monitor
+        self._start_s = time.monotonic()
+        self._pid = 0
+        self._result: JobResult | None = None
+
+    def wait(
+        self, on_message: OnMessage = lambda message: None, is_cancelled: Callable[[], bool] | None = None
+    ) -> Ending:
+        """Wait for the end of the job; it is killed at its deadline, or once ``is_cancelled`` returns true.
+
+        Raises:
+            ServerDiedError: The server ended.
+        """
+        period_s = PSS_PERIOD_S if is_cancelled is None else _CANCEL_PERIOD_S
+        deadline_s, timed_out, was_killed = self._start_s + self._job.timeout_s, False, False
+        next_check_s, next_tick_s = self._start_s + period_s, self._start_s + PSS_PERIOD_S
+        while True:
+            message = self._executor._receive(min(next_check_s, next_tick_s, deadline_s))
+            now_s = time.monotonic()
+            if message is not None and message["event"] == "exit":
+                return self._ending(message, timed_out, now_s - self._start_s)
+            if message is not None:
+                self._on_message(message, on_message)
+            if now_s >= deadline_s and was_killed:
+                self._executor._server.kill()  # the next _receive raises
+            is_late = now_s >= deadline_s
+            if is_late or (not was_killed and is_cancelled is not None and is_cancelled()):
+                timed_out, was_killed = timed_out or (is_late and not was_killed), True
+                deadline_s = now_s + GRACE_S
+                self._executor._send(b'{"op": "kill"}')
+            if now_s >= next_check_s:
+                next_check_s = now_s + period_s
+            if now_s >= next_tick_s:
+                next_tick_s = now_s + PSS_PERIOD_S
+                self._monitor.on_tick(self._pid)
+
+    def _on_message(self, message: JsonObject, on_message: OnMessage) -> None:
+        if message["event"] == "started":
+            self._pid = self._executor.last_pid = message["pid"]
+            return
+        told = MESSAGES.validate_python(message["data"])
+        if isinstance(told, JobResult):
+            self._result = told
+            return
+        if isinstance(told, PhaseEntered):
+            self._monitor.on_phase(told.phase, self._pid)
+        on_message(told)
+
+    def _ending(self, message: JsonObject, timed_out: bool, duration_s: float) -> Ending:
+        machine = self._monitor.readings()
+        timeout_s = self._job.timeout_s
+        return Ending(self._result, message["signal"], message["code"], timed_out, duration_s, timeout_s, machine)

@@ -11,32 +11,30 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
-from slr_bench.execute.local import Ending, LocalExecutor
-from slr_bench.execute.outcome import without_paths
+from slr_bench.execute.job import Ending, JsonObject, PhaseEntered, StepToTrace, StepTraced, TraceSteps, Work
+from slr_bench.execute.local import LocalExecutor
 from slr_bench.grid.cells import Cell, flatten, nest
-from slr_bench.run.session import thread_environment
+from slr_bench.record import without_paths
+from slr_bench.run.driver import Driver, thread_environment
 
 _TRACED_MICRO_BATCHES: Final = 2
 _TRACES_A_PROCESS: Final = 4
 """Fewer are not worth another process, which imports torch for itself."""
 _STEP_TIMEOUT_S: Final = 120.0
-_TICK_S: Final = 0.2
 _PRELOAD: Final = ("slr_bench.trace.fake.lazy_dynamo", "slr_bench.worker.trace_for_prediction")
 """What a workload needs besides its first trace imports, in the one child that all of a share's traces run in."""
 _WHOLE: Final = "workload {} is a whole training; what can be predicted is a step: name one of steps with --workload"
 
-Foreseen = Mapping[str, Any]
-Step = dict[str, Any]
-"""What a child is told of a cell."""
+Foreseen = JsonObject
 
 
 class Asked(NamedTuple):
     """A cell, and what a child is told of it."""
 
     cell: Cell
-    step: Step
+    step: StepToTrace
 
 
 Server = tuple[LocalExecutor, Path]
@@ -75,7 +73,7 @@ class Foresight:
 
         Cells that differ in nothing that a trace sees are traced once.
         """
-        steps = [_step(cell) for cell in cells]
+        steps = [_step(cell, self._cuda_rules) for cell in cells]
         names = [repr(step) for step in steps]
         asked: dict[str, list[Cell]] = {}
         new: dict[str, Asked] = {}
@@ -106,7 +104,7 @@ class Foresight:
             executor.wait_ready()
         with ThreadPoolExecutor(max_workers=count) as pool:
             for server, share in zip(self._servers, _shares(families, count), strict=False):
-                pool.submit(_trace, server, share, self._cuda_rules, done.put, stop)
+                pool.submit(_trace, server, share, done.put, stop)
             waiting = count
             try:
                 while waiting:
@@ -125,7 +123,7 @@ def foresee(cells: Sequence[Cell], cuda_rules: bool, seen: Seen = lambda cell, f
         return foresight.foresee(cells, seen)
 
 
-def _step(cell: Cell) -> Step:
+def _step(cell: Cell, cuda_rules: bool) -> StepToTrace:
     """What the child is told of a cell: its setting, with no more micro-batches than are traced; the size of one, and
     what it shares with cells that differ in that only (None: nothing).
     """
@@ -137,13 +135,9 @@ def _step(cell: Cell) -> Step:
         setting[key] = min(int(setting[key]), _TRACED_MICRO_BATCHES)
     samples = None if cell.spec.micro_batch is None else int(setting[cell.spec.micro_batch])
     rest = {name: value for name, value in setting.items() if name != cell.spec.micro_batch}
-    return {
-        "workload": cell.spec.name,
-        "setting": nest(setting),
-        "more_micro_batches": more,
-        "samples": samples,
-        "family": None if samples is None else repr((cell.spec.name, rest)),
-    }
+    family = None if samples is None else repr((cell.spec.name, rest))
+    work = Work(cell.spec.name, nest(setting), fake=True, cuda_rules=cuda_rules)
+    return StepToTrace(work, more, samples, family)
 
 
 Family = list[tuple[str, Asked]]
@@ -153,10 +147,10 @@ def _families(steps: Mapping[str, Asked]) -> list[Family]:
     """Cells that differ in the size of a micro-batch only: the smallest, the largest, then those between."""
     alike: dict[str, Family] = {}
     for name, one in steps.items():
-        alike.setdefault(one.step["family"] or name, []).append((name, one))
+        alike.setdefault(one.step.family or name, []).append((name, one))
     families = []
     for family in alike.values():
-        by_size = sorted(family, key=lambda named: named[1].step["samples"] or 0)
+        by_size = sorted(family, key=lambda named: named[1].step.samples or 0)
         families.append([*by_size[:1], *by_size[-1:][: len(by_size) - 1], *by_size[1:-1]])
     return families
 
@@ -177,7 +171,6 @@ def _shares(families: Sequence[Family], count: int) -> list[dict[str, Asked]]:
 def _trace(
     server: Server,
     share: Mapping[str, Asked],
-    cuda_rules: bool,
     told: Callable[[tuple[str, Foreseen | str] | None], None],
     stop: Event,
 ) -> None:
@@ -186,38 +179,26 @@ def _trace(
     When ``stop`` is set nobody waits for the one that runs.
     """
     executor, log = server
+    driver = Driver(executor, log.parent, device="cpu")
     left = dict(share)
-
-    def tick(pid: int) -> None:
-        if stop.is_set():
-            raise InterruptedError
-
     try:
-        while left:
+        while left and not stop.is_set():
             names = list(left)
 
-            def heard(message: dict[str, Any], names: list[str] = names) -> None:
-                if "number" in message:
-                    name = names[message["number"]]
-                    why = without_paths(message.get("refused", ""), left.pop(name).cell.settings.model_dump_json())
-                    told((name, message.get("foreseen", why)))
+            def heard(message: PhaseEntered | StepTraced, names: list[str] = names) -> None:
+                if isinstance(message, StepTraced):
+                    name = names[message.number]
+                    cell = left.pop(name).cell
+                    refusal = without_paths(message.refusal or "", cell.settings.model_dump_json())
+                    told((name, refusal if message.step is None else message.step))
 
-            job = {
-                "op": "foresee",
-                "log_path": str(log),
-                "isolation": "fork",
-                "device": "cpu",
-                "ram_limit_bytes": None,
-                "fake": True,
-                "cuda_rules": cuda_rules,
-                "steps": [one.step for one in left.values()],
-            }
+            task = TraceSteps(tuple(one.step for one in left.values()))
             timeout_s = _STEP_TIMEOUT_S * len(left)
-            ending = executor.run(job, timeout_s, heard, tick, _TICK_S)
+            ending = driver.run(task, timeout_s, "trace", on_message=heard, is_cancelled=stop.is_set)
             if left:
                 name = next(iter(left))
                 del left[name]
-                told((name, f"the trace broke: {_why(ending, timeout_s)}"))
+                told((name, f"the trace broke: {_why(ending)}"))
     except Exception as error:  # noqa: BLE001 - told in the place of what is missing
         for name in left:
             told((name, f"the trace broke: {error}"))
@@ -225,10 +206,10 @@ def _trace(
         told(None)
 
 
-def _why(ending: Ending, timeout_s: float) -> str:
+def _why(ending: Ending) -> str:
     """Why a child told less than it was asked."""
     if ending.timed_out:
-        return f"it took more than {timeout_s:g} s"
-    if ending.result is not None and ending.result["reason"]:
-        return str(ending.result["reason"])
+        return f"it took more than {ending.timeout_s:g} s"
+    if ending.result is not None and ending.result.reason:
+        return str(ending.result.reason)
     return f"the process ended {f'by signal {ending.signal}' if ending.signal else f'with status {ending.code}'}"

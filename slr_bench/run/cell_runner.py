@@ -1,87 +1,77 @@
-"""One run made once: a job for the executor, and the record of how it ended."""
+"""Makes one run of a cell: a job for the executor, and the record of how it ended."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pydantic import JsonValue
 
 from slr_bench.errors import NothingMeasuredError, UnsupportedSettingError
-from slr_bench.execute.local import Ending, LocalExecutor
-from slr_bench.execute.oom_kills import read_oom_kills, rose
-from slr_bench.execute.outcome import classify, without_paths
+from slr_bench.execute.job import NO_CUDA, DescribeEnvironment, Ending, GpuFacts, JsonObject, MeasureCell, Measurement
+from slr_bench.execute.machine import PSS_PERIOD_S
 from slr_bench.grid.config import GridConfig
-from slr_bench.record import Metric, Outcome, Phase, Record
-from slr_bench.run.cell_monitor import PSS_PERIOD_S, TIMED_PREFIX, Watch
-from slr_bench.run.interference import Disturbances, Readers
-from slr_bench.run.preflight import NO_CUDA
+from slr_bench.record import Metric, Outcome, Record, without_paths
+from slr_bench.run.driver import Driver, on_phase, work_of
+from slr_bench.run.interference import warnings_of
 from slr_bench.run.schedule import Run
-from slr_bench.units import parse_bytes
 
 _ENVIRONMENT_TIMEOUT_S = 120
 
 
-class Attempt(NamedTuple):
+class CompletedRun(NamedTuple):
     """What one process left."""
 
     record: Record
-    samples: dict[str, Any] | None
+    samples: JsonObject | None
 
 
-class Attempts:
-    """Makes runs of one grid, into the logs of one directory."""
+@dataclass(frozen=True)
+class CellRunner:
+    """Makes the runs of one grid."""
 
-    def __init__(
-        self,
-        grid: GridConfig,
-        directory: Path,
-        facts: Mapping[str, Mapping[str, str]],
-        *,
-        fake: bool,
-        readers: Readers | None = None,
-    ) -> None:
-        """``facts``: of each cell's data; ``readers``: other sources of what disturbs a run than this machine's."""
-        self._grid, self._logs, self._facts, self._fake = grid, directory / "logs", facts, fake
-        self._readers = readers or Readers()
+    driver: Driver
+    grid: GridConfig
+    facts: Mapping[str, Mapping[str, str]]
+    """Facts of each cell's data, by cell id."""
+    fake: bool
 
-    def environment(self, executor: LocalExecutor) -> dict[str, Any]:
-        """A child's environment.
+    def environment(self) -> JsonObject:
+        """Return the environment of a child.
 
         Raises:
-            NothingMeasuredError: the child could not say.
-            UnsupportedSettingError: CUDA was asked for, and it sees none.
+            NothingMeasuredError: The child could not describe it.
+            UnsupportedSettingError: CUDA was requested and the child sees no CUDA device.
         """
-        job = self._job("environment", "environment")
-        ending = executor.run(job, _ENVIRONMENT_TIMEOUT_S, lambda _: None, lambda _: None, _ENVIRONMENT_TIMEOUT_S / 2)
+        ending = self.driver.run(DescribeEnvironment(), _ENVIRONMENT_TIMEOUT_S, "environment")
         if ending.result is None:
-            log = self._logs / "environment.log"
-            raise NothingMeasuredError(f"a child could not describe its environment; {_last_line(log)} (whole: {log})")
-        if ending.result.get("device") == "cuda" and "gpu" not in ending.result:
+            lines, log = self.driver.log_lines("environment"), self.driver.log_path("environment")
+            last = lines[-1] if lines else "it said nothing"
+            raise NothingMeasuredError(f"a child could not describe its environment; {last} (whole: {log})")
+        environment = ending.result.environment
+        if environment.get("device") == "cuda" and "gpu" not in environment:
             raise UnsupportedSettingError(NO_CUDA)
-        return ending.result
+        return environment
 
-    def make(self, executor: LocalExecutor, run: Run, progressed: Callable[[str], None]) -> Attempt:
+    def run(self, run: Run, on_progress: Callable[[str], None]) -> CompletedRun:
         """Run one process to its end, whatever that is."""
-        started_at, timeout_s = now(), run.cell.part.timeout_s
-        kills, watch = read_oom_kills(), Watch(progressed)
-        disturbances = Disturbances(lambda phase: phase.startswith(TIMED_PREFIX), self._readers)
+        started_at, part = now(), run.cell.part
+        task = MeasureCell(
+            work_of(run.cell, fake=self.fake),
+            warmup_steps=part.warmup_steps,
+            timed_steps=part.timed_steps,
+            sample_hz=self.grid.sample_hz,
+            sampler_check_pairs=part.sampler_check_pairs,
+        )
+        ending = self.driver.run(task, part.timeout_s, run.name, on_message=on_phase(on_progress), is_monitored=True)
+        measurement = ending.result.measurement if ending.result else None
+        record = self._record(run, ending, measurement or Measurement({}), started_at)
+        return CompletedRun(record, measurement.samples if measurement else None)
 
-        def on_message(message: dict[str, Any]) -> None:
-            if "phase" in message:
-                disturbances.on_phase(message["phase"], message["pid"])
-            watch.on_message(message)
-
-        ending = executor.run(self._measure_job(run), timeout_s, on_message, watch.on_tick, PSS_PERIOD_S)
-        outcome, reason = classify(ending, timeout_s, rose(kills, read_oom_kills()))
-        result = ending.result or {}
-        own_metrics = watch.readings(result["work_s"]) if outcome is Outcome.OK else {}
-        marks = () if self._fake else disturbances.marks(result.get("gpu_facts"))
-        record = self._record(run, ending, (outcome, reason), own_metrics, marks, started_at)
-        return Attempt(record, result.get("samples"))
-
-    def skipped(self, run: Run, reason: str, environment: Mapping[str, Any]) -> Record:
-        """The record of a run that was not made."""
+    def skipped(self, run: Run, reason: str, environment: Mapping[str, JsonValue]) -> Record:
+        """Return the record of a run that was not made."""
         return Record(
             cell_id=run.cell.cell_id,
             side=run.side,
@@ -90,24 +80,16 @@ class Attempts:
             setting=run.cell.public_setting,
             outcome=Outcome.SKIPPED_DOMINATED,
             reason=reason,
-            environment={**environment, **self._facts[run.cell.cell_id]},
+            environment={**environment, **self.facts[run.cell.cell_id]},
             metrics={},
             phases={},
             started_at=now(),
             duration_s=0.0,
         )
 
-    def _record(
-        self,
-        run: Run,
-        ending: Ending,
-        end: tuple[Outcome, str | None],
-        own_metrics: Mapping[str, Metric],
-        marks: tuple[str, ...],
-        started_at: str,
-    ) -> Record:
-        cell, result, (outcome, reason) = run.cell, ending.result or {}, end
-        metrics = {name: Metric.model_validate(value) for name, value in result.get("metrics", {}).items()}
+    def _record(self, run: Run, ending: Ending, measured: Measurement, started_at: str) -> Record:
+        cell, outcome, reason = run.cell, ending.outcome, ending.reason
+        gpu: GpuFacts = measured.gpu
         return Record(
             cell_id=cell.cell_id,
             side=run.side,
@@ -116,45 +98,31 @@ class Attempts:
             setting=cell.public_setting,
             outcome=outcome,
             reason=without_paths(reason, cell.settings.model_dump_json()) if reason else None,
-            environment={**result.get("environment", {}), **self._facts[cell.cell_id]},
-            metrics={**metrics, **own_metrics},
-            phases={name: Phase.model_validate(value) for name, value in result.get("phases", {}).items()},
+            environment={**(ending.result.environment if ending.result else {}), **self.facts[cell.cell_id]},
+            metrics=measured.metrics | (machine_metrics(ending) if outcome is Outcome.OK else {}),
+            phases=measured.phases,
             started_at=started_at,
             duration_s=ending.duration_s,
-            marks=marks,
+            marks=() if self.fake else warnings_of(ending.machine, gpu),
         )
 
-    def _job(self, op: str, log_name: str) -> dict[str, Any]:
-        limit = self._grid.ram_limit
-        return {
-            "op": op,
-            "log_path": str(self._logs / f"{log_name}.log"),
-            "isolation": self._grid.isolation,
-            "device": "cpu" if self._fake else self._grid.device,
-            "ram_limit_bytes": parse_bytes(limit) if limit else None,
-        }
 
-    def _measure_job(self, run: Run) -> dict[str, Any]:
-        cell = run.cell
-        return self._job("measure", run.name) | {
-            "workload": cell.spec.name,
-            "setting": cell.settings.model_dump(mode="json"),
-            "fake": self._fake,
-            "sample_hz": self._grid.sample_hz,
-            "warmup_steps": cell.part.warmup_steps,
-            "timed_steps": cell.part.timed_steps,
-            "sampler_check_pairs": cell.part.sampler_check_pairs,
-        }
+def machine_metrics(ending: Ending) -> dict[str, Metric]:
+    """Return the metrics that the executor measured: ``peak_pss_bytes``, ``harness_s`` and ``parent_cpu_ratio``."""
+    pss_bytes, duration_s = ending.machine.peak_pss_bytes, ending.duration_s
+    work_s = ending.result.work_s if ending.result else 0.0
+    source = f"smaps_rollup of the tree: every {PSS_PERIOD_S:g} s, and as the trace begins"
+    clock, own = "runner's clock minus the work's", "process_time of the runner, PSS reads apart"
+    cpu_ratio = ending.machine.executor_cpu_s / duration_s
+    return {
+        "peak_pss_bytes": Metric.unavailable("bytes", source, "no reading succeeded while the cell ran")
+        if pss_bytes is None
+        else Metric(value=pss_bytes, unit="bytes", source=source, quality="sampled"),
+        "harness_s": Metric(value=max(0.0, duration_s - work_s), unit="s", source=clock, quality="measured"),
+        "parent_cpu_ratio": Metric(value=cpu_ratio, unit="ratio", source=own, quality="measured"),
+    }
 
 
 def now() -> str:
-    """ISO 8601, UTC, in seconds."""
+    """Return the time as ISO 8601, UTC, in seconds."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _last_line(path: Path) -> str:
-    try:
-        lines = path.read_text(errors="replace").strip().splitlines()
-    except OSError:
-        lines = []
-    return lines[-1] if lines else "it said nothing"

@@ -1,4 +1,4 @@
-"""The parent: expands nothing, measures nothing; isolates, skips, repeats, stores, resumes. Imports no torch."""
+"""Runs the cells of a grid in child processes; handles resuming, repeats and skipping. Does not import torch."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from slr_bench.errors import NothingMeasuredError
+from slr_bench.execute.machine import Readers
 from slr_bench.grid.cells import Cell
 from slr_bench.grid.config import GridConfig
 from slr_bench.record import Outcome, Record
-from slr_bench.run.interference import Readers
-from slr_bench.run.schedule import Run, plan
-from slr_bench.run.session import Job, Lane
+from slr_bench.run.schedule import Run, schedule
+from slr_bench.run.session import Session, SessionConfig, open_session
 from slr_bench.run.store import Store
 
-_ANSWERS = (Outcome.OK, Outcome.OOM_GPU, Outcome.OOM_HOST)
+_RESULTS = (Outcome.OK, Outcome.OOM_GPU, Outcome.OOM_HOST)
 
 
 class Listener(Protocol):
-    """Who is told how the grid goes on."""
+    """Receives progress events from the runner."""
 
     def planned(self, runs: Sequence[Run], finished: int, note: str | None) -> None: ...
 
@@ -32,12 +32,12 @@ class Listener(Protocol):
 
 
 class Totals(NamedTuple):
-    """What a call of ``Runner.run`` did."""
+    """The result of ``Runner.run``."""
 
     records: list[Record]
     duration_s: float
     ran: int
-    """Records made, of skipped runs too."""
+    """Number of records made, those of skipped runs included."""
 
 
 class Runner:
@@ -55,49 +55,48 @@ class Runner:
         skip: bool = True,
         readers: Readers | None = None,
     ) -> None:
-        """``retry``: crashed and timed-out runs again; ``skip``: not the cells that an out-of-memory dominates."""
-        self._lane = Lane(Job(grid, list(cells), store, fake, command, retry, skip, readers))
+        """``retry`` repeats crashed and timed-out runs; ``skip`` skips cells that an out-of-memory dominates."""
+        self._config = SessionConfig(grid, list(cells), store, fake, command, retry, skip, readers)
 
     @property
     def directory(self) -> Path:
         """The run directory."""
-        return self._lane.job.store.directory
+        return self._config.store.directory
 
     def run(self, listener: Listener) -> Totals:
         """Run what is missing.
 
         Raises:
-            ConfigError: the directory belongs to another source, environment or configuration.
-            NothingMeasuredError: no run gave a result.
+            ConfigError: The directory belongs to another source, environment or configuration.
+            NothingMeasuredError: No run gave a result.
         """
         start_s = time.monotonic()
-        lane, job = self._lane, self._lane.job
-        runs = plan(job.cells, job.grid.sides, lane.identity)
-        with lane.opened() as note:
-            missing = [run for run in runs if run.name not in lane.records]
-            listener.planned(runs, len(runs) - len(missing), note)
+        with open_session(self._config) as session:
+            runs = schedule(self._config.cells, self._config.grid.sides, session.identity)
+            missing = [run for run in runs if run.name not in session.records]
+            listener.planned(runs, len(runs) - len(missing), session.note)
             for run in missing:
-                make_and_tell(lane, run, listener, len(runs), run.partner_name in lane.earlier)
+                make_and_report(session, run, listener, len(runs), run.partner_name in session.earlier)
         return self._totals(runs, time.monotonic() - start_s, len(missing))
 
     def _totals(self, runs: Sequence[Run], duration_s: float, ran: int) -> Totals:
         wanted = {run.name for run in runs}
-        records = [record for record in self._lane.job.store.read_records()[0] if record.name in wanted]
-        if not any(record.outcome in _ANSWERS for record in records):
+        records = [record for record in self._config.store.read_records()[0] if record.name in wanted]
+        if not any(record.outcome in _RESULTS for record in records):
             reasons = sorted({f"{record.outcome}: {record.reason}" for record in records})
             raise NothingMeasuredError(f"nothing was measured; every cell ended as {'; '.join(reasons)}")
         return Totals(records, duration_s, ran)
 
 
-def make_and_tell(
-    lane: Lane, run: Run, listener: Listener, runs: int, is_broken_pair: bool, own: Run | None = None
+def make_and_report(
+    session: Session, run: Run, listener: Listener, runs: int, is_broken_pair: bool, own: Run | None = None
 ) -> None:
-    """Make a run of the plan; ``own`` is the same one as its lane knows it."""
+    """Make a run and report it to the listener; ``own`` is the same run under the name it has in its session."""
     listener.started(run)
-    record = lane.make(own or run, lambda phase: listener.progressed(run, phase), runs, is_broken_pair)
+    record = session.make(own or run, lambda phase: listener.progressed(run, phase), runs, is_broken_pair)
     listener.finished(run, record)
 
 
 def outcome_counts(records: Sequence[Record]) -> dict[str, int]:
-    """Outcome -> number of runs."""
+    """Return the number of runs by outcome."""
     return {str(outcome): count for outcome in Outcome if (count := sum(r.outcome is outcome for r in records))}

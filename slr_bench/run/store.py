@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from slr_bench.errors import ConfigError
+from slr_bench.execute.job import JsonObject
 from slr_bench.grid.techniques import AblationChain
 from slr_bench.record import SCHEMA, Record
 
@@ -52,8 +53,8 @@ class CellEntry(BaseModel):
     repeats: int
 
 
-class Turn(BaseModel):
-    """One half of a measurement in turn: two sources, process by process, each into a directory of its own."""
+class Pairing(BaseModel):
+    """One half of an interleaved measurement: two sources, process by process, each in a directory of its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -80,8 +81,8 @@ class Manifest(BaseModel):
     cells: tuple[CellEntry, ...]
     ladder: AblationChain | None = None
     """The techniques between two of the arms, where the grid names them; else left out of the file."""
-    in_turn: Turn | None = None
-    """Where another directory was measured in turn with this one; else left out, too."""
+    pairing: Annotated[Pairing | None, Field(alias="in_turn")] = None
+    """Present if another directory was measured interleaved with this one; otherwise left out of the file."""
 
     @model_serializer(mode="wrap")
     def _without_what_it_lacks(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -172,7 +173,7 @@ class Store:
                 f"{path} is not a readable manifest; {_first_line(error)}; start anew with --out"
             ) from error
 
-    def write_record(self, record: Record, samples: dict[str, Any] | None = None) -> None:
+    def write_record(self, record: Record, samples: JsonObject | None = None) -> None:
         """Make a finished run durable: samples first, then the record by an atomic rename."""
         if samples is not None:
             write_atomically(self.directory / "samples" / f"{record.name}.json", json.dumps(samples))
@@ -208,10 +209,10 @@ class Store:
                 records.append(Record.model_validate_json(path.read_bytes()))
         return records
 
-    def read_samples(self, name: str) -> dict[str, Any] | None:
+    def read_samples(self, name: str) -> JsonObject | None:
         """Time series of one run; None where it left none."""
         try:
-            samples: dict[str, Any] = json.loads((self.directory / "samples" / f"{name}.json").read_text())
+            samples: JsonObject = json.loads((self.directory / "samples" / f"{name}.json").read_text())
         except (OSError, ValueError):  # ValueError: not JSON, or not even text
             return None
         return samples

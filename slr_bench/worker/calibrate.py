@@ -1,59 +1,62 @@
-"""The children of ``slr-bench calibrate``: operators one by one, and steps whose allocator history is kept."""
+"""Calibrates a GPU: measures operators one by one, and records the allocator's history over steps."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 
 from slr_bench.errors import UnsupportedSettingError
+from slr_bench.execute.job import NO_CUDA, CalibrateOperators, CalibrateSteps, Job, JsonObject, PhaseEntered, Send
 from slr_bench.grid.workload import StepWork
 from slr_bench.probes.gpu_reading import GpuReading
-from slr_bench.run.preflight import NO_CUDA
 from slr_bench.worker.calibration_gpu import KINDS, Counters, Gpu, TorchGpu, plain_history
-from slr_bench.worker.context import open_job
+from slr_bench.worker.context import open_work
 from slr_bench.worker.operator_cases import CASES, OperatorCase, rule_of
 from slr_bench.worker.traced_step import no_collection
 
-Send = Callable[[dict[str, Any]], None]
 
-
-def calibration_cell(job: dict[str, Any], send: Send) -> dict[str, Any]:
-    """A job without a ``setting`` measures the operators, one with it records its steps; under ``calibration``.
+def calibrate_operators(job: Job[CalibrateOperators], send: Send) -> JsonObject:
+    """Measure every operator case on this machine's GPU.
 
     Raises:
-        UnsupportedSettingError: there is no GPU.
+        UnsupportedSettingError: There is no GPU.
     """
-    start_s = time.perf_counter()
+    return measured_operators(_open_gpu(), CASES, lambda title: send(PhaseEntered(title)))
+
+
+def calibrate_steps(job: Job[CalibrateSteps], send: Send) -> JsonObject:
+    """Record the steps of one setting on this machine's GPU.
+
+    Raises:
+        UnsupportedSettingError: There is no GPU.
+    """
+    gpu = _open_gpu()
+    spec, settings, context = open_work(job.task.work, job.device)
+    return recorded_steps(gpu, lambda: spec.build(settings, context), job.task.warmup_steps)
+
+
+def _open_gpu() -> TorchGpu:
     if not torch.cuda.is_available():
         raise UnsupportedSettingError(NO_CUDA)
-    gpu = TorchGpu()
-    if "setting" in job:
-        spec, settings, context = open_job(job)
-        found = recorded_steps(gpu, lambda: spec.build(settings, context), job["warmup_steps"])
-    else:
-        found = measured_operators(gpu, CASES, lambda title: send({"phase": title}))
-    work_s = time.perf_counter() - start_s
-    return {"metrics": {}, "phases": {}, "samples": None, "calibration": found, "work_s": work_s}
+    return TorchGpu()
 
 
 def measured_operators(
-    gpu: Gpu, cases: Sequence[OperatorCase], told: Callable[[str], None] = lambda title: None
-) -> dict[str, Any]:
+    gpu: Gpu, cases: Sequence[OperatorCase], on_progress: Callable[[str], None] = lambda title: None
+) -> JsonObject:
     """What the first CUDA call takes, and each operator's memory beside its inputs and results."""
     idle = gpu.reading()
     gpu.begin()
     first = beside_the_allocator(gpu, idle)
     rows = []
     for case in cases:
-        told(case.title)
+        on_progress(case.title)
         rows.append(_measured(gpu, case))
     return {"facts": gpu.facts(), "first_call": first, "operators": rows}
 
 
-def recorded_steps(gpu: Gpu, build: Callable[[], StepWork], warmup_steps: int) -> dict[str, Any]:
+def recorded_steps(gpu: Gpu, build: Callable[[], StepWork], warmup_steps: int) -> JsonObject:
     """The allocator's history from the first byte on, over the warm-up and one steady step, and the peaks measured."""
     idle = gpu.reading()
     gpu.record_history()
@@ -81,7 +84,7 @@ def recorded_steps(gpu: Gpu, build: Callable[[], StepWork], warmup_steps: int) -
 _PEAKS = [(Counters._fields.index(f"peak_{kind}_bytes"), f"peak_{kind}_bytes") for kind in KINDS]
 
 
-def beside_the_allocator(gpu: Gpu, idle: GpuReading) -> dict[str, Any]:
+def beside_the_allocator(gpu: Gpu, idle: GpuReading) -> JsonObject:
     """Bytes that the process has beside what torch's allocator reserved: context, kernels, libraries.
 
     ``{bytes, source, reason}``: by the process where the driver books it, else by the device over ``idle``.
@@ -103,7 +106,7 @@ def beside_the_allocator(gpu: Gpu, idle: GpuReading) -> dict[str, Any]:
     return {"bytes": None, "source": "NVML", "reason": reason}
 
 
-def _measured(gpu: Gpu, case: OperatorCase) -> dict[str, Any]:
+def _measured(gpu: Gpu, case: OperatorCase) -> JsonObject:
     """Called twice: what the first call leaves is kept, what the second needs on top of its results is workspace."""
     rule = rule_of(case)
     row = {

@@ -1,4 +1,4 @@
-"""What a figure depends on besides the setting. Collected in the child; holds no user, host name or path."""
+"""What a figure depends on besides the setting; collected in the child. Holds no user, host name or path."""
 
 from __future__ import annotations
 
@@ -12,15 +12,22 @@ from pydantic import JsonValue
 TRACE_RULES = 2
 """Version of the rules by which bytes are traced.
 
-1 - storages at the dispatcher. 2 - fake kernels corrected (``trace.rules``): norm statistics, group norm's
-gradient, the LSTM's workspace; a constant lifted under fake tensors counts once; what the last step left and
-the random states that recomputation keeps count, too."""
+1 - storages at the dispatcher. 2 - corrected fake kernels (``trace.fake.cpu_rules``): norm statistics, the gradient of
+group norm, the workspace of LSTM. A constant lifted under fake tensors counts once. What the last step left and the
+random states that recomputation keeps count too."""
 
 _ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "MALLOC_ARENA_MAX")
 
 
+def resolve_device(name: str) -> str:
+    """Return ``cuda`` for ``auto`` if torch sees a CUDA device, else ``cpu``; any other name as it is."""
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
 def collect_environment(device: str, isolation: str) -> dict[str, JsonValue]:
-    """Versions, processor, GPU and thread settings of this process."""
+    """Return the versions, processor, GPU and thread settings of this process."""
     import torch
 
     environment: dict[str, JsonValue] = {
@@ -36,7 +43,7 @@ def collect_environment(device: str, isolation: str) -> dict[str, JsonValue]:
         "device": device,
     }
     environment |= {name: os.environ[name] for name in _ALLOCATOR_VARIABLES if name in os.environ}
-    if device == "cuda" and torch.cuda.is_available():  # else who asked for it says so
+    if device == "cuda" and torch.cuda.is_available():  # without one, the parent reports it
         properties = torch.cuda.get_device_properties(0)
         environment |= {
             "gpu": properties.name,

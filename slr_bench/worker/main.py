@@ -1,4 +1,4 @@
-"""The child: one job -> workload -> probes -> one result line. Runs in a process that nothing else shares."""
+"""The child: takes one job, runs the task in this process, and sends its messages and its result to the executor."""
 
 from __future__ import annotations
 
@@ -8,91 +8,75 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from typing import Any
+from importlib import import_module
+from typing import Any, Final
 
 from slr_bench.errors import SlrBenchError, UnsupportedSettingError
+from slr_bench.execute.job import MESSAGES, Job, JobResult, JsonObject, Measurement, PhaseEntered, Send, StepTraced
 from slr_bench.oom import OutOfMemoryKind, out_of_memory_kind
 from slr_bench.record import Outcome
 
-Send = Callable[[dict[str, Any]], None]
-
-_OUTCOMES = {None: Outcome.CRASH, OutOfMemoryKind.GPU: Outcome.OOM_GPU, OutOfMemoryKind.HOST: Outcome.OOM_HOST}
+_OUTCOMES: Final = {None: Outcome.CRASH, OutOfMemoryKind.GPU: Outcome.OOM_GPU, OutOfMemoryKind.HOST: Outcome.OOM_HOST}
 
 
 def main() -> None:
-    """``python -m slr_bench.worker.main RESULT_FD JOB_JSON``: how a spawned cell begins."""
-    run_job(json.loads(sys.argv[2]), int(sys.argv[1]))
+    """Run ``python -m slr_bench.worker.main RESULT_FD JOB_JSON``, which is how a spawned job begins."""
+    run_job(Job.from_json(sys.argv[2]), int(sys.argv[1]))
 
 
-def run_job(job: dict[str, Any], result_descriptor: int) -> None:
-    """Carry out a job and write JSON lines to the runner; the last one holds ``result``."""
+def run_job(job: Job[Any], result_descriptor: int) -> None:
+    """Do a job and write its messages as JSON lines; the last one is the result."""
 
-    def send(message: dict[str, Any]) -> None:
-        data = json.dumps(message).encode() + b"\n"
+    def send(message: PhaseEntered | StepTraced | JobResult) -> None:
+        data = json.dumps(MESSAGES.dump_python(message)).encode() + b"\n"
         while data:
             data = data[os.write(result_descriptor, data) :]
 
     soft_limit, hard_limit = resource.getrlimit(resource.RLIMIT_DATA)
-    if job["ram_limit_bytes"] is not None:
-        # Not RLIMIT_AS: CUDA reserves far more addresses than memory. Soft, so that the end can be told without it.
-        resource.setrlimit(resource.RLIMIT_DATA, (job["ram_limit_bytes"], hard_limit))
-    if job["op"] == "environment":
-        send({"result": describe_environment(job)})
-        return
-    work_start = time.perf_counter()
-    outcome, reason, measured = _measure_or_classify(job, send)
+    if job.ram_limit_bytes is not None:
+        # Not RLIMIT_AS: CUDA reserves far more addresses than memory. A soft limit can be lifted to send the result.
+        resource.setrlimit(resource.RLIMIT_DATA, (job.ram_limit_bytes, hard_limit))
+    start_s = time.perf_counter()
+    outcome, reason, payload = do_task(job, send)
+    work_s = time.perf_counter() - start_s
     resource.setrlimit(resource.RLIMIT_DATA, (soft_limit, hard_limit))
-    send(
-        {
-            "result": {
-                "outcome": outcome,
-                "reason": reason,
-                "environment": describe_environment(job),
-                "work_s": measured.pop("work_s", time.perf_counter() - work_start),
-                **measured,
-            }
-        }
-    )
+    environment = describe_environment(job)
+    if isinstance(payload, Measurement):
+        send(JobResult(outcome, reason, environment, payload.work_s or work_s, measurement=payload))
+    else:
+        send(JobResult(outcome, reason, environment, work_s, report=payload))
 
 
-def describe_environment(job: dict[str, Any]) -> dict[str, Any]:
-    """The child's environment."""
-    from slr_bench.worker.context import resolve_device
-    from slr_bench.worker.environment import collect_environment
-
-    return collect_environment(resolve_device(job["device"]), job["isolation"])
-
-
-def _measure_or_classify(job: dict[str, Any], send: Send) -> tuple[Outcome, str | None, dict[str, Any]]:
-    """Every way a cell can end in its own process becomes an outcome with one line of reason."""
-    nothing: dict[str, Any] = {"metrics": {}, "phases": {}, "samples": None}
+def do_task(job: Job[Any], send: Send) -> tuple[Outcome, str | None, Measurement | JsonObject | None]:
+    """Run the function of the task; turn every error into an outcome with one line of reason."""
     try:
-        if job["op"] == "profile":
-            from slr_bench.worker.profile import profile_cell as work
-        elif job["op"] == "calibrate":
-            from slr_bench.worker.calibrate import calibration_cell as work
-        elif job["op"] == "foresee":
-            from slr_bench.worker.trace_for_prediction import foreseen_cells as work
-        else:
-            from slr_bench.worker.measure import measure as work
-        return Outcome.OK, None, work(job, send)
+        module, _, name = job.task.entry.partition(":")
+        return Outcome.OK, None, getattr(import_module(module), name)(job, send)
     except UnsupportedSettingError as error:
-        return Outcome.UNSUPPORTED, _one_line(error), nothing
+        return Outcome.UNSUPPORTED, _one_line(error), None
     except SlrBenchError as error:
-        return Outcome.CRASH, _one_line(error), nothing
-    except Exception as error:  # noqa: BLE001 - a cell may fail in any way; the traceback goes to its log
-        kind = out_of_memory_kind(error, is_ram_limited=job["ram_limit_bytes"] is not None)
-        if not isinstance(error, MemoryError):
-            traceback.print_exc()
-        reason = (
-            "Python could not allocate memory (MemoryError)" if isinstance(error, MemoryError) else _one_line(error)
-        )
-        return _OUTCOMES[kind], reason, nothing
+        return Outcome.CRASH, _one_line(error), None
+    except Exception as error:  # noqa: BLE001 - a job may fail in any way; the traceback goes to its log
+        kind = out_of_memory_kind(error, is_ram_limited=job.ram_limit_bytes is not None)
+        if isinstance(error, MemoryError):
+            return _OUTCOMES[kind], "Python could not allocate memory (MemoryError)", None
+        traceback.print_exc()
+        return _OUTCOMES[kind], _one_line(error), None
+
+
+def describe_only(job: Job[Any], send: Send) -> None:
+    """Do nothing: the environment is part of every result."""
+
+
+def describe_environment(job: Job[Any]) -> JsonObject:
+    """Return what the figures of this process depend on besides the setting."""
+    from slr_bench.worker.environment import collect_environment, resolve_device
+
+    return collect_environment(resolve_device(job.device), job.isolation)
 
 
 def _one_line(error: Exception) -> str:
-    """Our own errors are sentences; of any other the class says half."""
+    """Return the message of an error; only our own messages are complete without the class."""
     text = " ".join(str(error).split()) or "no message"
     return (text if isinstance(error, SlrBenchError) else f"{type(error).__name__}: {text}")[:500]
 

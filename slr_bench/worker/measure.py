@@ -1,84 +1,109 @@
-"""One cell measured: build, load, warm up, time with probes around, then trace in a step of its own."""
+"""Measures one cell: builds, loads, warms up, times steps under the probes, then traces a step of its own."""
 
 from __future__ import annotations
 
 import contextlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from pydantic import BaseModel
 
 from slr_bench.errors import ProbeUnavailableError, UnsupportedSettingError
+from slr_bench.execute.job import (
+    TIMED_PREFIX,
+    TRACE_PHASE,
+    GpuFacts,
+    Job,
+    JsonObject,
+    MeasureCell,
+    Measurement,
+    PhaseEntered,
+    Send,
+)
 from slr_bench.grid.workload import DetailedWork, StepWork, WorkloadSpec, units_per_step
+from slr_bench.live_bytes import OUTSIDE
 from slr_bench.probes import host, nvml
 from slr_bench.probes.allocator import CudaAllocatorProbe
 from slr_bench.probes.energy import EnergyProbe
 from slr_bench.probes.gpu import GpuProbe, process_memory
 from slr_bench.probes.sampler import Sampler
 from slr_bench.probes.visible import open_device
-from slr_bench.record import Metric
-from slr_bench.run.cell_monitor import TIMED_PREFIX, TRACE_PHASE
-from slr_bench.run.interference import GpuWatch
+from slr_bench.record import Metric, Phase
 from slr_bench.trace.fake.tensors import refusals_explained
-from slr_bench.worker.context import Context, open_job
-from slr_bench.worker.result import metrics_json, phases_json, samples_json
-from slr_bench.worker.traced_step import no_collection, trace_metrics, trace_step
+from slr_bench.worker.context import Context, open_work
+from slr_bench.worker.traced_step import Traced, no_collection, timeline_json, trace_metrics, trace_step
 
-Send = Callable[[dict[str, Any]], None]
-
-_CHECK_BLOCK_S = 0.2  # short blocks: the machine's own drift is the same on both sides of a pair
+_CHECK_BLOCK_S = 0.2  # in short blocks the drift of the machine is the same on both sides of a pair
 
 
-def measure(job: dict[str, Any], send: Send) -> dict[str, Any]:
-    """Measure one job. Returns ``metrics, phases, samples, work_s`` as JSON values.
+def measure(job: Job[MeasureCell], send: Send) -> Measurement:
+    """Measure one cell.
 
     Raises:
-        UnsupportedSettingError: CUDA asked for where there is none.
+        UnsupportedSettingError: The device is CUDA and torch sees none, or fake tensors cannot run the workload.
     """
-    spec, settings, context = open_job(job)
-    if job.get("gpu_limit_bytes") is not None:
-        limit_allocator(job["gpu_limit_bytes"])
-    send({"phase": "build"})
+    task = job.task
+    spec, settings, context = open_work(task.work, job.device)
+    if task.gpu_limit_bytes is not None:
+        limit_allocator(task.gpu_limit_bytes)
+    send(PhaseEntered("build"))
     start_s = time.perf_counter()
-    if job["fake"]:
-        measured = _trace_fake(job, context, spec.build(settings, context), spec.kind)
+    if task.work.fake:
+        measured = _trace_fake(task, context, spec.build(settings, context), spec.kind)
     else:
-        measured = _Measurement(job, context, send).run(spec, settings)
-    measured["work_s"] = time.perf_counter() - start_s
-    return measured
+        measured = _Meters(task, context, send).run(spec, settings)
+    return replace(measured, work_s=time.perf_counter() - start_s)
 
 
 def limit_allocator(limit_bytes: int) -> None:
-    """Let torch's allocator reserve no more than this on ``cuda:0``: what it cannot give back for is out of memory."""
+    """Let torch's allocator reserve at most this on ``cuda:0``; a step that needs more runs out of memory."""
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total), 0)
 
 
-def _trace_fake(job: dict[str, Any], context: Context, work: StepWork, kind: str) -> dict[str, Any]:
+def _trace_fake(task: MeasureCell, context: Context, work: StepWork, kind: str) -> Measurement:
     if kind != "step":
         raise UnsupportedSettingError("fake tensors can trace a step, not a whole training; leave this workload out")
     with refusals_explained(), context.tensors():
         work.load()
-        for _ in range(job["warmup_steps"]):
+        for _ in range(task.warmup_steps):
             work.step()
         traced = trace_step(work, context)
     metrics = trace_metrics(traced, context) | dict(work.metrics())
-    return {
-        "metrics": metrics_json(metrics),
-        "phases": phases_json(context, traced),
-        "samples": samples_json(None, context, traced),
-    }
+    return Measurement(metrics, phases_of(context, traced), samples_json(None, context, traced))
 
 
-class _Measurement:
-    """The real thing: probes opened in order, each reading taken while only the work runs."""
+class GpuWatch:
+    """Observes the GPU between timed steps: throttling, and other processes on it."""
 
-    def __init__(self, job: dict[str, Any], context: Context, send: Send) -> None:
-        self._job, self._context, self._send = job, context, send
+    def __init__(self, device: Any | None) -> None:
+        """``device`` is an open ``probes.nvml.Nvml``, or None without one."""
+        self._throttled: dict[str, None] = {}
+        self._others = 0
+        self._read_throttle = getattr(device, "throttle_reasons", lambda: None)
+        self._read_others = getattr(device, "other_pids", lambda: None)
+
+    def look(self) -> None:
+        """Read both facts now. What the driver does not report is no disturbance."""
+        self._throttled |= dict.fromkeys(self._read_throttle() or ())
+        self._others = max(self._others, len(self._read_others() or ()))
+
+    def facts(self) -> GpuFacts:
+        """Return everything observed; of other processes only their number."""
+        return GpuFacts(tuple(sorted(self._throttled)), self._others)
+
+
+class _Meters:
+    """Opens the probes in order and takes each reading while only the work runs."""
+
+    def __init__(self, task: MeasureCell, context: Context, send: Send) -> None:
+        self._task, self._context, self._send = task, context, send
         self._step_times_s: list[float] = []
         self._rss = host.RssReader()
         try:
@@ -92,17 +117,17 @@ class _Measurement:
         self._cuda = CudaAllocatorProbe(context.device)
         self._gpu_watch = GpuWatch(self._nvml)
 
-    def run(self, spec: WorkloadSpec, settings: BaseModel) -> dict[str, Any]:
-        """Metrics, phases and samples of the workload, as JSON values."""
+    def run(self, spec: WorkloadSpec, settings: BaseModel) -> Measurement:
+        """Measure the workload."""
         with closing(self._rss):
             return self._run(spec, settings)
 
-    def _run(self, spec: WorkloadSpec, settings: BaseModel) -> dict[str, Any]:
+    def _run(self, spec: WorkloadSpec, settings: BaseModel) -> Measurement:
         kind = spec.kind
         host_probe, cuda_probe = host.HostProbe(), self._cuda
-        details: dict[str, Any] | None = None
+        details: JsonObject | None = None
         energy = EnergyProbe(self._nvml, self._no_nvml)
-        sampler = Sampler(self._read_samples, 1 / self._job["sample_hz"], clock=self._context.phase.now_s)
+        sampler = Sampler(self._read_samples, 1 / self._task.sample_hz, clock=self._context.phase.now_s)
         with ExitStack() as probes:
             probes.enter_context(host_probe)
             probes.enter_context(sampler)
@@ -124,35 +149,35 @@ class _Measurement:
         traced = None
         if kind == "step":
             metrics |= self._check_sampler(work)
-            self._send({"phase": TRACE_PHASE})
+            self._send(PhaseEntered(TRACE_PHASE))
             traced = trace_step(work, self._context)
             metrics |= trace_metrics(traced, self._context)
         else:
             reason = "a whole training is not traced; a step of the same setting is"
             metrics["peak_tensor_bytes"] = Metric.unavailable("bytes", f"{self._context.device.type}-real", reason)
-        return {
-            "metrics": metrics_json(metrics),
-            "phases": phases_json(self._context, traced, self._cuda.peaks_by_phase),
-            "samples": samples_json(sampler, self._context, traced, details),
-            "gpu_facts": self._gpu_watch.facts(),
-        }
+        return Measurement(
+            metrics,
+            phases_of(self._context, traced, self._cuda.peaks_by_phase),
+            samples_json(sampler, self._context, traced, details),
+            self._gpu_watch.facts(),
+        )
 
     def _warm_up(self, work: StepWork) -> None:
         phase = self._context.phase
-        self._send({"phase": "load"})
+        self._send(PhaseEntered("load"))
         with phase("load"):
             work.load()
-        self._send({"phase": "warm-up"})
+        self._send(PhaseEntered("warm-up"))
         with phase("warm-up"):
             phase.enabled = False
-            for _ in range(self._job["warmup_steps"]):
+            for _ in range(self._task.warmup_steps):
                 work.step()
             phase.enabled = True
 
     def _time_steps(self, work: StepWork, spec: WorkloadSpec) -> dict[str, Metric]:
         on_gpu = self._context.device.type == "cuda"
-        for number in range(self._job["timed_steps"]):
-            self._send({"phase": f"{TIMED_PREFIX}{number + 1}/{self._job['timed_steps']}"})
+        for number in range(self._task.timed_steps):
+            self._send(PhaseEntered(f"{TIMED_PREFIX}{number + 1}/{self._task.timed_steps}"))
             self._context.phase.enabled = not on_gpu  # waiting at each phase would slow a GPU's step
             self._step_times_s.append(self._timed(work))
             self._gpu_watch.look()
@@ -191,18 +216,16 @@ class _Measurement:
         return {"energy_j": reading.model_copy(update={"value": reading.value / steps})}
 
     def _check_sampler(self, work: StepWork) -> dict[str, Metric]:
-        """Pairs of blocks with and without the sampler, in the order on-off, off-on, ...; the median ratio."""
-        pairs = self._job["sampler_check_pairs"]
+        """Return the median ratio over pairs of blocks with and without the sampler; their order alternates."""
+        pairs = self._task.sampler_check_pairs
         if not pairs:
             return {}
-        self._send({"phase": "sampler check"})
+        self._send(PhaseEntered("sampler check"))
         self._context.phase.enabled = False
         steps = max(1, round(_CHECK_BLOCK_S / statistics.median(self._step_times_s)))
 
         def block(with_sampler: bool) -> float:
-            meter = (
-                Sampler(self._read_samples, 1 / self._job["sample_hz"]) if with_sampler else contextlib.nullcontext()
-            )
+            meter = Sampler(self._read_samples, 1 / self._task.sample_hz) if with_sampler else contextlib.nullcontext()
             with meter:
                 return sum(self._timed(work) for _ in range(steps))
 
@@ -214,3 +237,37 @@ class _Measurement:
         value = statistics.median(ratios) - 1
         source = f"median of {pairs} pairs of {steps} steps, sampler on/off in turn"
         return {"sampler_overhead_ratio": Metric(value=value, unit="ratio", source=source, quality="measured")}
+
+
+def phases_of(
+    context: Context, traced: Traced | None, cuda_peaks: Mapping[str, Mapping[str, int]] = MappingProxyType({})
+) -> dict[str, Phase]:
+    """Return time, traced peak and torch's own CUDA peaks by phase."""
+    spans = context.phase.spans
+    peaks = traced.breakdown.by_phase if traced else {}
+    names = dict.fromkeys([*(span.name for span in spans), *(name for name in peaks if name != OUTSIDE)])
+    return {
+        name: Phase(
+            duration_s=context.phase.total_s(name),
+            count=sum(span.name == name for span in spans),
+            peak_tensor_bytes=peaks.get(name),
+            **{f"peak_{kind}_bytes": peak for kind, peak in cuda_peaks.get(name, {}).items()},
+        )
+        for name in names
+    }
+
+
+def samples_json(
+    sampler: Sampler | None, context: Context, traced: Traced | None, details: JsonObject | None = None
+) -> JsonObject:
+    """Return what the report draws: RAM and GPU memory over time, live bytes over the traced step, and details."""
+    series: JsonObject = {"columns": ["rss_bytes", "nvml_process_bytes", "nvml_device_bytes"]}
+    if sampler:
+        series |= {"times_s": [round(time_s, 4) for time_s in sampler.times_s], "rows": sampler.rows}
+    series["phases"] = [span._asdict() for span in context.phase.spans]
+    series["traced"] = None
+    if traced:
+        series["traced"] = timeline_json(traced.breakdown.timeline) | {"by_module": traced.breakdown.by_module}
+    if details is not None:
+        series["details"] = details
+    return series

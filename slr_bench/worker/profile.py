@@ -1,76 +1,70 @@
-"""The child of ``slr-bench profile``: one steady step on the record, the allocator logged from the first byte on."""
+"""Profiles one steady step: attributes every byte at its peak, with the allocator logged from the first byte on."""
 
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from slr_bench.errors import UnsupportedSettingError
+from slr_bench.execute.job import TRACE_PHASE, Job, JsonObject, PhaseEntered, ProfileStep, Send
 from slr_bench.grid.workload import StepWork
-from slr_bench.run.cell_monitor import TRACE_PHASE
 from slr_bench.trace.fake.tensors import refusals_explained
 from slr_bench.trace.recorder import Recorder
-from slr_bench.worker.context import Context, open_job
-from slr_bench.worker.result import timeline_json
+from slr_bench.worker.context import Context, open_work
 from slr_bench.worker.traced_step import (
     ALLOCATOR_SOURCES,
     Traced,
     new_allocations,
     recorded_step,
     summed_up,
+    timeline_json,
     why_no_log,
 )
-
-Send = Callable[[dict[str, Any]], None]
 
 _COUNTERS = ("allocated_bytes", "requested_bytes", "reserved_bytes")
 
 
-def profile_cell(job: dict[str, Any], send: Send) -> dict[str, Any]:
-    """Attribute the peak of one setting. Gives the JSON object of ``slr-bench profile`` under ``profile``.
+def profile_step(job: Job[ProfileStep], send: Send) -> JsonObject:
+    """Attribute the peak of one setting; return the JSON object of ``slr-bench profile``.
 
     Raises:
-        UnsupportedSettingError: not a step, or CUDA asked for where there is none.
+        UnsupportedSettingError: The workload is not a step, or the device is CUDA and torch sees none.
     """
-    spec, settings, context = open_job(job)
+    spec, settings, context = open_work(job.task.work, job.device)
     if spec.kind != "step":
         raise UnsupportedSettingError(
             f"workload {spec.name} is a whole training; profile looks at one step: name one of steps with --workload"
         )
-    start_s = time.perf_counter()
     log = new_allocations(context)
     with log or contextlib.nullcontext():
-        send({"phase": "build"})
+        send(PhaseEntered("build"))
         work = spec.build(settings, context)
         with refusals_explained(), context.tensors():
-            recorder, loader = _recorded(job, send, work, context, log)
+            recorder, loader = _recorded(job.task.warmup_steps, send, work, context, log)
         counters = _cuda_counters(context)
-    send({"phase": "attribution"})
+    send(PhaseEntered("attribution"))
     found = summed_up(recorder, loader, log.events if log else None)
-    profile = profile_json(found, context) | {"cuda": counters}
-    return {"metrics": {}, "phases": {}, "samples": None, "profile": profile, "work_s": time.perf_counter() - start_s}
+    return profile_json(found, context) | {"cuda": counters}
 
 
 def _recorded(
-    job: dict[str, Any], send: Send, work: StepWork, context: Context, log: Any
+    warmup_steps: int, send: Send, work: StepWork, context: Context, log: Any
 ) -> tuple[Recorder, dict[int, int]]:
-    send({"phase": "load"})
+    send(PhaseEntered("load"))
     work.load()
-    send({"phase": "warm-up"})
-    for _ in range(job["warmup_steps"]):
+    send(PhaseEntered("warm-up"))
+    for _ in range(warmup_steps):
         work.step()
-    send({"phase": TRACE_PHASE})
+    send(PhaseEntered(TRACE_PHASE))
     if context.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(context.device)
     return recorded_step(work, context, log)
 
 
 def _cuda_counters(context: Context) -> dict[str, int] | None:
-    """Torch's own peaks over the step; None where it ran elsewhere."""
+    """Return torch's own peaks over the step, or None if it did not run on a GPU."""
     if context.device.type != "cuda" or context.is_fake:
         return None
     torch.cuda.synchronize(context.device)
@@ -78,8 +72,8 @@ def _cuda_counters(context: Context) -> dict[str, int] | None:
     return {f"peak_{name}": int(stats[f"{name}.all.peak"]) for name in _COUNTERS}
 
 
-def profile_json(traced: Traced, context: Context) -> dict[str, Any]:
-    """What the child knows of DESIGN's ``profile`` object."""
+def profile_json(traced: Traced, context: Context) -> JsonObject:
+    """Return the part of the ``profile`` object that the child knows."""
     found, floor, allocator = traced.breakdown, traced.floor, traced.allocator
     return {
         "device": context.device.type,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import time
 import traceback
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from slr_bench.errors import SlrBenchError, UnsupportedSettingError
+from slr_bench.execute.job import Job, JsonObject, Send, StepToTrace, StepTraced, TraceSteps
 from slr_bench.grid.workload import units_per_step
 from slr_bench.live_bytes import LOADER
 from slr_bench.trace.fake.cpu_rules import CpuFakeMode
@@ -25,35 +24,30 @@ from slr_bench.trace.steady import (
     name_state,
     repeat_micro_batches,
 )
-from slr_bench.worker.context import Context, open_job
+from slr_bench.worker.context import Context, open_work
 from slr_bench.worker.profile import profile_json
 from slr_bench.worker.traced_step import recorded_step, summed_up
 
-Send = Callable[[dict[str, Any]], None]
 
+def trace_steps(job: Job[TraceSteps], send: Send) -> None:
+    """Trace the job's steps one after the other: what torch learns of one operator serves all.
 
-def foreseen_cells(job: dict[str, Any], send: Send) -> dict[str, Any]:
-    """Tell each of the job's ``steps``, one after the other: what torch learns of one operator serves all.
-
-    Steps of one ``family`` differ in nothing but ``samples``, their micro-batch; between two traced ones of them others
-    are told without tracing (``trace.between``). Sends for each ``number`` either ``foreseen`` or, as ``refused``, why
-    not.
+    Steps of one ``family`` differ in ``samples`` only. Steps between two traced ones of a family are interpolated
+    (``trace.interpolate``). Each step is reported by a message of its own.
     """
-    start_s = time.perf_counter()
     family, traced = None, list[_Traced]()
-    for number, step in enumerate(job["steps"]):
-        if step["family"] is None or step["family"] != family:
-            family, traced = step["family"], []
+    for number, step in enumerate(job.task.steps):
+        if step.family is None or step.family != family:
+            family, traced = step.family, []
         try:
-            send({"number": number, "foreseen": foreseen({**job, **step}, traced)})
+            send(StepTraced(number, trace_one(step, traced)))
         except SlrBenchError as error:
-            send({"number": number, "refused": str(error)})
+            send(StepTraced(number, refusal=str(error)))
         except Exception as error:  # noqa: BLE001 - a workload may fail in any way; it costs no other step
             traceback.print_exc()
             text = f"the step failed with {type(error).__name__}: {' '.join(str(error).split())[:400]}"
             cure = "mend the step or its setting; slr-bench profile runs it on real tensors"
-            send({"number": number, "refused": f"{text} ({place_of(error)}); {cure}"})
-    return {"metrics": {}, "phases": {}, "samples": None, "work_s": time.perf_counter() - start_s}
+            send(StepTraced(number, refusal=f"{text} ({place_of(error)}); {cure}"))
 
 
 class _Traced(NamedTuple):
@@ -62,30 +56,29 @@ class _Traced(NamedTuple):
     context: Context
 
 
-def foreseen(job: dict[str, Any], traced: list[_Traced] | None = None) -> dict[str, Any]:
-    """The profile of a steady step, told from the first one with at most two micro-batches (``trace.steady``).
+def trace_one(step: StepToTrace, traced: list[_Traced] | None = None) -> JsonObject:
+    """Return the profile of a steady step, derived from a first step of at most two micro-batches (``trace.steady``).
 
-    The job's setting has as many micro-batches as are traced; ``more_micro_batches`` come on top. With ``requests``
-    (``trace.requests``), under CUDA rules with ``unmodelled``. Told from two of ``traced`` where they tell it, else
-    traced and added to them.
+    It has ``requests`` (``trace.requests``) and, under CUDA rules, ``unmodelled``. If two of ``traced`` enclose the
+    step, it is interpolated from them; else it is traced and added to them.
 
     Raises:
-        UnsupportedSettingError: a step that fake tensors cannot run, or whose micro-batches cannot be told apart.
+        UnsupportedSettingError: Fake tensors cannot run the step, or its micro-batches cannot be told apart.
     """
     traced = [] if traced is None else traced
     for low, high in itertools.permutations(traced, 2):
-        samples = job["samples"]
-        if low.told.samples < samples < high.told.samples:
+        samples = step.samples
+        if samples is not None and low.told.samples < samples < high.told.samples:
             told = told_between(low.told, high.told, samples)
             if told is not None:
-                found = _summed_up(low._replace(told=told), job["more_micro_batches"])
+                found = _summed_up(low._replace(told=told), step.more_micro_batches)
                 return found | {"told_from_samples": [low.told.samples, high.told.samples]}
-    traced.append(_trace(job))
-    return _summed_up(traced[-1], job["more_micro_batches"])
+    traced.append(_trace(step))
+    return _summed_up(traced[-1], step.more_micro_batches)
 
 
-def _trace(job: dict[str, Any]) -> _Traced:
-    spec, settings, context = open_job(job)
+def _trace(step: StepToTrace) -> _Traced:
+    spec, settings, context = open_work(step.work, "cpu")
     assert spec.kind == "step", "whole trainings are refused before"
     with unfilled():
         work = spec.build(settings, context)
@@ -97,7 +90,7 @@ def _trace(job: dict[str, Any]) -> _Traced:
         recorder, _ = recorded_step(work, context, log)
         name_state(recorder, work.tensors())
     told = Told(
-        samples=job.get("samples") or 0,
+        samples=step.samples or 0,
         story=recorder.story(),
         heard=log.heard,
         samples_per_step=units_per_step(work, spec)[0],
@@ -106,7 +99,7 @@ def _trace(job: dict[str, Any]) -> _Traced:
     return _Traced(told, spec.name, context)
 
 
-def _summed_up(one: _Traced, more: int) -> dict[str, Any]:
+def _summed_up(one: _Traced, more: int) -> JsonObject:
     told, context = one.told, one.context
     story = replace(told.story, storages=[replace(storage) for storage in told.story.storages])
     traced = len(micro_batch_starts(story))

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from slr_bench.execute.job import JsonObject
 from slr_bench.grid.workload import StepWork
 from slr_bench.live_bytes import LOADER
 from slr_bench.record import SPLIT, Metric
 from slr_bench.trace.allocations import Alloc, CpuAllocations, CudaAllocations, Event, why_no_cuda_log
 from slr_bench.trace.allocator_check import AllocatorPeak, match_peak
-from slr_bench.trace.attribution import Breakdown, breakdown
+from slr_bench.trace.attribution import Breakdown, Timeline, breakdown
 from slr_bench.trace.floor import Floor, operator_floor
 from slr_bench.trace.recorder import Recorder, with_unnamed
 from slr_bench.trace.recording import BEFORE, Story
@@ -132,3 +133,13 @@ def trace_metrics(traced: Traced, context: Context) -> dict[str, Metric]:
             else Metric.unavailable("bytes", name, "fake tensors allocate nothing")
         )
     return metrics
+
+
+def timeline_json(timeline: Timeline) -> JsonObject:
+    """Return the live bytes over the operators of the step, in total and by category."""
+    return {
+        "operators": timeline.operators,
+        "live_bytes": [sum(values) for values in zip(*timeline.by_category.values(), strict=True)],
+        "phase": timeline.phase,
+        "by_category": timeline.by_category,
+    }

@@ -1,11 +1,15 @@
 """An executor made by hand: what a runner binds, records, resumes and refuses, without a process."""
 
+from dataclasses import replace
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
-from slr_bench.execute.local import Ending
+from slr_bench.execute.job import DescribeEnvironment, Ending, Job, JobResult, Measurement, PhaseEntered
+from slr_bench.execute.machine import JobMonitor, Readers
 from slr_bench.grid.cells import cell_id
 from slr_bench.grid.workload import WorkloadSpec
-from slr_bench.run.interference import Readers
+from slr_bench.record import Metric, Outcome
 
 
 class Toy(BaseModel):
@@ -15,16 +19,10 @@ class Toy(BaseModel):
 
 
 TOY = WorkloadSpec(name="toy", settings=Toy, build=print)
-BYTES = {"value": 64, "unit": "bytes", "source": "cpu-real", "quality": "exact", "reason": None}
-MEASURED = {
-    "outcome": "ok",
-    "reason": None,
-    "environment": {"torch": "2.15"},
-    "metrics": {"peak_tensor_bytes": BYTES},
-    "phases": {},
-    "samples": {"rows": []},
-    "work_s": 0.0,
-}
+BYTES = Metric(value=64, unit="bytes", source="cpu-real", quality="exact")
+MEASURED = JobResult(
+    Outcome.OK, None, {"torch": "2.15"}, measurement=Measurement({"peak_tensor_bytes": BYTES}, samples={"rows": []})
+)
 
 
 STILL = Readers(
@@ -34,6 +32,7 @@ STILL = Readers(
     own_s=lambda pid: None,
     swapped_bytes=lambda: 0,
     tree_swap_bytes=lambda pid: 0,
+    oom_kills=lambda: None,
 )
 """A machine on which nothing happens beside the run."""
 
@@ -50,8 +49,8 @@ class FakeExecutor:
         self.environment = {"torch": "2.15"} if environment is None else environment
         self.measured = []
 
-    def __call__(self, preload, environment):
-        self.preload = preload
+    def __call__(self, preload, environment, readers=None):
+        self.preload, self.readers = preload, readers or Readers()
         return self
 
     def __enter__(self):
@@ -60,13 +59,31 @@ class FakeExecutor:
     def __exit__(self, *_):
         pass
 
-    def run(self, job, timeout_s, on_message, on_tick, tick_s):
-        if job["op"] == "environment":
-            return Ending(self.environment, None, 0, False, 0.1)
-        self.measured.append(job["setting"]["size"])
-        on_message({"phase": "build", "pid": 1})
-        on_tick(1)
-        return self.endings.get(job["setting"]["size"], Ending(MEASURED, None, 0, False, 0.1))
+    def submit(self, job):
+        return FakeHandle(self, job)
+
+    def ending(self, job):
+        if isinstance(job.task, DescribeEnvironment):
+            return Ending(JobResult(Outcome.OK, None, self.environment), None, 0, False, 0.1)
+        size = job.task.work.setting["size"]
+        self.measured.append(size)
+        return self.endings.get(size, Ending(MEASURED, None, 0, False, 0.1))
+
+
+class FakeHandle:
+    """A job that has ended as soon as somebody waits for it; its machine is read as a real executor reads it."""
+
+    def __init__(self, executor: FakeExecutor, job: Job[Any]) -> None:
+        self.executor, self.job = executor, job
+
+    def wait(self, on_message=lambda message: None, is_cancelled=None):
+        monitor = JobMonitor(self.executor.readers, self.job.is_monitored)
+        ending = self.executor.ending(self.job)
+        if not isinstance(self.job.task, DescribeEnvironment):
+            monitor.on_phase("build", 1)
+            on_message(PhaseEntered("build"))
+            monitor.on_tick(1)
+        return replace(ending, timeout_s=self.job.timeout_s, machine=monitor.readings())
 
 
 class Silent:

@@ -7,7 +7,7 @@ from typing import Any
 
 from slr_bench.grid.techniques import AblationChain
 from slr_bench.record import Metric, Outcome, Record
-from slr_bench.run.store import CellEntry, Manifest, Store, Turn
+from slr_bench.run.store import CellEntry, Manifest, Pairing, Store
 
 MIB = 1024**2
 NO_GPU = Metric.unavailable("bytes", "torch.cuda", "the cell ran on the CPU, which has no caching allocator")
@@ -102,7 +102,7 @@ class FakeRun:
         self.store = Store(directory)
         self.entries: list[CellEntry] = []
         self.ladder: AblationChain | None = None
-        self.in_turn: Turn | None = None
+        self.pairing: Pairing | None = None
         self.records: list[tuple[Record, dict[str, Any] | None]] = []
         self.environment: dict[str, Any] = {"torch": "2.15.0", "cpu": "Fake CPU", "cores": 2}
 
@@ -162,7 +162,7 @@ class FakeRun:
                     command=command,
                     cells=tuple(self.entries),
                     ladder=self.ladder,
-                    in_turn=self.in_turn,
+                    pairing=self.pairing,
                 )
             )
             for record, series in self.records:

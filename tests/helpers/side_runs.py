@@ -8,7 +8,7 @@ from typing import Any
 from fake_runs import MIB, FakeRun, step_metrics
 
 from slr_bench.record import Metric, Outcome
-from slr_bench.run.store import Turn
+from slr_bench.run.store import Pairing
 
 ENVIRONMENT = {
     "torch": "2.14.1",
@@ -56,7 +56,7 @@ def failed(
 
 def in_turn(run: FakeRun, pair: str = "one", name: str = "main (1a2b3c4d5)", **refused: str) -> FakeRun:
     """The run as one half of a measurement in turn."""
-    run.in_turn = Turn(pair=pair, name=name, refused=refused)
+    run.pairing = Pairing(pair=pair, name=name, refused=refused)
     return run
 
 

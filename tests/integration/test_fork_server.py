@@ -9,30 +9,20 @@ import pytest
 
 from benchmarks.workloads import train_step
 from slr_bench.execute import local
+from slr_bench.execute.job import DescribeEnvironment, Job, MeasureCell, PhaseEntered, Work
 from slr_bench.execute.local import LocalExecutor, ServerDiedError
-from slr_bench.run.session import thread_environment
+from slr_bench.run.driver import thread_environment
 
 PRELOAD = ["slr_bench.worker.measure", *train_step.preload]
 
 
-def job(tmp_path, **more) -> dict:
-    return {
-        "op": "environment",
-        "log_path": str(tmp_path / "log"),
-        "isolation": "fork",
-        "device": "cpu",
-        "ram_limit_bytes": None,
-    } | more
+def environment_job(tmp_path) -> Job:
+    return Job(DescribeEnvironment(), "cpu", str(tmp_path / "log"), timeout_s=60)
 
 
-def faulty(tmp_path, mode: str) -> dict:
-    setting = {"fault": {"mode": mode, "size": 1}}
-    steps = {"fake": False, "sample_hz": 20, "warmup_steps": 1, "timed_steps": 1, "sampler_check_pairs": 0}
-    return job(tmp_path, op="measure", workload="faulty", setting=setting, **steps)
-
-
-def run(executor: LocalExecutor, what: dict, timeout_s: float = 60):
-    return executor.run(what, timeout_s, lambda _: None, lambda _: None, 1.0)
+def faulty(tmp_path, mode: str, timeout_s: float = 60) -> Job:
+    work = Work("faulty", {"fault": {"mode": mode, "size": 1}})
+    return Job(MeasureCell(work, 1, 1, sample_hz=20), "cpu", str(tmp_path / "log"), timeout_s)
 
 
 def test_the_server_has_run_no_operator_no_thread_and_no_driver_call(tmp_path, monkeypatch):
@@ -44,7 +34,7 @@ def test_the_server_has_run_no_operator_no_thread_and_no_driver_call(tmp_path, m
         threads = len(list((server / "task").iterdir()))
         mapped = (server / "maps").read_text()
         opened = [os.readlink(path) for path in (server / "fd").iterdir() if path.exists()]
-        assert run(executor, job(tmp_path)).result is not None
+        assert executor.submit(environment_job(tmp_path)).wait().result is not None
     told = json.loads(seen.read_text())
     # torchvision asks its library for the CUDA version it was built with: a constant, no tensor and no driver.
     assert set(told["operators"]) <= {"torchvision._cuda_version.default"}
@@ -62,7 +52,7 @@ def marked_children(marked, owner: str) -> list[int]:
 @pytest.mark.parametrize("mode", ["orphan", "daemon", "fork"])
 def test_what_a_cell_leaves_behind_ends_with_it_whatever_session_it_went_to(tmp_path, marked, survivors, mode):
     with LocalExecutor(["slr_bench.worker.measure"], {}) as executor:
-        assert run(executor, faulty(tmp_path, mode)).result["outcome"] == "ok"
+        assert executor.submit(faulty(tmp_path, mode)).wait().outcome == "ok"
         left = [pid for pid in marked_children(marked, executor._owner) if pid != executor._server.pid]
         assert left == []
     assert survivors(marked_children(marked, executor._owner)) == []
@@ -77,14 +67,14 @@ def test_a_killed_server_leaves_nothing_of_its_cell_and_no_stranger_is_touched(t
     stranger = os.posix_spawnp("sleep", ["sleep", "600"], os.environ)
     pids: list[int] = []
 
-    def kill_the_server(message: dict) -> None:
-        if message.get("phase") == "warm-up":  # its first step tells its processes, and waits
+    def kill_the_server(message: PhaseEntered) -> None:
+        if message.phase == "warm-up":  # its first step tells its processes, and waits
             pids.extend(map(int, os.read(reader, 100).split()))
             os.kill(pids[0], signal.SIGKILL)
 
     executor = LocalExecutor(["slr_bench.worker.measure"], {})
     with pytest.raises(ServerDiedError), executor:
-        executor.run(faulty(tmp_path, "held"), 60, kill_the_server, lambda _: None, 1.0)
+        executor.submit(faulty(tmp_path, "held")).wait(kill_the_server)
     os.close(reader)
     assert len(pids) == 3
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
@@ -98,22 +88,22 @@ def test_a_server_that_hangs_is_killed_at_last_with_its_cell(tmp_path, marked, m
     monkeypatch.setattr(local, "GRACE_S", 0.2)
     executor = LocalExecutor(["slr_bench.worker.measure"], {})
 
-    def stop_the_server(message: dict) -> None:
+    def stop_the_server(message: PhaseEntered) -> None:
         os.kill(executor._server.pid, signal.SIGSTOP)
 
     with pytest.raises(ServerDiedError), executor:
-        executor.run(faulty(tmp_path, "hang"), 0.5, stop_the_server, lambda _: None, 1.0)
+        executor.submit(faulty(tmp_path, "hang", 0.5)).wait(stop_the_server)
     assert marked_children(marked, executor._owner) == []
 
 
 def test_a_cell_asks_the_kernel_to_be_the_first_that_goes(tmp_path):
     scores: list[str] = []
 
-    def read(message: dict) -> None:
-        scores.append(Path(f"/proc/{message['pid']}/oom_score_adj").read_text().strip())
+    def read(message: PhaseEntered) -> None:
+        scores.append(Path(f"/proc/{executor.last_pid}/oom_score_adj").read_text().strip())
 
     with LocalExecutor(["slr_bench.worker.measure"], {}) as executor:
-        executor.run(faulty(tmp_path, "ok"), 60, lambda m: read(m) if "phase" in m else None, lambda _: None, 1.0)
+        executor.submit(faulty(tmp_path, "ok")).wait(read)
     assert set(scores) == {"900"}
 
 
@@ -122,3 +112,12 @@ def test_a_server_that_still_imports_is_ended_at_once():
     executor.start()
     executor.__exit__(None, None, None)
     assert executor._server.returncode == -signal.SIGKILL
+
+
+def test_a_cancelled_job_is_killed_and_did_not_time_out(tmp_path):
+    with LocalExecutor(["slr_bench.worker.measure"], {}) as executor:
+        phases: list[str] = []
+        handle = executor.submit(faulty(tmp_path, "hang"))
+        ending = handle.wait(lambda message: phases.append(message.phase), lambda: "warm-up" in phases)
+        assert (ending.signal, ending.timed_out, ending.result) == (signal.SIGKILL, False, None)
+        assert executor.submit(faulty(tmp_path, "ok")).wait().outcome == "ok"

@@ -5,9 +5,11 @@ import json
 
 import pytest
 
+from slr_bench.execute.job import Job, ProfileStep
 from slr_bench.grid.cells import own_cell
 from slr_bench.grid.config import GridConfig
-from slr_bench.worker.profile import profile_cell
+from slr_bench.run.driver import work_of
+from slr_bench.worker.profile import profile_step
 
 ARMS = {
     "baseline": {
@@ -45,9 +47,7 @@ def profiled(tiny_setting):
         cell = own_cell(
             GridConfig(workload=workload, set=tiny_setting, arms=ARMS | ATTENTIONS | OTHER_NETWORKS), {}, arm
         )
-        setting = cell.settings.model_dump(mode="json")
-        job = {"workload": workload, "setting": setting, "device": "cpu", "fake": fake, "warmup_steps": 1}
-        return profile_cell(job, lambda message: None)["profile"]
+        return profile_step(Job(ProfileStep(work_of(cell, fake=fake), 1), "cpu"), lambda message: None)
 
     return run
 

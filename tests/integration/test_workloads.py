@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from slr_bench.execute.job import Job, MeasureCell
 from slr_bench.grid.cells import expand
 from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import find_workload
+from slr_bench.run.driver import work_of
 from slr_bench.worker.measure import measure
 
 
@@ -25,19 +27,11 @@ def measured(tiny_setting):
     def run(workload, changes=None, fake=False):
         settings = tiny_setting | (changes or {})
         cell = expand(GridConfig(workload=workload, set=settings), {})[0]
-        job = {
-            "workload": workload,
-            "setting": cell.settings.model_dump(mode="json"),
-            "device": "cpu",
-            "fake": fake,
-            "sample_hz": 20,
-            "warmup_steps": 1,
-            "timed_steps": 1,
-            "sampler_check_pairs": 0,
-        }
+        task = MeasureCell(work_of(cell, fake=fake), warmup_steps=1, timed_steps=1, sample_hz=20)
         torch.manual_seed(0)
-        result = measure(job, lambda message: None)
-        return result["metrics"], result["phases"]
+        result = measure(Job(task, "cpu"), lambda message: None)
+        phases = {name: phase.model_dump() for name, phase in result.phases.items()}
+        return {name: metric.model_dump() for name, metric in result.metrics.items()}, phases
 
     return once
 

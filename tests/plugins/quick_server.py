@@ -13,6 +13,8 @@ from kill_point import guarded
 
 import slr_bench.worker.main as worker
 from slr_bench.execute import fork_server
+from slr_bench.execute.job import MESSAGES, DescribeEnvironment, Job, JobResult, Measurement, PhaseEntered
+from slr_bench.record import Metric, Outcome
 
 ENVIRONMENT = {"python": "3", "torch": "none", "isolation": "fork", "device": "cpu"}
 WORK_S = 0.004
@@ -20,42 +22,35 @@ JOURNAL_VARIABLE = "QUICK_JOURNAL"
 """Names a file to which every cell that begins adds a line."""
 
 
-def quick_job(job: dict[str, Any], descriptor: int) -> None:
+def quick_job(job: Job[Any], descriptor: int) -> None:
     """What a cell says, from its first phase to its result, each message a write of its own."""
 
-    def send(message: dict[str, Any]) -> None:
-        os.write(descriptor, json.dumps(message).encode() + b"\n")
+    def send(message: Any) -> None:
+        os.write(descriptor, json.dumps(MESSAGES.dump_python(message)).encode() + b"\n")
 
-    def send_half(message: dict[str, Any]) -> None:
-        data = json.dumps(message).encode()
+    def send_half(message: Any) -> None:
+        data = json.dumps(MESSAGES.dump_python(message)).encode()
         os.write(descriptor, data[: len(data) // 2])
 
-    if job["op"] == "environment":
-        send({"result": ENVIRONMENT})
+    if isinstance(job.task, DescribeEnvironment):
+        send(JobResult(Outcome.OK, None, ENVIRONMENT))
         return
-    name = os.path.basename(job["log_path"]).removesuffix(".log")
+    name = os.path.basename(job.log_path).removesuffix(".log")
     journal = os.open(os.environ[JOURNAL_VARIABLE], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.write(journal, f"{name}\n".encode())
     for phase in ("build", "step 1/1", "trace"):
-        guarded("cell", phase.split()[0], send)({"phase": phase})
+        guarded("cell", phase.split()[0], send)(PhaseEntered(phase))
         time.sleep(WORK_S / 3)  # this is the work
-    if job["setting"]["fault"]["mode"] == "sigkill":
+    if job.task.work.setting["fault"]["mode"] == "sigkill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if job["setting"]["fault"]["mode"] == "unsupported":
-        end = {"outcome": "unsupported", "reason": "this machine cannot do it", "environment": ENVIRONMENT}
-        guarded("cell", "result", send, send_half)({"result": end | {"metrics": {}, "work_s": WORK_S}})
+    if job.task.work.setting["fault"]["mode"] == "unsupported":
+        end = JobResult(Outcome.UNSUPPORTED, "this machine cannot do it", ENVIRONMENT, WORK_S)
+        guarded("cell", "result", send, send_half)(end)
         return
-    size = {"value": job["setting"]["fault"]["size"], "unit": "bytes", "source": "cpu-real", "quality": "exact"}
-    result = {
-        "outcome": "ok",
-        "reason": None,
-        "environment": ENVIRONMENT,
-        "metrics": {"peak_tensor_bytes": size | {"reason": None}},
-        "phases": {},
-        "samples": {"rows": [[0] * 500]},
-        "work_s": WORK_S,
-    }
-    guarded("cell", "result", send, send_half)({"result": result})
+    size = Metric(value=job.task.work.setting["fault"]["size"], unit="bytes", source="cpu-real", quality="exact")
+    measurement = Measurement({"peak_tensor_bytes": size}, samples={"rows": [[0] * 500]})
+    result = JobResult(Outcome.OK, None, ENVIRONMENT, WORK_S, measurement)
+    guarded("cell", "result", send, send_half)(result)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from typing import Any
 
 import slr_bench.worker.main as worker
 from slr_bench.execute import fork_server
+from slr_bench.execute.job import MESSAGES, DescribeEnvironment, Job, JobResult, Measurement
+from slr_bench.record import Metric, Outcome
 
 ENVIRONMENT = {"python": "3", "torch": "none", "torchvision": "none", "trace_rules": 1, "isolation": "fork"}
 JOURNAL_VARIABLE = "QUICK_JOURNAL"
@@ -18,41 +20,32 @@ JOURNAL_VARIABLE = "QUICK_JOURNAL"
 NOISE = (1.0, 1.02, 0.98, 1.01, 0.99)
 
 
-def tree_job(job: dict[str, Any], descriptor: int) -> None:
+def tree_job(job: Job[Any], descriptor: int) -> None:
     """A cell: its bytes are its size and what the tree adds; its time is the tree's, scattered by the repeat."""
 
-    def send(message: dict[str, Any]) -> None:
-        os.write(descriptor, json.dumps(message).encode() + b"\n")
+    def send(result: JobResult) -> None:
+        os.write(descriptor, json.dumps(MESSAGES.dump_python(result)).encode() + b"\n")
 
-    if job["op"] == "environment":
-        send({"result": ENVIRONMENT})
+    if isinstance(job.task, DescribeEnvironment):
+        send(JobResult(Outcome.OK, None, ENVIRONMENT))
         return
     import toy.figures as figures
 
-    name = os.path.basename(job["log_path"]).removesuffix(".log")
+    name = os.path.basename(job.log_path).removesuffix(".log")
     with open(os.environ[JOURNAL_VARIABLE], "a") as journal:
         journal.write(f"{name} {figures.__file__} {os.path.realpath(worker.__file__)}\n")
     if figures.ENDING == "crash":
         os.kill(os.getpid(), signal.SIGKILL)
     if figures.ENDING == "wait":
         time.sleep(600)
+    size = next(iter(job.task.work.setting.values())) + figures.MORE
+    time_s = figures.STEP_S * NOISE[int(name.rpartition("-")[2]) % 5]
     metrics = {
-        "peak_tensor_bytes": (next(iter(job["setting"].values())) + figures.MORE, "bytes", "exact"),
-        "step_time_s": (figures.STEP_S * NOISE[int(name.rpartition("-")[2]) % 5], "s", "measured"),
+        "peak_tensor_bytes": Metric(value=size, unit="bytes", source="cpu-real", quality="exact"),
+        "step_time_s": Metric(value=time_s, unit="s", source="cpu-real", quality="measured"),
     }
-    result = {
-        "outcome": figures.ENDING,
-        "reason": None if figures.ENDING == "ok" else f"{figures.ENDING} on purpose",
-        "environment": ENVIRONMENT,
-        "metrics": {
-            key: {"value": value, "unit": unit, "source": "cpu-real", "quality": quality, "reason": None}
-            for key, (value, unit, quality) in metrics.items()
-        },
-        "phases": {},
-        "samples": None,
-        "work_s": 0.0,
-    }
-    send({"result": result})
+    reason = None if figures.ENDING == "ok" else f"{figures.ENDING} on purpose"
+    send(JobResult(Outcome(figures.ENDING), reason, ENVIRONMENT, measurement=Measurement(metrics)))
 
 
 if __name__ == "__main__":

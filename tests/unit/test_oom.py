@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from models.training.batch_size import DoesNotFit, OutOfMemory, attempt, out_of_memory_told
+from slr_bench.execute.job import Job, MeasureCell, Work
 from slr_bench.oom import ALLOCATION_ERRORS, OutOfMemoryKind, out_of_memory_kind
 from slr_bench.record import Outcome
 from slr_bench.worker import main as worker
@@ -80,7 +81,7 @@ def test_worker_and_trainer_classify_alike(error, kind, monkeypatch):
         raise error
 
     monkeypatch.setattr("slr_bench.worker.measure.measure", fails)
-    outcome, _, _ = worker._measure_or_classify({"op": "measure", "ram_limit_bytes": None}, lambda message: None)
+    outcome, _, _ = worker.do_task(Job(MeasureCell(Work("toy", {}), 1, 1, 1)), lambda message: None)
     assert outcome == {GPU: Outcome.OOM_GPU, HOST: Outcome.OOM_HOST}[kind]
     assert isinstance(attempt(fails, lambda: True), OutOfMemory)
     memory = {GPU: "GPU memory", HOST: "memory"}[kind]

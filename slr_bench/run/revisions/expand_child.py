@@ -20,7 +20,7 @@ from slr_bench.grid.cells import Cell, expand_each, flatten
 from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import GROUP
 from slr_bench.run.binding import source_hash
-from slr_bench.run.preflight import prepare
+from slr_bench.run.driver import prepare
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from slr_bench.execute.oom_kills import OomKills, read_oom_kills, rose
+from slr_bench.execute.machine import OomKills, increased, read_oom_kills
 
 V1 = "9:name=systemd:/\n4:cpu,memory:/job/7\n0::/\n"
 V2 = "0::/job/7\n"
@@ -53,4 +53,4 @@ def read(place, proc, cgroup):
     ],
 )
 def test_only_one_counter_that_rose_is_evidence(before, after, counter):
-    assert rose(before, after) == counter
+    assert increased(before, after) == counter

@@ -1,13 +1,13 @@
 """How an end becomes an outcome; and no reason names a path."""
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from slr_bench.execute.local import Ending
-from slr_bench.execute.outcome import classify, without_paths
-from slr_bench.record import Outcome
+from slr_bench.execute.job import Ending, JobResult, MachineReadings
+from slr_bench.record import Outcome, without_paths
 
 
 def ending(*, result=None, by=None, code=None, timed_out=False) -> Ending:
@@ -15,12 +15,13 @@ def ending(*, result=None, by=None, code=None, timed_out=False) -> Ending:
 
 
 def outcome_of(end: Ending, counter: str | None = None) -> tuple[Outcome, str | None]:
-    return classify(end, 600.0, counter)
+    whole = replace(end, timeout_s=600.0, machine=MachineReadings(oom_counter=counter))
+    return whole.outcome, whole.reason
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))
 def test_what_the_worker_says_counts(outcome):
-    said = {"outcome": str(outcome), "reason": "so it is"}
+    said = JobResult(outcome, "so it is", {})
     assert outcome_of(ending(result=said, code=0)) == (outcome, "so it is")
     assert outcome_of(ending(result=said, by=signal.SIGKILL), "its cgroup's") == (outcome, "so it is")
 

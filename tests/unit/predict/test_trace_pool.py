@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import invalidate_caches
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from models.config import Settings
-from slr_bench.execute.local import Ending, ServerDiedError
+from slr_bench.execute.job import Ending, JobResult, PhaseEntered, StepTraced
+from slr_bench.execute.local import ServerDiedError
 from slr_bench.grid.cells import Cell, nest, own_cell
 from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import WorkloadSpec
 from slr_bench.predict import trace_pool as foresight
 from slr_bench.predict.trace_pool import foresee
+from slr_bench.record import Outcome
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 SPEC = WorkloadSpec("toy", Settings, build=print, micro_batches="training.gradient_accumulation_steps")
@@ -51,15 +54,19 @@ class Server(Begun):
         self.script = list(script)
         self.jobs = []
 
-    def run(self, job, timeout_s, on_message, on_tick, tick_s):
+    def submit(self, job):
         self.jobs.append(job)
-        answers, ending = self.script.pop(0) if self.script else (len(job["steps"]), NO_RESULT)
-        on_message({"phase": "import"})
+        return SimpleNamespace(wait=lambda on_message, is_cancelled: self.answer(job, on_message))
+
+    def answer(self, job, on_message):
+        steps = job.task.steps
+        answers, ending = self.script.pop(0) if self.script else (len(steps), NO_RESULT)
+        on_message(PhaseEntered("import"))
         for number in range(answers):
-            on_message({"number": number, "foreseen": job["steps"][number]})
+            on_message(StepTraced(number, {**asdict(steps[number]), "setting": steps[number].work.setting}))
         if isinstance(ending, Exception):
             raise ending
-        return ending
+        return replace(ending, timeout_s=job.timeout_s)
 
 
 @pytest.fixture
@@ -85,8 +92,8 @@ def test_equal_cells_are_traced_once_and_all_are_told(serve):
     found = foresee(cells, True, lambda one, step: seen.append((cells.index(one), step)))
     (job,) = server.jobs
     assert server.ended == 1
-    assert len(job["steps"]) == 3
-    assert job["cuda_rules"] is job["fake"] is True
+    assert len(job.task.steps) == 3
+    assert all(step.work.cuda_rules is step.work.fake is True for step in job.task.steps)
     assert found[0] is found[2]
     assert [step["setting"]["training"]["batch_size"] for step in found] == [8, 8, 8, 4]
     assert len(seen) == 4
@@ -123,7 +130,7 @@ CELLS = 4
         (Ending(None, 9, None, False, 0.0), "by signal 9"),
         (Ending(None, None, 3, False, 0.0), "with status 3"),
         (Ending(None, 9, None, True, 0.0), "more than 480 s"),
-        (Ending({"outcome": "crash", "reason": "no module named x"}, None, 0, False, 0.0), "no module named x"),
+        (Ending(JobResult(Outcome.CRASH, "no module named x", {}), None, 0, False, 0.0), "no module named x"),
     ],
 )
 def test_a_child_that_dies_loses_the_cell_it_was_at(serve, ending, words):
@@ -131,7 +138,7 @@ def test_a_child_that_dies_loses_the_cell_it_was_at(serve, ending, words):
     found = foresee([cell(**{N: count}) for count in range(1, 1 + CELLS)], True)
     assert words in found[1]
     assert [isinstance(one, str) for one in found] == [False, True, False, False]
-    assert [len(job["steps"]) for job in server.jobs] == [4, 2]
+    assert [len(job.task.steps) for job in server.jobs] == [4, 2]
     assert found[3]["more_micro_batches"] == 2
 
 
@@ -147,7 +154,7 @@ def test_many_cells_are_shared_among_processes(serve, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     cells = [cell(**{N: count}) for count in range(1, 10)]
     found = foresee(cells, True)
-    assert sorted(len(job["steps"]) for job in server.jobs) == [4, 5]
+    assert sorted(len(job.task.steps) for job in server.jobs) == [4, 5]
     assert [step["more_micro_batches"] for step in found] == [0, 0, 1, 2, 3, 4, 5, 6, 7]
 
 
@@ -179,10 +186,14 @@ def test_in_real_processes_no_failing_trace_costs_another(plugins):
 class Endless(Begun):
     """A server whose step never ends by itself."""
 
-    def run(self, job, timeout_s, on_message, on_tick, tick_s):
-        on_message({"number": 0, "foreseen": {}})
+    def submit(self, job):
+        return SimpleNamespace(wait=self.wait)
+
+    def wait(self, on_message, is_cancelled):
+        on_message(StepTraced(0, {}))
         for _ in range(10_000_000):
-            on_tick(1)
+            if is_cancelled():
+                return NO_RESULT
         raise AssertionError("nobody stopped it")
 
 

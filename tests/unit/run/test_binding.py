@@ -5,20 +5,18 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from fake_executor import MEASURED, STILL, TOY, FakeExecutor, Silent, Toy, id_of
+from fake_executor import STILL, TOY, FakeExecutor, Silent, Toy, id_of
 
 from slr_bench.errors import ConfigError, DataError, NothingMeasuredError, UnsupportedSettingError
-from slr_bench.execute.local import Ending
-from slr_bench.execute.oom_kills import OomKills
+from slr_bench.execute.job import Ending, JobResult, Measurement
+from slr_bench.execute.machine import OomKills, Readers
 from slr_bench.grid.cells import Cell
 from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import WorkloadSpec
 from slr_bench.probes import host
-from slr_bench.run import cell_runner as attempt_module
-from slr_bench.run import preflight as preparation
-from slr_bench.run import session as lane_module
+from slr_bench.record import Outcome
+from slr_bench.run import driver, session
 from slr_bench.run.binding import BoundElsewhereError, source_hash
-from slr_bench.run.interference import Readers
 from slr_bench.run.runner import Runner, outcome_counts
 from slr_bench.run.session import BROKEN_PAIR
 from slr_bench.run.store import Store
@@ -32,7 +30,7 @@ def bench(tmp_path, monkeypatch):
     def run(sizes=(1, 2), spec=TOY, executor=None, fake=False, retry=False, skip=True, readers=None, **grid_values):
         executor = executor or FakeExecutor()
         options = {"fake": fake, "retry": retry, "skip": skip, "readers": readers or STILL}
-        monkeypatch.setattr(lane_module, "LocalExecutor", executor)
+        monkeypatch.setattr(session, "LocalExecutor", executor)
         grid = GridConfig(workload=spec.name, **({"repeats": 2} | grid_values))
         cells = [
             Cell(id_of(size, spec), "a", spec, grid, Toy(size=size), {"size": size}, is_own=True) for size in sizes
@@ -147,7 +145,7 @@ def test_of_a_missing_device_and_missing_data_the_device_is_told(bench, monkeypa
     def refuse(_):
         raise DataError("no videos")
 
-    monkeypatch.setattr(preparation.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=code))
+    monkeypatch.setattr(driver.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=code))
     spec = WorkloadSpec("toy", Toy, print, prepare=refuse)
     with pytest.raises(error):
         bench(spec=spec, device="cuda")
@@ -170,10 +168,10 @@ def test_a_failed_cell_is_a_record_and_disturbs_no_other(bench):
     assert all(record.metrics == {} and "SIGKILL" in record.reason for record in crashed)
 
 
-def test_a_kill_while_the_kernel_counted_one_is_out_of_memory(bench, monkeypatch):
+def test_a_kill_while_the_kernel_counted_one_is_out_of_memory(bench):
     counts = iter(range(100))
-    monkeypatch.setattr(attempt_module, "read_oom_kills", lambda: OomKills(next(counts), "its cgroup's"))
-    done = bench(executor=FakeExecutor({2: Ending(None, 9, None, False, 0.1)}))
+    readers = replace(STILL, oom_kills=lambda: OomKills(next(counts), "its cgroup's"))
+    done = bench(executor=FakeExecutor({2: Ending(None, 9, None, False, 0.1)}), readers=readers)
     assert outcome_counts(done.totals.records) == {"ok": 2, "oom_host": 2}
 
 
@@ -192,7 +190,7 @@ def test_if_nothing_could_be_measured_the_reasons_are_told_and_kept(bench, tmp_p
 
 def test_a_child_that_cannot_describe_its_environment_is_told_with_its_last_words(bench, tmp_path):
     class Dumb(FakeExecutor):
-        def run(self, job, *_):
+        def ending(self, job):
             (tmp_path / "logs" / "environment.log").write_text("Traceback\nImportError: no torch\n")
             return Ending(None, None, 1, False, 0.1)
 
@@ -230,7 +228,8 @@ def test_a_timeout_is_a_result_until_it_is_asked_for_again(bench):
 
 
 SIZED = WorkloadSpec("toy", Toy, print, monotone=("size",))
-OUT = Ending({**MEASURED, "outcome": "oom_gpu", "reason": "CUDA out of memory", "metrics": {}}, None, 0, False, 0.1)
+OUT_RESULT = JobResult(Outcome.OOM_GPU, "CUDA out of memory", {"torch": "2.15"}, measurement=Measurement({}))
+OUT = Ending(OUT_RESULT, None, 0, False, 0.1)
 
 
 def test_what_an_out_of_memory_dominates_is_a_record_and_no_process(bench):

@@ -10,7 +10,7 @@ from slr_bench.grid.cells import Cell
 from slr_bench.grid.config import Part
 from slr_bench.grid.workload import WorkloadSpec
 from slr_bench.record import Outcome
-from slr_bench.run.dominance import Dominance
+from slr_bench.run.schedule import Dominance
 
 
 class Toy(BaseModel):

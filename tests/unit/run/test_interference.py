@@ -6,19 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slr_bench.run import kernel_counters as machine
+from slr_bench.execute import machine
+from slr_bench.execute.job import GpuFacts
+from slr_bench.execute.machine import Clocks, JobMonitor, Readers, foreign_share
 from slr_bench.run.interference import (
     CLOCK_JUMP_S,
     FEWEST_REPETITIONS,
     FOREIGN_CPU_SHARE,
     SWAPPED_BYTES,
-    Disturbances,
-    GpuWatch,
-    Readers,
-    _Window,
-    foreign_share,
-    gpu_marks,
+    gpu_warnings,
     may_repeat,
+    warnings_of,
 )
 
 CORES = 2
@@ -37,6 +35,8 @@ class World:
             own_s=lambda pid: read("own"),
             swapped_bytes=lambda: read("swapped"),
             tree_swap_bytes=lambda pid: read("tree_swap"),
+            pss_bytes=lambda pid: None,
+            oom_kills=lambda: None,
             cores=CORES,
         )
 
@@ -47,22 +47,22 @@ class World:
                 self.state[name] += step
 
 
-def marks_of(world: World, *, timed: dict | None = None, after: dict | None = None, gpu=None, kind: str = "step"):
-    seen = Disturbances(lambda phase: phase.startswith("step "), world.readers)
-    seen.on_phase("build", 7)
+def warnings_in(world: World, *, timed: dict | None = None, after: dict | None = None, gpu=None, kind: str = "step"):
+    monitor = JobMonitor(world.readers)
+    monitor.on_phase("build", 7)
     world.pass_time(3.0, own=1.0, foreign=5.0)  # before the timed steps anybody may work
     for number in (1, 2) if kind == "step" else ():
-        seen.on_phase(f"step {number}/2", 7)
+        monitor.on_phase(f"step {number}/2", 7)
         world.pass_time(**(timed or {"seconds": 1.0, "own": 2.0}))
-    seen.on_phase("trace", 7)
+    monitor.on_phase("trace", 7)
     world.pass_time(**{"seconds": 1.0, "foreign": 2.0} | (after or {}))
-    return seen.marks(gpu)
+    return warnings_of(monitor.readings(), gpu)
 
 
 def test_a_quiet_machine_leaves_no_mark():
-    assert marks_of(World()) == ()
+    assert warnings_in(World()) == ()
     daemons = {"seconds": 1.0, "own": 1.9, "foreign": 0.03 * CORES}
-    assert marks_of(World(), timed=daemons) == ()
+    assert warnings_in(World(), timed=daemons) == ()
 
 
 @settings(deadline=None)
@@ -70,8 +70,8 @@ def test_a_quiet_machine_leaves_no_mark():
 def test_rounding_to_ticks_never_makes_a_quiet_machine_busy(window_s, load, busy_error, own_error):
     """Whatever the cell itself uses, and two ticks of error a core on either side."""
     own_s = load * CORES * window_s
-    start = _Window(0.0, 0.0, 0.0)
-    end = _Window(window_s, own_s + busy_error * machine.TICK_S, max(0.0, own_s + own_error * machine.TICK_S))
+    start = Clocks(0.0, 0.0, 0.0)
+    end = Clocks(window_s, own_s + busy_error * machine.TICK_S, max(0.0, own_s + own_error * machine.TICK_S))
     share = foreign_share(start, end, CORES)
     assert share is None or share <= FOREIGN_CPU_SHARE
 
@@ -79,75 +79,60 @@ def test_rounding_to_ticks_never_makes_a_quiet_machine_busy(window_s, load, busy
 @settings(deadline=None)
 @given(st.floats(1, 100), st.floats(0, 0.8), st.floats(0, 1))
 def test_the_share_is_that_of_the_others_less_the_rounding(window_s, own, foreign):
-    start, room = _Window(5.0, 9.0, 1.0), CORES * window_s
-    end = _Window(5.0 + window_s, 9.0 + room * (own + foreign), 1.0 + room * own)
+    start, room = Clocks(5.0, 9.0, 1.0), CORES * window_s
+    end = Clocks(5.0 + window_s, 9.0 + room * (own + foreign), 1.0 + room * own)
     expected = max(0.0, foreign - 2 * machine.TICK_S / window_s)
     assert foreign_share(start, end, CORES) == pytest.approx(expected, abs=1e-6)
 
 
 def test_foreign_work_while_steps_are_timed_is_told_with_its_share():
-    (mark,) = marks_of(World(), timed={"seconds": 1.0, "own": 1.0, "foreign": 0.5})
-    assert mark == "foreign CPU work: other processes took 24% of the cores while steps were timed (limit 10%)"
+    (warning,) = warnings_in(World(), timed={"seconds": 1.0, "own": 1.0, "foreign": 0.5})
+    assert warning == "foreign CPU work: other processes took 24% of the cores while steps were timed (limit 10%)"
 
 
 @pytest.mark.parametrize("unknown", ["busy", "own"])
 def test_what_cannot_be_read_is_no_disturbance(unknown):
     world = World(**{unknown: None})
     world.state.setdefault(unknown, None)
-    assert marks_of(world, timed={"seconds": 1.0, "own": 0.0, "foreign": 2.0}) == ()
-    assert marks_of(World(swapped=None, tree_swap=None)) == ()
+    assert warnings_in(world, timed={"seconds": 1.0, "own": 0.0, "foreign": 2.0}) == ()
+    assert warnings_in(World(swapped=None, tree_swap=None)) == ()
 
 
 def test_work_that_times_no_steps_is_not_judged_by_the_cpu():
-    assert marks_of(World(), kind="whole") == ()
+    assert warnings_in(World(), kind="whole") == ()
 
 
 def test_a_step_that_never_ended_is_not_judged_by_the_cpu():
     world = World()
-    seen = Disturbances(lambda phase: phase.startswith("step "), world.readers)
-    seen.on_phase("step 1/2", 7)
+    monitor = JobMonitor(world.readers)
+    monitor.on_phase("step 1/2", 7)
     world.pass_time(9.0, foreign=18.0)
-    assert seen.marks(None) == ()
+    assert warnings_of(monitor.readings()) == ()
 
 
 def test_swapping_is_told_from_a_mebibyte_on():
-    assert marks_of(World(), after={"swapped": SWAPPED_BYTES - 1}) == ()
-    (mark,) = marks_of(World(), after={"swapped": 3 * SWAPPED_BYTES})
-    assert mark == "swapping: the machine moved 3.0 MiB in or out of swap during the run"
-    (mark,) = marks_of(World(tree_swap=2 * SWAPPED_BYTES))
-    assert mark == "swapping: 2.0 MiB of the cell lay in swap"
-    assert marks_of(World(swapped=500 * SWAPPED_BYTES)) == ()  # of another time
+    assert warnings_in(World(), after={"swapped": SWAPPED_BYTES - 1}) == ()
+    (warning,) = warnings_in(World(), after={"swapped": 3 * SWAPPED_BYTES})
+    assert warning == "swapping: the machine moved 3.0 MiB in or out of swap during the run"
+    (warning,) = warnings_in(World(tree_swap=2 * SWAPPED_BYTES))
+    assert warning == "swapping: 2.0 MiB of the cell lay in swap"
+    assert warnings_in(World(swapped=500 * SWAPPED_BYTES)) == ()  # of another time
 
 
 @pytest.mark.parametrize("jump_s", [-3600.0, -1.0, 1.0, 86400.0])
 def test_a_clock_that_was_set_is_told(jump_s):
-    (mark,) = marks_of(World(), after={"wall": 1.0 + jump_s})
-    assert mark == f"clock jump: the wall clock moved {jump_s:+.1f} s against the monotonic clock"
-    assert marks_of(World(), after={"wall": 1.0 + CLOCK_JUMP_S / 2}) == ()
+    (warning,) = warnings_in(World(), after={"wall": 1.0 + jump_s})
+    assert warning == f"clock jump: the wall clock moved {jump_s:+.1f} s against the monotonic clock"
+    assert warnings_in(World(), after={"wall": 1.0 + CLOCK_JUMP_S / 2}) == ()
 
 
 def test_a_throttled_or_shared_gpu_is_told():
-    facts = {"throttle_reasons": ["hw_slowdown", "sw_thermal_slowdown"], "other_processes": 2}
-    assert marks_of(World(), gpu=facts) == (
+    facts = GpuFacts(("hw_slowdown", "sw_thermal_slowdown"), 2)
+    assert warnings_in(World(), gpu=facts) == (
         "GPU throttled: hw_slowdown, sw_thermal_slowdown",
         "foreign GPU work: 2 other processes on the device",
     )
-    assert gpu_marks({}) == gpu_marks({"throttle_reasons": [], "other_processes": 0}) == ()
-
-
-def test_the_child_keeps_all_that_it_saw_of_its_gpu():
-    throttle, others = iter([(), None, ("hardware slowdown",), ()]), iter([(), (41, 42), None, ()])
-    watch = GpuWatch(SimpleNamespace(throttle_reasons=throttle.__next__, other_pids=others.__next__))
-    for _ in range(4):
-        watch.look()
-    assert watch.facts() == {"throttle_reasons": ["hardware slowdown"], "other_processes": 2}
-
-
-@pytest.mark.parametrize("nvml", [None, SimpleNamespace()])
-def test_without_a_gpu_or_those_readings_nothing_is_seen(nvml):
-    watch = GpuWatch(nvml)
-    watch.look()
-    assert watch.facts() == {"throttle_reasons": [], "other_processes": 0}
+    assert gpu_warnings(GpuFacts()) == gpu_warnings(GpuFacts((), 0)) == ()
 
 
 def thrown(*names: str) -> list:

@@ -9,12 +9,13 @@ from dataclasses import replace
 import pytest
 
 from models.config import Settings
+from slr_bench.execute.job import Job, StepToTrace, TraceSteps, Work
 from slr_bench.grid.cells import nest
 from slr_bench.trace.fake.workspaces import Workspace
 from slr_bench.trace.interpolate import Told, told_between
 from slr_bench.trace.recording import Operator, Storage, Story
 from slr_bench.trace.requests import Heard
-from slr_bench.worker.trace_for_prediction import foreseen, foreseen_cells
+from slr_bench.worker.trace_for_prediction import trace_one, trace_steps
 
 pytestmark = pytest.mark.filterwarnings("ignore:fp16 on a CPU")
 
@@ -27,9 +28,10 @@ TINY = {
 }
 
 
-def step(workload, setting, samples):
+def step(workload, setting, samples, cuda_rules=True):
     values = Settings.model_validate(nest(TINY | setting | {"training.batch_size": samples})).model_dump(mode="json")
-    return {"workload": workload, "setting": values, "more_micro_batches": 1, "samples": samples, "family": "one"}
+    work = Work(workload, values, fake=True, cuda_rules=cuda_rules)
+    return StepToTrace(work, more_micro_batches=1, samples=samples, family="one")
 
 
 SIZES = (4, 12, 8)
@@ -40,16 +42,15 @@ def check(workload, setting, cuda_rules):
 
     Pooling takes frames in 16 equal parts, and the split stem in 32, which 16 frames are not.
     """
-    where = {"device": "cpu", "fake": True, "cuda_rules": cuda_rules}
-    steps = [step(workload, setting, samples) for samples in SIZES]
-    told = []
-    foreseen_cells({**where, "steps": steps}, told.append)
-    assert [message["number"] for message in told] == [0, 1, 2]
-    found = dict(told[2]["foreseen"])
-    assert "told_from_samples" not in told[1]["foreseen"]
+    steps = tuple(step(workload, setting, samples, cuda_rules) for samples in SIZES)
+    messages = []
+    trace_steps(Job(TraceSteps(steps)), messages.append)
+    assert [message.number for message in messages] == [0, 1, 2]
+    found = dict(messages[2].step)
+    assert "told_from_samples" not in messages[1].step
     sources = found.pop("told_from_samples", None)
     assert sources in (None, [4, 12])
-    assert found == foreseen({**where, **steps[2]})
+    assert found == trace_one(steps[2])
     return sources is not None
 
 
@@ -96,10 +97,12 @@ def test_a_step_is_told_or_traced_and_says_the_same_everywhere(workload, setting
 
 
 def test_a_micro_batch_of_one_runs_other_operators_and_tells_nothing():
-    steps = [step("train_step", FEW_OPERATORS | {"model.attention": "chunked"}, samples) for samples in (1, 4, 2, 3)]
-    told = []
-    foreseen_cells({"device": "cpu", "fake": True, "cuda_rules": True, "steps": steps}, told.append)
-    sources = [message["foreseen"].get("told_from_samples") for message in told]
+    setting = FEW_OPERATORS | {"model.attention": "chunked"}
+    messages = []
+    trace_steps(
+        Job(TraceSteps(tuple(step("train_step", setting, samples) for samples in (1, 4, 2, 3)))), messages.append
+    )
+    sources = [message.step.get("told_from_samples") for message in messages]
     assert sources == [None, None, None, [2, 4]]
 
 

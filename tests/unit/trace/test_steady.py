@@ -11,6 +11,7 @@ from zoo import CASES, build, is_runnable, quick
 
 from models.config import Settings
 from slr_bench.errors import UnsupportedSettingError
+from slr_bench.execute.job import Job, StepToTrace, TraceSteps, Work
 from slr_bench.grid.cells import nest
 from slr_bench.grid.workload import WorkloadSpec
 from slr_bench.predict.device import any_device
@@ -25,9 +26,9 @@ from slr_bench.trace.request_kinds import ALLOCATE, FREE, LIBRARY, STEADY, TRANS
 from slr_bench.trace.requests import WorkspaceLog, unmodelled
 from slr_bench.trace.steady import live_bytes, make_steady, micro_batch_starts, name_state, repeat_micro_batches
 from slr_bench.worker import context as run_context
-from slr_bench.worker.context import open_job
+from slr_bench.worker.context import open_work
 from slr_bench.worker.profile import profile_json
-from slr_bench.worker.trace_for_prediction import foreseen, foreseen_cells
+from slr_bench.worker.trace_for_prediction import trace_one, trace_steps
 from slr_bench.worker.traced_step import no_collection, recorded_step, summed_up
 
 pytestmark = pytest.mark.filterwarnings("ignore:fp16 on a CPU")
@@ -107,16 +108,9 @@ def test_the_second_step_of_every_network_is_told_from_the_first_under_cuda_rule
         check_the_second_step(case, CudaFakeMode())
 
 
-def job(workload, setting, cuda_rules, more=0):
+def step(workload, setting, cuda_rules, more=0):
     values = Settings.model_validate(nest(TINY | setting)).model_dump(mode="json")
-    return {
-        "workload": workload,
-        "setting": values,
-        "device": "cpu",
-        "fake": True,
-        "cuda_rules": cuda_rules,
-        "more_micro_batches": more,
-    }
+    return StepToTrace(Work(workload, values, fake=True, cuda_rules=cuda_rules), more)
 
 
 _TOLD: dict[str, dict] = {}
@@ -127,13 +121,13 @@ def told(workload, setting, cuda_rules):
     key = repr((workload, setting, cuda_rules))
     if key not in _TOLD:
         traced = min(TRACED, setting[N])
-        _TOLD[key] = foreseen(job(workload, setting | {N: traced}, cuda_rules, setting[N] - traced))
+        _TOLD[key] = trace_one(step(workload, setting | {N: traced}, cuda_rules, setting[N] - traced))
     return _TOLD[key]
 
 
 def unrolled(workload, setting, cuda_rules):
     """The profile of a second step with all micro-batches, and what it touches."""
-    spec, settings, context = open_job(job(workload, setting, cuda_rules))
+    spec, settings, context = open_work(step(workload, setting, cuda_rules).work, "cpu")
     work = spec.build(settings, context)
     with context.tensors():
         work.load()
@@ -321,24 +315,18 @@ def untold(monkeypatch):
 
 def test_micro_batches_that_cannot_be_told_apart_are_refused_in_a_line(untold):
     with pytest.raises(UnsupportedSettingError, match=r"untold: 0 micro-batches .* phase\('load'\)"):
-        foreseen(job("untold", {}, True, more=3))
-    assert foreseen(job("untold", {}, True))["peak_tensor_bytes"] > 0
+        trace_one(step("untold", {}, True, more=3))
+    assert trace_one(step("untold", {}, True))["peak_tensor_bytes"] > 0
 
 
 def test_steps_of_a_job_are_told_one_by_one_and_a_refused_one_costs_no_other(untold):
-    heard = []
-    steps = [
-        {"setting": job("untold", {}, True)["setting"], "more_micro_batches": more}
-        | {"workload": "untold", "samples": None, "family": None}
-        for more in (0, 3, 0)
-    ]
-    foreseen_cells({"device": "cpu", "fake": True, "cuda_rules": True, "steps": steps}, heard.append)
-    assert [sorted(message) for message in heard] == [
-        ["foreseen", "number"],
-        ["number", "refused"],
-        ["foreseen", "number"],
-    ]
-    assert heard[0]["foreseen"]["requests"] == heard[2]["foreseen"]["requests"]
+    messages = []
+    steps = tuple(step("untold", {}, True, more) for more in (0, 3, 0))
+    trace_steps(Job(TraceSteps(steps)), messages.append)
+    assert [message.number for message in messages] == [0, 1, 2]
+    assert [message.refusal is None for message in messages] == [True, False, True]
+    assert messages[1].step is None
+    assert messages[0].step["requests"] == messages[2].step["requests"]
 
 
 def test_losses_of_further_micro_batches_are_added_and_state_is_not():

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from slr_bench.execute.job import Job, MeasureCell, Measurement, Work
 from slr_bench.worker import calibration_gpu as gpu
 from slr_bench.worker import measure
 from slr_bench.worker.calibration_gpu import Counters, TorchGpu, plain_history
@@ -75,12 +76,15 @@ def test_a_job_with_a_limit_has_it_before_anything_is_built(monkeypatch):
         raise MemoryError
 
     context = SimpleNamespace(device=torch.device("cpu"), fake_mode=None)
-    monkeypatch.setattr(measure, "open_job", lambda job: (SimpleNamespace(build=build, kind="step"), None, context))
+    monkeypatch.setattr(
+        measure, "open_work", lambda work, device: (SimpleNamespace(build=build, kind="step"), None, context)
+    )
     monkeypatch.setattr(measure, "limit_allocator", told.append)
-    monkeypatch.setattr(measure, "_trace_fake", lambda job, context, work, kind: {})
-    for job in ({"fake": True, "gpu_limit_bytes": 5}, {"fake": True}):
+    monkeypatch.setattr(measure, "_trace_fake", lambda task, context, work, kind: Measurement({}))
+    for limit_bytes in (5, None):
+        task = MeasureCell(Work("toy", {}, fake=True), 1, 1, 1, gpu_limit_bytes=limit_bytes)
         with pytest.raises(MemoryError):
-            measure.measure(job, lambda message: None)
+            measure.measure(Job(task), lambda message: None)
     assert told == [5, "build", "build"]
 
 

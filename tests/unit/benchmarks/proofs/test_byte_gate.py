@@ -11,9 +11,11 @@ from benchmarks.proofs import byte_gate
 from benchmarks.proofs.byte_gate import PARTS, baseline_commit, check, keep, renew
 from slr_bench.compare.cells import DETERMINISTIC
 from slr_bench.errors import NothingMeasuredError
+from slr_bench.execute.job import Job, MeasureCell
 from slr_bench.grid.cells import expand
 from slr_bench.grid.config import load_grid
 from slr_bench.record import Outcome
+from slr_bench.run.driver import work_of
 from slr_bench.run.store import Store
 from slr_bench.worker.measure import measure
 
@@ -213,8 +215,8 @@ def test_the_real_gate_finds_half_a_percent_in_one_cell(tmp_path, share, code):
 def test_another_process_gives_the_committed_bytes(tiny_job):
     """The reference shape's baseline, traced here on fake tensors."""
     job, committed_record = tiny_job
-    metrics = measure(job, lambda message: None)["metrics"]
-    assert {name: metrics[name]["value"] for name in committed_record.metrics} == {
+    metrics = measure(job, lambda message: None).metrics
+    assert {name: metrics[name].value for name in committed_record.metrics} == {
         name: metric.value for name, metric in committed_record.metrics.items()
     }
 
@@ -231,12 +233,5 @@ def tiny_job():
     for key in ("torch", "torchvision", "trace_rules"):
         if here[key] != record.environment[key]:
             pytest.skip(f"the baseline is of {key} {record.environment[key]}, here it is {here[key]}")
-    setting = cell.settings.model_dump(mode="json")
-    steps = {"warmup_steps": cell.part.warmup_steps, "timed_steps": cell.part.timed_steps, "sampler_check_pairs": 0}
-    return {
-        "workload": cell.spec.name,
-        "setting": setting,
-        "device": "cpu",
-        "fake": True,
-        "sample_hz": 20,
-    } | steps, record
+    task = MeasureCell(work_of(cell, fake=True), cell.part.warmup_steps, cell.part.timed_steps, sample_hz=1)
+    return Job(task, "cpu"), record

@@ -1,4 +1,4 @@
-"""Two sources in turn, over executors made by hand: order, resuming, torn pairs."""
+"""Two sources measured interleaved, over executors made by hand: order, resuming, broken pairs."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from fake_executor import MEASURED, STILL, TOY, FakeExecutor, Toy, id_of
 
-from slr_bench.execute.local import Ending
+from slr_bench.execute.job import Ending
 from slr_bench.grid.cells import Cell
 from slr_bench.grid.config import GridConfig
 from slr_bench.probes import host
-from slr_bench.run import session as lane_module
-from slr_bench.run.revisions.pairs import PairRunner
-from slr_bench.run.session import BROKEN_PAIR, Job, Lane, Source
-from slr_bench.run.store import Store, Turn
+from slr_bench.run import session
+from slr_bench.run.revisions.measure import run_pairs
+from slr_bench.run.session import BROKEN_PAIR, SessionConfig, Source
+from slr_bench.run.store import Pairing, Store
 
 
 class Told:
@@ -39,36 +39,33 @@ class Told:
 
 @pytest.fixture
 def pair(tmp_path, monkeypatch):
-    """``pair(base=(1, 2), head=(1, 2))`` measures these settings of two sources in turn."""
+    """``pair(base=(1, 2), head=(1, 2))`` measures these settings of two sources interleaved."""
     monkeypatch.setattr(host, "tree_pss_bytes", lambda pid: 4096)
 
     def run(base=(1, 2), head=(1, 2), repeats=8, executors=None) -> Told:
         made = executors or {"base": FakeExecutor(), "head": FakeExecutor()}
         variables = {}
 
-        def executor(preload, environment):
+        def executor(preload, environment, readers):
             side = environment["SIDE"]
             variables[side] = environment
-            return made[side]
+            return made[side](preload, environment, readers)
 
-        monkeypatch.setattr(lane_module, "LocalExecutor", executor)
+        monkeypatch.setattr(session, "LocalExecutor", executor)
         told = Told()
-        PairRunner(*(lane(tmp_path, side, sizes, repeats) for side, sizes in (("base", base), ("head", head)))).run(
-            told
-        )
+        run_pairs(config(tmp_path, "base", base, repeats), config(tmp_path, "head", head, repeats), told)
         assert {name: value["SIDE"] for name, value in variables.items()} == {"base": "base", "head": "head"}
         return told
 
     return run
 
 
-def lane(place: Path, side: str, sizes, repeats: int) -> Lane:
+def config(place: Path, side: str, sizes, repeats: int) -> SessionConfig:
     grid = GridConfig(workload="toy", repeats=repeats)
     cells = [Cell(id_of(size), "a", TOY, grid, Toy(size=size), {"size": size}, is_own=True) for size in sizes]
     source = Source(f"hash of {side}", {"SIDE": side})
-    turn = Turn(pair="one", name=side)
-    job = Job(grid, cells, Store(place / side), False, "x", readers=STILL, source=source, in_turn=turn)
-    return Lane(job)
+    pairing = Pairing(pair="one", name=side)
+    return SessionConfig(grid, cells, Store(place / side), False, "x", readers=STILL, source=source, pairing=pairing)
 
 
 def records(place: Path, side: str):
@@ -84,7 +81,7 @@ def test_a_repeat_is_a_pair_of_neighbours_in_an_order_that_a_coin_decides(pair, 
     for side in ("base", "head"):
         assert len(records(tmp_path, side)) == 16
         manifest = Store(tmp_path / side).read_manifest()
-        assert (manifest.source_hash, manifest.in_turn) == (f"hash of {side}", Turn(pair="one", name=side))
+        assert (manifest.source_hash, manifest.pairing) == (f"hash of {side}", Pairing(pair="one", name=side))
 
 
 def test_only_cells_that_both_have_are_run_and_all_are_listed(pair, tmp_path):

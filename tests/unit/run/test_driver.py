@@ -2,7 +2,8 @@
 
 import pytest
 
-from slr_bench.run.session import thread_environment
+from slr_bench.execute.job import PhaseEntered, StepTraced
+from slr_bench.run.driver import on_phase, thread_environment
 
 
 @pytest.fixture(autouse=True)
@@ -21,3 +22,11 @@ def test_mkl_follows_openmp_since_torch_asks_mkl(monkeypatch):
     assert thread_environment()["MKL_NUM_THREADS"] == "1"
     monkeypatch.setenv("MKL_NUM_THREADS", "4")
     assert thread_environment()["MKL_NUM_THREADS"] == "4"
+
+
+def test_only_phases_are_passed_on_as_progress():
+    phases = []
+    receive = on_phase(phases.append)
+    for message in (PhaseEntered("step 1/2"), StepTraced(0, {}), PhaseEntered("trace")):
+        receive(message)
+    assert phases == ["step 1/2", "trace"]

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from slr_bench.run import kernel_counters as machine
+from slr_bench.execute import machine
 
 STAT = "cpu  9 9 9 9 9 9 9 9 9 9\ncpu0 10 1 20 500 7 2 3 4 10 0\ncpu1 30 0 10 600 0 0 0 0 0 0\nintr 5\n"
 PROCESS = "7 (a b) c) S 1 7 7 0 -1 0 0 0 0 0 100 50 30 20 20 0 1 0"
