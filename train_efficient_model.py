@@ -17,7 +17,8 @@ from models.training.advice import advised
 from models.training.advisor import DEFAULT_CONFIG, advise, setting_overrides, setting_words, show
 from models.training.machine import Machine
 from models.training.output_files import CHECKPOINT_NAME, CONFIG_NAME
-from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, SlrBenchError, warn_in_one_line
+from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, SlrBenchError
+from slr_bench.units import warn_in_one_line
 
 
 def main(arguments: list[str] | None = None) -> int:

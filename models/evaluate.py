@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from models.config import Settings, parse_overrides
+from models.config import Settings
 from models.data.loading.batches import Batch
 from models.data.loading.clips import SplitLoader, build_loaders
 from models.data.wlasl import SPLITS
@@ -26,7 +26,9 @@ from models.networks.efficient import load_recogniser
 from models.training.batch_size import out_of_memory_told
 from models.training.evaluation import Evaluation, evaluate
 from models.training.optimization import autocast, fp32_products
-from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, DataError, SlrBenchError, warn_in_one_line
+from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, DataError, SlrBenchError
+from slr_bench.files import parse_overrides
+from slr_bench.units import warn_in_one_line
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,14 +17,16 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.config import parse_overrides, working_size
+from models.config import working_size
 from models.data.loading.transforms import centre_crop
 from models.data.video.live import LiveVideo, Source, open_live
 from models.data.wlasl.files import list_directory, load_class_list
 from models.layers.temporal_shift import FrameHistory
 from models.networks.efficient import EfficientRecogniser, load_recogniser
 from models.streaming_display import StreamDisplay
-from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, DataError, SlrBenchError, warn_in_one_line
+from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, DataError, SlrBenchError
+from slr_bench.files import parse_overrides
+from slr_bench.units import warn_in_one_line
 
 SIGN_S = 2.4
 """Mean length of a sign video in WLASL (Li et al., WACV 2020). Training spreads ``num_frames`` over a clip."""

@@ -1,12 +1,14 @@
-"""Bytes, seconds, series and foreign text as text, and text as bytes: the only place that says MiB.
+"""Turns bytes, seconds, counts, names and foreign text into the words of a message, and sizes back into bytes.
 
-Sources write GB and mean GiB; here every unit is binary and says so.
+Sources write GB and mean GiB; here every unit is binary and says so. No other module writes "MiB".
 """
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from typing import Final, TypeGuard
 
 KIB = 1024
@@ -16,6 +18,8 @@ GIB = 1024**3
 CELL_LIMIT: Final = 300
 """Characters of foreign text (reasons, names) that a cell of a table shows."""
 
+_CLOSE: Final = 0.5
+"""Likeness from which on a known name is offered for an unknown one."""
 _SIZE = re.compile(r"^\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>B|[KMGT]i?B)\s*$", re.IGNORECASE)
 _BARS = "▁▂▃▄▅▆▇█"
 _FACTOR = {"b": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1024 * GIB}
@@ -85,6 +89,28 @@ def plain(text: object, limit: int = CELL_LIMIT) -> str:
     # Ten times the limit is read at most: a reason may be a log of many megabytes.
     line = " ".join("".join(char if char.isprintable() else " " for char in raw[: 10 * limit]).split())
     return line if len(line) <= limit and len(raw) <= 10 * limit else line[: limit - 1] + "…"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'batch_size'?"``, or the list of known names if none is near."""
+    known = sorted(known)
+    return did_you_mean(name, known) or f"; known: {', '.join(known)}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'batch_size'?"``, or nothing if no known name is near."""
+    close = closest(name, sorted(known))
+    return f"; did you mean {close!r}?" if close else ""
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is most like ``name``; None if none is like it."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=_CLOSE)), None)
+
+
+def warn_in_one_line() -> None:
+    """Print Python's warnings as one line for the user of a command, without the source line that raised them."""
+    warnings.formatwarning = lambda message, *_: f"warning: {' '.join(str(message).split())}\n"
 
 
 def parse_bytes(text: str) -> int:

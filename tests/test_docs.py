@@ -13,8 +13,9 @@ from markdown_page import Page
 
 from slr_bench.cli import app
 from slr_bench.errors import ConfigError
+from slr_bench.files import parse_overrides
 from slr_bench.grid.cells import expand
-from slr_bench.grid.config import load_grid, parse_override
+from slr_bench.grid.config import load_grid
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -106,7 +107,7 @@ def test_every_configuration_that_is_run_can_be_run_so(page, words, monkeypatch)
     arm = next((value for option, value in pairwise(words) if option == "--arm"), None)
     monkeypatch.chdir(ROOT)
     try:
-        assert expand(load_grid(Path(config)), dict(parse_override(text) for text in sets), arm)
+        assert expand(load_grid(Path(config)), parse_overrides(sets), arm)
     except ConfigError as error:
         if "is registered" not in str(error):  # the workload of a plug-in
             raise

@@ -106,7 +106,7 @@ def test_models_import_only_ground_rooms_and_probes(path):
     """And of grid the one module that reads YAML files."""
     names = {name for name in imports_of(path) if not name.startswith("slr_bench.grid.yaml_files")}
     rooms = {parts[1] for name in names if (parts := name.split("."))[0] == "slr_bench" and len(parts) > 1}
-    assert rooms <= {"units", "errors", "files", "oom", "live_bytes", "probes"}
+    assert rooms <= {"units", "errors", "record", "files", "oom", "live_bytes", "probes"}
     assert "benchmarks" not in {name.partition(".")[0] for name in imports_of(path)}
 
 

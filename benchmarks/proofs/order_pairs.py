@@ -31,8 +31,9 @@ from models.networks.efficient import build_recogniser
 from models.training.efficient_trainer import EfficientTrainer
 from models.training.optimization import autocast, steps_per_epoch
 from slr_bench.errors import EXIT_OK, ConfigError, SlrBenchError
+from slr_bench.files import parse_overrides
 from slr_bench.grid.cells import expand
-from slr_bench.grid.config import load_grid, parse_override
+from slr_bench.grid.config import load_grid
 
 GRID = Path(__file__).parents[2] / "configs" / "order_pairs.yml"
 SIGNERS, VIDEO_SIZE = 24, 64
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--set", action="append", default=[], metavar="A.B=C", help="change one key of every arm; repeatable")
     options = parser.parse_args(arguments)
     try:
-        for cell in expand(load_grid(options.grid), dict(map(parse_override, options.set)), options.arm):
+        for cell in expand(load_grid(options.grid), parse_overrides(options.set), options.arm):
             settings = cell.settings
             if not isinstance(settings, Settings) or settings.data.dir is None:
                 raise ConfigError(f"{options.grid}: the workload must be train_epochs, with data.dir set")

@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol
 from benchmarks.proofs.predict_gpu_text import KINDS, page, summary
 from slr_bench.errors import ConfigError, SlrBenchError, UnsupportedSettingError
 from slr_bench.execute.job import NO_CUDA
+from slr_bench.files import write_atomically
 from slr_bench.grid.cells import Cell, expand
 from slr_bench.grid.config import load_grid, with_device
 from slr_bench.predict.allocator.rules import rules_of, settings_of
@@ -33,7 +34,7 @@ from slr_bench.predict.trace_pool import Foreseen, foresee
 from slr_bench.record import Outcome, Record
 from slr_bench.run.runner import Runner
 from slr_bench.run.schedule import Run
-from slr_bench.run.store import Store, write_atomically
+from slr_bench.run.store import Store
 
 SETTINGS: Final = 64
 ALLOWED: Final = 1.03

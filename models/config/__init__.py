@@ -5,10 +5,10 @@ Keys keep the names of the reference configuration (``configs/efficient_training
 
 from models.config.base import Frozen
 from models.config.model import ModelConfig
-from models.config.settings import DataConfig, Settings, load_settings, parse_overrides, settings_of, working_size
+from models.config.settings import DataConfig, Settings, load_settings, settings_of, working_size
 from models.config.training import TrainingConfig
 
 __all__ = [
-    "DataConfig", "Frozen", "ModelConfig", "Settings", "TrainingConfig", "load_settings", "parse_overrides",
+    "DataConfig", "Frozen", "ModelConfig", "Settings", "TrainingConfig", "load_settings",
     "settings_of", "working_size",
 ]  # fmt: skip

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, model_validator
 
 from models.config.base import Amount, Count, Flag, Frozen, refuse_pairs
 from models.config.model import ModelConfig
 from models.config.training import TrainingConfig
-from slr_bench.errors import ConfigError, checked, read_yaml
+from slr_bench.errors import ConfigError
+from slr_bench.files import nest
+from slr_bench.grid.yaml_files import read_yaml, validate
 from slr_bench.units import format_count
 
 KEYS_OF_A_GRID = {"workload", "base", "arms", "axes", "exclude", "techniques", "set", "also"}
@@ -153,31 +152,4 @@ def settings_of(values: dict[str, Any], overrides: dict[str, Any], where: str) -
     Raises:
         ConfigError: unknown key, wrong type or impossible value.
     """
-    values = copy.deepcopy(values)
-    for key, value in overrides.items():
-        *sections, name = key.split(".")
-        node: Any = values
-        for section in sections:
-            node = node.setdefault(section, {})
-            if not isinstance(node, dict):
-                raise ConfigError(f"{key}: {section!r} is {node!r}, not a section of keys; remove it from {where}")
-        node[name] = value
-    return checked(Settings, values, where)
-
-
-def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
-    """Parse the assignments of ``--set A.B=C``; values are read as YAML.
-
-    Raises:
-        ConfigError: no assignment, or a value that is not YAML.
-    """
-    overrides: dict[str, Any] = {}
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--set {assignment}: expected A.B=C, e.g. --set training.epochs=10")
-        try:
-            overrides[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {assignment}: the value is not valid YAML; quote it") from error
-    return overrides
+    return validate(Settings, nest(overrides, base=values), where)

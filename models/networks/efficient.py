@@ -22,7 +22,8 @@ from models.layers.temporal_resolution import choose_frames, merge_frames, motio
 from models.networks.backbone import FrameBackbone, FrozenBackbone, Recompute, SelectedFrames
 from models.networks.video import build_video_network
 from models.networks.weights import load_backbone, load_network, read_tensor_file, read_weights, state_difference
-from slr_bench.errors import ConfigError, read_yaml
+from slr_bench.errors import ConfigError
+from slr_bench.grid.yaml_files import read_yaml
 
 
 class EfficientRecogniser(nn.Module):

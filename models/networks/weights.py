@@ -13,7 +13,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
-from slr_bench.errors import ConfigError, nearest
+from slr_bench.errors import ConfigError
+from slr_bench.units import nearest
 
 # The errors of torch.load on bytes that are not a file of tensors, found with truncated and random files.
 _NOT_TENSORS = (

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from models.config import Settings
 from models.training.machine import Machine
-from slr_bench.errors import checked
+from slr_bench.files import nest
+from slr_bench.grid.yaml_files import validate
 from slr_bench.units import MIB, format_bytes, format_count
 
 Symptom = Literal["oom", "ram", "slow"]
@@ -62,11 +63,8 @@ def advised(settings: Settings, advice: Iterable[Advice]) -> Settings:
     Raises:
         ConfigError: the whole cannot be.
     """
-    values = settings.model_dump()
-    for one in advice:
-        section, name = one.key.split(".")
-        values[section][name] = one.value
-    return checked(Settings, values, "the advised setting")
+    values = nest({one.key: one.value for one in advice}, base=settings.model_dump())
+    return validate(Settings, values, "the advised setting")
 
 
 def for_machine(settings: Settings, machine: Machine, clips: int | None, need: StepNeed | None) -> list[Advice]:

@@ -17,10 +17,11 @@ import yaml
 from rich.console import Console
 from rich.table import Column, Table
 
-from models.config import Settings, load_settings, parse_overrides
+from models.config import Settings, load_settings
 from models.training.advice import Advice, Symptom, advised, against, for_machine
 from models.training.machine import Machine
 from slr_bench.errors import EXIT_OK, ConfigError, SlrBenchError
+from slr_bench.files import parse_overrides
 from slr_bench.units import format_bytes
 
 WIDTH_IN_A_PIPE = 140

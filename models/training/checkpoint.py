@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 
 from models.config import Settings
 from models.networks.weights import CHECKPOINT_FORMAT, read_tensor_file, state_difference
 from slr_bench.errors import ConfigError
+from slr_bench.files import write_atomically
 
 SCHEMA = 2  # 1: the training section as ``config``; 2: the whole setting as ``settings``, events and micro-batch
 
@@ -49,36 +49,6 @@ class Stateful(Protocol):
     def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it: a reader sees the old file or the new one.
-
-    Raises:
-        ConfigError: the place cannot be written; an earlier file stays as it was.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)  # the rename itself must survive a power cut
-        finally:
-            os.close(directory)
-    except (OSError, RuntimeError) as error:
-        # On a file that cannot grow torch.save raises an error of its own, while it handles the system's.
-        cause = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(cause, OSError):
-            raise
-        raise ConfigError(f"cannot write {path}: {cause.strerror}; free space or choose another directory") from error
-
-
 def save_checkpoint(path: Path, parts: Mapping[str, Stateful], bond: Bond, progress: dict[str, Any]) -> None:
     """Write the state of ``parts`` (``model`` among them), the random states and ``progress`` (plain containers).
 
@@ -95,7 +65,7 @@ def save_checkpoint(path: Path, parts: Mapping[str, Stateful], bond: Bond, progr
         "random": random_state(),
         "parts": {name: part.state_dict() for name, part in parts.items()},
     }
-    write_whole(path, lambda file: torch.save(content, file))
+    write_atomically(path, lambda file: torch.save(content, file), make_directory=True)
 
 
 def load_checkpoint(path: Path, parts: Mapping[str, Stateful], bond: Bond) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -17,7 +17,7 @@ from torch import nn
 
 from models.config import Settings, TrainingConfig
 from models.training.batch_size import MicroBatchSize
-from models.training.checkpoint import Bond, load_checkpoint, save_checkpoint, set_random_state, write_whole
+from models.training.checkpoint import Bond, load_checkpoint, save_checkpoint, set_random_state
 from models.training.evaluation import Evaluation
 from models.training.fitting import Event, FittingStepper
 from models.training.interruption import Interruption, TrainingInterrupted
@@ -29,6 +29,7 @@ from models.training.pressure import MemoryPressure
 from models.training.progress import EpochResult, Tally, TrainingDisplay
 from models.training.stepper import Phase, no_phase
 from slr_bench.errors import DataError, SlrBenchError
+from slr_bench.files import write_atomically
 
 __all__ = ["CHECKPOINT_NAME", "EfficientTrainer", "MemoryTracker", "Phase", "TrainingDiverged", "no_phase"]
 
@@ -188,4 +189,4 @@ class EfficientTrainer(FittingStepper):
 
 
 def _write_text(path: Path, text: str) -> None:
-    write_whole(path, lambda file: file.write(text.encode()))
+    write_atomically(path, text, make_directory=True)

@@ -31,8 +31,9 @@ def calibrate(
 
     from rich.console import Console
 
+    from slr_bench.files import parse_overrides
     from slr_bench.grid.cells import expand
-    from slr_bench.grid.config import load_grid, parse_override
+    from slr_bench.grid.config import load_grid
     from slr_bench.predict.calibrate import calibrate as measured
     from slr_bench.predict.calibrate import write_calibration
     from slr_bench.predict.calibration_processes import NO_GPU, GpuChildren
@@ -41,7 +42,7 @@ def calibrate(
 
     console = Console(stderr=as_json)
     place = devices or Path(str(files("slr_bench.predict") / "devices"))
-    cells = expand(load_grid(config), dict(parse_override(text) for text in sets or []))
+    cells = expand(load_grid(config), parse_overrides(sets))
     steps = [cell for cell in cells if cell.spec.kind == "step"]
     if not steps:
         raise ConfigError(f"{config} has no steps to record, only whole trainings; see configs/calibrate.yml")

@@ -63,7 +63,8 @@ def plan(
     """
     from rich.console import Console
 
-    from slr_bench.grid.config import load_grid, parse_override
+    from slr_bench.files import parse_overrides
+    from slr_bench.grid.config import load_grid
     from slr_bench.predict.allocator.rules import settings_of
     from slr_bench.predict.device import any_device, find_device
     from slr_bench.predict.plan.planner import Planner
@@ -79,7 +80,7 @@ def plan(
     refuse_lost_outputs([out, picture])
     if picture is not None and picture.suffix.lower() not in (".png", ".svg"):
         raise ConfigError(f"--picture: {picture.name} is neither PNG nor SVG; name it .png or .svg")
-    overrides = dict(parse_override(text) for text in sets or [])
+    overrides = parse_overrides(sets)
     settings = settings_of(alloc_conf)
     planner = Planner(load_grid(config), overrides, arm, workload, card, keep or (), allow or (), vary or (), settings)
     if measure and not has_cuda():

@@ -48,8 +48,9 @@ def predict(
     is_cpu = means_cpu(device)
     with console.status("importing torch") as status, Foresight(cuda_rules=not is_cpu) as foresight:
         foresight.begin()
+        from slr_bench.files import parse_overrides
         from slr_bench.grid.cells import expand, own_cell
-        from slr_bench.grid.config import load_grid, parse_override
+        from slr_bench.grid.config import load_grid
         from slr_bench.predict.allocator.rules import settings_of
         from slr_bench.predict.device import any_device, find_device
         from slr_bench.predict.host import predicted_host
@@ -63,7 +64,7 @@ def predict(
         if whole_grid and workload is not None:
             raise ConfigError("--grid looks at all workloads; leave --workload out")
         grid = load_grid(config)
-        overrides = dict(parse_override(text) for text in sets or [])
+        overrides = parse_overrides(sets)
         cells = expand(grid, overrides, arm) if whole_grid else [own_cell(grid, overrides, arm, workload)]
         cells = [cell for cell in cells if cell.spec.kind == "step"] if whole_grid else cells
         done, ram_bytes = 0, read_host_memory().left_bytes if is_cpu else None

@@ -28,15 +28,16 @@ def profile(
     """Name every byte at the peak of one step: by category, module and phase, with the largest tensors."""
     from rich.console import Console
 
+    from slr_bench.files import parse_overrides
     from slr_bench.grid.cells import own_cell
-    from slr_bench.grid.config import load_grid, parse_override, with_device
+    from slr_bench.grid.config import load_grid, with_device
     from slr_bench.report.views.profile import print_profile
     from slr_bench.report.views.profile_page import write_page
     from slr_bench.run.profiler import profile as profile_one
 
     console = Console(stderr=as_json)
     grid = with_device(load_grid(config), device)
-    cell = own_cell(grid, dict(parse_override(text) for text in sets or []), arm, workload)
+    cell = own_cell(grid, parse_overrides(sets), arm, workload)
     with console.status("importing torch") as status:
         if not console.is_terminal:
             console.print(f"profiling {cell.spec.name}, arm {cell.arm}", markup=False, highlight=False)

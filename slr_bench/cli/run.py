@@ -52,8 +52,9 @@ def run(
     """Run a grid, each cell in processes of its own, resuming what is missing; then report."""
     from rich.console import Console
 
+    from slr_bench.files import parse_overrides
     from slr_bench.grid.cells import expand
-    from slr_bench.grid.config import load_grid, parse_override, with_device
+    from slr_bench.grid.config import load_grid, with_device
     from slr_bench.run.binding import BoundElsewhereError
     from slr_bench.run.runner import Runner
     from slr_bench.run.store import Store
@@ -62,7 +63,7 @@ def run(
     grid = with_device(load_grid(config), device)
     grid = grid.model_copy(update={"sides": 2}) if aa else grid
     grid = grid.repeated(1) if fake else grid  # fake tensors give the same bytes in every process
-    cells = expand(grid, dict(parse_override(text) for text in sets or []), arm)
+    cells = expand(grid, parse_overrides(sets), arm)
     directory = out or DEFAULT_RUN_DIRECTORY
     command = public_command(sys.argv[1:])
     runner = Runner(grid, cells, Store(directory), fake=fake, command=command, retry=retry, skip=not no_skip)

@@ -86,7 +86,7 @@ def obtain(choice: Choice, console: Console) -> Comparison:
 
 def _measured(choice: Choice, pair: RevisionPair, console: Console) -> Comparison:
     from slr_bench.compare.comparison import compare_runs
-    from slr_bench.grid.config import parse_override
+    from slr_bench.files import parse_overrides
     from slr_bench.report.views.run_progress import LiveView
     from slr_bench.run.revisions import git
     from slr_bench.run.revisions.measure import SIDES, MeasurementRequest, measure_interleaved
@@ -94,7 +94,7 @@ def _measured(choice: Choice, pair: RevisionPair, console: Console) -> Compariso
     if not pair.head.is_working_tree and not pair.base.is_working_tree and git.is_dirty(pair.top):
         note = "the working tree has changes that no commit has; they are not measured (name it with .)"
         console.print(note, style="yellow", soft_wrap=True)
-    overrides = dict(parse_override(text) for text in choice.sets)
+    overrides = parse_overrides(choice.sets)
     asked = MeasurementRequest(_grid(choice), overrides, choice.arm, choice.fake, public_command(sys.argv[1:]))
     console.print("starting: checking both sides out, importing torch once a side", soft_wrap=True)
     revisions = (pair.base, pair.head)

@@ -15,16 +15,9 @@ from slr_bench.compare.cell_rule import CellVerdict, Ruling, judge_cell_by
 from slr_bench.compare.comparison import Comparison
 from slr_bench.compare.matching import Ends, Unmatched
 from slr_bench.compare.rules import UNITS, Rule, RuleSet
-from slr_bench.errors import (
-    EXIT_CELL_CRASHED,
-    EXIT_NOT_COMPARABLE,
-    EXIT_OK,
-    EXIT_REGRESSION,
-    ConfigError,
-    nearest,
-)
+from slr_bench.errors import EXIT_CELL_CRASHED, EXIT_NOT_COMPARABLE, EXIT_OK, EXIT_REGRESSION, ConfigError
 from slr_bench.record import Outcome
-from slr_bench.units import plain
+from slr_bench.units import nearest, plain
 
 GateVerdict = Literal["pass", "regression", "crashed", "not comparable"]
 RuleVerdict = Literal["pass", "fail", "not comparable", "skipped"]

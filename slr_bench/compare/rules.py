@@ -12,7 +12,8 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from slr_bench.errors import ConfigError, checked, read_yaml
+from slr_bench.errors import ConfigError
+from slr_bench.grid.yaml_files import read_yaml, validate
 from slr_bench.units import parse_bytes, plain
 
 Kind = Literal["percent", "points", "bytes", "s", "J", "1"]
@@ -118,7 +119,7 @@ def read_rules(path: Path) -> RuleSet:
     Raises:
         ConfigError: unreadable, an unknown key, or a limit that is none.
     """
-    values = checked(_RuleFile, read_yaml(path), str(path))
+    values = validate(_RuleFile, read_yaml(path), str(path))
     rules = [_of_file(metric, given, path) for metric, given in values.rules.items()]
     return RuleSet(tuple(rules), tuple(values.allow_missing))
 

@@ -9,10 +9,10 @@ from typing import Literal, NoReturn
 
 from slr_bench.compare.cells import MEASURED, CellSummary, summarize_cells
 from slr_bench.compare.records import find_records
-from slr_bench.errors import ConfigError, NoBaselineError, NothingMeasuredError, nearest
+from slr_bench.errors import ConfigError, NoBaselineError, NothingMeasuredError
 from slr_bench.record import Outcome, Record
 from slr_bench.run.store import Manifest, Pairing, Store
-from slr_bench.units import plain
+from slr_bench.units import nearest, plain
 
 SideName = Literal["base", "head"]
 BROKEN = frozenset({Outcome.CRASH, Outcome.TIMEOUT})

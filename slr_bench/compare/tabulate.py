@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from slr_bench.grid.cells import flatten
+from slr_bench.files import flatten
 from slr_bench.record import Record
 
 if TYPE_CHECKING:

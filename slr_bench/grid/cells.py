@@ -17,10 +17,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from slr_bench.errors import ConfigError, checked, nearest, read_yaml
-from slr_bench.grid.config import GridConfig, Overrides, Part
+from slr_bench.errors import ConfigError
+from slr_bench.files import Overrides, flatten, nest
+from slr_bench.grid.config import GridConfig, Part
 from slr_bench.grid.techniques import refuse_unexplained
 from slr_bench.grid.workload import WorkloadSpec, find_workload
+from slr_bench.grid.yaml_files import read_yaml, validate
+from slr_bench.units import nearest
 
 ID_LENGTH = 12
 _EMPTY = "the grid is empty: its exclusions leave no cell; relax exclude"
@@ -172,7 +175,7 @@ def _is_same(value: Any, written: Any) -> bool:
 
 
 def _settings(spec: WorkloadSpec, values: Overrides, where: str) -> BaseModel:
-    return checked(spec.settings, nest(values), where)
+    return validate(spec.settings, nest(values), where)
 
 
 def cell_id(spec: WorkloadSpec, settings: BaseModel) -> str:
@@ -206,32 +209,3 @@ def _refuse_path_twins(cells: list[Cell]) -> None:
                 f"arms {twin.arm!r} and {cell.arm!r} differ only in a directory, which is no part of a setting; "
                 "measure them into two run directories"
             )
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Overrides:
-    """``{"a": {"b": 1}}`` -> ``{"a.b": 1}``."""
-    flat: Overrides = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def nest(values: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"a.b": 1}`` -> ``{"a": {"b": 1}}``.
-
-    Raises:
-        ConfigError: a key is both a value and a section.
-    """
-    nested: dict[str, Any] = {}
-    for key, value in values.items():
-        *sections, name = str(key).split(".")
-        node = nested
-        for section in sections:
-            node = node.setdefault(section, {})
-            if not isinstance(node, dict):
-                raise ConfigError(f"{key!r}: {section!r} is a value, not a section of keys")
-        node[name] = value
-    return nested

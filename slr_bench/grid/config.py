@@ -5,16 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from slr_bench.errors import ConfigError, checked, nearest, read_yaml
+from slr_bench.errors import ConfigError
+from slr_bench.files import Overrides
 from slr_bench.grid.techniques import AblationChain, Technique
-from slr_bench.units import parse_bytes
-
-Overrides = dict[str, Any]
-"""Dotted key -> value: ``{"training.batch_size": 4}``."""
-
+from slr_bench.grid.yaml_files import read_yaml, validate
+from slr_bench.units import nearest, parse_bytes
 
 TRAINING_STEP: Final = "train_step"
 """The workload of a plain training file."""
@@ -133,7 +130,7 @@ def load_grid(path: Path) -> GridConfig:
         return GridConfig(base=path.resolve(), repeats=1)
     if isinstance(values.get("techniques"), str):
         values = values | {"techniques": read_yaml(path.parent / values["techniques"])}
-    grid = checked(GridConfig, values, str(path))
+    grid = validate(GridConfig, values, str(path))
     if grid.base is not None:
         grid = grid.model_copy(update={"base": path.parent / grid.base})
     arms = {
@@ -147,19 +144,4 @@ def with_device(grid: GridConfig, device: str | None) -> GridConfig:
     """The grid on another device; None leaves the grid's own."""
     if device is None:
         return grid
-    return checked(GridConfig, dict(grid) | {"device": device}, "--device")
-
-
-def parse_override(text: str) -> tuple[str, Any]:
-    """``'training.batch_size=4'`` -> ``('training.batch_size', 4)``; the value is read as YAML.
-
-    Raises:
-        ConfigError: no ``=`` or no key.
-    """
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set {text!r} is not KEY=VALUE; write it like --set training.batch_size=4")
-    try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text!r}: the value is not valid YAML") from error
+    return validate(GridConfig, dict(grid) | {"device": device}, "--device")

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from slr_bench.files import lookup
 from slr_bench.units import plain
 
 _KEY: Final = re.compile(r"\{([^{}]+)\}")
@@ -122,16 +123,6 @@ class WorkloadDescription:
 
 GENERIC: Final = WorkloadDescription()
 """Stands in for a workload that is not installed."""
-
-
-def lookup(setting: Mapping[str, Any], dotted: str) -> Any:
-    """Return ``setting['a']['b']`` for ``'a.b'``; None if the setting has no such key."""
-    node: Any = setting
-    for key in dotted.split("."):
-        if not isinstance(node, Mapping) or key not in node:
-            return None
-        node = node[key]
-    return node
 
 
 def value_text(value: Any) -> str:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, get
 
 from pydantic import BaseModel, ValidationError
 
-from slr_bench.errors import ConfigError, nearest
+from slr_bench.errors import ConfigError
 from slr_bench.grid.description import GENERIC, WorkloadDescription
 from slr_bench.record import Metric
+from slr_bench.units import nearest
 
 if TYPE_CHECKING:
     import torch

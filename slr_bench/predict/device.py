@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
-from slr_bench.errors import ConfigError, did_you_mean
+from slr_bench.errors import ConfigError
 from slr_bench.grid.workload import AMPERE, Capability
 from slr_bench.predict.cost import Rates, sheet_rates
-from slr_bench.units import GIB, KIB, MIB, format_bytes, parse_bytes
+from slr_bench.units import GIB, KIB, MIB, did_you_mean, format_bytes, parse_bytes
 
 CPU: Final = "cpu"
 _HOPPER: Final = (9, 0)

@@ -15,7 +15,8 @@ from typing import Final, NamedTuple, Self
 
 from slr_bench.execute.job import Ending, JsonObject, PhaseEntered, StepToTrace, StepTraced, TraceSteps, Work
 from slr_bench.execute.local import LocalExecutor
-from slr_bench.grid.cells import Cell, flatten, nest
+from slr_bench.files import flatten, nest
+from slr_bench.grid.cells import Cell
 from slr_bench.record import without_paths
 from slr_bench.run.driver import Driver, thread_environment
 

@@ -11,12 +11,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from slr_bench.compare.cells import CellSummary
 from slr_bench.compare.comparability import Bond, why_apart
-from slr_bench.errors import nearest
+from slr_bench.files import lookup
 from slr_bench.pytest_plugin.fixture import Measurement, measurement_of
 from slr_bench.pytest_plugin.limits import ByteLimit
 from slr_bench.record import Metric, Outcome, Record
 from slr_bench.run.store import CellEntry
-from slr_bench.units import format_bytes, plain
+from slr_bench.units import format_bytes, nearest, plain
 
 Kind = Literal["equal", "less", "within", "more", "missing", "gone", "not comparable"]
 _BROKEN: Final = frozenset({"more", "missing", "gone", "not comparable"})
@@ -112,15 +112,9 @@ def is_allowed(test: str, patterns: Sequence[str]) -> bool:
 
 def different_machine(now: Mapping[str, Any], then: Mapping[str, Any]) -> str | None:
     """What tells two machines apart, in words; None if nothing does."""
-    facts = ((name, _fact(now, name), _fact(then, name)) for name in _MACHINE)
+    facts = ((name, lookup(now, name), lookup(then, name)) for name in _MACHINE)
     words = [f"{name} {after!r} against {before!r}" for name, after, before in facts if before != after]
     return ", ".join(words) or None
-
-
-def _fact(info: Any, dotted: str) -> Any:
-    for key in dotted.split("."):
-        info = info.get(key) if isinstance(info, Mapping) else None
-    return info
 
 
 def _moved(test: str, others: Collection[str], who: Literal["it", "there"]) -> str:

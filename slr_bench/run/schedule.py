@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
-from slr_bench.grid.cells import Cell, flatten
+from slr_bench.files import flatten
+from slr_bench.grid.cells import Cell
 from slr_bench.record import Outcome, Record
 from slr_bench.units import is_number
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -26,10 +26,12 @@ from pydantic import (
 
 from slr_bench.errors import ConfigError
 from slr_bench.execute.job import JsonObject
+from slr_bench.files import write_atomically
 from slr_bench.grid.techniques import AblationChain
 from slr_bench.record import SCHEMA, Record
 
-_OWN_NAMES = frozenset((".lock", ".grid.json.tmp", "records", "samples", "logs", "discarded"))
+_CURE: Final = "make room there or choose another directory with --out"
+_OWN_NAMES = frozenset((".lock", "records", "samples", "logs", "discarded"))
 """What a run that was stopped before its manifest was written has left."""
 
 
@@ -146,7 +148,7 @@ class Store:
         """A directory that holds other things is not written into."""
         if not self.directory.is_dir() or (self.directory / "grid.json").exists():
             return
-        others = {path.name for path in self.directory.iterdir()} - _OWN_NAMES
+        others = {path.name for path in self.directory.iterdir() if not path.match(".grid.json*.tmp")} - _OWN_NAMES
         if others:
             raise ConfigError(
                 f"{self.directory} is no run directory: it holds {sorted(others)[0]}; "
@@ -155,7 +157,7 @@ class Store:
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Write ``grid.json`` atomically."""
-        write_atomically(self.directory / "grid.json", manifest.model_dump_json(by_alias=True, indent=1))
+        write_atomically(self.directory / "grid.json", manifest.model_dump_json(by_alias=True, indent=1), cure=_CURE)
 
     def read_manifest(self) -> Manifest | None:
         """The manifest; None where the directory has none yet.
@@ -176,10 +178,9 @@ class Store:
     def write_record(self, record: Record, samples: JsonObject | None = None) -> None:
         """Make a finished run durable: samples first, then the record by an atomic rename."""
         if samples is not None:
-            write_atomically(self.directory / "samples" / f"{record.name}.json", json.dumps(samples))
-        write_atomically(
-            self.records_directory / f"{record.name}.json", record.model_dump_json(by_alias=True, indent=1)
-        )
+            write_atomically(self.directory / "samples" / f"{record.name}.json", json.dumps(samples), cure=_CURE)
+        path = self.records_directory / f"{record.name}.json"
+        write_atomically(path, record.model_dump_json(by_alias=True, indent=1), cure=_CURE)
 
     def read_records(self) -> tuple[list[Record], list[str]]:
         """All valid records sorted by name, and a line for each file that is none (it is left where it is)."""
@@ -199,7 +200,7 @@ class Store:
     def write_discarded(self, record: Record, attempt: int) -> None:
         """Keep a run that was thrown away, for the report: ``discarded/<name>-<attempt>.json``, attempts from 1."""
         path = self.discarded_directory / f"{record.name}-{attempt}.json"
-        write_atomically(path, record.model_dump_json(by_alias=True, indent=1))
+        write_atomically(path, record.model_dump_json(by_alias=True, indent=1), cure=_CURE)
 
     def read_discarded(self) -> list[Record]:
         """Runs that were thrown away, sorted by name and attempt; what is unreadable there is not counted."""
@@ -229,31 +230,3 @@ def _first_line(error: Exception) -> str:
         message = items[0]["msg"].removeprefix("Value error, ")
         return ": ".join(part for part in (".".join(map(str, items[0]["loc"])), message) if part)
     return str(error).splitlines()[0]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """The file is the old one or the new one, whole, whenever the machine stops.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
-    try:
-        _write_durably(path, text)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write {path}: {error.strerror}; make room there or choose another directory with --out"
-        ) from error
-
-
-def _write_durably(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # without it a power cut can undo the rename
-    finally:
-        os.close(directory)

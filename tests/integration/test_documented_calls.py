@@ -15,7 +15,8 @@ import pytest
 import torch
 import yaml
 
-from models.config import Settings, load_settings, parse_overrides
+from models.config import Settings, load_settings
+from slr_bench.files import parse_overrides
 
 ROOT = Path(__file__).parents[2]
 SNIPPETS = {

@@ -10,6 +10,7 @@ from typing import Any
 import faulty_workload
 from kill_point import guarded
 
+from slr_bench import files
 from slr_bench.errors import SlrBenchError
 from slr_bench.execute import local
 from slr_bench.grid.cells import Cell, cell_id
@@ -48,7 +49,7 @@ def cells(grid: GridConfig) -> list[Cell]:
     ]
 
 
-def _write_half(path: Path, text: str) -> None:
+def _write_half(path: Path, text: str, *, durable: bool = True) -> None:
     path.with_name(f".{path.name}.tmp").write_text(text[: len(text) // 2])
 
 
@@ -56,7 +57,7 @@ def main() -> int:
     local.SERVER = "quick_server"
     os.fsync = guarded("runner", "fsync", os.fsync)
     Path.replace = guarded("runner", "replace", Path.replace)
-    store._write_durably = guarded("runner", "write", store._write_durably, _write_half)
+    files.replace_file = guarded("runner", "write", files.replace_file, _write_half)
     grid = GridConfig(workload="faulty", repeats=REPEATS, sides=SIDES, invalid_reruns=0)
     try:
         Runner(grid, cells(grid), store.Store(Path(sys.argv[1])), fake=False, command="x", retry=True).run(Teller())

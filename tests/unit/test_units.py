@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slr_bench.units import GIB, KIB, MIB, format_bytes, format_count, format_seconds, parse_bytes, sparkline
+from slr_bench.units import GIB, KIB, MIB, format_bytes, format_count, format_seconds, nearest, parse_bytes, sparkline
 
 _FACTOR = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": 1024 * GIB}
 _DECIMALS = {"B": 0, "KiB": 1, "MiB": 1, "GiB": 2, "TiB": 2}
@@ -81,3 +81,7 @@ def test_a_sparkline_has_a_bar_a_value_and_depends_on_proportions_alone(values, 
 
 def test_counts_as_text():
     assert [format_count(count, "clip") for count in (0, 1, 2)] == ["0 clips", "one clip", "2 clips"]
+
+
+def test_without_a_near_name_all_are_listed_in_order():
+    assert nearest("zzz", ["beta", "alpha"]) == "; known: alpha, beta"

@@ -35,7 +35,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from models.data.synthetic.drawing import draw_frame
 from models.data.synthetic.motion import hands_at
 from models.data.synthetic.plan import FPS, HELD_OUT, Clip, RenderSettings, plan_clips
-from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, DataError, SlrBenchError, checked
+from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, DataError, SlrBenchError
+from slr_bench.files import replace_file
+from slr_bench.grid.yaml_files import validate
 from slr_bench.units import format_seconds
 
 RENDERER_VERSION = 1
@@ -75,7 +77,7 @@ def render_dataset(
         DataError: a rendering process was killed.
     """
     values = {name: value for name, value in locals().items() if name in RenderSettings.model_fields}
-    settings = checked(RenderSettings, values, "synthetic data")
+    settings = validate(RenderSettings, values, "synthetic data")
     if workers < 1:
         raise ConfigError(f"synthetic data: workers={workers}, so no process would render; use 1 or more")
     clips = plan_clips(settings)
@@ -91,7 +93,7 @@ def render_dataset(
                     progress(count, len(clips))
         for name, text in _lists(clips, settings.size).items():
             if not (out / name).exists():
-                write_whole(out / name, text.encode())
+                replace_file(out / name, text, durable=False)
     except OSError as error:
         raise ConfigError(f"cannot write to {out}: {error.strerror or error}; choose another directory") from error
     return len(missing)
@@ -119,7 +121,7 @@ def _claim(out: Path, settings: RenderSettings) -> None:
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty and holds no rendering; choose a new directory")
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(fingerprint, wanted.encode())
+    replace_file(fingerprint, wanted, durable=False)
 
 
 def _lists(clips: list[Clip], size: int) -> dict[str, str]:
@@ -212,15 +214,8 @@ def write_clips(clips: list[Clip], videos: Path, size: int, workers: int) -> Gen
 
 def write_clip(clip: Clip, videos: Path, size: int) -> Clip:
     """Render, encode and write one clip."""
-    write_whole(videos / f"{clip.video_id}.mp4", encode_clip(clip, size))
+    replace_file(videos / f"{clip.video_id}.mp4", encode_clip(clip, size), durable=False)
     return clip
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears under its name only when it is whole."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_bytes(content)
-    part.replace(path)
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from slr_bench.errors import ConfigError, DataError, why_unreadable
+from slr_bench.errors import DataError
+from slr_bench.files import why_unreadable, write_atomically
 
 Split = Literal["train", "val", "test"]
 Reason = Literal["missing", "empty", "unreadable"]
@@ -224,13 +225,5 @@ def write_list(data_dir: Path, causes: dict[str, str]) -> Path:
     path = data_dir / LIST_NAME
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     text = before + "".join(f"{video_id}\t{' '.join(why.split())}\n" for video_id, why in sorted(causes.items()))
-    temporary = path.with_name(f".{LIST_NAME}.{os.getpid()}")
-    try:
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; make the directory writable") from error
+    write_atomically(path, text, cure="make the directory writable")
     return path

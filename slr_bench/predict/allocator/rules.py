@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from slr_bench.errors import ConfigError, nearest
-from slr_bench.units import MIB
+from slr_bench.errors import ConfigError
+from slr_bench.units import MIB, nearest
 
 UNLIMITED: Final = 1 << 62
 INTERVALS: Final = 16

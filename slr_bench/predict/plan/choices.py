@@ -9,9 +9,11 @@ from typing import Any, Final, NamedTuple
 
 import yaml
 
-from slr_bench.errors import ConfigError, nearest
-from slr_bench.grid.cells import Cell, flatten
+from slr_bench.errors import ConfigError
+from slr_bench.files import flatten
+from slr_bench.grid.cells import Cell
 from slr_bench.grid.workload import Capability, Knob
+from slr_bench.units import nearest
 
 Overrides = Mapping[str, Any]
 NEWEST: Final[Capability] = (99, 0)

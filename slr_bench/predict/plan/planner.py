@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from slr_bench.errors import ConfigError
-from slr_bench.grid.cells import Cell, flatten, own_cell
+from slr_bench.files import flatten
+from slr_bench.grid.cells import Cell, own_cell
 from slr_bench.grid.config import GridConfig
 from slr_bench.predict.allocator.rules import AllocatorSettings
 from slr_bench.predict.cost import calibrated

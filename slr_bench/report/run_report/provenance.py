@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from slr_bench.compare.statistics import MIN_PROCESSES, center_interval, summarize
-from slr_bench.grid.cells import flatten
+from slr_bench.files import flatten
 from slr_bench.record import Record
 from slr_bench.report.formats.table import Cell, Column, Row, Section, Table
 from slr_bench.report.text.metrics import METRICS, label

@@ -13,7 +13,7 @@ from typing import Final
 
 from slr_bench.compare.records import FoundRecords, find_records
 from slr_bench.errors import ConfigError
-from slr_bench.grid.cells import flatten
+from slr_bench.files import flatten
 from slr_bench.record import Record
 from slr_bench.run.store import CellEntry, Manifest, Store
 from slr_bench.units import plain

@@ -7,22 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from slr_bench.compare.cells import CellSummary, own_cell
-from slr_bench.grid.cells import flatten
+from slr_bench.files import flatten, lookup
 from slr_bench.report.formats.table import Cell, Column, Row, Table, transposed
 from slr_bench.report.text.words import plain
 
 _NAMED: Final = 3
 """Arms that a sentence names."""
-
-
-def lookup(setting: Mapping[str, Any], dotted: str) -> Any:
-    """``setting['a']['b']`` of ``'a.b'``; None where it has no such key (another workload's setting)."""
-    node: Any = setting
-    for key in dotted.split("."):
-        if not isinstance(node, Mapping) or key not in node:
-            return None
-        node = node[key]
-    return node
 
 
 def value_text(value: Any) -> str:

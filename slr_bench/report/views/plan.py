@@ -8,7 +8,7 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
-from slr_bench.grid.cells import flatten
+from slr_bench.files import flatten
 from slr_bench.grid.config import TRAINING_STEP
 from slr_bench.predict.plan.result import Planned
 from slr_bench.predict.plan.search import Evaluated, Point

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from slr_bench.errors import ConfigError, SlrBenchError
-from slr_bench.grid.cells import Cell, expand_each, flatten
+from slr_bench.files import flatten
+from slr_bench.grid.cells import Cell, expand_each
 from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import GROUP
 from slr_bench.run.binding import source_hash

@@ -17,8 +17,9 @@ from typing import Any, NoReturn
 from pydantic import RootModel
 
 from slr_bench.errors import ConfigError
-from slr_bench.grid.cells import Cell, flatten, nest
-from slr_bench.grid.config import GridConfig, Overrides
+from slr_bench.files import Overrides, flatten, nest
+from slr_bench.grid.cells import Cell
+from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import WorkloadSpec
 from slr_bench.run.revisions.checkouts import Tree
 from slr_bench.run.session import Source

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from slr_bench.errors import ConfigError, DataError, NoBaselineError, NotComparableError
+from slr_bench.files import Overrides
 from slr_bench.grid.cells import Cell
-from slr_bench.grid.config import GridConfig, Overrides
+from slr_bench.grid.config import GridConfig
 from slr_bench.run.revisions.checkouts import Revision, Tree, source_trees
 from slr_bench.run.revisions.foreign_cells import Expanded, expand_in
 from slr_bench.run.runner import Listener, make_and_report

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from slr_bench.grid.cells import expand, flatten
+from slr_bench.files import flatten
+from slr_bench.grid.cells import expand
 from slr_bench.grid.config import load_grid
 
 CONFIGS = Path(__file__).parents[3] / "configs"

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from models.config import Settings
 from slr_bench.errors import ConfigError
-from slr_bench.grid.cells import expand, flatten, nest
+from slr_bench.files import flatten, nest
+from slr_bench.grid.cells import expand
 from slr_bench.grid.config import GridConfig
 
 CHOICES = {

@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from slr_bench.errors import ConfigError, read_yaml
-from slr_bench.grid.config import GridConfig, load_grid, parse_override, with_device
+from slr_bench.errors import ConfigError
+from slr_bench.grid.config import GridConfig, load_grid, with_device
+from slr_bench.grid.yaml_files import read_yaml
 
 
 @pytest.fixture
@@ -100,25 +99,6 @@ def test_the_device_option_wins_and_is_checked():
     assert with_device(grid, "cpu") == grid.model_copy(update={"device": "cpu"})
     with pytest.raises(ConfigError, match=r"--device: .*got 'tpu'"):
         with_device(grid, "tpu")
-
-
-@settings(deadline=None)
-@given(st.none() | st.booleans() | st.integers() | st.lists(st.integers(), max_size=3))
-def test_an_override_is_read_as_yaml(value):
-    import yaml
-
-    text = yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
-    assert parse_override(f"a.b={text}") == ("a.b", value)
-
-
-def test_an_override_may_contain_an_equals_sign():
-    assert parse_override("data.dir=/x=y") == ("data.dir", "/x=y")
-
-
-@pytest.mark.parametrize("text", ["training.batch_size", "=4", "", "a.b=[1"])
-def test_a_malformed_override_is_refused(text):
-    with pytest.raises(ConfigError, match="--set"):
-        parse_override(text)
 
 
 def test_fake_tensors_need_one_process_a_cell():

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from slr_bench.grid.description import GENERIC, HeadlineMetric, WorkloadDescription, lookup, value_text
+from slr_bench.files import lookup
+from slr_bench.grid.description import GENERIC, HeadlineMetric, WorkloadDescription, value_text
 from slr_bench.grid.workload import describe_workload, find_workload, units_per_step
 
 TOKENS = WorkloadDescription(

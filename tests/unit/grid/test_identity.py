@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, create_model
 from benchmarks.workloads import inference, train_step
 from models.config import Settings
 from slr_bench.errors import ConfigError
-from slr_bench.grid.cells import cell_id, expand, flatten, nest
+from slr_bench.files import flatten, nest
+from slr_bench.grid.cells import cell_id, expand
 from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import WorkloadSpec
 

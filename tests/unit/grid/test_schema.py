@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict
 
 from models.config import Settings
 from slr_bench.errors import ConfigError
+from slr_bench.files import flatten
 from slr_bench.grid import schema as schema_module
 from slr_bench.grid import workload
-from slr_bench.grid.cells import expand, flatten
+from slr_bench.grid.cells import expand
 from slr_bench.grid.config import GridConfig, load_grid
 from slr_bench.grid.reference import reference
 from slr_bench.grid.schema import grid_schema, keys_of, training_schema

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slr_bench.errors import ConfigError
-from slr_bench.grid.cells import expand, flatten, own_cell
+from slr_bench.files import flatten
+from slr_bench.grid.cells import expand, own_cell
 from slr_bench.grid.config import GridConfig, load_grid
 
 ENDS = {

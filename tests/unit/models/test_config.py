@@ -9,8 +9,9 @@ from pydantic import Field
 
 from models.config import Frozen, TrainingConfig, load_settings, settings_of
 from models.config.settings import KEYS_OF_A_GRID
-from slr_bench.errors import ConfigError, checked
+from slr_bench.errors import ConfigError
 from slr_bench.grid.config import GridConfig, load_grid
+from slr_bench.grid.yaml_files import validate
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.yml"))
 CONFIGS = [path for path in CONFIGS if path.name != "techniques.yml"]  # a part of grids
@@ -105,9 +106,9 @@ class Numbers(Frozen):
 @pytest.mark.parametrize("key", ["plain", "bounded", "missing"])
 def test_a_boolean_is_not_a_number(key):
     with pytest.raises(ConfigError, match=f"c.yml: {key}: Input should be a number, not true or false; got True"):
-        checked(Numbers, {key: True}, "c.yml")
+        validate(Numbers, {key: True}, "c.yml")
     for written in (2, 2.5, "1e-3"):  # YAML reads 1e-3 as text
-        assert getattr(checked(Numbers, {key: written, "flag": True}, "c.yml"), key) == float(written)
+        assert getattr(validate(Numbers, {key: written, "flag": True}, "c.yml"), key) == float(written)
 
 
 def test_no_number_of_the_configuration_accepts_a_boolean():

@@ -13,7 +13,8 @@ import pytest
 from models.config import Settings
 from slr_bench.execute.job import Ending, JobResult, PhaseEntered, StepTraced
 from slr_bench.execute.local import ServerDiedError
-from slr_bench.grid.cells import Cell, nest, own_cell
+from slr_bench.files import nest
+from slr_bench.grid.cells import Cell, own_cell
 from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import WorkloadSpec
 from slr_bench.predict import trace_pool as foresight

@@ -10,7 +10,7 @@ import pytest
 
 from models.config import Settings
 from slr_bench.execute.job import Job, StepToTrace, TraceSteps, Work
-from slr_bench.grid.cells import nest
+from slr_bench.files import nest
 from slr_bench.trace.fake.workspaces import Workspace
 from slr_bench.trace.interpolate import Told, told_between
 from slr_bench.trace.recording import Operator, Storage, Story

@@ -12,7 +12,7 @@ from zoo import CASES, build, is_runnable, quick
 from models.config import Settings
 from slr_bench.errors import UnsupportedSettingError
 from slr_bench.execute.job import Job, StepToTrace, TraceSteps, Work
-from slr_bench.grid.cells import nest
+from slr_bench.files import nest
 from slr_bench.grid.workload import WorkloadSpec
 from slr_bench.predict.device import any_device
 from slr_bench.predict.peak import replayed

@@ -12,11 +12,12 @@ from clip_files import write_directory, write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.config import Settings, load_settings, parse_overrides
+from models.config import Settings, load_settings
 from models.training import advisor
 from models.training.advice import SAFE_PART, StepNeed, advised, against, for_machine
 from models.training.machine import Machine
 from models.training.step_need import measure_step_need
+from slr_bench.files import parse_overrides
 from slr_bench.units import GIB, MIB
 
 ROOT = Path(__file__).parents[4]
@@ -299,7 +300,7 @@ def test_what_names_the_setting_to_the_trainer_names_it_here_and_in_the_command(
     ("arguments", "words"),
     [
         (["--config", "nowhere.yml"], "cannot read configuration nowhere.yml"),
-        (["--set", "training"], "expected A.B=C"),
+        (["--set", "training"], "is not KEY=VALUE; write it like --set training.batch_size=4"),
         (["--symptom", "ram", "--apply", "/nowhere/x.yml"], "--apply /nowhere/x.yml: cannot be written: No such file"),
         (["--set", "data.dir=/nowhere"], "/nowhere"),
     ],

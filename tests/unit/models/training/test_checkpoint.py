@@ -9,16 +9,9 @@ import torch
 from tiny import TinyNet, tiny_config
 
 from models.config import Settings
-from models.training.checkpoint import (
-    HARMLESS,
-    Bond,
-    load_checkpoint,
-    random_state,
-    save_checkpoint,
-    set_random_state,
-    write_whole,
-)
+from models.training.checkpoint import HARMLESS, Bond, load_checkpoint, random_state, save_checkpoint, set_random_state
 from slr_bench.errors import ConfigError
+from slr_bench.files import write_atomically
 
 CONFIG = {"training": tiny_config().model_dump(mode="json")}
 BOND = Bond(CONFIG, 9)
@@ -74,15 +67,9 @@ def test_an_earlier_file_survives_a_failed_write(tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(ConfigError, match="No space left on device; free space"):
-        write_whole(path, half)
+        write_atomically(path, half)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_an_error_of_ours_leaves_no_half_file(tmp_path):
-    with pytest.raises(ZeroDivisionError):
-        write_whole(tmp_path / "x", lambda file: 1 / 0)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written(tmp_path):
@@ -145,14 +132,6 @@ def test_a_disk_that_fills_while_saving_spares_the_earlier_checkpoint(tmp_path, 
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
     load_checkpoint(path, {"model": TinyNet()}, BOND)
-
-
-def test_an_error_that_is_no_disks_comes_through(tmp_path):
-    def write(file):
-        raise RuntimeError("of torch's own")
-
-    with pytest.raises(RuntimeError, match="of torch's own"):
-        write_whole(tmp_path / "x", write)
 
 
 def whole(**changes):
