@@ -33,7 +33,7 @@ def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     set_subreaper(True)
     set_parent_death_signal(signal.SIGKILL)  # while it imports it does not read the channel
-    for name in sys.argv[2:]:
+    for name in (WORKER, *sys.argv[2:]):
         with contextlib.suppress(ImportError):  # the job that needs it reports it, and no other fails
             importlib.import_module(name)
     gc.freeze()  # what is imported is never garbage: children neither walk it nor copy its pages when they collect

@@ -15,8 +15,12 @@ from slr_bench.errors import SlrBenchError, UnsupportedSettingError
 from slr_bench.execute.job import MESSAGES, Job, JobResult, JsonObject, Measurement, PhaseEntered, Send, StepTraced
 from slr_bench.oom import OutOfMemoryKind, out_of_memory_kind
 from slr_bench.record import Outcome
+from slr_bench.worker.old_names import install_if_needed
 
 _OUTCOMES: Final = {None: Outcome.CRASH, OutOfMemoryKind.GPU: Outcome.OOM_GPU, OutOfMemoryKind.HOST: Outcome.OOM_HOST}
+
+
+install_if_needed()  # before anything of an older source tree is imported
 
 
 def main() -> None:

@@ -1,32 +1,35 @@
-"""Source trees of two sides in a temporary directory, and what makes a process import from one of them."""
+"""Checks out the source trees of two sides, and gives the variables with which a process imports from one of them."""
 
 from __future__ import annotations
 
 import os
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import slr_bench
 from slr_bench.errors import ConfigError
+from slr_bench.grid.workload import GROUP
 from slr_bench.run.revisions import git
+from slr_bench.worker import old_names
 
 WORKING_TREE: Final = "."
-"""Names the working tree as it is: no revision can be called so."""
+"""The name of the working tree as it is; no revision can have it."""
 
 
 @dataclass(frozen=True)
 class Revision:
-    """What a side is to be made from."""
+    """The version of the repository that one side measures."""
 
     name: str
-    """As the user gave it."""
+    """The name that the user gave."""
     commit: str
-    """Of the working tree: the one it began from."""
+    """For the working tree, the commit that it is based on."""
     is_working_tree: bool = False
 
     def shown(self, top: Path) -> str:
@@ -39,26 +42,27 @@ class Revision:
 
 @dataclass(frozen=True)
 class Tree:
-    """One side's files."""
+    """The files of one side."""
 
     name: str
     directory: Path
     content: str
-    """Hash of all files in it."""
+    """Hash of all files in the directory."""
     top: Path
-    """The repository's own working tree, whose place it takes."""
+    """The working tree of the repository, in whose place this one is used."""
     harness: Path
-    """A directory that holds nothing but this toolkit."""
+    """A directory that holds this package, and the entry points of this tree's workloads."""
 
     def moved(self, path: Path) -> Path:
-        """This tree's own file where it has the one that ``path`` names in the repository; else the path itself."""
+        """Return this tree's own version of a file of the repository, or the path itself if the tree has none."""
         inside = _below(path, self.top)
         own = self.directory / inside if inside is not None else None
         return own if own is not None and own.exists() else path
 
     def variables(self) -> Mapping[str, str]:
-        """Environment of a process that imports this tree's packages, and the toolkit of this process: one harness
-        measures both sides. What Python finds here inside the repository, it finds there inside the tree.
+        """Return the environment of a process that imports this tree's packages and this process's slr_bench.
+
+        So one harness measures both sides. What Python finds here inside the repository, it finds there in the tree.
         """
         search = [Path(entry or os.curdir) for entry in sys.path]
         moved = [self.directory / inside for path in search if (inside := _below(path, self.top)) is not None]
@@ -66,21 +70,22 @@ class Tree:
         outside = [Path(entry).absolute() for entry in given if _below(Path(entry), self.top) is None]
         places = [self.harness, *(path for path in moved if path.is_dir()), self.directory, *outside]
         # Without the safe path, `python -m` would put the user's directory before all of these.
-        return {"PYTHONPATH": os.pathsep.join(map(str, dict.fromkeys(places))), "PYTHONSAFEPATH": "1"}
+        search_path = os.pathsep.join(map(str, dict.fromkeys(places)))
+        return {"PYTHONPATH": search_path, "PYTHONSAFEPATH": "1", old_names.VARIABLE: "1"}
 
 
 def _below(path: Path, top: Path) -> Path | None:
-    """A path relative to ``top``; None where it is not in it."""
+    """Return a path relative to ``top``, or None if it lies elsewhere."""
     whole = path.resolve()
     return whole.relative_to(top) if whole.is_relative_to(top) else None
 
 
 @contextmanager
 def source_trees(top: Path, revisions: Sequence[Revision]) -> Iterator[tuple[list[Tree], Path]]:
-    """The trees, and the directory they lie in; all of it is removed at the end, however that comes.
+    """Give the trees and their common directory, which is removed at the end in any case.
 
     Raises:
-        ConfigError: git cannot check one out, or there is no room for it.
+        ConfigError: git cannot check out a tree, or there is no room for it.
     """
     top = top.resolve()
     try:
@@ -91,16 +96,35 @@ def source_trees(top: Path, revisions: Sequence[Revision]) -> Iterator[tuple[lis
         ) from error
     with place as name:
         root = Path(name).resolve()
-        harness = root / "harness"
-        harness.mkdir()
-        (harness / "slr_bench").symlink_to(Path(slr_bench.__file__).resolve().parent)
-        yield [_tree(top, one, root / f"side-{number}", harness) for number, one in enumerate(revisions)], root
+        yield [_tree(top, one, root / f"side-{number}") for number, one in enumerate(revisions)], root
 
 
-def _tree(top: Path, revision: Revision, directory: Path, harness: Path) -> Tree:
-    shown = revision.shown(top)
+def _tree(top: Path, revision: Revision, directory: Path) -> Tree:
+    name = revision.shown(top)
     if revision.is_working_tree:
         content = git.copy_working_tree(top, directory)
     else:
         content = git.check_out(top, revision.commit, directory)
-    return Tree(shown, directory, content, top, harness)
+    harness = directory.with_name(f"{directory.name}-harness")
+    harness.mkdir()
+    (harness / "slr_bench").symlink_to(Path(slr_bench.__file__).resolve().parent)
+    _register_workloads(directory / "pyproject.toml", harness / "measured_tree-0.dist-info")
+    return Tree(name, directory, content, top, harness)
+
+
+def _register_workloads(project: Path, registry: Path) -> None:
+    """Make entry points of the workloads that the tree's own project file names, now or in older versions."""
+    try:
+        values: Any = tomllib.loads(project.read_text())
+    except (OSError, ValueError):
+        return
+    workloads: dict[str, str] = {}
+    for keys in (("project", "entry-points", GROUP), ("tool", "slr-bench", "workloads")):
+        found = values
+        for key in keys:
+            found = found.get(key, {}) if isinstance(found, dict) else {}
+        workloads |= found if isinstance(found, dict) else {}
+    registry.mkdir()
+    (registry / "METADATA").write_text("Metadata-Version: 2.1\nName: measured-tree\nVersion: 0\n")
+    lines = [f"[{GROUP}]", *(f"{name} = {value}" for name, value in workloads.items())]
+    (registry / "entry_points.txt").write_text("\n".join(lines) + "\n")

@@ -22,11 +22,13 @@ from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import GROUP
 from slr_bench.run.binding import source_hash
 from slr_bench.run.driver import prepare
+from slr_bench.worker.old_names import install_if_needed
 
 
 def main() -> None:
     """Read a request, write ``cells, refused, hash``, or ``error``."""
     request = json.load(sys.stdin)
+    install_if_needed()
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what a source prints as it is imported is no answer
             answer = expand_here(request)

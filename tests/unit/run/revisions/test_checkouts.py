@@ -75,3 +75,21 @@ def test_no_room_is_told(repository, monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
     with pytest.raises(ConfigError, match=r"cannot make a temporary directory: .*; set TMPDIR to one with room"):
         source_trees(repository.top, []).__enter__()
+
+
+@pytest.mark.parametrize("table", ['[project.entry-points."slr_bench.workloads"]', "[tool.slr-bench.workloads]"])
+def test_workloads_of_a_tree_are_those_that_its_own_project_file_names(repository, table):
+    """In a process of that tree, whether or not this environment registers any."""
+    repository.write("pyproject.toml", f'{table}\nmine = "toy.spec:toy"\n')
+    code = (
+        "from importlib.metadata import entry_points; from slr_bench.grid.workload import GROUP; "
+        "(point,) = entry_points(group=GROUP, name='mine'); print(point.load().name)"
+    )
+    with source_trees(repository.top, revisions(repository)) as (trees, _):
+        outputs = []
+        for tree in trees:
+            environment = {**os.environ, **tree.variables()}
+            done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+            outputs.append((done.returncode, done.stdout.splitlines()[-1:]))
+        assert outputs == [(1, []), (0, ["toy"])]  # the first commit has no project file
+    (repository.top / "pyproject.toml").unlink()
