@@ -10,9 +10,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     batch_size: int = 8
-    """Clips a micro-batch."""
+    """Clips per micro-batch."""
     micro_batches: int = 1
-    """Micro-batches a step; the optimizer sees batch_size x this."""
+    """Micro-batches per step; the effective batch is batch_size x this."""
     recompute: bool = False
     """Compute activations again in backward instead of keeping them."""
 
