@@ -1,4 +1,4 @@
-"""What the pages say can be done: links lead somewhere, commands and their options exist, make targets too."""
+"""The pages are true: links lead somewhere; commands, options, make targets, files and modules exist."""
 
 import re
 import shlex
@@ -19,8 +19,21 @@ from slr_bench.grid.config import load_grid
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
-    Page(path) for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("examples/*.md")))
+    Page(path)
+    for path in (
+        *sorted(ROOT.glob("*.md")),
+        *sorted(ROOT.glob("docs/**/*.md")),
+        *sorted(ROOT.glob("examples/*.md")),
+        ROOT / "reports/README.md",
+        ROOT / "reports/baseline/README.md",
+    )
 ]
+README = next(page for page in PAGES if page.path == ROOT / "README.md")
+DECISIONS = sorted(path for path in (ROOT / "docs" / "decisions").glob("*.md") if path.name != "README.md")
+FILE = re.compile(r"(?:slr_bench|models|benchmarks|tests|configs|docs|reports|examples)/[\w./-]*\w")
+"""A path of this repository inside a code span."""
+WRITTEN = re.compile(r"reports/(?:latest|tiny|before|after)\b|docs/decisions\.md")
+"""Paths that a command of a page writes, and the page of decisions as it once was."""
 GROUP = typer.main.get_command(app)
 USAGE_ERROR = typer.BadParameter.__base__
 PLACEHOLDERS = {"PID": "1", "N": "1"}
@@ -32,7 +45,7 @@ def page_name(page):
 
 
 def calls(page):
-    """The words of every command on a page, one list a command; what a shell does with it is cut off."""
+    """Yield the words of every command on a page, one list per command, without pipes and redirections."""
     for line in page.commands:
         try:
             words = shlex.split(line)
@@ -74,11 +87,45 @@ def test_every_link_leads_somewhere(page):
     assert lost == []
 
 
-def test_every_page_is_in_the_index():
-    index = next(page for page in PAGES if page_name(page) == "docs/README.md")
-    here = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+@pytest.mark.parametrize("folder", ["docs", "docs/decisions"])
+def test_every_page_is_in_the_index_of_its_folder(folder):
+    index = next(page for page in PAGES if page_name(page) == f"{folder}/README.md")
+    here = {path.name for path in (ROOT / folder).glob("*.md")} - {"README.md"}
     assert here <= {*index.links}
-    assert any(link.startswith("docs/") for link in PAGES[0].links)
+
+
+def test_readme_links_to_every_page_and_has_at_most_1200_words():
+    linked = {link for link in README.links if link.startswith("docs/")}
+    assert {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} - {"docs/README.md"} <= linked
+    assert len(README.path.read_text().split()) <= 1200
+
+
+def test_readme_names_the_setup_bench_and_test_commands():
+    commands = [line for block in README.blocks for line in Page.lines(block)]
+    assert {"make setup", "make bench", "make test"} <= {*commands}
+    assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_index_of_decisions_has_one_line_per_decision():
+    index = (ROOT / "docs" / "decisions" / "README.md").read_text()
+    listed = re.findall(r"^- (\d{4}-\d\d-\d\d): (.+)$", index, re.MULTILINE)
+    titles = r"^\*\*(\d{4}-\d\d-\d\d), (.+?)\.\*\*"
+    written = [title for path in DECISIONS for title in re.findall(titles, path.read_text(), re.MULTILINE)]
+    assert len(written) > 140
+    assert sorted(listed) == sorted(written)
+
+
+def test_site_has_every_page_in_its_navigation():
+    site = (ROOT / "mkdocs.yml").read_text()
+    here = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    assert here == {*re.findall(r"[\w/]+\.md", site.partition("\nnav:")[2])}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_every_file_that_a_page_names_exists(page):
+    named = {path for text in (*page.commands, *page.code_spans) for path in FILE.findall(text)}
+    folders = {path for path in named if not WRITTEN.match(path)}
+    assert [path for path in sorted(folders) if not (ROOT / path).exists()] == []
 
 
 @pytest.mark.parametrize(("page", "words"), calls_of("slr-bench"))
@@ -99,7 +146,7 @@ def test_every_command_and_option_exists(page, words):
     ("page", "words"), [case for case in calls_of("slr-bench") if case.values[1][:1] in (["run"], ["profile"])]
 )
 def test_every_configuration_that_is_run_can_be_run_so(page, words, monkeypatch):
-    """Files of this repository, with what is set on the command line; a file that the reader writes is not there."""
+    """Covers files of this repository, with overrides of the command line; files that the reader writes are left out."""
     config = next((word for word in words[1:] if word.endswith(".yml")), None)
     if config is None or not (ROOT / config).is_file():
         return
@@ -109,7 +156,7 @@ def test_every_configuration_that_is_run_can_be_run_so(page, words, monkeypatch)
     try:
         assert expand(load_grid(Path(config)), parse_overrides(sets), arm)
     except ConfigError as error:
-        if "is registered" not in str(error):  # the workload of a plug-in
+        if "is registered" not in str(error):  # a workload of a plug-in
             raise
 
 
@@ -134,8 +181,9 @@ def test_the_checks_see_the_pages_commands():
     ] * 3
 
 
-def test_the_readmes_grid_is_a_grid(tmp_path):
-    (block,) = [block for block in PAGES[0].blocks if block.language == "yaml" and "workload:" in block.text]
+def test_grid_of_the_page_on_running_is_valid(tmp_path):
+    page = next(page for page in PAGES if page_name(page) == "docs/running.md")
+    (block,) = [block for block in page.blocks if block.language == "yaml" and "workload:" in block.text]
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "grid.yml").write_text(block.text)
     written = yaml.safe_load(block.text)

@@ -81,11 +81,14 @@ class Page:
     @property
     def commands(self):
         """Lines of shell blocks and spans of code, comments and line continuations taken away."""
-        lines = [
-            line for block in self.blocks if block.language in ("bash", "sh")
-            for line in block.text.replace("\\\n", " ").splitlines()
-        ]  # fmt: skip
+        lines = [line for block in self.blocks for line in self.lines(block)]
         return [text for line in [*lines, *self.code_spans] if (text := re.sub(r"(^|\s)#.*", "", line).strip())]
+
+    @staticmethod
+    def lines(block):
+        """Commands of a shell block, without comments and line continuations; no line of any other block."""
+        lines = block.text.replace("\\\n", " ").splitlines() if block.language in ("bash", "sh") else []
+        return [text for line in lines if (text := re.sub(r"(^|\s)#.*", "", line).strip())]
 
     @property
     def _inline(self):

@@ -43,15 +43,15 @@ def call(line, *more):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=290, check=False, env=environment)
 
 
-def in_readme(start):
-    """The README's code block that holds ``start``."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def in_documentation(start):
+    """Return the code block of the page on training that contains ``start``."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "training.md").read_text(), re.DOTALL)
     return next(block for block in blocks if start in block)
 
 
-@pytest.mark.parametrize("source", ["page", "readme"])
+@pytest.mark.parametrize("source", ["page", "documentation"])
 def test_the_monitoring_snippet_prints_gib_and_percent(source, capsys):
-    snippet = MONITORING if source == "page" else in_readme("MemoryTracker")
+    snippet = MONITORING if source == "page" else in_documentation("MemoryTracker")
     exec(compile(snippet, source, "exec"), {})
     gpu, ram = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"GPU Memory: \d+\.\d\d GB", gpu)

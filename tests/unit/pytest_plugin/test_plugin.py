@@ -17,7 +17,7 @@ pytest_plugins = ["pytester"]
 # All that pytest-benchmark does about another machine and about a missing baseline.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest_benchmark.logger.PytestBenchmarkWarning")
 
-README = Path(__file__).resolve().parents[3] / "README.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "pytest_plugin.md"
 
 
 def test_bytes_lie_beside_the_times(project):
@@ -235,8 +235,8 @@ def test_processes_of_xdist_measure_and_the_one_above_compares(project):
     result.stdout.fnmatch_lines([GONE.format("test_own.py::test_tensor", "")])
 
 
-def test_readme_example_runs_as_it_stands(project):
-    section = README.read_text().partition("## In your own tests")[2].partition("\n## ")[0]
+def test_example_of_the_documentation_runs_as_it_stands(project):
+    section = PAGE.read_text().partition("\n## ")[0]
     (example,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     commands = re.findall(r"^pytest (.*?) *(?:#.*)?$", section, re.MULTILINE)
     assert len(example.splitlines()) <= 10
