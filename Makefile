@@ -10,7 +10,7 @@ DATA := data/synthetic
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data bench bench-gpu bench-compare bench-gate bench-records bench-trace bench-attention bench-parts bench-check bench-baseline test test-slow test-faults test-gpu check report clean browser bench-report bench-predict bench-predict-gpu calibrate test-browser
+.PHONY: help setup data bench bench-gpu bench-compare bench-gate bench-records bench-trace bench-attention bench-parts bench-check bench-baseline test test-slow test-faults test-gpu check report clean browser bench-report bench-predict bench-predict-gpu calibrate test-browser docs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -102,6 +102,14 @@ browser: $(READY)
 		echo "set-up: installing playwright (not its browsers) and axe-core"; \
 		if command -v uv >/dev/null; then uv pip install -q -p $(BIN)/python -c constraints.txt -e '.[browser]'; \
 		else $(BIN)/python -m pip install -q -c constraints.txt -e '.[browser]'; fi; }
+
+docs: $(READY) ## Make the documentation as a site in site/: links are checked, search needs no network
+	@$(BIN)/python -c 'import material' 2>/dev/null || { \
+		echo "set-up: installing mkdocs-material"; \
+		if command -v uv >/dev/null; then uv pip install -q -p $(BIN)/python -c constraints.txt -e '.[docs]'; \
+		else $(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'; fi; }
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+	@echo "documentation: open site/index.html"
 
 test-faults: $(READY) ## Kill runs at more than 200 instants and count what is lost (minutes)
 	$(BIN)/pytest tests/faults -m 'faults or not faults' $(ARGS)
