@@ -1,7 +1,7 @@
-"""Add to the site the files outside ``docs/`` that its pages link to, so that every link works on GitHub and in the site.
+"""Add to the site the files outside ``docs/`` that its pages link to: links then work in the repository and the site.
 
-mkdocs calls ``on_files`` and ``on_page_markdown``. Files are copied to ``repository/`` in the site; a Markdown page among them
-becomes a page. Folders cannot be pages, so such a link leads to the folder's ``README.md`` and is an error without one.
+mkdocs calls ``on_files`` and ``on_page_markdown``. Files are copied to ``repository/`` in the site; a Markdown page
+among them becomes a page. A link to a folder leads to the folder's ``README.md`` and is an error if there is none.
 """
 
 from __future__ import annotations

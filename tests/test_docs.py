@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -121,6 +123,14 @@ def test_site_has_every_page_in_its_navigation():
     assert here == {*re.findall(r"[\w/]+\.md", site.partition("\nnav:")[2])}
 
 
+def test_site_builds_with_every_link_checked(tmp_path):
+    pytest.importorskip("material", reason="make docs installs mkdocs-material")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site" / "search" / "search_index.js").is_file()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_every_file_that_a_page_names_exists(page):
     named = {path for text in (*page.commands, *page.code_spans) for path in FILE.findall(text)}
@@ -146,7 +156,7 @@ def test_every_command_and_option_exists(page, words):
     ("page", "words"), [case for case in calls_of("slr-bench") if case.values[1][:1] in (["run"], ["profile"])]
 )
 def test_every_configuration_that_is_run_can_be_run_so(page, words, monkeypatch):
-    """Covers files of this repository, with overrides of the command line; files that the reader writes are left out."""
+    """Covers the files of this repository, with overrides of the command line, and no file that the reader writes."""
     config = next((word for word in words[1:] if word.endswith(".yml")), None)
     if config is None or not (ROOT / config).is_file():
         return
