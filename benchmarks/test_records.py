@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from slr_bench.compare.tabulate import tabulate
+from slr_bench.compare.notebook import tabulate
 from slr_bench.record import Outcome
 from slr_bench.run.store import Store
 

@@ -20,7 +20,7 @@ import pandas
 
 from benchmarks.proofs.proof_results import CLOCKS, Collected, results
 from benchmarks.proofs.proof_text import draw, page, verdicts
-from slr_bench.compare.tabulate import tabulate
+from slr_bench.compare.notebook import tabulate
 from slr_bench.errors import EXIT_REGRESSION, NothingMeasuredError, SlrBenchError
 from slr_bench.run.store import Store
 

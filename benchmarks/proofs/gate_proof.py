@@ -126,12 +126,12 @@ def resampled(table: Path, count: int = 1_000) -> list[dict[str, Any]]:
 def measured(tag: str, out: Path, code: int) -> dict[str, Any]:
     """Return the result of the real run of a commit."""
     comparison = compare_runs(out / tag / "base", out / tag / "head")
-    rows = {row.metric: vars(row) for row in comparison.cells if row.metric in ("peak_tensor_bytes", "step_time_s")}
+    rows = {row.metric: row.to_dict() for row in comparison.cells if row.metric in ("peak_tensor_bytes", "step_time_s")}
     kept = ("base", "head", "ratio", "low", "high", "significant", "n")
     passed, n = pair_by_pair(out / tag)
     rules = {rule: judge_gate(comparison, gather_rules([rule], [], [])).exit_code for rule in (BYTES_RULE, *TIME_RULES)}
     figures = {metric: {key: row[key] for key in kept} for metric, row in rows.items()}
-    disturbed = sum(ends.disturbed for ends in comparison.ends)
+    disturbed = sum(pair.disturbed for pair in comparison.outcomes)
     return {"exit_code": code, "rules": rules, "pairs_passed": vars(rate(passed, n)), "disturbed": disturbed, **figures}
 
 

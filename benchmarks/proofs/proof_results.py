@@ -23,7 +23,7 @@ from benchmarks.proofs.resampling import (
     with_rule,
 )
 from slr_bench.compare.cells import CellSummary
-from slr_bench.compare.comparability import Bond
+from slr_bench.compare.comparability import PairingKind
 from slr_bench.compare.comparison import Comparison, compare_cells
 from slr_bench.compare.statistics import MIN_PROCESSES, MINIMUM_EFFECT, VERDICT_ALPHA
 from slr_bench.record import Metric, Outcome, Record
@@ -123,7 +123,7 @@ def _end_to_end(collected: Collected, count: int) -> dict[str, Any]:
             for metric in ("step_time_s", "peak_tensor_bytes")
         }
         found[name] = {
-            metric: vars(rate(sum(row.significant is True for row in of_metric), count))
+            metric: vars(rate(sum(row.is_significant for row in of_metric), count))
             for metric, of_metric in rows.items()
         } | {"bytes_ratio": rows["peak_tensor_bytes"][0].ratio}
     found["peaks"] = sorted(set(peaks))
@@ -144,7 +144,7 @@ def compared(
             sides["a"].append(_record("a", repeat, base_s, generator.choice(peaks)))
             sides["b"].append(_record("b", repeat, factor * head_s, generator.choice(heads)))
         base, head = (CellSummary(_ENTRY, side, tuple(records)) for side, records in sides.items())  # type: ignore[arg-type]
-        yield compare_cells([base], [head], Bond.ONE_RUN)
+        yield compare_cells([base], [head], PairingKind.ONE_RUN)
 
 
 _ENTRY = CellEntry(

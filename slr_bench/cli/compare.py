@@ -58,4 +58,4 @@ def compare(
         print_comparison(comparison, console, show_all)
     if markdown is not None:
         write_output(markdown, comparison_markdown(comparison))
-    finish(tidied(comparison.as_json()), EXIT_CELL_CRASHED if comparison.crashed else EXIT_OK, as_json)
+    finish(tidied(comparison.to_dict()), EXIT_CELL_CRASHED if comparison.crashed else EXIT_OK, as_json)

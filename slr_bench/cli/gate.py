@@ -96,7 +96,7 @@ def gate(
     if not as_json:
         print_gate(result, console)
     _write(result, files)
-    finish(tidied(result.as_json()), result.exit_code, as_json)
+    finish(tidied(result.to_dict()), result.exit_code, as_json)
 
 
 def _write(result: GateResult, files: Outputs) -> None:

@@ -1,1 +1,1 @@
-"""Is it different? Summaries over processes, and what they allow to say."""
+"""Compare two sides of a measurement: statistics over processes, verdicts per cell, and rules for a gate."""

@@ -1,81 +1,85 @@
-"""Records of a run directory, gathered cell by cell and metric by metric."""
+"""Gather the records of a run directory per cell and per metric."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, Literal
 
 from slr_bench.compare.statistics import Ratio, Summary, paired_ratio, summarize
+from slr_bench.grid.description import GENERIC, WorkloadDescription
+from slr_bench.grid.workload import describe_workload
 from slr_bench.record import Metric, Outcome, Record
 from slr_bench.run.store import CellEntry, Manifest
 
 DETERMINISTIC: Final = frozenset(
     {"peak_tensor_bytes", "parameters", "flops_per_step", "floor_bytes", "peak_over_floor"}
 )
-"""Metrics that a rule set fixes: repeats that differ mean a fault, not noise."""
+"""Metrics that the tracing rules determine. If repeats differ, something is wrong; it is not noise."""
 MEASURED: Final = frozenset({Outcome.OK, Outcome.OOM_GPU, Outcome.OOM_HOST})
-"""Outcomes that answer the question; the others leave it open."""
+"""Outcomes that are a result: the cell fits, or it does not."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One metric of one cell over its processes that ended ok."""
+    """One metric of one cell, over its processes that ended ok."""
 
     name: str
     unit: str
     by_repeat: dict[int, float]
     summary: Summary | None
-    """None: no process could read it, ``reasons`` say why."""
+    """None if no process could read the metric; ``reasons`` has the causes."""
     sources: tuple[str, ...]
     reasons: tuple[str, ...]
 
     @property
     def value(self) -> float | None:
-        """The median; None if it was never read, or by meters that do not compare."""
+        """The median; None if there is none, or if meters that do not compare were used."""
         return self.summary.median if self.summary else None
 
 
 @dataclass(frozen=True)
 class CellSummary:
-    """A cell with its records of one side, ordered by repeat."""
+    """A cell with the records of one side, ordered by repeat."""
 
     entry: CellEntry
     side: Literal["a", "b"]
     records: tuple[Record, ...]
     unreadable: tuple[str, ...] = ()
-    """Why records of it cannot be read, one of each."""
+    """The reason for each record of the cell that cannot be read."""
+    description: WorkloadDescription = field(default=GENERIC, repr=False, compare=False)
+    """How the cell's workload describes itself."""
 
     @property
     def outcomes(self) -> Counter[Outcome]:
-        """How often it ended how."""
+        """Number of processes per outcome."""
         return Counter(record.outcome for record in self.records)
 
     @property
     def finished(self) -> tuple[Record, ...]:
-        """The records with outcome ok: the only ones whose metrics count."""
+        """The records with outcome ok. Only their metrics count."""
         return tuple(record for record in self.records if record.outcome is Outcome.OK)
 
     @property
     def is_disturbed(self) -> bool:
-        """Whether a run that counts was disturbed: its times are suspect, its traced bytes are not."""
+        """Whether there was interference during a finished run: its byte counts are still valid, its times are not."""
         return any(record.marks for record in self.finished)
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why it did not end ok, each reason once."""
+        """Why processes did not end ok, without duplicates."""
         return tuple(dict.fromkeys(record.reason for record in self.records if record.reason is not None))
 
     @cached_property
     def readings(self) -> dict[str, Reading]:
-        """Every metric that a finished record names."""
+        """Every metric that a finished record has."""
         names = dict.fromkeys(name for record in self.finished for name in record.metrics)
         return {name: _read(name, self.finished) for name in names}
 
     def value(self, metric: str) -> float | None:
-        """Median of the metric; None if not taken or unavailable."""
+        """Return the median of a metric; None if it was not measured or is unavailable."""
         reading = self.readings.get(metric)
         return reading.value if reading else None
 
@@ -97,8 +101,9 @@ def _read(name: str, records: Iterable[Record]) -> Reading:
 def summarize_cells(
     manifest: Manifest, records: Iterable[Record], unreadable: Mapping[str, str] | None = None
 ) -> list[CellSummary]:
-    """The manifest's cells in its order, one for each side that left a record (side ``a`` where none did).
-    ``unreadable``: names of records that cannot be read -> why.
+    """Return the manifest's cells in its order, one per side that has a record (side ``a`` if neither has one).
+
+    ``unreadable`` maps the names of records that cannot be read to the reason.
     """
     found: dict[tuple[str, str], list[Record]] = {}
     lost: dict[tuple[str, str], list[str]] = {}
@@ -107,6 +112,7 @@ def summarize_cells(
     for name, why in (unreadable or {}).items():
         cell_id, side, _ = (*name.rsplit("-", 2), "", "")[:3]
         lost.setdefault((cell_id, side), []).append(why)
+    descriptions = {name: describe_workload(name) for name in {entry.workload for entry in manifest.cells}}
     cells = []
     for entry in manifest.cells:
         sides: list[Literal["a", "b"]] = ["a"]
@@ -114,12 +120,13 @@ def summarize_cells(
             sides = ["a", "b"]
         for side in sides:
             own = sorted(found.get((entry.cell_id, side), []), key=lambda record: record.repeat)
-            cells.append(CellSummary(entry, side, tuple(own), tuple(lost.get((entry.cell_id, side), ()))))
+            reasons = tuple(lost.get((entry.cell_id, side), ()))
+            cells.append(CellSummary(entry, side, tuple(own), reasons, descriptions[entry.workload]))
     return cells
 
 
 def own_cell(cells: Iterable[CellSummary], arm: str, workload: str) -> CellSummary | None:
-    """The arm's own setting (before any axis) under a workload."""
+    """Return the cell with the arm's own setting, before any axis is applied."""
     for cell in cells:
         if cell.side == "a" and cell.entry.is_own and (cell.entry.arm, cell.entry.workload) == (arm, workload):
             return cell
@@ -127,18 +134,18 @@ def own_cell(cells: Iterable[CellSummary], arm: str, workload: str) -> CellSumma
 
 
 def why_not_comparable(base: Reading, head: Reading) -> str | None:
-    """A sentence where two readings must not be set against each other; None where they may."""
+    """Return the reason why two readings do not compare; None if they do."""
     for reading in (base, head):
         if reading.summary is None:
             return "; ".join(reading.reasons) or f"{reading.name} was not read"
-    # Of bytes the source says what was counted; of a time it only describes the clock.
+    # The source of a byte count says what was counted; the source of a time only describes the clock.
     if base.unit == "bytes" and base.sources != head.sources:
         return f"different meters do not compare: {base.sources[0]} against {head.sources[0]}"
     return None
 
 
 def pair(base: Reading, head: Reading) -> Ratio | None:
-    """Ratio over the repeats that both cells finished; None where there is none, or a value is not above 0."""
+    """Return the ratio over the repeats that both cells finished; None if no such pair has two values above 0."""
     both = sorted(base.by_repeat.keys() & head.by_repeat.keys())
     pairs = [(base.by_repeat[repeat], head.by_repeat[repeat]) for repeat in both]
     pairs = [(before, after) for before, after in pairs if before > 0 and after > 0]

@@ -1,27 +1,27 @@
-"""What compares with what, decided metric by metric. The commit is never a reason to refuse.
+"""Decide per metric what compares with what. Different commits always compare.
 
-What a figure depends on besides the setting must be the same on both sides; which facts those are differs by meter.
+The facts that a metric depends on, besides the setting, must be the same on both sides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 from slr_bench.compare.cells import CellSummary, Reading, why_not_comparable
+from slr_bench.grid.description import GENERIC, WorkloadDescription
 
 HARNESS: Final = frozenset({"harness_s", "parent_cpu_ratio", "sampler_cpu_ratio", "sampler_overhead_ratio"})
-"""What measuring cost: no property of the setting, never compared."""
+"""The cost of measuring. It is no property of the setting and is never compared."""
 
 
-class Bond(Enum):
-    """How two sides came to be measured."""
+class PairingKind(Enum):
+    """How the two sides were measured."""
 
-    ONE_RUN = "one run directory: one source, one environment, processes in turn"
-    IN_TURN = "measured in turn on one machine, each in its own environment"
-    APART = "measured at two times"
+    ONE_RUN = "in one run directory: same source, same environment, interleaved processes"
+    INTERLEAVED = "interleaved on one machine, each side in its own environment"
+    APART = "at two different times"
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Family:
 
     name: str
     needs: tuple[str, ...] = ()
-    """Keys of the environment that must be known and equal."""
+    """Keys of the environment that must be recorded and equal."""
     options: tuple[str, ...] = ()
-    """Keys that must be equal where they are; absent means the default."""
-    in_turn: bool = False
-    """Only figures of one interleaved measurement compare."""
+    """Keys that must be equal if they are recorded; a missing key means the default."""
+    interleaved: bool = False
+    """Only values from one interleaved measurement compare."""
 
 
 _ALLOCATOR: Final = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
@@ -45,76 +45,93 @@ _NVML: Final = Family("NVML", ("gpu", "driver"))
 _HOST: Final = Family("host", ("isolation", "system"), ("MALLOC_ARENA_MAX",))
 _LEARNED: Final = Family("learned", ("data_fingerprint",))
 _COUNT: Final = Family("count")
-_TIME: Final = Family("time", in_turn=True)
+_TIME: Final = Family("time", interleaved=True)
 _BY_NAME: Final = {
     "peak_tensor_bytes": _TRACED,
     "floor_bytes": _TRACED,
     "peak_over_floor": _TRACED,
     "flops_per_step": _TRACED,
-    "attention_bytes": _TRACED,
     "peak_cpu_allocator_bytes": _CPU_ALLOCATOR,
     "peak_allocated_bytes": _CUDA,
     "peak_requested_bytes": _CUDA,
     "peak_reserved_bytes": _CUDA,
     "nvml_process_peak_bytes": _NVML,
     "nvml_device_peak_bytes": _NVML,
-    "train_loss": _LEARNED,
-    **{f"accuracy_{kind}top{places}": _LEARNED for kind in ("", "per_class_") for places in (1, 5, 10)},
     "parameters": _COUNT,
 }
+_BY_KIND: Final = {family.name: family for family in (_TRACED, _LEARNED, _COUNT)}
 
 
-def family(metric: str, unit: str) -> Family:
-    """The family of a metric; one this toolkit does not know is judged by its unit: bytes by what the host's need,
-    anything else like a time, which compares least."""
+def is_accuracy(metric: str, description: WorkloadDescription = GENERIC) -> bool:
+    """Return whether a metric is an accuracy: the workload says so, or its name begins with ``accuracy``."""
+    return metric == description.accuracy_metric or metric.startswith("accuracy")
+
+
+def family(metric: str, unit: str, description: WorkloadDescription = GENERIC) -> Family:
+    """Return the family of a metric.
+
+    The workload can name the family of its own metrics. Without that, an unknown metric in bytes is treated like the
+    host's memory, and any other like a time, which is the strictest family.
+    """
+    text = description.metric_text(metric)
+    if text is not None and text.compares_as is not None:
+        return _BY_KIND[text.compares_as]
+    if metric not in _BY_NAME and is_accuracy(metric, description):
+        return _LEARNED
     return _BY_NAME.get(metric) or (_HOST if unit == "bytes" else _TIME)
 
 
-def why_apart(base: CellSummary, head: CellSummary, metric: str, bond: Bond) -> str | None:
-    """One sentence where the metric of two cells must not be set against each other; None where it may."""
-    readings = base.readings.get(metric), head.readings.get(metric)
-    for side, cell, reading in (("base", base, readings[0]), ("head", head, readings[1])):
-        if reading is None:
-            return f"{side} {_why_absent(cell, metric)}"
-    before, after = readings
-    assert before is not None
-    assert after is not None
-    return why_not_comparable(before, after) or _why_conditions_differ(base, head, before, bond)
+def larger_is_better(metric: str, unit: str, description: WorkloadDescription = GENERIC) -> bool:
+    """Return whether more is better. It is for speeds and accuracies; for bytes, times and energy less is better."""
+    text = description.metric_text(metric)
+    if text is not None and text.larger_is_better:
+        return True
+    return unit == "1/s" or is_accuracy(metric, description)
+
+
+def why_incomparable(base: CellSummary, head: CellSummary, metric: str, pairing: PairingKind) -> str | None:
+    """Return the reason why a metric of two cells does not compare; None if it does."""
+    before, after = base.readings.get(metric), head.readings.get(metric)
+    if before is None:
+        return f"base {_why_absent(base, metric)}"
+    if after is None:
+        return f"head {_why_absent(head, metric)}"
+    return why_not_comparable(before, after) or _why_conditions_differ(base, head, before, pairing)
 
 
 def _why_absent(cell: CellSummary, metric: str) -> str:
     if cell.finished:
-        return f"did not take {metric}"
+        return f"did not measure {metric}"
     if cell.unreadable and not cell.records:
-        return f"has no record of this cell that can be read: {cell.unreadable[0]}"
+        return f"has no readable record of this cell: {cell.unreadable[0]}"
     if not cell.records:
         return "has no record of this cell"
-    ends = ", ".join(f"{count} {outcome}" for outcome, count in cell.outcomes.items())
-    return f"has no run of this cell that ended ok ({ends}: {cell.reasons[0]})"
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in cell.outcomes.items())
+    return f"has no run of this cell that ended ok ({outcomes}: {cell.reasons[0]})"
 
 
-def _why_conditions_differ(base: CellSummary, head: CellSummary, reading: Reading, bond: Bond) -> str | None:
-    kind = family(reading.name, reading.unit)
-    if bond is Bond.ONE_RUN:
+def _why_conditions_differ(base: CellSummary, head: CellSummary, reading: Reading, pairing: PairingKind) -> str | None:
+    kind = family(reading.name, reading.unit, base.description)
+    if pairing is PairingKind.ONE_RUN:
         return None
-    if kind.in_turn:
-        if bond is Bond.APART:
+    if kind.interleaved:
+        if pairing is PairingKind.APART:
             return (
-                f"{kind.name} figures of two runs made at two times say more about the machine than about the code; "
-                "measure both sides in turn in one run"
+                f"{kind.name} values from two separate runs show changes of the machine as well as of the code; "
+                "measure both sides interleaved in one run"
             )
         return None
     for key in (*kind.needs, *kind.options):
-        before, after = _seen(base, key), _seen(head, key)
+        before, after = _recorded_values(base, key), _recorded_values(head, key)
         if before != after:
-            return f"{kind.name} figures need the same {key}, got {_text(before)} against {_text(after)}"
+            return f"{kind.name} values need the same {key}, got {_text(before)} against {_text(after)}"
         if key in kind.needs and before == {None}:
-            return f"{kind.name} figures need the same {key}, which neither side recorded"
+            return f"{kind.name} values need the same {key}, which neither side recorded"
     return None
 
 
-def _seen(cell: CellSummary, key: str) -> set[object]:
-    values: Iterable[object] = (record.environment.get(key) for record in cell.finished)
+def _recorded_values(cell: CellSummary, key: str) -> set[object]:
+    values = (record.environment.get(key) for record in cell.finished)
     return {value if isinstance(value, (str, int, float, bool, type(None))) else repr(value) for value in values}
 
 
@@ -123,6 +140,6 @@ def _text(values: set[object]) -> str:
 
 
 def compared_metrics(base: CellSummary, head: CellSummary) -> dict[str, str]:
-    """Metric -> unit of everything that a process of either side could read and that is no cost of the harness."""
+    """Return metric and unit of everything that a process of either side measured, without the harness's own cost."""
     readings = [*base.readings.values(), *head.readings.values()]
     return {reading.name: reading.unit for reading in readings if reading.by_repeat and reading.name not in HARNESS}

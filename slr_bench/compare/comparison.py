@@ -1,7 +1,7 @@
-"""Two sides, compared cell by cell and metric by metric: what differs, what does not, and what cannot be said.
+"""Compare two sides cell by cell and metric by metric.
 
-A verdict is a cell's: of many cells of equal things, each has its own chance of a false alarm (`VERDICT_ALPHA`).
-``overall`` is one verdict a workload and metric, over all cells that compare.
+Each cell has its own verdict, so that among many equal cells some raise a false alarm (`VERDICT_ALPHA` each).
+``overall`` has one verdict per workload and metric, over all cells that compare.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slr_bench.compare import notebook
 from slr_bench.compare.cells import CellSummary
-from slr_bench.compare.comparability import Bond
+from slr_bench.compare.comparability import HARNESS, PairingKind
 from slr_bench.compare.judgement import ComparedCell, ComparedMetric, judge_cell, judge_overall
-from slr_bench.compare.matching import Ends, Unmatched, ends, unmatched, unread
-from slr_bench.compare.notebook import as_html
 from slr_bench.compare.sides import BROKEN, SideName, read_side
 from slr_bench.errors import NotComparableError
 from slr_bench.units import plain
@@ -25,101 +24,129 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Unmatched:
+    """A cell that only one side has."""
+
+    cell_id: str
+    arm: str
+    workload: str
+    side: SideName
+    """The side that has the cell."""
+    coordinates: Mapping[str, Any] = field(default_factory=dict)
+    reason: str | None = None
+    """Why the other side lacks it, if that is known: it has another name there, or the source refuses the arm."""
+
+
+@dataclass(frozen=True)
+class OutcomePair:
+    """How the processes of a cell ended on both sides."""
+
+    cell_id: str
+    arm: str
+    workload: str
+    coordinates: Mapping[str, Any]
+    base: Mapping[str, int]
+    """Outcome -> number of processes."""
+    head: Mapping[str, int]
+    reason: str | None
+    """Of the head's first process that did not end ok."""
+    disturbed: int
+    """Finished processes of either side with interference: their byte counts are still valid, their times are not."""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Base against head."""
 
-    bond: Bond
+    pairing: PairingKind
     cells: tuple[ComparedCell, ...]
     overall: tuple[ComparedMetric, ...]
     unmatched: tuple[Unmatched, ...]
     problems: tuple[str, ...] = ()
-    """Files of either side that are no readable records."""
+    """Files of either side that are not readable records."""
     base: str = "base"
-    """What the sides are called: a revision, or a directory."""
+    """Name of the side: a revision, or a directory."""
     head: str = "head"
-    ends: tuple[Ends, ...] = ()
+    outcomes: tuple[OutcomePair, ...] = ()
     """Of every cell that either side has."""
     unread: Mapping[str, str] = field(default_factory=dict)
-    """Metrics that records name and that make no row, with why."""
+    """Metrics that are in records but make no row, with the reason."""
 
     @property
-    def crashed(self) -> tuple[Ends, ...]:
-        """Cells of the head of which a process crashed or timed out."""
-        return tuple(ends for ends in self.ends if BROKEN & ends.head.keys())
+    def crashed(self) -> tuple[OutcomePair, ...]:
+        """Cells of the head in which a process crashed or timed out."""
+        return tuple(pair for pair in self.outcomes if BROKEN & pair.head.keys())
 
-    def as_json(self) -> dict[str, Any]:
-        """JSON values: ``base, head, cells, overall, unmatched, ends, problems``."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values: ``base, head, cells, overall, unmatched, ends, problems``."""
         return {
             "base": self.base,
             "head": self.head,
-            "cells": [asdict(cell) for cell in self.cells],
-            "overall": [asdict(metric) for metric in self.overall],
+            "cells": [cell.to_dict() for cell in self.cells],
+            "overall": [metric.to_dict() for metric in self.overall],
             "unmatched": [asdict(cell) for cell in self.unmatched],
-            "ends": [asdict(cell) for cell in self.ends],
+            "ends": [asdict(pair) for pair in self.outcomes],
             "problems": list(self.problems),
         }
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row a cell and metric; unknown figures are NaN, an absent verdict is None."""
-        import pandas
-
-        names = ["cell_id", "arm", "workload", "metric", "unit"]
-        numbers = ["base", "head", "ratio", "low", "high"]
-        columns = [*names, *numbers, "significant", "n", "reason", "is_fault"]
-        frame = pandas.DataFrame([asdict(cell) for cell in self.cells], columns=columns)
-        return frame.astype(dict.fromkeys(numbers, "float64") | {"significant": "object"})
+        """Return one row per cell and metric. Unknown values are NaN, a missing verdict is None."""
+        return notebook.comparison_frame(self.cells)
 
     def _repr_html_(self) -> str:
-        """A table in a notebook."""
-        return as_html(f"{self.base} → {self.head}", self.cells)
+        """Return a table for a notebook."""
+        return notebook.comparison_html(f"{self.base} → {self.head}", self.cells)
 
 
 def compare_runs(
     base_dir: Path,
     head_dir: Path,
     *,
-    in_turn: bool = False,
+    interleaved: bool = False,
     names: tuple[str | None, str | None] = (None, None),
     arm: str | None = None,
 ) -> Comparison:
-    """Two run directories, side a of each, all arms or one. Times are judged where both were measured interleaved,
-    process by process, the repeat being the pair: the directories say so themselves, or ``in_turn`` does.
+    """Compare side a of two run directories, for all arms or for one.
+
+    Times are judged only if both sides were measured interleaved, process by process; the repeat is then the pair. The
+    directories record that themselves; ``interleaved`` states it for those that do not.
 
     Raises:
         ConfigError: no such arm.
-        NoBaselineError: the base is no run directory, or has no run that was measured.
-        NothingMeasuredError: the head is none, or has none and did not crash either.
+        NoBaselineError: the base is no run directory, or nothing in it was measured.
+        NothingMeasuredError: the head is no run directory, or nothing in it was measured or crashed.
         NotComparableError: no cell in common.
     """
     base, head = read_side(base_dir, "base", names[0], arm), read_side(head_dir, "head", names[1], arm)
-    pairs = [side.turn.pair if side.turn else None for side in (base, head)]
-    bond = Bond.IN_TURN if in_turn or (pairs[0] is not None and pairs[0] == pairs[1]) else Bond.APART
+    keys = [side.pairing.pair if side.pairing else None for side in (base, head)]
+    is_interleaved = interleaved or (keys[0] is not None and keys[0] == keys[1])
+    pairing = PairingKind.INTERLEAVED if is_interleaved else PairingKind.APART
     problems = (*(f"base: {text}" for text in base.problems), *(f"head: {text}" for text in head.problems))
-    found = compare_cells(base.of("a"), head.of("a"), bond, problems)
-    refused = {"base": head.refused, "head": base.refused}  # who has a cell: why the other has not
-    lone = tuple(replace(cell, reason=refused[cell.side].get(cell.arm, cell.reason)) for cell in found.unmatched)
-    return replace(found, base=base.name, head=head.name, unmatched=lone)
+    found = compare_cells(base.of("a"), head.of("a"), pairing, problems)
+    refused = {"base": head.refused, "head": base.refused}  # side that has a cell -> why the other lacks it
+    reasoned = tuple(replace(cell, reason=refused[cell.side].get(cell.arm, cell.reason)) for cell in found.unmatched)
+    return replace(found, base=base.name, head=head.name, unmatched=reasoned)
 
 
 def compare_sides(run_dir: Path, *, name: str | None = None, arm: str | None = None) -> Comparison:
-    """Side a of an A/A or A/B run directory (the base) against its side b; a repeat of both is a pair.
+    """Compare side a (the base) of an A/A or A/B run directory with its side b; a repeat of both is a pair.
 
     Raises:
-        NoBaselineError: no run directory, or it has no run that was measured.
+        NoBaselineError: no run directory, or nothing in it was measured.
         NotComparableError: no cell has a side b.
     """
     side = read_side(run_dir, "base", name, arm)
     head = side.of("b")
     if not head:
         raise NotComparableError(f"{run_dir} has records of side a only; measure both sides, or name two directories")
-    found = compare_cells(side.of("a"), head, Bond.ONE_RUN, tuple(side.problems))
+    found = compare_cells(side.of("a"), head, PairingKind.ONE_RUN, tuple(side.problems))
     return replace(found, base=f"{side.name}, side a", head=f"{side.name}, side b")
 
 
 def compare_cells(
-    base: Sequence[CellSummary], head: Sequence[CellSummary], bond: Bond, problems: tuple[str, ...] = ()
+    base: Sequence[CellSummary], head: Sequence[CellSummary], pairing: PairingKind, problems: tuple[str, ...] = ()
 ) -> Comparison:
-    """Cells of the same setting and arm against each other, in the order of the base.
+    """Compare cells of the same setting and arm, in the order of the base.
 
     Raises:
         NotComparableError: no cell in common.
@@ -131,27 +158,64 @@ def compare_cells(
             f"no cell in common: the base has {_names(base)}, the head {_names(head)}; "
             "measure both with the same grid file (equal setting and arm make the same cell)"
         )
-    rows = [row for one, other in pairs for row in judge_cell(one, other, bond)]
-    lone = {
+    rows = [row for one, other in pairs for row in judge_cell(one, other, pairing)]
+    unmatched = {
         "base": [cell for key, cell in before.items() if key not in after],
         "head": [cell for key, cell in after.items() if key not in before],
     }
     sides: tuple[tuple[SideName, SideName], ...] = (("base", "head"), ("head", "base"))
     return Comparison(
-        bond,
+        pairing,
         tuple(rows),
         tuple(judge_overall(pairs, rows)),
-        tuple(unmatched(cell, own, other, lone[other]) for own, other in sides for cell in lone[own]),
+        tuple(_unmatched(cell, own, unmatched[other], other) for own, other in sides for cell in unmatched[own]),
         problems,
-        ends=(
-            *(ends(one, other) for one, other in pairs),
-            *(ends(cell, None) for cell in lone["base"]),
-            *(ends(None, cell) for cell in lone["head"]),
+        outcomes=(
+            *(_outcomes(one, other) for one, other in pairs),
+            *(_outcomes(cell, None) for cell in unmatched["base"]),
+            *(_outcomes(None, cell) for cell in unmatched["head"]),
         ),
-        unread=unread([*base, *head], {row.metric for row in rows}),
+        unread=_unread([*base, *head], {row.metric for row in rows}),
     )
 
 
 def _names(cells: Sequence[CellSummary]) -> str:
     names = [f"{cell.entry.cell_id} ({plain(cell.entry.arm, 60)})" for cell in cells]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "none"
+
+
+def _unmatched(cell: CellSummary, own: SideName, others: Sequence[CellSummary], other: SideName) -> Unmatched:
+    """``others`` are the unmatched cells of the other side."""
+    entry, reason = cell.entry, None
+    for candidate in (another.entry for another in others if another.entry.workload == entry.workload):
+        if candidate.cell_id == entry.cell_id:
+            reason = f"renamed: the {other} has this setting as arm {plain(candidate.arm, 60)}"
+        elif (candidate.arm, candidate.coordinates) == (entry.arm, entry.coordinates):
+            reason = f"its setting changed: the {other} has this arm as cell {candidate.cell_id}"
+    return Unmatched(entry.cell_id, entry.arm, entry.workload, own, entry.coordinates, reason)
+
+
+def _outcomes(base: CellSummary | None, head: CellSummary | None) -> OutcomePair:
+    cell = base or head
+    assert cell is not None
+    counts = [{str(outcome): n for outcome, n in side.outcomes.items()} if side else {} for side in (base, head)]
+    return OutcomePair(
+        cell_id=cell.entry.cell_id,
+        arm=cell.entry.arm,
+        workload=cell.entry.workload,
+        coordinates=cell.entry.coordinates,
+        base=counts[0],
+        head=counts[1],
+        reason=plain(head.reasons[0]) if head and head.reasons else None,
+        disturbed=sum(bool(record.marks) for side in (base, head) if side for record in side.finished),
+    )
+
+
+def _unread(cells: Sequence[CellSummary], shown: set[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for cell in cells:
+        for name, reading in cell.readings.items():
+            if name not in shown:
+                default = "the cost of measuring is not compared" if name in HARNESS else "no cell of both sides has it"
+                found.setdefault(name, plain(reading.reasons[0]) if reading.reasons else default)
+    return found

@@ -1,75 +1,107 @@
-"""Did this commit make it worse? Rules judged over a comparison, cell by cell.
+"""Judge rules over a comparison, cell by cell: did this commit make it worse?
 
-A rule is broken by a difference that is certain and larger than its limit: of exact metrics any, of noisy ones one that
-the paired test calls significant. What cannot be judged is said and passes nothing in silence.
+A difference breaks a rule if it is certain and larger than the limit. For exact metrics every difference is certain;
+for noisy ones the paired test must call it significant. If a rule cannot be evaluated, the gate reports it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from fractions import Fraction
 from typing import Any, Final, Literal
 
-from slr_bench.compare.cell_rule import CellVerdict, Ruling, judge_cell_by
-from slr_bench.compare.comparison import Comparison
-from slr_bench.compare.matching import Ends, Unmatched
+from slr_bench.compare.cells import DETERMINISTIC
+from slr_bench.compare.comparison import Comparison, OutcomePair, Unmatched
+from slr_bench.compare.judgement import ComparedCell
 from slr_bench.compare.rules import UNITS, Rule, RuleSet
+from slr_bench.compare.statistics import MIN_PROCESSES
 from slr_bench.errors import EXIT_CELL_CRASHED, EXIT_NOT_COMPARABLE, EXIT_OK, EXIT_REGRESSION, ConfigError
 from slr_bench.record import Outcome
 from slr_bench.units import nearest, plain
 
 GateVerdict = Literal["pass", "regression", "crashed", "not comparable"]
 RuleVerdict = Literal["pass", "fail", "not comparable", "skipped"]
+Ruling = Literal["kept", "broken", "better", "unjudged"]
 EXIT_CODES: Final[Mapping[GateVerdict, int]] = {
     "pass": EXIT_OK,
     "regression": EXIT_REGRESSION,
     "crashed": EXIT_CELL_CRASHED,
     "not comparable": EXIT_NOT_COMPARABLE,
 }
-_NO_LONGER = frozenset({Outcome.OOM_GPU, Outcome.OOM_HOST, Outcome.SKIPPED_DOMINATED})
-"""Ends of a head's cell that are a regression where the base's ended ok."""
+_MEMORY_OUTCOMES = frozenset({Outcome.OOM_GPU, Outcome.OOM_HOST, Outcome.SKIPPED_DOMINATED})
+"""Outcomes of a cell in the head that are a regression if the cell ended ok in the base."""
+_MORE: Final = f"measure more with --repeats {MIN_PROCESSES} or more"
+
+
+@dataclass(frozen=True)
+class CellVerdict:
+    """What a rule says about a cell."""
+
+    row: ComparedCell
+    ruling: Ruling
+    reason: str | None = None
+    """Why, if the row itself does not say it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values: those of the row, ``ruling``, and the reason."""
+        return self.row.to_dict() | {"ruling": self.ruling, "reason": self.reason or self.row.reason}
 
 
 @dataclass(frozen=True)
 class RuleResult:
-    """A rule over all cells that it is about."""
+    """A rule with its verdict on every cell that has the metric."""
 
     rule: Rule
     cells: tuple[CellVerdict, ...]
     reason: str | None = None
-    """Why it could be judged in no cell."""
+    """Why the rule could not be evaluated in any cell."""
 
     def of(self, ruling: Ruling) -> tuple[CellVerdict, ...]:
-        """The cells of one ruling."""
+        """Return the cells with one ruling."""
         return tuple(cell for cell in self.cells if cell.ruling == ruling)
 
     @property
     def verdict(self) -> RuleVerdict:
-        """``fail``: a cell broke it; ``skipped``: it is optional, and could not be judged everywhere."""
+        """``fail`` if a cell broke the rule; ``skipped`` if it is optional and could not be evaluated everywhere."""
         if self.of("broken"):
             return "fail"
         if self.of("unjudged") or not self.cells:
             return "skipped" if self.rule.optional else "not comparable"
         return "pass"
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values. ``cells`` are those that broke the rule; cells that kept it are only counted."""
+        return {
+            "rule": self.rule.text,
+            "metric": self.rule.metric,
+            "optional": self.rule.optional,
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "cells": [cell.to_dict() for cell in self.of("broken")],
+            "better": [cell.to_dict() for cell in self.of("better")],
+            "unjudged": [cell.to_dict() for cell in self.of("unjudged")],
+            "kept": len(self.of("kept")),
+        }
+
 
 @dataclass(frozen=True)
 class GateResult:
-    """The gate's answer and all that it rests on."""
+    """The verdict of the gate and everything it is based on."""
 
     comparison: Comparison
     rules: tuple[RuleResult, ...]
     missing: tuple[Unmatched, ...]
-    """Cells that the head lacks and must not."""
+    """Cells that the head lacks and must not lack."""
     allowed: tuple[Unmatched, ...]
-    """Cells that it may lack."""
-    no_longer: tuple[Ends, ...]
+    """Cells that the head may lack."""
+    no_longer: tuple[OutcomePair, ...]
     """Cells that ended ok in the base and run out of memory in the head."""
 
     @property
     def verdict(self) -> GateVerdict:
-        """A regression that was found stands, whatever else could not be measured."""
+        """A regression counts even if something else could not be measured."""
         if self.missing or self.no_longer or any(result.verdict == "fail" for result in self.rules):
             return "regression"
         if self.comparison.crashed:
@@ -80,57 +112,42 @@ class GateResult:
 
     @property
     def exit_code(self) -> int:
-        """Of the command."""
+        """The exit code of the command."""
         return EXIT_CODES[self.verdict]
 
     @property
     def better(self) -> tuple[CellVerdict, ...]:
-        """Cells in which a metric under a rule got better: the baseline can be renewed."""
+        """Cells in which a metric with a rule improved, so that the baseline can be renewed."""
         return tuple(cell for result in self.rules for cell in result.of("better"))
 
-    def as_json(self) -> dict[str, Any]:
-        """JSON values: those of the comparison, ``verdict, exit_code, rules, missing, allowed, no_longer, crashed``."""
-        return self.comparison.as_json() | {
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values: the comparison's, ``verdict, exit_code, rules, missing, allowed, no_longer, crashed``."""
+        return self.comparison.to_dict() | {
             "verdict": self.verdict,
             "exit_code": self.exit_code,
-            "rules": [_rule_json(result) for result in self.rules],
+            "rules": [result.to_dict() for result in self.rules],
             "missing": [asdict(cell) for cell in self.missing],
             "allowed": [asdict(cell) for cell in self.allowed],
-            "no_longer": [asdict(cell) for cell in self.no_longer],
-            "crashed": [asdict(cell) for cell in self.comparison.crashed],
+            "no_longer": [asdict(pair) for pair in self.no_longer],
+            "crashed": [asdict(pair) for pair in self.comparison.crashed],
             "baseline_can_be_renewed": bool(self.better),
         }
 
 
-def _rule_json(result: RuleResult) -> dict[str, Any]:
-    """``cells`` are those that broke it; the others are counted or, where not judged, named with why."""
-    return {
-        "rule": result.rule.text,
-        "metric": result.rule.metric,
-        "optional": result.rule.optional,
-        "verdict": result.verdict,
-        "reason": result.reason,
-        "cells": [cell.as_json() for cell in result.of("broken")],
-        "better": [cell.as_json() for cell in result.of("better")],
-        "unjudged": [cell.as_json() for cell in result.of("unjudged")],
-        "kept": len(result.of("kept")),
-    }
-
-
-def judge_gate(comparison: Comparison, asked: RuleSet) -> GateResult:
-    """Judge every rule, and what needs none: cells that are missing, run out of memory, or crash.
+def judge_gate(comparison: Comparison, rules: RuleSet) -> GateResult:
+    """Judge every rule, and the cells that are missing, run out of memory, or crash.
 
     Raises:
-        ConfigError: a rule about a metric that no record has, or with a limit in another unit.
+        ConfigError: a rule names a metric that no record has, or its limit has another unit.
     """
     lacking = [cell for cell in comparison.unmatched if cell.side == "base"]
-    allowed = tuple(cell for cell in lacking if _is_allowed(cell, asked.allow_missing))
+    allowed = tuple(cell for cell in lacking if _is_allowed(cell, rules.allow_missing))
     return GateResult(
         comparison=comparison,
-        rules=tuple(_judge_rule(rule, comparison) for rule in asked.rules),
+        rules=tuple(_judge_rule(rule, comparison) for rule in rules.rules),
         missing=tuple(cell for cell in lacking if cell not in allowed),
         allowed=allowed,
-        no_longer=tuple(ends for ends in comparison.ends if _runs_no_longer(ends)),
+        no_longer=tuple(pair for pair in comparison.outcomes if _lost_to_memory(pair)),
     )
 
 
@@ -144,8 +161,8 @@ def _judge_rule(rule: Rule, comparison: Comparison) -> RuleResult:
             f"rule {rule.text!r}: {rule.metric} is in {_unit_words(rows[0].unit)}, the limit in {_unit_words(unit)}; "
             "give percent, or that unit"
         )
-    ends = {(cell.cell_id, cell.arm): cell for cell in comparison.ends}
-    verdicts = [judge_cell_by(rule, row, _never_ran(ends.get((row.cell_id, row.arm)))) for row in rows]
+    outcomes = {(pair.cell_id, pair.arm): pair for pair in comparison.outcomes}
+    verdicts = [judge_cell_by(rule, row, _base_lacked_memory(outcomes.get((row.cell_id, row.arm)))) for row in rows]
     return RuleResult(rule, tuple(verdicts))
 
 
@@ -153,30 +170,78 @@ def _why_no_row(rule: Rule, comparison: Comparison) -> str:
     if rule.metric in comparison.unread:
         return comparison.unread[rule.metric]
     known = {row.metric for row in comparison.cells} | comparison.unread.keys()
-    raise ConfigError(f"rule {rule.text!r}: no record has a metric {plain(rule.metric)!r}{_hint(rule.metric, known)}")
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    return plain(nearest(name, known), 600)
+    hint = plain(nearest(rule.metric, known), 600)
+    raise ConfigError(f"rule {rule.text!r}: no record has a metric {plain(rule.metric)!r}{hint}")
 
 
 def _unit_words(unit: str) -> str:
-    return {"s": "seconds", "1": "plain counts", "ratio": "a ratio (pp: percentage points)", "J": "joules"}.get(
-        unit, unit
-    )
+    words = {"s": "seconds", "1": "plain counts", "ratio": "a ratio (pp: percentage points)", "J": "joules"}
+    return words.get(unit, unit)
 
 
-def _never_ran(ends: Ends | None) -> bool:
-    """Whether the base had too little memory for a cell, and no process of it ended ok."""
-    return ends is not None and bool(ends.base) and ends.base.keys() <= _NO_LONGER
+def _base_lacked_memory(pair: OutcomePair | None) -> bool:
+    """Whether no process of the base ended ok, and all of them lacked memory."""
+    return pair is not None and bool(pair.base) and pair.base.keys() <= _MEMORY_OUTCOMES
 
 
-def _runs_no_longer(ends: Ends) -> bool:
-    return Outcome.OK in ends.base and Outcome.OK not in ends.head and bool(_NO_LONGER & ends.head.keys())
+def _lost_to_memory(pair: OutcomePair) -> bool:
+    return Outcome.OK in pair.base and Outcome.OK not in pair.head and bool(_MEMORY_OUTCOMES & pair.head.keys())
 
 
 def _is_allowed(cell: Unmatched, patterns: Sequence[str]) -> bool:
-    """Patterns match the arm, the cell's id, the workload, ``workload/arm`` or ``workload/arm/cell_id``."""
+    """Match patterns against the arm, the cell's id, the workload, ``workload/arm`` or ``workload/arm/cell_id``."""
     whole = f"{cell.workload}/{cell.arm}"
     names = (cell.arm, cell.cell_id, cell.workload, whole, f"{whole}/{cell.cell_id}")
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+def judge_cell_by(rule: Rule, row: ComparedCell, base_lacked_memory: bool = False) -> CellVerdict:
+    """Judge one cell by one rule."""
+    if not row.is_judged:
+        return _without_verdict(rule, row, base_lacked_memory)
+    worse = _worsening(rule, row)
+    if row.is_significant and worse < 0:
+        return CellVerdict(row, "better")
+    return CellVerdict(row, "broken" if row.is_significant and worse > rule.limit.amount else "kept")
+
+
+def _without_verdict(rule: Rule, row: ComparedCell, base_lacked_memory: bool) -> CellVerdict:
+    if base_lacked_memory and row.base is None and row.head is not None:
+        return CellVerdict(row, "better", "the base ran out of memory, the head does not")
+    if row.ratio is None or row.low is None or row.high is None or row.is_fault:
+        return CellVerdict(row, "unjudged")
+    if row.needs_interleaving:
+        return CellVerdict(row, "unjudged", f"{row.reason}; {_MORE}")
+    return _by_range(rule, row)
+
+
+def _by_range(rule: Rule, row: ComparedCell) -> CellVerdict:
+    """Judge by the range of the pairs if there are too few for a test.
+
+    A few pairs never break a rule, because three pairs of equal values point in one direction in a quarter of all
+    cases. They keep it if all of them are within the limit.
+    """
+    if max(_worsening(rule, row, ratio) for ratio in (row.low, row.high)) <= rule.limit.amount:
+        return CellVerdict(row, "kept", f"all pairs ({row.n}) are within the limit")
+    return CellVerdict(row, "unjudged", f"{row.reason}, and not all are within the limit; {_MORE}")
+
+
+def _worsening(rule: Rule, row: ComparedCell, ratio: float | None = None) -> Fraction:
+    """Return how much worse the head is, in the limit's unit; negative if it is better.
+
+    Noisy metrics use the ratio of the pairs, exact metrics use the values.
+    """
+    assert row.base is not None
+    assert row.head is not None
+    base, head = Fraction(row.base), Fraction(row.head)
+    if row.metric not in DETERMINISTIC:
+        found = ratio if ratio is not None else row.ratio
+        head = base * Fraction(found) if found is not None else head
+    worse = base - head if row.larger_is_better else head - base
+    if rule.limit.kind == "points":
+        return 100 * worse
+    if rule.limit.kind != "percent":
+        return worse
+    if not base:  # a growth from 0 exceeds any percentage
+        return rule.limit.amount + 1 if worse > 0 else worse
+    return 100 * worse / abs(base)

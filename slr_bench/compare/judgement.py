@@ -1,38 +1,74 @@
-"""The verdict on one metric of one cell, and on a metric over all cells."""
+"""Judge one metric of one cell, and one metric over all cells."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Any, Final, Literal
 
 from slr_bench.compare.cells import DETERMINISTIC, CellSummary, Reading, pair
-from slr_bench.compare.comparability import Bond, compared_metrics, why_apart
+from slr_bench.compare.comparability import PairingKind, compared_metrics, family, larger_is_better, why_incomparable
 from slr_bench.compare.statistics import MIN_PROCESSES, Ratio, paired_ratio
 from slr_bench.units import plain
 
 Pairs = Sequence[tuple[CellSummary, CellSummary]]
+Word = Literal["fault", "n too small", "not comparable", "equal", "~", "worse", "better", "different"]
+SAME: Final = "~"
+"""No significant difference. That is not the same as equal."""
+TOO_FEW: Final = "n too small"
+"""There are too few pairs for a verdict."""
+
+
+class Difference(Enum):
+    """Whether two sides differ; the value is the one in the JSON output."""
+
+    SIGNIFICANT = True
+    NOT_SIGNIFICANT = False
+    NOT_JUDGED = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """What two sides allow to say about one metric."""
+    """The result for one metric of two sides."""
 
     ratio: float | None = None
-    """head / base; None where they do not compare."""
+    """head / base; None if the sides do not compare."""
     low: float | None = None
-    """Of a cell's ratio: itself where exact; a 99 % interval from 8 pairs on, the least of the pairs below. Over
-    cells, of exact metrics the least cell's ratio."""
+    """Lower limit of the ratio: the ratio itself for exact metrics, a 99 % interval from 8 pairs on, the least of the
+    pairs below. Over all cells of an exact metric, the least ratio of a cell."""
     high: float | None = None
-    significant: bool | None = None
-    """None: no verdict; ``reason`` says why."""
+    difference: Difference = Difference.NOT_JUDGED
+    """If it is not judged, ``reason`` says why."""
     n: int = 0
-    """Pairs of processes; of exact metrics processes of the side with fewer."""
+    """Pairs of processes; for exact metrics the processes of the side with fewer."""
     reason: str | None = None
     is_fault: bool = False
     """A metric that must be the same in every process of a side is not."""
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the sides differ beyond doubt."""
+        return self.difference is Difference.SIGNIFICANT
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether there is a verdict."""
+        return self.difference is not Difference.NOT_JUDGED
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _INTERNAL}
+        return {("significant" if name == "difference" else name): _json(value) for name, value in values.items()}
+
+
+_INTERNAL: Final = frozenset({"larger_is_better", "needs_interleaving"})
+
+
+def _json(value: Any) -> Any:
+    return value.value if isinstance(value, Difference) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,19 +81,24 @@ class ComparedCell(Judgement):
     metric: str
     unit: str
     base: float | None
-    """Median over the processes; None where there is none."""
+    """Median over the processes; None if there is none."""
     head: float | None
     coordinates: Mapping[str, Any]
     """Dotted key -> value of the axes that made the cell."""
     base_range: tuple[float, float] | None
-    """Least and most of the processes, from 8 on the limits of their median; None where there is no median."""
+    """Least and most of the processes; from 8 processes on, the limits of their median. None if there is no median."""
     head_range: tuple[float, float] | None
+    larger_is_better: bool = False
+    needs_interleaving: bool = False
+    """Only values from one interleaved measurement compare."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedMetric(Judgement):
-    """One metric of one workload over all cells that compare: the ratio is the geometric mean over them, and of noisy
-    metrics the middle of it over pairs."""
+    """One metric of one workload over all cells that compare.
+
+    The ratio is the geometric mean over the cells. For noisy metrics it is the centre of that mean over the pairs.
+    """
 
     workload: str
     metric: str
@@ -65,13 +106,14 @@ class ComparedMetric(Judgement):
     cells: int
     """Cells that compare."""
     different: int
-    """Those of them with a significant difference."""
+    """Cells with a significant difference."""
+    larger_is_better: bool = False
 
 
-def judge_cell(base: CellSummary, head: CellSummary, bond: Bond) -> Iterable[ComparedCell]:
-    """A row for every metric that either side read."""
+def judge_cell(base: CellSummary, head: CellSummary, pairing: PairingKind) -> Iterable[ComparedCell]:
+    """Yield a row for every metric that either side measured."""
     for metric, unit in compared_metrics(base, head).items():
-        reason = why_apart(base, head, metric, bond)
+        reason = why_incomparable(base, head, metric, pairing)
         if reason is not None:
             found = Judgement(reason=plain(reason))
         else:
@@ -88,6 +130,8 @@ def judge_cell(base: CellSummary, head: CellSummary, bond: Bond) -> Iterable[Com
             coordinates=base.entry.coordinates,
             base_range=_range(base, metric),
             head_range=_range(head, metric),
+            larger_is_better=larger_is_better(metric, unit, base.description),
+            needs_interleaving=family(metric, unit, base.description).interleaved,
             **vars(found),
         )
 
@@ -97,21 +141,25 @@ def _range(cell: CellSummary, metric: str) -> tuple[float, float] | None:
     return (reading.summary.low, reading.summary.high) if reading and reading.summary else None
 
 
+def _difference(is_different: bool) -> Difference:
+    return Difference.SIGNIFICANT if is_different else Difference.NOT_SIGNIFICANT
+
+
 def _exact(base: Reading, head: Reading) -> Judgement:
-    """Any difference is one; a side that disagrees with itself is a fault and allows no verdict."""
+    """Treat any difference as significant. A side whose processes differ is a fault and allows no verdict."""
     assert base.summary is not None
     assert head.summary is not None
     n = min(base.summary.n, head.summary.n)
     for side, summary in (("base", base.summary), ("head", head.summary)):
         if summary.kind == "disagreement":
             reason = (
-                f"fault: {base.name} must be the same in every process, and in the {side}'s it runs from "
+                f"fault: {base.name} must be the same in every process, but in the {side} it ranges from "
                 f"{summary.low:.15g} to {summary.high:.15g}; find the cause before relying on it"
             )
             return Judgement(n=n, reason=reason, is_fault=True)
     before, after = base.summary.median, head.summary.median
     ratio = after / before if before else 1.0 if after == before else None
-    return Judgement(ratio=ratio, low=ratio, high=ratio, significant=before != after, n=n)
+    return Judgement(ratio=ratio, low=ratio, high=ratio, difference=_difference(before != after), n=n)
 
 
 def _noisy(base: Reading, head: Reading) -> Judgement:
@@ -126,20 +174,20 @@ def _of_ratio(found: Ratio) -> Judgement:
         ratio=found.ratio,
         low=found.low,
         high=found.high,
-        significant=None if too_few else found.verdict != "same",
+        difference=Difference.NOT_JUDGED if too_few else _difference(found.verdict != "same"),
         n=found.n,
         reason=f"{count}: min-max, no verdict below {MIN_PROCESSES}" if too_few else None,
     )
 
 
 def judge_overall(pairs: Pairs, rows: Sequence[ComparedCell]) -> Iterable[ComparedMetric]:
-    """One line a workload and metric, in the order of the rows."""
+    """Yield one line per workload and metric, in the order of the rows."""
     groups: dict[tuple[str, str, str], list[ComparedCell]] = {}
     for row in rows:
         groups.setdefault((row.workload, row.metric, row.unit), []).append(row)
     cells = {(base.entry.cell_id, base.entry.arm): (base, head) for base, head in pairs}
     for (workload, metric, unit), group in groups.items():
-        compared = [row for row in group if row.significant is not None or row.ratio is not None]
+        compared = [row for row in group if row.is_judged or row.ratio is not None]
         if not compared:
             found = Judgement(
                 reason=next((row.reason for row in group if row.reason is not None), None),
@@ -154,24 +202,25 @@ def judge_overall(pairs: Pairs, rows: Sequence[ComparedCell]) -> Iterable[Compar
             metric=metric,
             unit=unit,
             cells=len(compared),
-            different=sum(row.significant is True for row in compared),
+            different=sum(row.is_significant for row in compared),
+            larger_is_better=group[0].larger_is_better,
             **vars(found),
         )
 
 
 def _exact_overall(rows: Sequence[ComparedCell]) -> Judgement:
     ratios = [row.ratio for row in rows if row.ratio is not None]
-    significant, n = any(row.significant for row in rows), min(row.n for row in rows)
+    difference, n = _difference(any(row.is_significant for row in rows)), min(row.n for row in rows)
     if not ratios or min(ratios) <= 0:
-        return Judgement(significant=significant, n=n, reason="a value of 0 has no ratio")
+        return Judgement(difference=difference, n=n, reason="a value of 0 has no ratio")
     mean = statistics.geometric_mean(ratios)
-    return Judgement(ratio=mean, low=min(ratios), high=max(ratios), significant=significant, n=n)
+    return Judgement(ratio=mean, low=min(ratios), high=max(ratios), difference=difference, n=n)
 
 
 def _noisy_overall(metric: str, members: Pairs) -> Judgement:
-    """A repeat is one round through the cells: the mean of its log-ratios is one pair of the whole."""
+    """Treat a repeat as one round through the cells; the mean of its log-ratios is one pair."""
     readings = [(base.readings[metric], head.readings[metric]) for base, head in members]
-    rounds = set.intersection(*(_whole_repeats(base, head) for base, head in readings))
+    rounds = set.intersection(*(_complete_repeats(base, head) for base, head in readings))
     if not rounds:
         return Judgement(reason="no repeat that both sides finished in every cell")
     ratios = [
@@ -181,6 +230,28 @@ def _noisy_overall(metric: str, members: Pairs) -> Judgement:
     return _of_ratio(paired_ratio([1.0] * len(ratios), ratios))
 
 
-def _whole_repeats(base: Reading, head: Reading) -> set[int]:
+def _complete_repeats(base: Reading, head: Reading) -> set[int]:
     both = base.by_repeat.keys() & head.by_repeat.keys()
     return {turn for turn in both if base.by_repeat[turn] > 0 and head.by_repeat[turn] > 0}
+
+
+def verdict_word(found: ComparedCell | ComparedMetric) -> Word:
+    """Return the verdict as one word; ``different`` is a significant difference without a direction."""
+    if found.is_fault:
+        return "fault"
+    if not found.is_judged:
+        return TOO_FEW if found.ratio is not None and found.n < MIN_PROCESSES else "not comparable"
+    if not found.is_significant:
+        return "equal" if found.metric in DETERMINISTIC else SAME
+    growth = _growth(found)
+    if not growth:
+        return "different"
+    return "worse" if (growth < 0) == found.larger_is_better else "better"
+
+
+def _growth(found: ComparedCell | ComparedMetric) -> float:
+    if found.ratio is not None:
+        return found.ratio - 1
+    if isinstance(found, ComparedCell) and found.base is not None and found.head is not None:  # from 0: no ratio
+        return found.head - found.base
+    return 0.0

@@ -1,4 +1,4 @@
-"""Rules of the gate: how much worse a metric may get. From ``METRIC:LIMIT`` or from a YAML file."""
+"""Parse the rules of the gate, which say how much worse a metric may get, from ``METRIC:LIMIT`` or a YAML file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,7 +17,7 @@ from slr_bench.grid.yaml_files import read_yaml, validate
 from slr_bench.units import parse_bytes, plain
 
 Kind = Literal["percent", "points", "bytes", "s", "J", "1"]
-"""What a limit is measured in: percent of the base's value, percentage points of a ratio, or a metric's own unit."""
+"""Unit of a limit: percent of the base's value, percentage points of a ratio, or the metric's own unit."""
 
 OPTIONAL: Final = "optional"
 EXAMPLE: Final = "peak_tensor_bytes:0%, step_time_s:10%:optional or peak_rss_bytes:100MiB"
@@ -33,33 +33,33 @@ _FACTORS: Final[Mapping[str, tuple[Kind, str]]] = {
     "": ("1", "1"),
 }
 UNITS: Final[Mapping[Kind, str]] = {"points": "ratio", "bytes": "bytes", "s": "s", "J": "J", "1": "1"}
-"""The unit of the metrics that an absolute limit is for."""
+"""Unit of the metrics to which an absolute limit applies."""
 
 
 @dataclass(frozen=True)
 class Limit:
-    """How much worse is still good; exact, so that a limit is not passed by rounding."""
+    """The largest accepted worsening. It is exact, so that rounding cannot exceed it."""
 
     amount: Fraction
-    """In percent, percentage points, bytes, seconds, joules, or pieces."""
+    """In percent, percentage points, bytes, seconds, joules, or plain counts."""
     kind: Kind
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One metric and its limit."""
+    """One metric with its limit."""
 
     metric: str
     limit: Limit
     text: str
-    """As it was given."""
+    """The rule as the user wrote it."""
     optional: bool = False
-    """Where it cannot be judged, the gate goes on without it."""
+    """If the rule cannot be evaluated, the gate ignores it."""
 
 
 @dataclass(frozen=True)
 class RuleSet:
-    """What a gate judges by."""
+    """All rules of a gate."""
 
     rules: tuple[Rule, ...]
     allow_missing: tuple[str, ...] = ()
@@ -81,10 +81,10 @@ class _RuleFile(BaseModel):
 
 
 def parse_rule(text: str) -> Rule:
-    """``'step_time_s:10%:optional'``.
+    """Parse a rule like ``step_time_s:10%:optional``.
 
     Raises:
-        ConfigError: not of that form, or a limit that is none.
+        ConfigError: another form, or an invalid limit.
     """
     metric, *rest = (part.strip() for part in text.split(":"))
     if not metric or len(rest) not in (1, 2) or rest[1:] not in ([], [OPTIONAL]):
@@ -93,10 +93,10 @@ def parse_rule(text: str) -> Rule:
 
 
 def parse_limit(text: str, where: str) -> Limit:
-    """``'2%'``, ``'100MiB'``, ``'50ms'``, ``'2pp'``, ``'3J'``, ``'1000'``.
+    """Parse ``2%``, ``100MiB``, ``50ms``, ``2pp``, ``3J`` or ``1000``.
 
     Raises:
-        ConfigError: anything else; ``where`` begins the message.
+        ConfigError: anything else. The message begins with ``where``.
     """
     found = _NUMBER.fullmatch(text)
     unit = found["unit"] if found else ""
@@ -107,24 +107,24 @@ def parse_limit(text: str, where: str) -> Limit:
         return Limit(Fraction(parse_bytes(text if found else "")), "bytes")
     except ValueError:
         raise ConfigError(
-            f"{where}: limit {plain(text, 60)!r} is no amount with a unit; "
-            "give percent (0%, 2.5%), bytes (100MiB), a time (50ms), points of a ratio (2pp), or a plain count, all "
-            "from 0 up"
+            f"{where}: limit {plain(text, 60)!r} is not an amount with a unit; "
+            "write percent (0%, 2.5%), bytes (100MiB), a time (50ms), points of a ratio (2pp), or a plain count; "
+            "negative limits are not allowed"
         ) from None
 
 
 def read_rules(path: Path) -> RuleSet:
-    """A rules file: ``rules`` (metric -> limit, or ``{limit, optional}``) and ``allow_missing`` (patterns).
+    """Read a rules file: ``rules`` (metric -> limit, or ``{limit, optional}``) and ``allow_missing`` (patterns).
 
     Raises:
-        ConfigError: unreadable, an unknown key, or a limit that is none.
+        ConfigError: unreadable, an unknown key, or an invalid limit.
     """
     values = validate(_RuleFile, read_yaml(path), str(path))
     rules = [_of_file(metric, given, path) for metric, given in values.rules.items()]
     return RuleSet(tuple(rules), tuple(values.allow_missing))
 
 
-def _of_file(metric: str, given: Any, path: Path) -> Rule:
+def _of_file(metric: str, given: str | int | float | _RuleFields, path: Path) -> Rule:
     fields = given if isinstance(given, _RuleFields) else _RuleFields(limit=given)
     limit = str(fields.limit)
     text = plain(f"{metric}:{limit}" + (f":{OPTIONAL}" if fields.optional else ""))
@@ -132,16 +132,14 @@ def _of_file(metric: str, given: Any, path: Path) -> Rule:
 
 
 def gather_rules(texts: Sequence[str], files: Iterable[Path], allow_missing: Sequence[str]) -> RuleSet:
-    """Rules of the command line and of files together.
+    """Return the rules of the command line and of files together, without duplicates.
 
     Raises:
-        ConfigError: none at all, or one that is none.
+        ConfigError: no rule, or an invalid one.
     """
     sets = [read_rules(path) for path in files]
     given = (*(rule for one in sets for rule in one.rules), *map(parse_rule, texts))
-    rules = tuple(
-        {(rule.metric, rule.limit, rule.optional): rule for rule in given}.values()
-    )  # each once, however often it is said
+    rules = tuple({(rule.metric, rule.limit, rule.optional): rule for rule in given}.values())
     if not rules:
-        raise ConfigError(f"no rule: say what may not get worse, like --rule {EXAMPLE}")
+        raise ConfigError(f"no rule: name the metrics that must not get worse, for example --rule {EXAMPLE}")
     return RuleSet(rules, (*(pattern for one in sets for pattern in one.allow_missing), *allow_missing))

@@ -1,4 +1,4 @@
-"""What BASE and HEAD name: two run directories, one directory with two sides, or two revisions of the repository."""
+"""Find out what BASE and HEAD name: two run directories, one directory with two sides, or two revisions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from slr_bench.units import plain
 
 @dataclass(frozen=True)
 class RunDirectories:
-    """Two that were measured before."""
+    """Two run directories that exist already."""
 
     base: Path
     head: Path
@@ -21,14 +21,14 @@ class RunDirectories:
 
 @dataclass(frozen=True)
 class TwoSides:
-    """One that has both sides."""
+    """One run directory that has both sides."""
 
     directory: Path
 
 
 @dataclass(frozen=True)
 class RevisionPair:
-    """Two sources that are to be measured."""
+    """Two revisions of the source that have to be measured."""
 
     top: Path
     base: Revision
@@ -36,12 +36,14 @@ class RevisionPair:
 
 
 def find_sources(base: str, head: str | None, working_directory: Path) -> RunDirectories | TwoSides | RevisionPair:
-    """A directory with a ``grid.json``, or one that is no revision's name, is a run directory; ``.`` is the working
-    tree. ``head`` None: side b of the directory, or the working tree.
+    """Find out what the two arguments of ``compare`` and ``gate`` name.
+
+    A directory is a run directory if it has a ``grid.json``, or if no revision has its name. ``.`` is the working tree.
+    Without ``head``, it is side b of the directory, or the working tree.
 
     Raises:
-        ConfigError: one of each kind, or a head that is nothing.
-        NoBaselineError: a base that is nothing.
+        ConfigError: one of each kind, or the head is neither.
+        NoBaselineError: the base is neither.
     """
     top = git.top_level(working_directory)
     found = None if _has_grid(base) else _revision(base, top)
@@ -55,11 +57,11 @@ def find_sources(base: str, head: str | None, working_directory: Path) -> RunDir
     other = None if _has_grid(head) else _revision(head, top)
     if found is None:
         if other is not None:
-            raise ConfigError(f"{base} is a run directory and {head} a revision; name two of a kind")
+            raise ConfigError(f"{base} is a run directory and {head} is a revision; name two of the same kind")
         return RunDirectories(Path(base), Path(head))
     if other is None:
         if _is_directory(head):
-            raise ConfigError(f"{base} is a revision and {head} a run directory; name two of a kind")
+            raise ConfigError(f"{base} is a revision and {head} is a run directory; name two of the same kind")
         raise ConfigError(
             f"head {plain(head)!r} is neither a run directory nor a revision{_cure(top, working_directory)}"
         )
@@ -83,8 +85,8 @@ def _revision(name: str, top: Path | None) -> Revision | None:
 
 def _cure(top: Path | None, working_directory: Path) -> str:
     if top is None:
-        return f", and here is no git repository ({git.why_none(working_directory)}); check the path"
+        return f", and this is no git repository ({git.why_none(working_directory)}); check the path"
     return (
-        " of this repository; check the path, fetch it (a shallow clone has few), "
-        f"or give {WORKING_TREE} for the working tree"
+        " of this repository; check the path, fetch the revision (a shallow clone has few), "
+        f"or use {WORKING_TREE} for the working tree"
     )

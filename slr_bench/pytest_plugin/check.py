@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from slr_bench.compare.cells import CellSummary
-from slr_bench.compare.comparability import Bond, why_apart
+from slr_bench.compare.comparability import PairingKind, why_incomparable
 from slr_bench.files import lookup
 from slr_bench.pytest_plugin.fixture import Measurement, measurement_of
 from slr_bench.pytest_plugin.limits import ByteLimit
@@ -132,7 +132,7 @@ def _check(base: Measurement, head: Measurement, limit: ByteLimit) -> Finding:
         before, after = _summary(base), _summary(head)
     except ValidationError as error:
         return Finding("not comparable", test, f"the baseline's metrics cannot be read: {_where(error)}")
-    reason = why_apart(before, after, metric, Bond.APART)
+    reason = why_incomparable(before, after, metric, PairingKind.APART)
     if reason is not None:
         return Finding("not comparable", test, reason)
     old, new = before.value(metric), after.value(metric)

@@ -71,9 +71,9 @@ def test_1_a_missing_cell_is_a_regression_unless_it_is_allowed(slr_bench, tmp_pa
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ((), "no rule: say what may not get worse"),
+        ((), "no rule: name the metrics that must not get worse"),
         (("--rule", "peak_tensor_bytes"), "is not METRIC:LIMIT"),
-        (("--rule", "peak_tensor_bytes:lots"), "limit 'lots' is no amount with a unit"),
+        (("--rule", "peak_tensor_bytes:lots"), "limit 'lots' is not an amount with a unit"),
         (("--rule", "peak_tensor_byte:0%"), "did you mean 'peak_tensor_bytes'"),
         (("--rule", "peak_tensor_bytes:5s"), "is in bytes, the limit in seconds"),
         (("--rules", "absent.yml"), "cannot read configuration absent.yml"),
@@ -95,7 +95,7 @@ def test_2_a_mistake_of_the_user_is_told_in_a_line(slr_bench, sides, options, wo
 @pytest.mark.parametrize(
     ("break_it", "base_code", "head_code", "words"),
     [
-        (lambda path: None, 3, 5, "is no run directory: it has no grid.json"),
+        (lambda path: None, 3, 5, "is not a run directory: it has no grid.json"),
         (lambda path: (path / "grid.json").write_text('{"schema": 1'), 3, 5, "is not a readable manifest"),
         (lambda path: (path / "grid.json").write_text('{"schema": 99}'), 3, 5, "measure it again with this version"),
     ],
@@ -132,7 +132,7 @@ def test_4_times_of_two_times_unless_the_rule_is_optional(slr_bench, sides):
     rule = "step_time_s:10%"
     done = slr_bench("gate", *sides(), *BYTES, "--rule", rule)
     assert done.returncode == 4
-    assert "measure both sides in turn" in " ".join(done.stdout.split())
+    assert "measure both sides interleaved" in " ".join(done.stdout.split())
     assert slr_bench("gate", "base", "head", *BYTES, "--rule", f"{rule}:optional").returncode == 0
 
 
@@ -159,7 +159,7 @@ def test_4_a_baseline_without_the_metric(slr_bench, tmp_path):
     base.write(), head.write()
     done = slr_bench("gate", "base", "head", "--rule", "rss_over_start_bytes:100MiB")
     assert done.returncode == 4
-    assert "base did not take rss_over_start_bytes" in done.stdout
+    assert "base did not measure rss_over_start_bytes" in done.stdout
 
 
 def test_5_a_head_that_this_machine_cannot_run(slr_bench, sides):
@@ -186,7 +186,7 @@ def test_7_a_cell_of_the_head_crashed(slr_bench, sides, tmp_path):
     [
         (("absent", "head", *BYTES), 3, "base 'absent' is neither a run directory nor a revision"),
         (("base", "head", "--rule", "peak_tensor_byte:0%"), 2, "did you mean 'peak_tensor_bytes'"),
-        (("base", "head"), 2, "no rule: say what may not get worse"),
+        (("base", "head"), 2, "no rule: name the metrics that must not get worse"),
         (("base", "head", *BYTES, "--bmf", "no/such/place.json"), 2, "there is no directory no/such"),
         (("base", "other", *BYTES), 4, "no cell in common"),
     ],

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from slr_bench.compare.cells import Reading, pair, why_not_comparable
+from slr_bench.compare.judgement import SAME, TOO_FEW
 from slr_bench.compare.statistics import MIN_PROCESSES, VERDICT_ALPHA, Ratio, signed_rank_p
-from slr_bench.compare.verdict import SAME, TOO_FEW
 from slr_bench.report.formats.table import Tone
 from slr_bench.report.text.words import describe, format_factor, plain, spread
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from slr_bench.compare.cells import CellSummary, Reading
-from slr_bench.compare.verdict import SAME, TOO_FEW
+from slr_bench.compare.judgement import SAME, TOO_FEW
 from slr_bench.record import Outcome
 from slr_bench.report.formats.table import Cell, Column, Row, Section, Table, with_shared_notes
 from slr_bench.report.run_report.changes import change

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from slr_bench.compare.comparison import Comparison
 from slr_bench.compare.judgement import ComparedCell
-from slr_bench.compare.verdict import is_bigger_better
 from slr_bench.report.text.words import format_value, plain
 from slr_bench.report.views.compare import title
 from slr_bench.report.views.compare_words import cell_name, change_text, verdict_cell
@@ -37,7 +36,7 @@ def smaller_is_better(comparison: Comparison) -> str:
     found: list[dict[str, Any]] = []
     about = title(comparison)
     for name, cell in _named(comparison.cells):
-        if is_bigger_better(cell.metric, cell.unit):
+        if cell.larger_is_better:
             continue
         entry = {"name": f"{name}: {plain(cell.metric, _MEASURE_LIMIT)}", "unit": cell.unit, "value": cell.head}
         if cell.head_range is not None:

@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from slr_bench.compare.comparison import Comparison
-from slr_bench.compare.matching import Unmatched
+from slr_bench.compare.comparison import Comparison, Unmatched
 from slr_bench.report.formats.markdown import escape, table
 from slr_bench.report.formats.table import Table
 from slr_bench.report.formats.terminal import print_notes, print_table
@@ -66,7 +65,7 @@ def print_warnings(comparison: Comparison, console: Console, told: Collection[Un
 
 def comparison_markdown(comparison: Comparison) -> str:
     """The whole as GitHub-flavoured Markdown: what differs is shown, the rest folded."""
-    different = [cell for cell in comparison.cells if cell.significant or cell.is_fault]
+    different = [cell for cell in comparison.cells if cell.is_significant or cell.is_fault]
     parts = [
         f"### {escape(title(comparison))}",
         *markdown_warnings(comparison),

@@ -6,9 +6,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from slr_bench.compare.comparison import Comparison
+from slr_bench.compare.comparison import Comparison, Unmatched
 from slr_bench.compare.judgement import ComparedCell
-from slr_bench.compare.matching import Unmatched
 from slr_bench.compare.sides import SideName
 from slr_bench.report.formats.table import Cell, Column, Row, Table
 from slr_bench.report.text.metrics import label
@@ -110,13 +109,13 @@ def tables_by_cell(cells: Sequence[ComparedCell]) -> list[Table]:
 
 def notable(cells: Sequence[ComparedCell]) -> list[ComparedCell]:
     """The main metrics, and whatever else differs or is a fault."""
-    return [cell for cell in cells if cell.metric in MAIN or cell.significant or cell.is_fault]
+    return [cell for cell in cells if cell.metric in MAIN or cell.is_significant or cell.is_fault]
 
 
 def warnings(comparison: Comparison, told: Collection[Unmatched] = ()) -> list[Notice]:
     """What to know before the tables: cells of one side but for those ``told`` elsewhere, disturbed runs, files that
     are no records."""
-    disturbed = sum(ends.disturbed for ends in comparison.ends)
+    disturbed = sum(ends.disturbed for ends in comparison.outcomes)
     lone: dict[tuple[SideName, str], list[str]] = {}
     for cell in comparison.unmatched:
         if cell not in told and not _is_told_by_its_twin(cell, comparison.unmatched):

@@ -6,8 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
-from slr_bench.compare.judgement import ComparedCell, ComparedMetric
-from slr_bench.compare.verdict import Word, verdict_word
+from slr_bench.compare.judgement import ComparedCell, ComparedMetric, Word, verdict_word
 from slr_bench.report.formats.table import Cell, Tone
 from slr_bench.units import plain
 
@@ -58,5 +57,5 @@ def _ratio_text(ratio: float) -> str:
 def verdict_cell(found: ComparedCell | ComparedMetric) -> Cell:
     """The verdict's word, with the reason as a note where there is none on the difference."""
     word = verdict_word(found)
-    note = plain(found.reason) if found.significant is None and found.reason else None
+    note = plain(found.reason) if not found.is_judged and found.reason else None
     return Cell(word, note, tone=_TONES.get(word, ""))

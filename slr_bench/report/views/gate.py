@@ -8,9 +8,8 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-from slr_bench.compare.cell_rule import CellVerdict
-from slr_bench.compare.gate import GateResult, RuleResult
-from slr_bench.compare.matching import Ends
+from slr_bench.compare.comparison import OutcomePair
+from slr_bench.compare.gate import CellVerdict, GateResult, RuleResult
 from slr_bench.report.formats.listing import Listing, by_note, print_listings
 from slr_bench.report.formats.markdown import escape, table
 from slr_bench.report.formats.table import Cell, Column, Row, Table, Tone
@@ -142,7 +141,7 @@ def _unjudged_line(cell: CellVerdict) -> str:
     return f"{cell_name(cell.row)}: {metric_name(cell.row.metric)} {base} → {head}{change}"
 
 
-def _broken_ends(result: GateResult) -> tuple[tuple[tuple[Ends, ...], str], ...]:
+def _broken_ends(result: GateResult) -> tuple[tuple[tuple[OutcomePair, ...], str], ...]:
     return (result.no_longer, "Out of memory in the head"), (result.comparison.crashed, "Crashed in the head")
 
 
@@ -175,10 +174,10 @@ def _ruling_cell(cell: CellVerdict, verdict: Cell) -> Cell:
         return Cell("worse", note, tone="bad")
     if cell.ruling == "better":
         return Cell("better", note, tone="good")
-    return Cell("within" if cell.ruling == "kept" and cell.row.significant else verdict.text, note)
+    return Cell("within" if cell.ruling == "kept" and cell.row.is_significant else verdict.text, note)
 
 
-def _ends_table(caption: str, cells: Iterable[Ends]) -> Table:
+def _ends_table(caption: str, cells: Iterable[OutcomePair]) -> Table:
     columns = (Column("Cell"), Column("Base"), Column("Head"))
     rows = (
         Row((Cell(cell_name(cell)), Cell(_counts(cell.base)), Cell(_counts(cell.head), plain(cell.reason))))

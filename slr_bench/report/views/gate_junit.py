@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 from xml.etree import ElementTree
 
-from slr_bench.compare.cell_rule import CellVerdict
-from slr_bench.compare.gate import GateResult, RuleResult
+from slr_bench.compare.gate import CellVerdict, GateResult, RuleResult
 from slr_bench.report.text.words import format_value, plain
 from slr_bench.report.views.compare import title
 from slr_bench.report.views.compare_words import cell_name, change_text
@@ -115,7 +114,7 @@ def _end_cases(result: GateResult) -> list[_Case]:
         ("error", errors),
         ("skipped", allowed),
     ]
-    for ends in result.comparison.ends:
+    for ends in result.comparison.outcomes:
         key = (ends.cell_id, ends.arm)
         case = _Case(cell_name(ends), f"slr_bench.gate.{_CELLS}")
         hit = next(((state, known[key]) for state, known in states if key in known), None)

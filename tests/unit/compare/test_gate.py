@@ -162,7 +162,7 @@ def test_a_baseline_without_the_metric_is_not_comparable(new_run):
     comparison = compare_runs(*(run.write() for run in runs))
     result = gated(comparison, "own_bytes:0%")
     assert result.exit_code == 4
-    assert result.rules[0].of("unjudged")[0].row.reason == "base did not take own_bytes"
+    assert result.rules[0].of("unjudged")[0].row.reason == "base did not measure own_bytes"
     assert gated(comparison, "own_bytes:0%:optional").exit_code == 0
 
 
@@ -270,7 +270,7 @@ def test_one_process_that_crashed_among_others_is_a_crash(new_run):
 def test_json_has_the_documented_fields(new_run):
     runs = [in_turn(filled(new_run(name), size, arm=HOSTILE), name=name) for name, size in (("b", 1000), ("h", 1005))]
     result = gated(compare_runs(*(run.write() for run in runs)), "peak_tensor_bytes:0%", "step_time_s:1%:optional")
-    values = json.loads(json.dumps(result.as_json(), allow_nan=False))
+    values = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert {"cells", "overall", "verdict", "rules", "missing", "exit_code"} <= values.keys()
     first, second = values["rules"]
     assert (first["rule"], first["verdict"], len(first["cells"])) == ("peak_tensor_bytes:0%", "fail", 1)

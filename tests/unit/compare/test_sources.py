@@ -63,9 +63,14 @@ def test_a_directory_that_is_no_revision_is_taken_for_runs_and_told_later(place)
     [
         ("nowhere", "v1", NoBaselineError, "base 'nowhere' is neither a run directory nor a revision of this repo"),
         ("v1", "nowhere", ConfigError, "head 'nowhere' is neither a run directory nor a revision of this repo"),
-        ("ignored/run", "v1", ConfigError, "ignored/run is a run directory and v1 a revision; name two of a kind"),
-        ("v1", "ignored/run", ConfigError, "v1 is a revision and ignored/run a run directory"),
-        ("v1", "ignored/empty", ConfigError, "v1 is a revision and ignored/empty a run directory"),
+        (
+            "ignored/run",
+            "v1",
+            ConfigError,
+            "ignored/run is a run directory and v1 is a revision; name two of the same kind",
+        ),
+        ("v1", "ignored/run", ConfigError, "v1 is a revision and ignored/run is a run directory"),
+        ("v1", "ignored/empty", ConfigError, "v1 is a revision and ignored/empty is a run directory"),
         ("\0", "v1", NoBaselineError, "neither"),
     ],
 )
@@ -77,6 +82,6 @@ def test_what_is_neither_or_mixed_is_told(place, base, head, error, words):
 
 def test_without_a_repository_revisions_are_nothing(tmp_path):
     with pytest.raises(
-        NoBaselineError, match=r"here is no git repository \(fatal: not a git repository.*\); check the path"
+        NoBaselineError, match=r"this is no git repository \(fatal: not a git repository.*\); check the path"
     ):
         find_sources("v1", "v2-of-nothing", tmp_path)

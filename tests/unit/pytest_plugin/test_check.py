@@ -126,7 +126,7 @@ def test_one_cause_is_told_once():
     measured = {name: value for test in tests for name, value in now(test=test).items()}
     baseline = {name: value for test in tests for name, value in saved(test=test, versions=old).items()}
     lines = [line for line, _ in told(verdict(measured, baseline))]
-    assert lines[0].startswith("FAILED test_0 and 8 more: traced figures need the same torch")
+    assert lines[0].startswith("FAILED test_0 and 8 more: traced values need the same torch")
     assert lines[1] == "0 equal, 9 not"
 
 

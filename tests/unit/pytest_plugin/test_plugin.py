@@ -96,7 +96,7 @@ def test_other_versions_are_not_comparable_and_fail(project, key):
     project.change_saved(age)
     result = project.run(*GATE)
     assert result.ret == 1
-    result.stdout.fnmatch_lines([f"FAILED *traced figures need the same {key}, got 0.1 against *", "not comparable: *"])
+    result.stdout.fnmatch_lines([f"FAILED *traced values need the same {key}, got 0.1 against *", "not comparable: *"])
 
 
 def test_without_a_saved_run_the_limit_is_a_usage_error(project):

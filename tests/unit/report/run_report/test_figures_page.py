@@ -12,6 +12,7 @@ from markdown_page import Page
 from slr_bench.compare import comparability
 from slr_bench.compare.cells import DETERMINISTIC
 from slr_bench.compare.comparability import HARNESS, Family, family
+from slr_bench.grid.workload import describe_workload
 from slr_bench.probes.allocator import KINDS, CudaAllocatorProbe
 from slr_bench.probes.energy import EnergyProbe
 from slr_bench.probes.gpu import GpuProbe, process_memory
@@ -73,7 +74,7 @@ def test_a_row_is_what_the_meter_gives_in_the_words_of_the_report(given, name):
     row = {
         "Figure": f"`{name}` {text.label}",
         "Unit, quality": f"{unit}, {' or '.join(quality for _, quality in given[name])}",
-        "Compares as": "never" if name in HARNESS else family(name, unit).name,
+        "Compares as": "never" if name in HARNESS else family(name, unit, describe_workload("train_epochs")).name,
         "What it is": text.meaning,
         "What it cannot know": text.blind_spot,
     }
@@ -91,7 +92,7 @@ def test_what_compares_with_what_is_what_the_comparison_asks():
     assert said.keys() == {kind.name for kind in kinds} | {"never"}
     for kind in kinds:
         assert set(said[kind.name].split("`")[1::2]) == {*kind.needs, *kind.options}, kind.name
-        assert said[kind.name].startswith("never: only") == kind.in_turn
+        assert said[kind.name].startswith("never: only") == kind.interleaved
 
 
 def test_a_metric_of_ones_own_is_judged_as_the_page_says():

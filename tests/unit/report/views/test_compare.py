@@ -59,7 +59,7 @@ def test_what_does_not_compare_is_shown_side_by_side_with_why(tmp_path):
     for text in (shown(comparison), comparison_markdown(comparison)):
         [row] = lines_of(text.replace("|", " "), "Tensor memory", "900 B")
         assert "1000 B 900 B – not comparable" in row
-        assert "traced figures need the same torch, got 2.14.1 against 2.15" in " ".join(text.split())
+        assert "traced values need the same torch, got 2.14.1 against 2.15" in " ".join(text.split())
 
 
 def test_bytes_that_differ_in_what_is_rounded_away_are_shown_whole(tmp_path):
@@ -94,7 +94,7 @@ def test_a_note_of_many_cells_is_said_once_with_the_cells_below_it(tmp_path):
         f"  - train_step gone (c00{n})" for n in (1, 2, 3)
     ]
     assert comparison_markdown(comparison).count("unknown key") == 1
-    assert " ".join(text.split()).count("traced figures need the same torch") == 1
+    assert " ".join(text.split()).count("traced values need the same torch") == 1
 
 
 def test_a_renamed_arm_is_one_note(tmp_path):
