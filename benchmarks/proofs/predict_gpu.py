@@ -26,11 +26,11 @@ from slr_bench.files import write_atomically
 from slr_bench.grid.cells import Cell, expand
 from slr_bench.grid.config import load_grid, with_device
 from slr_bench.predict.allocator.rules import rules_of, settings_of
-from slr_bench.predict.calibrate import card_name
-from slr_bench.predict.calibration_processes import NO_GPU, GpuChildren
+from slr_bench.predict.calibrate import NO_GPU, GpuProcesses, card_name, gpu_processes
 from slr_bench.predict.device import Device, any_device, find_device, known_devices
-from slr_bench.predict.peak import predicted
-from slr_bench.predict.trace_pool import Foreseen, foresee
+from slr_bench.predict.peak import predict_step
+from slr_bench.predict.step_profile import Refusal
+from slr_bench.predict.trace_pool import TraceResult, trace_steps
 from slr_bench.record import Outcome, Record
 from slr_bench.run.runner import Runner
 from slr_bench.run.schedule import Run
@@ -66,9 +66,9 @@ class Gpu(Protocol):
 
 
 class Predict(Protocol):
-    """The other one: ``predict.foresight.foresee``."""
+    """The predicted side: ``predict.trace_pool.trace_steps``."""
 
-    def __call__(self, cells: Sequence[Cell], cuda_rules: bool) -> Sequence[Foreseen | str]: ...
+    def __call__(self, cells: Sequence[Cell], cuda_rules: bool) -> Sequence[TraceResult]: ...
 
 
 def is_held_out(cell_id: str) -> bool:
@@ -120,7 +120,7 @@ def _card(environment: Mapping[str, Any], named: str | None) -> Device:
 
 
 def _row(
-    cell: Cell, record: Record, found: Foreseen | str, card: Device, environment: Mapping[str, Any]
+    cell: Cell, record: Record, found: TraceResult, card: Device, environment: Mapping[str, Any]
 ) -> dict[str, Any]:
     conf = next((str(environment[name]) for name in _ALLOCATOR if name in environment), "")
     row = {
@@ -133,10 +133,10 @@ def _row(
         "predicted": None,
         "capped": None,
     }
-    if isinstance(found, str):
-        return {**row, "reason": f"not predicted: {found}"}
-    one = predicted(found, card, rules_of(str(environment["torch"])), settings_of(conf))
-    return {**row, "predicted": {kind: getattr(one, kind).as_json() for kind in KINDS}, "fits": one.fits}
+    if isinstance(found, Refusal):
+        return {**row, "reason": f"not predicted: {found.reason}"}
+    one = predict_step(found, card, rules_of(str(environment["torch"])), settings_of(conf))
+    return {**row, "predicted": {kind: getattr(one, kind).to_dict() for kind in KINDS}, "fits": one.fit.json_value}
 
 
 def _measured(record: Record) -> dict[str, Any]:
@@ -206,15 +206,15 @@ class _PrintProgress:
 class _RealGpu:
     """The GPU of this machine."""
 
-    def __init__(self, runner: Runner, children: GpuChildren) -> None:
-        self._runner, self._children = runner, children
+    def __init__(self, runner: Runner, processes: GpuProcesses) -> None:
+        self._runner, self._processes = runner, processes
 
     def measured(self, cells: Sequence[Cell]) -> Sequence[Record]:
         return self._runner.run(_PrintProgress()).records
 
     def is_out_of_memory(self, cell: Cell, limit_bytes: int) -> bool:
         _print_line(f"under its prediction: {cell.cell_id}")
-        return self._children.is_out_of_memory(cell, limit_bytes)
+        return self._processes.is_out_of_memory(cell, limit_bytes)
 
 
 def _print_line(text: str) -> None:
@@ -237,8 +237,8 @@ def main() -> int:
         cells = drawn(expand(grid, overrides), arguments.settings)
         store = Store(arguments.out / "run")
         runner = Runner(grid, cells, store, fake=False, command="python -m benchmarks.proofs.predict_gpu", retry=True)
-        with GpuChildren(cells) as children:
-            prove(cells, _RealGpu(runner, children), foresee, arguments.device, arguments.out)
+        with gpu_processes(cells) as processes:
+            prove(cells, _RealGpu(runner, processes), trace_steps, arguments.device, arguments.out)
     except SlrBenchError as error:
         is_none = isinstance(error, UnsupportedSettingError) and str(error) == NO_CUDA
         sys.stderr.write(f"predict_gpu: {NO_GPU if is_none else error}\n")

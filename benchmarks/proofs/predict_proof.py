@@ -25,12 +25,14 @@ from typing import Any, Final
 
 from slr_bench.grid.cells import own_cell
 from slr_bench.grid.config import load_grid
-from slr_bench.predict.device import Device, find_device
-from slr_bench.predict.host import predicted_host
-from slr_bench.predict.peak import predicted, replayed
+from slr_bench.predict.device import Bound, Device, find_device
+from slr_bench.predict.host import predict_step_on_cpu
+from slr_bench.predict.peak import predict_step, replay_requests
 from slr_bench.predict.plan.choices import at_size, choices_of
-from slr_bench.predict.plan.search import DoesNotFitError, Evaluated, Point, fastest
-from slr_bench.predict.trace_pool import foresee
+from slr_bench.predict.plan.result import DoesNotFitError, Evaluated, Point
+from slr_bench.predict.plan.search import find_fastest
+from slr_bench.predict.step_profile import Refusal, StepProfile
+from slr_bench.predict.trace_pool import trace_steps
 from slr_bench.trace.request_kinds import TRANSIENT, UNMODELLED
 from slr_bench.units import MIB, format_bytes
 
@@ -75,13 +77,12 @@ def planner() -> dict[str, Any]:
         for p in points
     ]
     device = find_device("rtx3060")
-    traced = dict(zip(points, foresee(cells, cuda_rules=True), strict=True))
-    refused = [one for one in traced.values() if isinstance(one, str)]
-    assert not refused, refused[0]
-    needs = []
-    for one in traced.values():
-        assert not isinstance(one, str)
-        needs.append(predicted(one, replace(device, capacity_bytes=None)).nvml.high)
+    traced: dict[Point, StepProfile] = {}
+    for point, result in zip(points, trace_steps(cells, cuda_rules=True), strict=True):
+        assert not isinstance(result, Refusal), result.reason
+        traced[point] = result
+    unlimited = replace(device, capacity_bytes=None)
+    needs = [predict_step(step, unlimited).nvml.high for step in traced.values()]
     rng = random.Random(0)
     wrong, regrets, late, none, tight, looked = 0, [], [], 0, 0, []
     for _ in range(CAPACITIES):
@@ -94,14 +95,14 @@ def planner() -> dict[str, Any]:
 
         def evaluate(
             some: Sequence[Point], asked: list[Point] = asked, table: Mapping[Point, Evaluated] = table
-        ) -> list[Evaluated | str]:
+        ) -> list[Evaluated | Refusal]:
             asked += some
             return [table[point] for point in some]
 
         context = rng.uniform(device.context.low, device.context.high)
         share = rng.random()
         try:
-            plan = fastest(len(choices.options), choices.sizes, evaluate, capacity)
+            plan = find_fastest(len(choices.options), choices.sizes, evaluate, capacity)
         except DoesNotFitError:
             none += 1
             wrong += bool(fitting)
@@ -127,21 +128,21 @@ def planner() -> dict[str, Any]:
     }
 
 
-def _evaluated(traced: Any, card: Device) -> Evaluated:
-    found = predicted(traced, card)
-    return Evaluated(found.nvml.high, card.rates.seconds(traced), found)
+def _evaluated(traced: StepProfile, card: Device) -> Evaluated:
+    found = predict_step(traced, card)
+    return Evaluated(found.nvml.high, card.rates.step_seconds(traced.work), found)
 
 
-def _runs(traced: Any, device: Device, room: float, share: float) -> bool:
+def _runs(traced: StepProfile, device: Device, room: float, share: float) -> bool:
     """Return whether the step runs with workspaces at ``share`` of the way from none to the most."""
     from slr_bench.predict.allocator.rules import AllocatorSettings
 
     requests = [
         [kind, round(second * share), 0] if kind in (TRANSIENT, UNMODELLED) else [kind, first, second]
-        for kind, first, second in traced["requests"]
+        for kind, first, second in traced.requests
     ]
     settings = AllocatorSettings(capacity_bytes=max(0, int(room)))
-    return replayed(requests, device, 1, None, settings).failure is None
+    return replay_requests(requests, device, Bound.LIKELY, None, settings).failure is None
 
 
 def host() -> dict[str, Any]:
@@ -151,9 +152,9 @@ def host() -> dict[str, Any]:
     rows = []
     with tempfile.TemporaryDirectory() as place:
         subprocess.run([sys.executable, "-m", "slr_bench", "run", str(_HOST), "--out", place], stdout=2, check=True)
-        for cell, traced in zip(cells, foresee(cells, cuda_rules=False), strict=True):
-            assert not isinstance(traced, str), traced
-            found = predicted_host(traced).rss_over_start
+        for cell, traced in zip(cells, trace_steps(cells, cuda_rules=False), strict=True):
+            assert not isinstance(traced, Refusal), traced.reason
+            found = predict_step_on_cpu(traced).rss_over_start
             for file in sorted(Path(place).glob(f"records/{cell.cell_id}-*.json")):
                 metrics = json.loads(file.read_text())["metrics"]
                 measured = metrics["rss_over_start_bytes"]["value"]
@@ -162,7 +163,7 @@ def host() -> dict[str, Any]:
                         "arm": cell.arm,
                         "predicted_bytes": found.value,
                         "measured_bytes": measured,
-                        "tensors_equal": metrics["peak_tensor_bytes"]["value"] == traced["peak_tensor_bytes"],
+                        "tensors_equal": metrics["peak_tensor_bytes"]["value"] == traced.peak_tensor_bytes,
                         "within": abs(found.value - measured) <= max(0.1 * measured, 100 * MIB),
                         "in_interval": found.low <= measured <= found.high,
                     }

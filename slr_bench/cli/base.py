@@ -45,11 +45,6 @@ AllocConfOption = Annotated[
 ]
 
 
-def means_cpu(device: str | None) -> bool:
-    """Whether ``--device`` names the processor (``predict.device.CPU``, which waits for numpy)."""
-    return device is not None and device.strip().lower() == "cpu"
-
-
 def finish(result: dict[str, Any], exit_code: int, as_json: bool) -> NoReturn:
     """End a command: its one JSON object where asked for, and its exit code."""
     if as_json:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from slr_bench.cli.base import AllocConfOption, JsonOption, SetOption, app, finish, means_cpu
+from slr_bench.cli.base import AllocConfOption, JsonOption, SetOption, app, finish
 from slr_bench.cli.outputs import refuse_lost_outputs, write_output
 from slr_bench.errors import EXIT_OK, ConfigError, NothingMeasuredError
-
-if TYPE_CHECKING:
-    from slr_bench.predict.device import Device
-    from slr_bench.predict.plan.result import Budget
 
 
 @app.command()
@@ -66,17 +62,17 @@ def plan(
     from slr_bench.files import parse_overrides
     from slr_bench.grid.config import load_grid
     from slr_bench.predict.allocator.rules import settings_of
-    from slr_bench.predict.device import any_device, find_device
-    from slr_bench.predict.plan.planner import Planner
-    from slr_bench.predict.plan.verify import measured
+    from slr_bench.predict.device import any_device, find_device, means_cpu
+    from slr_bench.predict.plan.planner import Planner, measure_on_gpu
+    from slr_bench.predict.plan.result import Budget
     from slr_bench.report.views.plan import plan_picture, print_plan, setting_file
     from slr_bench.run.driver import has_cuda
 
     console = Console(stderr=as_json)
     if means_cpu(device):
-        raise ConfigError("--device cpu: a plan is for a GPU; predict --device cpu tells the RAM of a setting")
+        raise ConfigError("--device cpu: a plan is for a GPU; use predict --device cpu for the RAM of a setting")
     card = any_device() if device is None else find_device(device)
-    budget = _budget(card, gpu_memory, headroom, slower)
+    budget = Budget.from_options(card, gpu_memory, headroom, slower)
     refuse_lost_outputs([out, picture])
     if picture is not None and picture.suffix.lower() not in (".png", ".svg"):
         raise ConfigError(f"--picture: {picture.name} is neither PNG nor SVG; name it .png or .svg")
@@ -88,7 +84,7 @@ def plan(
             "--measure runs settings on a GPU, and torch sees none here; without it a plan predicts"
         )
     with console.status("importing torch") as status:
-        found = planner.plan(budget, status.update, measured if measure else None)
+        found = planner.plan(budget, status.update, measure_on_gpu if measure else None)
     try:
         if out is not None:
             write_output(out, setting_file(found))
@@ -101,33 +97,4 @@ def plan(
     for what, path in (("setting", out), ("picture", picture)):
         if path is not None:
             console.print(f"{what}: {path}", soft_wrap=True, markup=False, highlight=False)
-    finish(found.as_json(), EXIT_OK, as_json)
-
-
-def _budget(card: Device, gpu_memory: str | None, headroom: float, slower: float | None) -> Budget:
-    """The options' own; percents.
-
-    Raises:
-        ConfigError: a size that is none, none at all, two that exclude each other.
-    """
-    from slr_bench.predict.plan.result import Budget
-    from slr_bench.units import format_bytes, parse_bytes
-
-    try:
-        total = card.capacity_bytes if gpu_memory is None else parse_bytes(gpu_memory)
-    except ValueError as error:
-        raise ConfigError(f"--gpu-memory: {error}") from error
-    if total == 0:
-        raise ConfigError("--gpu-memory: a card of 0 bytes holds nothing; give a size like 6GiB")
-    if total is None and slower is None:
-        raise ConfigError("a plan needs a budget: --gpu-memory 6GiB, --device rtx4060, or --slower 10 for the least")
-    if slower is not None and gpu_memory is not None:
-        raise ConfigError(
-            "--slower looks for the least memory whatever the budget; leave out --gpu-memory, or --slower"
-        )
-    if gpu_memory is not None and card.capacity_bytes is not None and (total or 0) > card.capacity_bytes:
-        raise ConfigError(
-            f"--gpu-memory {gpu_memory} is more than the {format_bytes(card.capacity_bytes)} of {card.title}; "
-            "leave one of the two out"
-        )
-    return Budget(total, headroom / 100, None if slower is None else slower / 100)
+    finish(found.to_dict(), EXIT_OK, as_json)

@@ -30,7 +30,7 @@ def replay(
     """Replay a CUDA memory snapshot: what was reserved, how fragmented, and whether it would have fit otherwise."""
     from rich.console import Console
 
-    from slr_bench.predict.allocator.replay_snapshot import what_if
+    from slr_bench.predict.allocator.replay import replay_snapshot
     from slr_bench.report.views.replay import print_replay
     from slr_bench.units import parse_bytes
 
@@ -38,6 +38,6 @@ def replay(
         capacity_bytes = None if capacity is None else parse_bytes(capacity)
     except ValueError as error:
         raise ConfigError(f"--capacity: {error}") from error
-    found = what_if(snapshot, settings, capacity_bytes, device, torch_version)
+    found = replay_snapshot(snapshot, settings, capacity_bytes, device, torch_version)
     print_replay(found, Console(stderr=as_json))
-    finish(found.as_json(), EXIT_OK if found.simulated.out_of_memory is None else EXIT_DOES_NOT_FIT, as_json)
+    finish(found.to_dict(), EXIT_OK if found.simulated.out_of_memory is None else EXIT_DOES_NOT_FIT, as_json)

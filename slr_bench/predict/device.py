@@ -1,39 +1,84 @@
-"""The GPUs that can be predicted for: how much memory, and what is taken before the first tensor. No torch.
+"""The GPUs that can be predicted for: their memory, and what is taken before the first tensor. Imports no torch.
 
-``devices/known.json`` is from public sources. ``make calibrate`` on a machine with a GPU writes a file of its own
-beside it, with the context and the workspaces as measured there; it wins over the list.
+``devices/known.json`` holds figures from public sources. ``make calibrate`` on a machine with a GPU writes one more
+file beside it, with the context and the workspaces measured there. A measured file wins over the public list.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum, IntEnum
 from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
 from slr_bench.errors import ConfigError
 from slr_bench.grid.workload import AMPERE, Capability
-from slr_bench.predict.cost import Rates, sheet_rates
+from slr_bench.predict.step_profile import Rates, StepProfile, data_sheet_rates
 from slr_bench.units import GIB, KIB, MIB, did_you_mean, format_bytes, parse_bytes
 
 CPU: Final = "cpu"
+SMALL_WORKSPACE_BYTES: Final = MIB
+"""Workspaces with a bound up to this size are predicted by rule on every card. They do not show in a peak."""
 _HOPPER: Final = (9, 0)
 _CUBLAS_BYTES: Final = (2 * 4096 + 8 * 16) * KIB
 """``:4096:2:16:8``, the default of ``CUBLAS_WORKSPACE_CONFIG`` (torch 2.11 to 2.14, ``CublasHandlePool.cpp``)."""
 _CUBLAS_HOPPER_BYTES: Final = 32 * MIB
-"""From Hopper on."""
+"""The default of Hopper and later generations."""
+_TYPICAL_CARD: Final = "rtx3060"
+"""Card whose rates stand in for those of a card that is given by its size only."""
+
+
+class Bound(IntEnum):
+    """Which value of an interval is meant. The numbers are positions in ``(low, likely, high)``."""
+
+    LOW = 0
+    LIKELY = 1
+    HIGH = 2
+
+
+class Fit(Enum):
+    """Whether a step fits a device."""
+
+    YES = "yes"
+    """Even the high end of the interval fits."""
+    MAYBE = "maybe"
+    """The likely value fits, the high end does not."""
+    NO = "no"
+    """The likely value does not fit, or the card cannot compute the step at all."""
+    NO_CARD = "no card"
+    """No card with a known capacity is meant."""
+
+    @property
+    def json_value(self) -> bool | None:
+        """The value under ``fits``: true, false, or null."""
+        return {Fit.YES: True, Fit.NO: False}.get(self)
 
 
 class Estimate(NamedTuple):
-    """Bytes: the most likely, and the ends of the interval."""
+    """An interval of bytes around the most likely value."""
 
     value: int
     low: int
     high: int
 
-    def as_json(self) -> dict[str, int]:
+    @classmethod
+    def exactly(cls, size: int) -> Estimate:
+        """An interval without width."""
+        return cls(size, size, size)
+
+    @classmethod
+    def around(cls, likely: int, values: Sequence[int]) -> Estimate:
+        """The interval of ``values`` around ``likely``."""
+        return cls(likely, min(values), max(values))
+
+    def bound(self, bound: Bound) -> int:
+        """The value at one bound."""
+        return (self.low, self.value, self.high)[bound]
+
+    def to_dict(self) -> dict[str, int]:
         """``{value, low, high}``."""
         return self._asdict()
 
@@ -41,8 +86,12 @@ class Estimate(NamedTuple):
         return Estimate(self.value + other.value, self.low + other.low, self.high + other.high)
 
 
+_CONTEXT: Final = Estimate(450 * MIB, 250 * MIB, 650 * MIB)
+"""Context, kernels and libraries outside torch's allocator. 300 to 500 MB is common; this interval is not measured."""
+
+
 class Share(NamedTuple):
-    """Part of an operator's bound that its inner memory takes: the most likely, and the ends of the interval."""
+    """Fraction of an operator's bound that its inner memory takes: likely value and interval."""
 
     value: float
     low: float
@@ -51,75 +100,67 @@ class Share(NamedTuple):
 
 @dataclass(frozen=True)
 class Shares:
-    """What was measured of operators whose bound is above ``trace.workspaces``'s small buffers."""
+    """Measured fractions of operators whose bound is above the small workspaces."""
 
     sure: Share
-    """Of calls whose whole bound is expected: half-precision convolutions that make channels-last copies."""
+    """For calls that are expected to need their whole bound: half-precision convolutions with channels-last copies."""
     possible: Share
-    """Of calls that may want the bound and are expected to want less."""
+    """For calls that may need the bound and are expected to need less."""
 
-    def bytes_of(self, expected_bytes: int, most_bytes: int, which: int) -> int:
-        """``which``: 0 the least, 1 the likely, 2 the most."""
+    def workspace_bytes(self, expected_bytes: int, most_bytes: int, bound: Bound) -> int:
+        """Inner memory of one call at a bound of the interval."""
         if most_bytes <= SMALL_WORKSPACE_BYTES:
-            return (0, expected_bytes, most_bytes)[which]
+            return (0, expected_bytes, most_bytes)[bound]
         share = self.sure if expected_bytes == most_bytes else self.possible
-        return round(most_bytes * (share.low, share.value, share.high)[which])
-
-
-SMALL_WORKSPACE_BYTES: Final = MIB
-"""Bounds up to here are told by rule on every card: they are no part of a peak that anybody would notice."""
-_LIKELY: Final = "rtx3060"
-"""Whose rates stand for those of a card of which only the size is known."""
-_CONTEXT: Final = Estimate(450 * MIB, 250 * MIB, 650 * MIB)
-"""Context, kernels and libraries outside torch's allocator: 300 to 500 MB is what is commonly seen. Not measured."""
+        return round(most_bytes * (share.low, share.value, share.high)[bound])
 
 
 @dataclass(frozen=True)
 class Device:
-    """One GPU, bytes."""
+    """One GPU. Sizes are in bytes."""
 
     name: str
     title: str
     capacity_bytes: int | None
-    """What a process can have, its context included; None: no card is meant."""
+    """What a process can use, its context included; None if no card is meant."""
     cublas: Estimate
-    """Workspace a thread that computes products."""
+    """Workspace per thread that computes products."""
     context: Estimate
     is_calibrated: bool
     """Context and workspace were measured on such a card; otherwise they are rules."""
-    rates: Rates = field(default_factory=lambda: _rates(_entries()[_LIKELY]))
-    """Of what it computes and moves."""
+    rates: Rates = field(default_factory=lambda: _sheet_rates(_public_entries()[_TYPICAL_CARD]))
+    """Speed of computing and moving data."""
     calibration: str | None = None
-    """Where it was measured: card and versions; None: it was not."""
+    """Card and versions of the measurement; None if there was none."""
     shares: Shares | None = None
-    """Of operators' inner memory; None: by rule."""
+    """Measured inner memory of operators; None if rules decide."""
     capability: Capability | None = None
-    """Compute capability; None: no card in particular, taken for one that has all that torch uses."""
+    """Compute capability; None for no card in particular, which is assumed to support all that torch uses."""
 
-    def lacks(self, foreseen: Mapping[str, Any]) -> str | None:
-        """Why the card cannot compute a traced step as the setting says; None: it can, or is not known."""
-        if self.capability is None or self.capability >= AMPERE or not foreseen["flops_by_dtype"].get("bfloat16"):
+    def incompatibility(self, step: StepProfile) -> str | None:
+        """Why the card cannot compute the step as its setting says; None if it can, or if nothing is known."""
+        if self.capability is None or self.capability >= AMPERE or not step.flops_by_dtype.get("bfloat16"):
             return None
-        own = ".".join(map(str, self.capability))
-        return f"{self.title} (compute capability {own}) does not compute in bf16, which begins with 8.0; use fp16"
+        version = ".".join(map(str, self.capability))
+        return f"{self.title} (compute capability {version}) does not compute in bf16, which begins with 8.0; use fp16"
 
 
 def any_device() -> Device:
-    """No card in particular: bytes without a verdict."""
+    """A stand-in for every CUDA GPU: bytes are predicted, whether they fit is not."""
     cublas = Estimate(_CUBLAS_BYTES, _CUBLAS_BYTES, _CUBLAS_HOPPER_BYTES)
     return Device("any", "any CUDA GPU", None, cublas, _CONTEXT, False)
 
 
 def find_device(text: str) -> Device:
-    """A known name (``h200``, ``rtx4090``), or a size (``24GiB``) for a card of that capacity and any class.
+    """Find a card by its name (``h200``, ``rtx4090``), or make one of a size (``24GiB``) and any generation.
 
     Raises:
-        ConfigError: neither; the names are listed. A size without a unit.
+        ConfigError: neither a known name nor a size with a unit.
     """
     known = known_devices()
-    name = _plain(text)
+    name = _without_spacing(text)
     for card in known.values():
-        if _plain(card.name) == name:
+        if _without_spacing(card.name) == name:
             return card
     try:
         size = parse_bytes(text)
@@ -131,35 +172,41 @@ def find_device(text: str) -> Device:
             f"--device: no device {text!r} is known{near}; known: {', '.join(known)}, {CPU}, or a size like 24GiB"
         ) from error
     if not size:
-        raise ConfigError("--device: a card of 0 bytes holds nothing; give a size like 24GiB")
+        raise ConfigError("--device: size must be greater than 0 bytes, for example 24GiB")
     return replace(any_device(), name=format_bytes(size), title=f"a GPU of {format_bytes(size)}", capacity_bytes=size)
 
 
-def _plain(name: str) -> str:
-    """However it is spaced: ``RTX 4090``, ``a100_80g``."""
+def means_cpu(text: str | None) -> bool:
+    """Return whether ``--device`` names the processor."""
+    return text is not None and text.strip().lower() == CPU
+
+
+def _without_spacing(name: str) -> str:
+    """Reduce ``RTX 4090`` and ``a100_80g`` to one spelling."""
     return re.sub(r"[\s_-]", "", name.lower())
 
 
-def known_devices() -> Mapping[str, Device]:
-    """By name: the public list, then what was measured."""
-    place = files("slr_bench.predict") / "devices"
-    found = {name: _device(name, entry) for name, entry in _entries().items()}
-    for file in sorted(place.iterdir(), key=lambda file: file.name):
+def known_devices() -> dict[str, Device]:
+    """All known cards by name: the public list, then the measured ones."""
+    devices = {name: _listed_device(name, entry) for name, entry in _public_entries().items()}
+    for file in sorted((files("slr_bench.predict") / "devices").iterdir(), key=lambda file: file.name):
         if file.name.endswith(".json") and file.name != "known.json":
             name = file.name.removesuffix(".json")
-            found[name] = _calibrated(name, json.loads(file.read_text()))
-    return found
+            devices[name] = _measured_device(name, json.loads(file.read_text()))
+    return devices
 
 
-def _entries() -> Mapping[str, Any]:
-    known: Mapping[str, Any] = json.loads((files("slr_bench.predict") / "devices" / "known.json").read_text())
-    entries: Mapping[str, Any] = known["devices"]
+def _public_entries() -> Mapping[str, Any]:
+    content = json.loads((files("slr_bench.predict") / "devices" / "known.json").read_text())
+    entries: Mapping[str, Any] = content["devices"]
     return entries
 
 
-def _rates(entry: Mapping[str, Any]) -> Rates:
+def _sheet_rates(entry: Mapping[str, Any]) -> Rates:
     has_tf32 = _capability(entry) >= AMPERE
-    return sheet_rates(entry["tflops_fp32"], entry["tflops_half"], entry["bandwidth_gb_s"], entry["title"], has_tf32)
+    return data_sheet_rates(
+        entry["tflops_fp32"], entry["tflops_half"], entry["bandwidth_gb_s"], entry["title"], has_tf32
+    )
 
 
 def _capability(entry: Mapping[str, Any]) -> Capability:
@@ -167,27 +214,27 @@ def _capability(entry: Mapping[str, Any]) -> Capability:
     return int(major), int(minor)
 
 
-def _device(name: str, entry: Mapping[str, Any]) -> Device:
-    workspace = _CUBLAS_HOPPER_BYTES if _capability(entry) >= _HOPPER else _CUBLAS_BYTES
+def _listed_device(name: str, entry: Mapping[str, Any]) -> Device:
+    capability = _capability(entry)
+    cublas = Estimate.exactly(_CUBLAS_HOPPER_BYTES if capability >= _HOPPER else _CUBLAS_BYTES)
     capacity = round(entry["memory_gib"] * GIB)
-    cublas = Estimate(workspace, workspace, workspace)
-    return Device(name, entry["title"], capacity, cublas, _CONTEXT, False, _rates(entry), capability=_capability(entry))
+    return Device(name, entry["title"], capacity, cublas, _CONTEXT, False, _sheet_rates(entry), capability=capability)
 
 
-def _calibrated(name: str, entry: Mapping[str, Any]) -> Device:
-    """As ``slr_bench.predict.calibrate`` writes it; what could not be measured stays as it is by rule."""
-    listed = _entries().get(name, _entries()[_LIKELY])
+def _measured_device(name: str, entry: Mapping[str, Any]) -> Device:
+    """Read a file that ``slr_bench.predict.calibrate`` wrote. What could not be measured keeps its rule."""
+    listed = _public_entries().get(name, _public_entries()[_TYPICAL_CARD])
     capability = {"compute_capability": entry["compute_capability"]} if "compute_capability" in entry else {}
-    by_rule = _device(name, listed | capability)
+    by_rule = _listed_device(name, listed | capability)
     workspace, context, shares = (entry.get(key) for key in ("cublas_workspace_bytes", "context_bytes", "shares"))
     return Device(
         name,
         entry["title"],
         entry["capacity_bytes"],
-        by_rule.cublas if workspace is None else Estimate(workspace, workspace, workspace),
+        by_rule.cublas if workspace is None else Estimate.exactly(workspace),
         _CONTEXT if context is None else Estimate(context["median"], context["low"], context["high"]),
         context is not None and workspace is not None,
-        _rates(listed | entry),
+        _sheet_rates(listed | entry),
         entry.get("measured_on"),
         None if shares is None else Shares(Share(**shares["sure"]), Share(**shares["possible"])),
         by_rule.capability,

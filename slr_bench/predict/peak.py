@@ -1,227 +1,226 @@
-"""From a traced step to what a device will hold: requested, allocated, reserved, and what NVML shows. No torch."""
+"""Predict what a traced step takes on a GPU: requested, allocated and reserved bytes, and what NVML shows. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from slr_bench.predict.allocator.caching import Block, OutOfDeviceMemoryError
 from slr_bench.predict.allocator.expandable import make_allocator
 from slr_bench.predict.allocator.rules import AllocatorRules, AllocatorSettings
-from slr_bench.predict.device import Device, Estimate, known_devices
+from slr_bench.predict.device import Bound, Device, Estimate, Fit, known_devices
+from slr_bench.predict.step_profile import StepProfile
 from slr_bench.trace.request_kinds import ALLOCATE, FREE, STEADY, TRANSIENT, UNMODELLED, Requests
-
-_LOW, _EXPECTED, _HIGH = range(3)
 
 
 class Peaks(NamedTuple):
-    """Of one replay, bytes: of the steady step; ``reserved_bytes`` of both, since it never falls by itself."""
+    """Peaks of one replay, in bytes, over the steady step. ``reserved_bytes`` never falls by itself between steps."""
 
     requested_bytes: int
     allocated_bytes: int
     reserved_bytes: int
     retries: int
-    """Times in the steady step that cached memory had to be given back to make room."""
+    """How often the steady step had to give cached memory back to make room."""
     failure: str | None
-    """Why it did not fit."""
+    """The out-of-memory message; None if the step ran through."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a setting's step needs on a device; within the device's memory where it runs there."""
+    """What a setting's step needs on a device. If the step fits, the figures respect the device's capacity."""
 
     device: Device
     requested: Estimate
     allocated: Estimate
     reserved: Estimate
     nvml: Estimate
-    """The process as NVML sees it: context and reserved."""
-    foreseen: Mapping[str, Any]
-    """The traced step (``run.foreseen_cell``)."""
-    fits: bool | None
-    """True if the upper end does, False if the likely value does not, or the card cannot compute the step at all; None
-    in between, or where no card is meant."""
+    """The process as NVML reports it: context and reserved memory."""
+    step: StepProfile
+    fit: Fit
     is_tight: bool
-    """At the upper end it fits only where the allocator gives cached memory back, which waits for the GPU."""
+    """The high end fits only because the allocator gives cached memory back, which waits for the GPU."""
     retries: int | None
-    """Times a steady step has to, at the upper end; None where that does not fit."""
+    """How often a steady step gives cached memory back at the high end; None if that does not fit."""
 
     @property
-    def lacks(self) -> str | None:
+    def incompatibility(self) -> str | None:
         """Why the card cannot compute the step as its setting says."""
-        return self.device.lacks(self.foreseen)
+        return self.device.incompatibility(self.step)
 
     @property
     def spare_bytes(self) -> int | None:
-        """Capacity less what NVML will show; negative: missing. None where no card is meant."""
+        """Capacity minus the likely NVML value, negative if memory is missing; None if no card is meant."""
         capacity = self.device.capacity_bytes
         return None if capacity is None else capacity - self.nvml.value
 
-    def as_json(self) -> dict[str, Any]:
-        """DESIGN's object of ``predict``, without the setting."""
-        traced = self.foreseen
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of ``slr-bench predict``, without the setting."""
+        step = self.step
         return {
             "device": self.device.name,
             "device_title": self.device.title,
             "calibrated": self.device.is_calibrated,
             "calibration": self.device.calibration,
-            "source": traced["source"],
-            "cuda_rules": traced["cuda_rules"],
-            "told_from_micro_batches": traced.get("told_from_samples"),
-            "peak_tensor_bytes": traced["peak_tensor_bytes"],
-            "floor_bytes": traced["floor_bytes"],
-            "requested_bytes": self.requested.as_json(),
-            "allocated_bytes": self.allocated.as_json(),
-            "reserved_bytes": self.reserved.as_json(),
-            "nvml_bytes": self.nvml.as_json(),
-            "by_category": traced["by_category"],
-            "by_module": traced["by_module"],
-            "unmodelled": traced["unmodelled"],
-            "lacks": self.lacks,
+            "source": step.source,
+            "cuda_rules": step.cuda_rules,
+            "told_from_micro_batches": step.interpolated_from,
+            "peak_tensor_bytes": step.peak_tensor_bytes,
+            "floor_bytes": step.floor_bytes,
+            "requested_bytes": self.requested.to_dict(),
+            "allocated_bytes": self.allocated.to_dict(),
+            "reserved_bytes": self.reserved.to_dict(),
+            "nvml_bytes": self.nvml.to_dict(),
+            "by_category": step.by_category,
+            "by_module": [module._asdict() for module in step.by_module],
+            "unmodelled": [operator._asdict() for operator in step.unmodelled],
+            "lacks": self.incompatibility,
             "capacity_bytes": self.device.capacity_bytes,
             "spare_bytes": self.spare_bytes,
-            "fits": self.fits,
+            "fits": self.fit.json_value,
             "tight": self.is_tight,
             "retries_per_step": self.retries,
         }
 
 
-def predicted(
-    foreseen: Mapping[str, Any],
+def predict_step(
+    step: StepProfile,
     device: Device,
     rules: AllocatorRules | None = None,
     settings: AllocatorSettings | None = None,
 ) -> Prediction:
-    """Peaks of a traced step on ``device``, and whether it fits.
+    """Predict the peaks of a traced step on ``device``, and whether it fits.
 
-    The interval runs from no memory for operators whose need is a library's choice to the most they may want. A step
-    that would reserve more than the device has may still run: under pressure the allocator gives back what it caches.
-    Then the figures are those of that run; where it fails all the same, those of a device without limit.
+    Some operators' inner memory is the choice of a library. The low end assumes that they take none, the high end that
+    they take the most they may want.
+
+    A step that would reserve more than the device has may still run, because the allocator gives back what it caches.
+    The figures then describe that run. If it fails all the same, they describe a device without a limit.
     """
-    requests = foreseen["requests"]
-    ends = [_at_an_end(requests, device, which, rules, settings) for which in (_LOW, _EXPECTED, _HIGH)]
+    outcomes = [_outcome(step.requests, device, bound, rules, settings) for bound in Bound]
+    peaks = [outcome.peaks for outcome in outcomes]
+    likely, high = outcomes[Bound.LIKELY], outcomes[Bound.HIGH]
 
-    def estimate(name: str) -> Estimate:
-        return _between([getattr(end.peaks, name) for end in ends])
+    def interval(values: Sequence[int]) -> Estimate:
+        return Estimate.around(values[Bound.LIKELY], values)
 
     return Prediction(
         device,
-        estimate("requested_bytes"),
-        estimate("allocated_bytes"),
-        estimate("reserved_bytes"),
-        _between([end.peaks.reserved_bytes + end.context_bytes for end in ends]),
-        foreseen,
-        _verdict(ends[_HIGH].fits, lambda: ends[_EXPECTED].fits) if device.lacks(foreseen) is None else False,
-        bool(ends[_HIGH].fits and ends[_HIGH].is_limited),
-        ends[_HIGH].peaks.retries if ends[_HIGH].fits else None,
+        interval([peak.requested_bytes for peak in peaks]),
+        interval([peak.allocated_bytes for peak in peaks]),
+        interval([peak.reserved_bytes for peak in peaks]),
+        interval([outcome.peaks.reserved_bytes + outcome.context_bytes for outcome in outcomes]),
+        step,
+        _judge(step, device, lambda bound: (high if bound is Bound.HIGH else likely).fits),
+        high.fits and high.is_limited,
+        high.peaks.retries if high.fits else None,
     )
 
 
-def fits_in(
-    foreseen: Mapping[str, Any],
+def predict_fit(
+    step: StepProfile,
     device: Device,
     rules: AllocatorRules | None = None,
     settings: AllocatorSettings | None = None,
-) -> bool | None:
-    """As ``predicted(...).fits``, in fewer replays."""
-    if device.capacity_bytes is None:
-        return None
-    if device.lacks(foreseen) is not None:
-        return False
+) -> Fit:
+    """Return ``predict_step(...).fit`` in fewer replays."""
 
-    def fits(which: int) -> bool:
-        return _limited(foreseen["requests"], device, which, rules, settings).failure is None
+    def fits(bound: Bound) -> bool:
+        return _replay_within(device, step.requests, bound, rules, settings).failure is None
 
-    return _verdict(fits(_HIGH), lambda: fits(_EXPECTED))
+    return _judge(step, device, fits)
 
 
-class Verdict(NamedTuple):
-    """Of a card on a traced step."""
+class CardFit(NamedTuple):
+    """Whether a traced step fits one card."""
 
     device: Device
-    fits: bool | None
-    lacks: str | None
-    """Why the card cannot compute it at all."""
+    fit: Fit
+    incompatibility: str | None
+    """Why the card cannot compute the step at all."""
 
-    def as_json(self) -> dict[str, Any]:
-        """One JSON object."""
-        return {"capacity_bytes": self.device.capacity_bytes, "fits": self.fits, "lacks": self.lacks}
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of one card."""
+        return {
+            "capacity_bytes": self.device.capacity_bytes,
+            "fits": self.fit.json_value,
+            "lacks": self.incompatibility,
+        }
 
 
-def verdicts(foreseen: Mapping[str, Any], settings: AllocatorSettings | None = None) -> dict[str, Verdict]:
-    """By name, of every card that is known, the smallest first."""
+def predict_fit_per_card(step: StepProfile, settings: AllocatorSettings | None = None) -> dict[str, CardFit]:
+    """Judge the step on every known card, the smallest first."""
     cards = sorted(known_devices().values(), key=lambda card: (card.capacity_bytes or 0, card.name))
     return {
-        card.name: Verdict(card, fits_in(foreseen, card, settings=settings), card.lacks(foreseen)) for card in cards
+        card.name: CardFit(card, predict_fit(step, card, settings=settings), card.incompatibility(step))
+        for card in cards
     }
 
 
-class _End(NamedTuple):
-    """Of an interval."""
+def _judge(step: StepProfile, device: Device, fits: Callable[[Bound], bool]) -> Fit:
+    if device.incompatibility(step) is not None:
+        return Fit.NO
+    if device.capacity_bytes is None:
+        return Fit.NO_CARD
+    if fits(Bound.HIGH):
+        return Fit.YES
+    return Fit.MAYBE if fits(Bound.LIKELY) else Fit.NO
+
+
+class _Outcome(NamedTuple):
+    """A replay at one bound of the interval."""
 
     peaks: Peaks
     context_bytes: int
-    fits: bool | None
-    is_limited: bool = False
-    """More would have been reserved if there were more."""
+    fits: bool
+    """False, too, if the device has no capacity to fit."""
+    is_limited: bool
+    """More would have been reserved on a larger device."""
 
 
-def _at_an_end(
+def _outcome(
     requests: Requests,
     device: Device,
-    which: int,
+    bound: Bound,
     rules: AllocatorRules | None,
     settings: AllocatorSettings | None,
-) -> _End:
-    context = _of(device.context, which)
-    free = replayed(requests, device, which, rules, settings)
+) -> _Outcome:
+    context = device.context.bound(bound)
+    unlimited = replay_requests(requests, device, bound, rules, settings)
     if device.capacity_bytes is None:
-        return _End(free, context, None)
-    if free.reserved_bytes + context <= device.capacity_bytes:
-        return _End(free, context, True)
-    limited = _limited(requests, device, which, rules, settings)
-    return _End(free, context, False) if limited.failure else _End(limited, context, True, True)
+        return _Outcome(unlimited, context, fits=False, is_limited=False)
+    if unlimited.reserved_bytes + context <= device.capacity_bytes:
+        return _Outcome(unlimited, context, fits=True, is_limited=False)
+    limited = _replay_within(device, requests, bound, rules, settings)
+    if limited.failure is not None:
+        return _Outcome(unlimited, context, fits=False, is_limited=False)
+    return _Outcome(limited, context, fits=True, is_limited=True)
 
 
-def _limited(
-    requests: Requests,
+def _replay_within(
     device: Device,
-    which: int,
+    requests: Requests,
+    bound: Bound,
     rules: AllocatorRules | None,
     settings: AllocatorSettings | None,
 ) -> Peaks:
-    """A replay in what the device's context leaves."""
+    """Replay in the memory that the device's context leaves."""
     assert device.capacity_bytes is not None
-    room = max(0, device.capacity_bytes - _of(device.context, which))
+    room = max(0, device.capacity_bytes - device.context.bound(bound))
     limits = replace(settings or AllocatorSettings(), capacity_bytes=room)
-    return replayed(requests, device, which, rules, limits)
+    return replay_requests(requests, device, bound, rules, limits)
 
 
-def _verdict(most_fits: bool | None, likely_fits: Callable[[], bool | None]) -> bool | None:
-    if most_fits is not False:
-        return most_fits
-    return None if likely_fits() else False
-
-
-def _between(ends: Sequence[int]) -> Estimate:
-    return Estimate(ends[_EXPECTED], min(ends), max(ends))
-
-
-def _of(estimate: Estimate, which: int) -> int:
-    return (estimate.low, estimate.value, estimate.high)[which]
-
-
-def replayed(
+def replay_requests(
     requests: Requests,
     device: Device,
-    which: int,
+    bound: Bound,
     rules: AllocatorRules | None = None,
     settings: AllocatorSettings | None = None,
 ) -> Peaks:
-    """One replay through the simulated allocator. ``which``: 0 the least, 1 the expected, 2 the most workspace."""
+    """Run the requests through the simulated allocator, with the workspaces of one bound."""
     allocator = make_allocator(rules, settings)
-    held: dict[int, Block] = {}
+    blocks: dict[int, Block] = {}
     threads: set[int] = set()
     shares = device.shares
     retries = 0
@@ -229,14 +228,14 @@ def replayed(
     try:
         for kind, first, second in requests:
             if kind == ALLOCATE:
-                held[first] = allocator.allocate(second)
+                blocks[first] = allocator.allocate(second)
             elif kind == FREE:
-                allocator.free(held.pop(first))
+                allocator.free(blocks.pop(first))
             elif kind in (TRANSIENT, UNMODELLED):
-                if shares is not None and kind == TRANSIENT:  # what was measured tells nothing of other operators
-                    size = shares.bytes_of(first, second, which)
+                if shares is not None and kind == TRANSIENT:  # the measured fractions do not cover other operators
+                    size = shares.workspace_bytes(first, second, bound)
                 else:
-                    size = (0, first, second)[which]
+                    size = (0, first, second)[bound]
                 if size:
                     allocator.free(allocator.allocate(size))
             elif kind == STEADY:
@@ -244,7 +243,7 @@ def replayed(
                 retries = allocator.retries
             elif first not in threads:
                 threads.add(first)
-                allocator.allocate(_of(device.cublas, which))
+                allocator.allocate(device.cublas.bound(bound))
     except OutOfDeviceMemoryError as error:
         failure = str(error)
     peaks = allocator.peak_requested_bytes, allocator.peak_allocated_bytes, allocator.peak_reserved_bytes

@@ -1,4 +1,4 @@
-"""The parent of the traces behind a prediction: cells in, traced steps out. Imports no torch."""
+"""The processes that trace steps for a prediction: cells go in, step profiles come out. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,121 +13,130 @@ from threading import Event
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
-from slr_bench.execute.job import Ending, JsonObject, PhaseEntered, StepToTrace, StepTraced, TraceSteps, Work
+from slr_bench.execute.job import Ending, PhaseEntered, StepToTrace, StepTraced, TraceSteps, Work
 from slr_bench.execute.local import LocalExecutor
 from slr_bench.files import flatten, nest
 from slr_bench.grid.cells import Cell
+from slr_bench.predict.step_profile import Refusal, StepProfile
 from slr_bench.record import without_paths
 from slr_bench.run.driver import Driver, thread_environment
 
 _TRACED_MICRO_BATCHES: Final = 2
-_TRACES_A_PROCESS: Final = 4
-"""Fewer are not worth another process, which imports torch for itself."""
+_TRACES_PER_PROCESS: Final = 4
+"""Fewer traces are not worth another process, because each process imports torch for itself."""
 _STEP_TIMEOUT_S: Final = 120.0
 _PRELOAD: Final = ("slr_bench.trace.fake.lazy_dynamo", "slr_bench.worker.trace_for_prediction")
-"""What a workload needs besides its first trace imports, in the one child that all of a share's traces run in."""
-_WHOLE: Final = "workload {} is a whole training; what can be predicted is a step: name one of steps with --workload"
+"""The workload's own modules are imported by its first trace, in the one child that runs all traces of a share."""
+_NOT_A_STEP: Final = (
+    "workload {} is a whole training; what can be predicted is a step: name one of steps with --workload"
+)
 
-Foreseen = JsonObject
+TraceResult = StepProfile | Refusal
+OnTraced = Callable[[Cell, TraceResult], None]
+"""Receives each cell when it is done."""
 
 
-class Asked(NamedTuple):
-    """A cell, and what a child is told of it."""
+class Request(NamedTuple):
+    """A cell that waits for its trace."""
 
     cell: Cell
     step: StepToTrace
 
 
-Server = tuple[LocalExecutor, Path]
-Seen = Callable[[Cell, Foreseen | str], None]
-"""Told of each cell as it is done: the traced step, or why there is none."""
+Family = list[tuple[str, Request]]
 
 
-class Foresight:
-    """Traces cells, in up to one process a core; open while asked several times."""
+class TracePool:
+    """Traces cells in up to one process per core. It starts processes when they are needed and ends them on exit."""
 
-    def __init__(self, cuda_rules: bool) -> None:
+    def __init__(self, cuda_rules: bool, start_early: bool = False) -> None:
+        """Prepare a pool.
+
+        ``start_early`` starts the first process on entry, so that torch is imported while the caller reads what is to
+        be traced.
+        """
         self._cuda_rules = cuda_rules
-        self._servers: list[Server] = []
-        self._known: dict[str, Foreseen | str] = {}
+        self._start_early = start_early
+        self._resources = ExitStack()
+        self._servers: list[tuple[LocalExecutor, Driver]] = []
+        self._results: dict[str, TraceResult] = {}
 
     def __enter__(self) -> Self:
-        self._open = ExitStack()
-        self._open.__enter__()
+        if self._start_early:
+            self._start_server()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open.__exit__(kind, error, trace)
+        self._resources.__exit__(kind, error, trace)
 
-    def begin(self) -> None:
-        """Start the first process: it imports torch while the caller reads what is to be traced."""
-        place = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="slr-bench-")))
+    def trace(self, cells: Sequence[Cell], on_traced: OnTraced = lambda cell, result: None) -> list[TraceResult]:
+        """Trace one step of each cell; the results are in the cells' order.
+
+        Cells that look alike to a trace are traced once.
+        """
+        steps = [_step_of(cell, self._cuda_rules) for cell in cells]
+        names = [repr(step) for step in steps]
+        cells_by_name: dict[str, list[Cell]] = {}
+        new: dict[str, Request] = {}
+        for name, cell, step in zip(names, cells, steps, strict=True):
+            cells_by_name.setdefault(name, []).append(cell)
+            if name not in self._results:
+                new.setdefault(name, Request(cell, step))
+        for name, result in self._trace_all(new):
+            self._results[name] = result
+            for cell in cells_by_name[name]:
+                on_traced(cell, result)
+        return [self._results[name] for name in names]
+
+    def _start_server(self) -> None:
+        directory = Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix="slr-bench-")))
         executor = LocalExecutor(_PRELOAD, thread_environment() | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
         executor.start()
-        self._open.push(executor)
-        self._servers.append((executor, place / "trace.log"))
+        self._resources.push(executor)
+        self._servers.append((executor, Driver(executor, directory, device="cpu")))
 
-    def foresee(self, cells: Sequence[Cell], seen: Seen = lambda cell, found: None) -> list[Foreseen | str]:
-        """The traced step of each cell, or why it cannot be traced; in the cells' order.
-
-        Cells that differ in nothing that a trace sees are traced once.
-        """
-        steps = [_step(cell, self._cuda_rules) for cell in cells]
-        names = [repr(step) for step in steps]
-        asked: dict[str, list[Cell]] = {}
-        new: dict[str, Asked] = {}
-        for name, cell, step in zip(names, cells, steps, strict=True):
-            asked.setdefault(name, []).append(cell)
-            if name not in self._known:
-                new.setdefault(name, Asked(cell, step))
-        for name, found in self._traced(new):
-            self._known[name] = found
-            for cell in asked[name]:
-                seen(cell, found)
-        return [self._known[name] for name in names]
-
-    def _traced(self, new: Mapping[str, Asked]) -> Iterator[tuple[str, Foreseen | str]]:
-        for name, one in new.items():
-            if one.cell.spec.kind != "step":
-                yield name, _WHOLE.format(one.cell.spec.name)
-        steps = {name: one for name, one in new.items() if one.cell.spec.kind == "step"}
+    def _trace_all(self, new: Mapping[str, Request]) -> Iterator[tuple[str, TraceResult]]:
+        for name, request in new.items():
+            if request.cell.spec.kind != "step":
+                yield name, Refusal(_NOT_A_STEP.format(request.cell.spec.name))
+        steps = {name: request for name, request in new.items() if request.cell.spec.kind == "step"}
         if not steps:
             return
         families = _families(steps)
-        count = max(1, min(os.cpu_count() or 1, -(-sum(map(_traces, families)) // _TRACES_A_PROCESS)))
-        done: SimpleQueue[tuple[str, Foreseen | str] | None] = SimpleQueue()
-        stop = Event()
+        count = max(1, min(os.cpu_count() or 1, -(-sum(map(_trace_count, families)) // _TRACES_PER_PROCESS)))
         while len(self._servers) < count:
-            self.begin()
+            self._start_server()
         for executor, _ in self._servers:
             executor.wait_ready()
-        with ThreadPoolExecutor(max_workers=count) as pool:
-            for server, share in zip(self._servers, _shares(families, count), strict=False):
-                pool.submit(_trace, server, share, done.put, stop)
-            waiting = count
+        results: SimpleQueue[tuple[str, TraceResult] | None] = SimpleQueue()
+        stop = Event()
+        with ThreadPoolExecutor(max_workers=count) as threads:
+            for (_, driver), share in zip(self._servers, _shares(families, count), strict=False):
+                threads.submit(_trace_share, driver, share, results.put, stop)
+            running = count
             try:
-                while waiting:
-                    message = done.get()
-                    if message is None:
-                        waiting -= 1
+                while running:
+                    result = results.get()
+                    if result is None:
+                        running -= 1
                     else:
-                        yield message
-            finally:  # Ctrl-C: the pool waits for its threads
+                        yield result
+            finally:  # after Ctrl-C the thread pool would wait for its threads
                 stop.set()
 
 
-def foresee(cells: Sequence[Cell], cuda_rules: bool, seen: Seen = lambda cell, found: None) -> list[Foreseen | str]:
-    """As :meth:`Foresight.foresee`, once."""
-    with Foresight(cuda_rules) as foresight:
-        return foresight.foresee(cells, seen)
+def trace_steps(
+    cells: Sequence[Cell], cuda_rules: bool, on_traced: OnTraced = lambda cell, result: None
+) -> list[TraceResult]:
+    """Trace cells in a pool that exists for this call only; see :meth:`TracePool.trace`."""
+    with TracePool(cuda_rules) as pool:
+        return pool.trace(cells, on_traced)
 
 
-def _step(cell: Cell, cuda_rules: bool) -> StepToTrace:
-    """What the child is told of a cell: its setting, with no more micro-batches than are traced; the size of one, and
-    what it shares with cells that differ in that only (None: nothing).
-    """
+def _step_of(cell: Cell, cuda_rules: bool) -> StepToTrace:
+    """Describe a cell to the tracing process, with no more micro-batches than are traced."""
     setting = flatten(cell.settings.model_dump(mode="json"))
     more = 0
     key = cell.spec.micro_batches
@@ -141,76 +150,76 @@ def _step(cell: Cell, cuda_rules: bool) -> StepToTrace:
     return StepToTrace(work, more, samples, family)
 
 
-Family = list[tuple[str, Asked]]
-
-
-def _families(steps: Mapping[str, Asked]) -> list[Family]:
-    """Cells that differ in the size of a micro-batch only: the smallest, the largest, then those between."""
-    alike: dict[str, Family] = {}
-    for name, one in steps.items():
-        alike.setdefault(one.step.family or name, []).append((name, one))
+def _families(steps: Mapping[str, Request]) -> list[Family]:
+    """Group cells that differ in the size of a micro-batch only: the smallest, the largest, then those between."""
+    groups: dict[str, Family] = {}
+    for name, request in steps.items():
+        groups.setdefault(request.step.family or name, []).append((name, request))
     families = []
-    for family in alike.values():
-        by_size = sorted(family, key=lambda named: named[1].step.samples or 0)
+    for group in groups.values():
+        by_size = sorted(group, key=lambda named: named[1].step.samples or 0)
         families.append([*by_size[:1], *by_size[-1:][: len(by_size) - 1], *by_size[1:-1]])
     return families
 
 
-def _traces(family: Family) -> int:
-    """How many of them are traced, as a rule."""
+def _trace_count(family: Family) -> int:
+    """How many cells of a family are usually traced; the others are interpolated."""
     return min(2, len(family))
 
 
-def _shares(families: Sequence[Family], count: int) -> list[dict[str, Asked]]:
-    """The families over ``count`` processes, about the same number of traces each."""
+def _shares(families: Sequence[Family], count: int) -> list[dict[str, Request]]:
+    """Distribute the families over ``count`` processes, with about the same number of traces each."""
     shares: list[list[Family]] = [[] for _ in range(count)]
     for family in families:
-        min(shares, key=lambda share: sum(map(_traces, share))).append(family)
-    return [dict(one for family in share for one in family) for share in shares]
+        min(shares, key=lambda share: sum(map(_trace_count, share))).append(family)
+    return [dict(named for family in share for named in family) for share in shares]
 
 
-def _trace(
-    server: Server,
-    share: Mapping[str, Asked],
-    told: Callable[[tuple[str, Foreseen | str] | None], None],
+def _trace_share(
+    driver: Driver,
+    share: Mapping[str, Request],
+    put: Callable[[tuple[str, TraceResult] | None], None],
     stop: Event,
 ) -> None:
-    """Tell each step of the share, then None. A child that dies loses the step it was at, no other.
+    """Put the result of each step of the share, then None. A child that dies loses only the step that it was tracing.
 
-    When ``stop`` is set nobody waits for the one that runs.
+    When ``stop`` is set, the running trace is abandoned.
     """
-    executor, log = server
-    driver = Driver(executor, log.parent, device="cpu")
     left = dict(share)
     try:
         while left and not stop.is_set():
             names = list(left)
 
-            def heard(message: PhaseEntered | StepTraced, names: list[str] = names) -> None:
+            def on_message(message: PhaseEntered | StepTraced, names: list[str] = names) -> None:
                 if isinstance(message, StepTraced):
                     name = names[message.number]
-                    cell = left.pop(name).cell
-                    refusal = without_paths(message.refusal or "", cell.settings.model_dump_json())
-                    told((name, refusal if message.step is None else message.step))
+                    put((name, _result(message, left[name].cell)))
+                    del left[name]
 
-            task = TraceSteps(tuple(one.step for one in left.values()))
+            task = TraceSteps(tuple(request.step for request in left.values()))
             timeout_s = _STEP_TIMEOUT_S * len(left)
-            ending = driver.run(task, timeout_s, "trace", on_message=heard, is_cancelled=stop.is_set)
+            ending = driver.run(task, timeout_s, "trace", on_message=on_message, is_cancelled=stop.is_set)
             if left:
                 name = next(iter(left))
                 del left[name]
-                told((name, f"the trace broke: {_why(ending)}"))
-    except Exception as error:  # noqa: BLE001 - told in the place of what is missing
+                put((name, Refusal(f"the trace broke: {_why_incomplete(ending)}")))
+    except Exception as error:  # noqa: BLE001 - reported in the place of each missing result
         for name in left:
-            told((name, f"the trace broke: {error}"))
+            put((name, Refusal(f"the trace broke: {error}")))
     finally:
-        told(None)
+        put(None)
 
 
-def _why(ending: Ending) -> str:
-    """Why a child told less than it was asked."""
+def _result(message: StepTraced, cell: Cell) -> TraceResult:
+    if message.step is None:
+        return Refusal(without_paths(message.refusal or "", cell.settings.model_dump_json()))
+    return StepProfile.from_json(message.step)
+
+
+def _why_incomplete(ending: Ending) -> str:
+    """Why a child ended before it had traced all of its steps."""
     if ending.timed_out:
         return f"it took more than {ending.timeout_s:g} s"
     if ending.result is not None and ending.result.reason:
-        return str(ending.result.reason)
+        return ending.result.reason
     return f"the process ended {f'by signal {ending.signal}' if ending.signal else f'with status {ending.code}'}"

@@ -7,7 +7,8 @@ import sys
 
 import torch
 
-from slr_bench.predict.allocator.golden import differences, golden_trace
+from slr_bench.predict.allocator.recording import GoldenTrace
+from slr_bench.predict.allocator.replay import golden_differences
 from slr_bench.worker.calibrate import measured_operators, recorded_steps
 from slr_bench.worker.calibration_gpu import TorchGpu
 from slr_bench.worker.operator_cases import CASES
@@ -27,6 +28,6 @@ class Step:
 
 
 if __name__ == "__main__":
-    trace = golden_trace({}, recorded_steps(TorchGpu(), Step, warmup_steps=2))
+    trace = GoldenTrace.from_steps({}, recorded_steps(TorchGpu(), Step, warmup_steps=2))
     operators = measured_operators(TorchGpu(), CASES)["operators"]
-    json.dump({"differences": differences(trace), "operators": operators}, sys.stdout)
+    json.dump({"differences": golden_differences(trace), "operators": operators}, sys.stdout)

@@ -1,10 +1,13 @@
-"""torch's CUDA caching allocator, simulated: what a sequence of requests and frees holds, reserves, and where it fails.
+"""A simulation of torch's CUDA caching allocator: what a sequence of requests and frees reserves, and where it fails.
 
-Follows ``c10/cuda/CUDACachingAllocator.cpp`` (torch 2.11 to 2.14): two pools a stream, best fit by (size, address),
-splitting, merging with free neighbours, segments from the device, cached segments given back under pressure. Not
-modelled: memory pools of CUDA graphs, ``record_stream`` across streams (a freed block waits there for an event), and
-``garbage_collection_threshold``. Addresses of segments decide between blocks of equal size; here they ascend in the
-order of allocation, unless the caller knows the true ones.
+It follows ``c10/cuda/CUDACachingAllocator.cpp`` (torch 2.11 to 2.14): two pools per stream, best fit by (size,
+address), splitting, merging with free neighbours, and cached segments that are given back under pressure.
+
+Three things are not modelled: memory pools of CUDA graphs, ``garbage_collection_threshold``, and ``record_stream``
+across streams, where a freed block waits for an event.
+
+Addresses of segments decide between blocks of equal size. Here they ascend in the order of allocation, unless the
+caller passes the true ones.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from slr_bench.predict.allocator.rules import (
     UNLIMITED,
     AllocatorRules,
     AllocatorSettings,
-    rounded,
+    round_up,
     segment_bytes,
 )
 from slr_bench.units import format_bytes
@@ -31,7 +34,7 @@ class OutOfDeviceMemoryError(SlrBenchError):
 
 
 class Block:
-    """A part of a segment: allocated, free, or (of an expandable segment) without memory behind it."""
+    """A part of a segment: allocated, free, or without memory behind it (in an expandable segment)."""
 
     __slots__ = (
         "address",
@@ -50,7 +53,7 @@ class Block:
         self.size_bytes = size_bytes
         self.pool = pool
         self.segment = segment
-        """Blocks of one segment share it; an expandable one tells it apart."""
+        """Shared by the blocks of one segment."""
         self.requested_bytes = 0
         self.is_free = True
         self.is_mapped = True
@@ -58,14 +61,14 @@ class Block:
         self.next: Block | None = None
 
     def insert_before(self, other: Block) -> None:
-        """Stand before ``other`` in its segment."""
+        """Insert this block before ``other`` in its segment."""
         self.previous, self.next = other.previous, other
         if other.previous is not None:
             other.previous.next = self
         other.previous = self
 
     def insert_after(self, other: Block) -> None:
-        """Stand behind ``other`` in its segment."""
+        """Insert this block after ``other`` in its segment."""
         self.previous, self.next = other, other.next
         if other.next is not None:
             other.next.previous = self
@@ -73,7 +76,7 @@ class Block:
 
 
 class Pool:
-    """Free blocks of one stream for small or for large requests, smallest first, of equal ones the lowest address."""
+    """Free blocks of one stream, for small or for large requests, ordered by size and then by address."""
 
     __slots__ = ("free", "is_small", "unmapped")
 
@@ -81,27 +84,27 @@ class Pool:
         self.is_small = is_small
         self.free: list[tuple[int, int, Block]] = []
         self.unmapped: list[tuple[int, Block]] = []
-        """By address."""
+        """Blocks without memory behind them, by address."""
 
     def add(self, block: Block) -> None:
-        """A block became free."""
+        """Add a block that became free."""
         insort(self.free, (block.size_bytes, block.address, block))
 
     def remove(self, block: Block) -> None:
-        """A free block is no longer."""
+        """Remove a block that is no longer free."""
         del self.free[bisect_left(self.free, (block.size_bytes, block.address))]
 
     def add_unmapped(self, block: Block) -> None:
-        """A block has no memory behind it."""
+        """Add a block that has no memory behind it."""
         insort(self.unmapped, (block.address, block))
 
     def remove_unmapped(self, block: Block) -> None:
-        """It has, or is part of another."""
+        """Remove a block that has memory now, or is part of another block."""
         del self.unmapped[bisect_left(self.unmapped, (block.address,))]
 
 
 class CachingAllocator:
-    """One device. Sizes are bytes; ``peak_*`` are the most since the start or :meth:`reset_peaks`."""
+    """The allocator of one device. ``peak_*`` are the highest values since the last :meth:`reset_peaks`."""
 
     def __init__(
         self,
@@ -109,29 +112,33 @@ class CachingAllocator:
         settings: AllocatorSettings | None = None,
         next_address: Callable[[int], int] | None = None,
     ) -> None:
-        """``next_address``: called with a new segment's size, gives its address; ascending ones by default."""
+        """Make an empty allocator. ``next_address`` maps a new segment's size to its address."""
         self.rules = rules or AllocatorRules()
         self.settings = settings or AllocatorSettings()
         self.requested_bytes = self.allocated_bytes = self.reserved_bytes = 0
         self.segments = 0
-        """From ``cudaMalloc``; expandable ones are not counted, as torch does not."""
+        """Number of segments from ``cudaMalloc``. Like torch, it does not count expandable segments."""
         self.peak_requested_bytes = self.peak_allocated_bytes = self.peak_reserved_bytes = 0
         self.retries = 0
-        """Times that cached segments were given back to make room."""
+        """How often cached segments were given back to make room."""
         self._pools: dict[tuple[bool, int], Pool] = {}
-        self._next_address = next_address or self._ascending
+        self._next_address = next_address or self._ascending_address
         self._free_address = _FIRST_ADDRESS
 
     def allocate(self, size_bytes: int, stream: int = 0) -> Block:
-        """A block for a request of ``size_bytes`` (at least 1).
+        """Return a block for a request of ``size_bytes`` (at least 1).
 
         Raises:
-            OutOfDeviceMemoryError: above ``capacity_bytes``; nothing has changed but that caches were given back.
+            OutOfDeviceMemoryError: it would exceed ``capacity_bytes``. Only the caches were emptied.
         """
-        size = rounded(size_bytes, self.rules, self.settings)
+        size = round_up(size_bytes, self.rules, self.settings)
         is_small = size <= self.rules.small_request_bytes
         pool = self._pools.get((is_small, stream)) or self._new_pool(is_small, stream)
-        block = self._cached(pool, size) or self._new(pool, size) or self._after_release(pool, size, size_bytes)
+        block = (
+            self._take_cached(pool, size)
+            or self._take_new(pool, size)
+            or self._take_after_release(pool, size, size_bytes)
+        )
         if self._is_split(pool, block.size_bytes, size):
             rest = block
             block = Block(rest.address, size, pool, rest.segment)
@@ -150,10 +157,10 @@ class CachingAllocator:
         return block
 
     def free(self, block: Block) -> None:
-        """Give a block back to its pool, merged with its free neighbours.
+        """Return a block to its pool, merged with its free neighbours.
 
         Raises:
-            ValueError: it is free already.
+            ValueError: the block is free already.
         """
         if block.is_free:
             raise ValueError(f"the block at {block.address:#x} is freed twice")
@@ -164,18 +171,18 @@ class CachingAllocator:
         block.pool.add(block)
 
     def empty_cache(self) -> None:
-        """Give every segment back that no block is allocated in (``torch.cuda.empty_cache``)."""
+        """Give back every segment without an allocated block (``torch.cuda.empty_cache``)."""
         for pool in self._pools.values():
             self._release(pool)
 
     def reset_peaks(self) -> None:
-        """Peaks begin anew at what is held now."""
+        """Restart the peaks from the current values."""
         self.peak_requested_bytes = self.requested_bytes
         self.peak_allocated_bytes = self.allocated_bytes
         self.peak_reserved_bytes = self.reserved_bytes
 
     def blocks(self) -> list[Block]:
-        """All free and unmapped blocks, for checks; the allocated ones their owners hold."""
+        """Return all free and unmapped blocks, for checks. Allocated blocks are known to their owners only."""
         pools = self._pools.values()
         free = [block for pool in pools for _, _, block in pool.free]
         return free + [block for pool in pools for _, block in pool.unmapped]
@@ -183,44 +190,44 @@ class CachingAllocator:
     def _new_pool(self, is_small: bool, stream: int) -> Pool:
         return self._pools.setdefault((is_small, stream), Pool(is_small))
 
-    def _cached(self, pool: Pool, size: int) -> Block | None:
-        """Best fit, taken out of the pool."""
-        place = self._best_fit(pool, size)
-        if place == len(pool.free):
+    def _take_cached(self, pool: Pool, size: int) -> Block | None:
+        """Take the best fit out of the pool."""
+        index = self._best_fit(pool, size)
+        if index == len(pool.free):
             return None
-        found = pool.free[place][2]
+        block = pool.free[index][2]
         limit = self.settings.max_split_size_bytes
-        if size < limit <= found.size_bytes:
+        if size < limit <= block.size_bytes:
             return None
-        if size >= limit and found.size_bytes >= size + self.settings.max_non_split_rounding_bytes:
+        if size >= limit and block.size_bytes >= size + self.settings.max_non_split_rounding_bytes:
             return None
-        del pool.free[place]
-        return found
+        del pool.free[index]
+        return block
 
     def _best_fit(self, pool: Pool, size: int) -> int:
-        """Place in ``pool.free`` of the smallest block that is large enough; its length where there is none."""
+        """Return the index in ``pool.free`` of the smallest sufficient block; its length if no block suffices."""
         return bisect_left(pool.free, (size,))
 
-    def _new(self, pool: Pool, size: int) -> Block | None:
-        """A segment of its own from the device; None where it has no room."""
+    def _take_new(self, pool: Pool, size: int) -> Block | None:
+        """Make a segment for the block; return None if the device has no room."""
         segment = segment_bytes(size, self.rules, self.settings)
         if not self._reserve(segment):
             return None
         self.segments += 1
         return Block(self._next_address(segment), segment, pool, None)
 
-    def _after_release(self, pool: Pool, size: int, size_bytes: int) -> Block:
-        """First only as many oversized blocks as it takes, where there are such; then all that is cached."""
+    def _take_after_release(self, pool: Pool, size: int, size_bytes: int) -> Block:
+        """Give back as many oversized blocks as needed, then everything cached, and try again."""
         self.retries += 1
-        block = self._new(pool, size) if self._release_oversized(pool, size) else None
+        block = self._take_new(pool, size) if self._release_oversized(pool, size) else None
         if block is None:
             self.empty_cache()
-            block = self._new(pool, size)
+            block = self._take_new(pool, size)
         if block is None:
             raise OutOfDeviceMemoryError(
                 f"tried to allocate {format_bytes(size_bytes)}: {format_bytes(self.allocated_bytes)} are allocated and "
                 f"{format_bytes(self.reserved_bytes)} reserved of {format_bytes(self.settings.capacity_bytes)}; "
-                "use a smaller micro-batch, or expandable_segments:True where little of what is reserved is allocated"
+                "use a smaller micro-batch, or expandable_segments:True if little of the reserved memory is allocated"
             )
         return block
 
@@ -233,20 +240,20 @@ class CachingAllocator:
     def _merge(self, block: Block) -> None:
         before, after = block.previous, block.next
         if before is not None and before.is_free and before.is_mapped == block.is_mapped:
-            self._forget(before)
+            self._remove_from_pool(before)
             block.address = before.address
             block.size_bytes += before.size_bytes
             block.previous = before.previous
             if before.previous is not None:
                 before.previous.next = block
         if after is not None and after.is_free and after.is_mapped == block.is_mapped:
-            self._forget(after)
+            self._remove_from_pool(after)
             block.size_bytes += after.size_bytes
             block.next = after.next
             if after.next is not None:
                 after.next.previous = block
 
-    def _forget(self, block: Block) -> None:
+    def _remove_from_pool(self, block: Block) -> None:
         if block.is_mapped:
             block.pool.remove(block)
         else:
@@ -258,14 +265,14 @@ class CachingAllocator:
                 self._give_back(block)
 
     def _release_oversized(self, pool: Pool, size: int) -> bool:
-        """Enough blocks of ``max_split_size`` and more to make room: the smallest that is, else the largest ones."""
+        """Give back the smallest sufficient block of at least ``max_split_size``, or the largest ones together."""
         limit = self.settings.max_split_size_bytes
         if limit >= UNLIMITED:
             return False
         wanted = max(size, limit)
-        place = bisect_left(pool.free, (wanted,))
-        if place < len(pool.free):
-            self._give_back(pool.free[place][2])
+        index = bisect_left(pool.free, (wanted,))
+        if index < len(pool.free):
+            self._give_back(pool.free[index][2])
             return True
         released = 0
         while released < wanted and pool.free and pool.free[-1][0] >= limit:
@@ -285,7 +292,7 @@ class CachingAllocator:
         self.peak_reserved_bytes = max(self.peak_reserved_bytes, self.reserved_bytes)
         return True
 
-    def _ascending(self, size: int) -> int:
+    def _ascending_address(self, size: int) -> int:
         address = self._free_address
         self._free_address += size
         return address

@@ -1,7 +1,7 @@
-"""The caching allocator with ``expandable_segments:True``: a range of addresses a stream and pool, memory in pages.
+"""The caching allocator with ``expandable_segments:True``: one range of addresses per stream and pool, filled by pages.
 
-``cuMemMap`` puts pages of 2 MiB (small pool) or 20 MiB behind a segment's addresses as they are needed, so that a
-segment grows instead of a new one being made, and whole free pages are given back under pressure.
+``cuMemMap`` puts pages of 2 MiB (small pool) or 20 MiB behind a segment's addresses as they are needed. So a segment
+grows where the plain allocator would make a new one. Whole free pages are given back under pressure.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from slr_bench.predict.allocator.rules import (
 from slr_bench.units import GIB
 
 ADDRESS_SPACE_PART: Final = 1.125
-"""Addresses that a segment reserves, of the device's memory."""
+"""Addresses that a segment reserves, as a multiple of the device's memory."""
 DEFAULT_DEVICE_BYTES: Final = 1024 * GIB
-"""Where no capacity is given: addresses cost nothing here."""
+"""Assumed if no capacity is given; addresses cost nothing here."""
 
 
 class _Segment:
@@ -34,26 +34,26 @@ class _Segment:
         self.page_bytes = page_bytes
 
     def down(self, address: int) -> int:
-        """The page boundary at or before."""
+        """Return the page boundary at or before an address."""
         return address - (address - self.address) % self.page_bytes
 
     def up(self, address: int) -> int:
-        """The page boundary at or behind."""
+        """Return the page boundary at or after an address."""
         return address + (self.address - address) % self.page_bytes
 
 
 class ExpandableAllocator(CachingAllocator):
-    """As :class:`CachingAllocator`; ``segments`` stays 0, as torch's own statistic does."""
+    """A :class:`CachingAllocator` whose segments grow. ``segments`` stays 0, like torch's own statistic."""
 
     def _best_fit(self, pool: Pool, size: int) -> int:
-        """By the size that a block can grow to, not by what it has."""
-        place, count = bisect_left(pool.free, (size,)), len(pool.free)
-        while place + 1 < count and _grown(pool.free[place + 1][2]) < _grown(pool.free[place][2]):
-            place += 1
-        return place
+        """Prefer, among consecutive blocks, the one that can grow to the smaller size."""
+        index, count = bisect_left(pool.free, (size,)), len(pool.free)
+        while index + 1 < count and _grown_bytes(pool.free[index + 1][2]) < _grown_bytes(pool.free[index][2]):
+            index += 1
+        return index
 
-    def _new(self, pool: Pool, size: int) -> Block | None:
-        block = self._with_room(pool, size)
+    def _take_new(self, pool: Pool, size: int) -> Block | None:
+        block = self._first_of_room(pool, size)
         if not block.is_mapped and not self._map(block, min(block.size_bytes, size)):
             return None
         while block.size_bytes < size:
@@ -61,7 +61,7 @@ class ExpandableAllocator(CachingAllocator):
             assert following is not None, "there is address space: free -> unmapped -> any"
             if not self._map(following, min(size - block.size_bytes, following.size_bytes)):
                 return None
-            block = following  # has taken the one before it in
+            block = following  # it was merged with the block before it
         pool.remove(block)
         return block
 
@@ -75,17 +75,17 @@ class ExpandableAllocator(CachingAllocator):
     def _release_oversized(self, pool: Pool, size: int) -> bool:
         return False
 
-    def _with_room(self, pool: Pool, size: int) -> Block:
-        """The block at the lowest address from which free and unmapped ones are ``size`` together."""
+    def _first_of_room(self, pool: Pool, size: int) -> Block:
+        """Return the block at the lowest address from which free and unmapped blocks have ``size`` bytes together."""
         for _, unmapped in pool.unmapped:
             before = unmapped.previous
             first = before if before is not None and before.is_free else unmapped
-            found = 0
+            room = 0
             block: Block | None = first
-            while found < size and block is not None and block.is_free:
-                found += block.size_bytes
+            while room < size and block is not None and block.is_free:
+                room += block.size_bytes
                 block = block.next
-            if found >= size:
+            if room >= size:
                 return first
         capacity = self.settings.capacity_bytes
         device_bytes = DEFAULT_DEVICE_BYTES if capacity >= UNLIMITED else capacity
@@ -98,7 +98,7 @@ class ExpandableAllocator(CachingAllocator):
         return block
 
     def _map(self, block: Block, size: int) -> bool:
-        """Put memory behind the first ``size`` bytes of an unmapped block, whole pages; False: the device has none."""
+        """Put whole pages behind the first ``size`` bytes of an unmapped block; return False if the device is full."""
         assert isinstance(block.segment, _Segment)
         mapped = block.segment.up(block.address + size) - block.address
         if not self._reserve(mapped):
@@ -117,7 +117,7 @@ class ExpandableAllocator(CachingAllocator):
         return True
 
     def _unmap(self, block: Block) -> None:
-        """Give the whole pages of a free block back; what is left of it on either side stays free."""
+        """Give back the whole pages of a free block; the rest on either side stays free."""
         assert isinstance(block.segment, _Segment)
         pool, end = block.pool, block.address + block.size_bytes
         first, last = block.segment.up(block.address), block.segment.down(end)
@@ -141,7 +141,7 @@ class ExpandableAllocator(CachingAllocator):
             pool.remove_unmapped(block)
 
 
-def _grown(block: Block) -> int:
+def _grown_bytes(block: Block) -> int:
     following = block.next
     return block.size_bytes + (following.size_bytes if following is not None and not following.is_mapped else 0)
 
@@ -151,6 +151,6 @@ def make_allocator(
     settings: AllocatorSettings | None = None,
     next_address: Callable[[int], int] | None = None,
 ) -> CachingAllocator:
-    """The one that ``settings`` ask for."""
+    """Make the kind of allocator that ``settings`` select."""
     kind = ExpandableAllocator if settings is not None and settings.expandable_segments else CachingAllocator
     return kind(rules, settings, next_address)

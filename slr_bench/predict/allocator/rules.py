@@ -1,4 +1,4 @@
-"""Numbers and knobs of torch's CUDA caching allocator (``c10/cuda/CUDACachingAllocator.cpp``). No torch."""
+"""Numbers and settings of torch's CUDA caching allocator (``c10/cuda/CUDACachingAllocator.cpp``). Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from slr_bench.units import MIB, nearest
 
 UNLIMITED: Final = 1 << 62
 INTERVALS: Final = 16
-"""Powers of two from 1 MiB on that ``roundup_power2_divisions`` tells apart; the last one holds for all above."""
+"""Powers of two, from 1 MiB, with a value each in ``roundup_power2_divisions``; the last holds for all larger sizes."""
 _FIRST_INTERVAL: Final = MIB.bit_length() - 1
 _PAIR: Final = re.compile(r"\s*(?P<key>[^:,\[\]\s]+)\s*:\s*(?P<value>\[[^\]]*\]|[^,\[\]\s]+)\s*(?:,\s*|$)")
 
 
 @dataclass(frozen=True)
 class AllocatorRules:
-    """What is compiled into a torch release, bytes."""
+    """Sizes in bytes that are compiled into a torch release."""
 
     granule_bytes: int = 512
-    """Every request is rounded up to a multiple; the least that is split off in the small pool."""
+    """Requests are rounded up to a multiple of it. The small pool splits off any remainder of this size or more."""
     small_request_bytes: int = MIB
-    """The largest request of the small pool; in the large one a remainder has to be larger to be split off."""
+    """Largest request of the small pool. In the large pool, only a larger remainder is split off."""
     small_segment_bytes: int = 2 * MIB
     large_segment_bytes: int = 20 * MIB
     own_segment_bytes: int = 10 * MIB
-    """From here on a request that finds no room gets a segment of its own, a multiple of ``segment_granule_bytes``."""
+    """A request of this size or more that needs a new segment gets its own, a multiple of ``segment_granule_bytes``."""
     segment_granule_bytes: int = 2 * MIB
 
 
@@ -38,19 +38,19 @@ RULES_BY_TORCH: Final = {
     (2, 13): AllocatorRules(),
     (2, 14): AllocatorRules(),
 }
-"""By (major, minor). The numbers have been these since 1.x; what differs is which knobs exist."""
+"""Rules by (major, minor) version. The numbers have not changed since 1.x; only the set of settings has."""
 
 
 def rules_of(torch_version: str) -> AllocatorRules:
-    """The rules of a release, like ``2.12.1+cu130``; of one that is not listed those of the nearest listed below it.
+    """Return the rules of a release, like ``2.12.1+cu130``; an unlisted release has those of the nearest older one.
 
     Raises:
-        ConfigError: no version number, or one older than all listed.
+        ConfigError: the text has no version number, or the release is older than all that are listed.
     """
-    found = re.match(r"(\d+)\.(\d+)", torch_version)
-    if found is None:
+    match = re.match(r"(\d+)\.(\d+)", torch_version)
+    if match is None:
         raise ConfigError(f"torch version {torch_version!r} has no number; give one like 2.12.1")
-    version = int(found[1]), int(found[2])
+    version = int(match[1]), int(match[2])
     below = [known for known in RULES_BY_TORCH if known <= version]
     if not below:
         oldest = ".".join(map(str, min(RULES_BY_TORCH)))
@@ -60,19 +60,19 @@ def rules_of(torch_version: str) -> AllocatorRules:
 
 @dataclass(frozen=True)
 class AllocatorSettings:
-    """What a user sets in ``PYTORCH_ALLOC_CONF`` and what the device has."""
+    """The settings of ``PYTORCH_ALLOC_CONF``, and the memory of the device."""
 
     expandable_segments: bool = False
     max_split_size_bytes: int = UNLIMITED
-    """Blocks from here on are not split, and serve no smaller request."""
+    """Blocks of this size or more are not split, and serve no smaller request."""
     max_non_split_rounding_bytes: int = 20 * MIB
     """An unsplit block may be this much larger than its request."""
     large_segment_bytes: int | None = None
-    """In place of the release's number."""
+    """Replaces the release's number."""
     roundup_power2_divisions: tuple[int, ...] = field(default=(0,) * INTERVALS)
-    """Steps between two powers of two to which requests are rounded up, by power from 1 MiB on; 0 or 1: none."""
+    """Steps between two powers of two to which requests round up, per power from 1 MiB. 0 and 1 mean none."""
     capacity_bytes: int = UNLIMITED
-    """For segments: the device's memory without context, driver and other processes."""
+    """Memory for segments: the device's, without context, driver and other processes."""
 
     def __post_init__(self) -> None:
         if len(self.roundup_power2_divisions) != INTERVALS:
@@ -90,7 +90,7 @@ _IGNORED: Final = (
     "release_lock_on_cudamalloc",
     "throw_on_cudamalloc_oom",
 )
-"""They change nothing in what is reserved (``CUDAAllocatorConfig.h`` of torch 2.14 lists all keys)."""
+"""Keys that do not change what is reserved (``CUDAAllocatorConfig.h`` of torch 2.14 lists all keys)."""
 _MODELLED: Final = (
     "expandable_segments",
     "garbage_collection_threshold",
@@ -102,25 +102,25 @@ _MODELLED: Final = (
 
 
 def settings_of(text: str, capacity_bytes: int = UNLIMITED) -> AllocatorSettings:
-    """The settings of a ``PYTORCH_ALLOC_CONF`` string, like ``expandable_segments:True,max_split_size_mb:128``.
+    """Parse a ``PYTORCH_ALLOC_CONF`` string, like ``expandable_segments:True,max_split_size_mb:128``.
 
     Raises:
-        ConfigError: an unknown or unmodelled key, or an impossible value.
+        ConfigError: a key is unknown, or a value is impossible.
     """
     values: dict[str, object] = {"capacity_bytes": capacity_bytes}
     for key, value in _pairs(text):
         if key == "expandable_segments":
             values[key] = _flag(key, value)
         elif key == "max_split_size_mb":
-            values["max_split_size_bytes"] = _mebibytes(key, value, least=21)
+            values["max_split_size_bytes"] = _mebibytes(key, value, minimum=21)
         elif key == "max_non_split_rounding_mb":
-            values["max_non_split_rounding_bytes"] = _mebibytes(key, value, least=21)
+            values["max_non_split_rounding_bytes"] = _mebibytes(key, value, minimum=21)
         elif key == "large_segment_size_mb":
-            values["large_segment_bytes"] = _mebibytes(key, value, least=20)
+            values["large_segment_bytes"] = _mebibytes(key, value, minimum=20)
         elif key == "roundup_power2_divisions":
             values[key] = _divisions(value)
         elif key == "garbage_collection_threshold":
-            continue  # acts only where a process limits its own memory
+            continue  # matters only in a process that limits its own memory
         elif key not in _IGNORED:
             known = nearest(key, (*_MODELLED, *_IGNORED))
             raise ConfigError(f"PYTORCH_ALLOC_CONF: the simulated allocator has no key {key!r}{known}")
@@ -128,14 +128,15 @@ def settings_of(text: str, capacity_bytes: int = UNLIMITED) -> AllocatorSettings
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:
-    """``key:value`` between commas; a value in brackets may hold some."""
-    place = 0
-    while place < len(text):
-        found = _PAIR.match(text, place)
-        if found is None:
-            raise ConfigError(f"PYTORCH_ALLOC_CONF: {text[place:]!r} is not key:value; write expandable_segments:True")
-        yield found["key"], found["value"]
-        place = found.end()
+    """Split ``key:value`` pairs at commas, except commas in brackets."""
+    position = 0
+    while position < len(text):
+        match = _PAIR.match(text, position)
+        if match is None:
+            rest = text[position:]
+            raise ConfigError(f"PYTORCH_ALLOC_CONF: {rest!r} is not key:value; write expandable_segments:True")
+        yield match["key"], match["value"]
+        position = match.end()
 
 
 def _flag(key: str, value: str) -> bool:
@@ -144,32 +145,32 @@ def _flag(key: str, value: str) -> bool:
     return value == "True"
 
 
-def _mebibytes(key: str, value: str, least: int) -> int:
-    if not value.isdecimal() or int(value) < least:
-        raise ConfigError(f"PYTORCH_ALLOC_CONF: {key}={value!r}; give a whole number of MiB, {least} at least")
+def _mebibytes(key: str, value: str, minimum: int) -> int:
+    if not value.isdecimal() or int(value) < minimum:
+        raise ConfigError(f"PYTORCH_ALLOC_CONF: {key}={value!r}; give a whole number of MiB, at least {minimum}")
     return int(value) * MIB
 
 
 def _divisions(value: str) -> tuple[int, ...]:
-    """One number for all sizes, or ``[256:1,512:2,>:8]``: MiB below which, and the number."""
+    """Parse one number for all sizes, or a list ``[256:1,512:2,>:8]`` of upper limits in MiB and their numbers."""
     if value.isdecimal():
         return (_power_of_two(value),) * INTERVALS
-    found, last = [0] * INTERVALS, -1
+    divisions, last = [0] * INTERVALS, -1
     for entry in value.strip("[]").split(","):
-        matched = re.fullmatch(r"\s*(>|\d+):(\d+)\s*", entry)
-        if matched is None:
+        match = re.fullmatch(r"\s*(>|\d+):(\d+)\s*", entry)
+        if match is None:
             raise ConfigError(
                 f"PYTORCH_ALLOC_CONF: roundup_power2_divisions has {entry!r}; give one number, or [256:1,512:2,>:4]"
             )
-        bound, number = matched[1], _power_of_two(matched[2])
+        bound, number = match[1], _power_of_two(match[2])
         if bound == ">":
-            found[last + 1 :] = [number] * (INTERVALS - 1 - last)
+            divisions[last + 1 :] = [number] * (INTERVALS - 1 - last)
             continue
-        place = min(_power_of_two(bound).bit_length() - 1, INTERVALS - 1)
-        first = 0 if last < 0 else place  # below the first bound, too
-        found[first : place + 1] = [number] * (place + 1 - first)
-        last = place
-    return tuple(found)
+        index = min(_power_of_two(bound).bit_length() - 1, INTERVALS - 1)
+        first = 0 if last < 0 else index  # the first entry holds for all smaller sizes, too
+        divisions[first : index + 1] = [number] * (index + 1 - first)
+        last = index
+    return tuple(divisions)
 
 
 def _power_of_two(text: str) -> int:
@@ -179,13 +180,13 @@ def _power_of_two(text: str) -> int:
     return number
 
 
-def rounded(size_bytes: int, rules: AllocatorRules, settings: AllocatorSettings) -> int:
-    """The block that a request of ``size_bytes`` asks for."""
+def round_up(size_bytes: int, rules: AllocatorRules, settings: AllocatorSettings) -> int:
+    """Return the block size for a request of ``size_bytes``."""
     granule = rules.granule_bytes
     if size_bytes < granule:
         return granule
-    place = min(max(size_bytes.bit_length() - 1 - _FIRST_INTERVAL, 0), INTERVALS - 1)
-    divisions = settings.roundup_power2_divisions[place]
+    interval = min(max(size_bytes.bit_length() - 1 - _FIRST_INTERVAL, 0), INTERVALS - 1)
+    divisions = settings.roundup_power2_divisions[interval]
     if divisions > 1 and size_bytes > granule * divisions:
         return _next_division(size_bytes, divisions)
     return -(-size_bytes // granule) * granule
@@ -200,7 +201,7 @@ def _next_division(size_bytes: int, divisions: int) -> int:
 
 
 def segment_bytes(block_bytes: int, rules: AllocatorRules, settings: AllocatorSettings) -> int:
-    """The segment that is asked of the device for a (rounded) block that found no room."""
+    """Return the size of the segment that the device has to provide for a (rounded) block."""
     if block_bytes <= rules.small_request_bytes:
         return rules.small_segment_bytes
     if block_bytes < rules.own_segment_bytes:

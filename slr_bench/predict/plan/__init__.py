@@ -1,1 +1,1 @@
-"""The search for the fastest setting that fits."""
+"""The search for the fastest setting that fits a memory budget."""

@@ -1,41 +1,38 @@
-"""A plan for a grid's setting: its cells, traced as the search asks for them, on a device. No torch."""
+"""Plan for a grid's setting: trace its cells as the search needs them, and run some on the GPU. Imports no torch."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-from slr_bench.errors import ConfigError
+from slr_bench.errors import ConfigError, NothingMeasuredError
 from slr_bench.files import flatten
 from slr_bench.grid.cells import Cell, own_cell
-from slr_bench.grid.config import GridConfig
+from slr_bench.grid.config import GridConfig, with_device
 from slr_bench.predict.allocator.rules import AllocatorSettings
-from slr_bench.predict.cost import calibrated
 from slr_bench.predict.device import Device
-from slr_bench.predict.peak import predicted
-from slr_bench.predict.plan.choices import Choices, at_size, choices_of, parse_vary
-from slr_bench.predict.plan.result import Budget, Planned
-from slr_bench.predict.plan.search import (
-    IMPOSSIBLE,
-    DoesNotFitError,
-    Evaluated,
-    Plan,
-    Point,
-    Probed,
-    fastest,
-    smallest,
-    verified,
-)
-from slr_bench.predict.trace_pool import Foresight
+from slr_bench.predict.peak import predict_step
+from slr_bench.predict.plan.choices import at_size, choices_of, parse_vary
+from slr_bench.predict.plan.result import Budget, Choice, DoesNotFitError, Evaluated, Measured, Plan, Point
+from slr_bench.predict.plan.search import IMPOSSIBLE, find_fastest, find_smallest, verify
+from slr_bench.predict.step_profile import Refusal, StepProfile, calibrate_rates
+from slr_bench.predict.trace_pool import TracePool
+from slr_bench.record import Outcome, Record
 from slr_bench.units import format_bytes
 
-_PROBES: Final = 3
-"""Settings run for real at a time."""
+if TYPE_CHECKING:
+    from slr_bench.run.schedule import Run
 
-Progressed = Callable[[str], None]
-Measure = Callable[[GridConfig, Sequence[Cell], Progressed], Sequence[Probed]]
-"""Runs cells for real (``predict.probing.measured``)."""
+_RUNS: Final = 3
+"""Settings that run on the GPU at a time."""
+_MEMORY_METRICS: Final = ("nvml_process_peak_bytes", "peak_reserved_bytes")
+
+OnProgress = Callable[[str], None]
+Measure = Callable[[GridConfig, Sequence[Cell], OnProgress], Sequence[Measured]]
+"""Runs cells on the GPU (:func:`measure_on_gpu`)."""
 
 
 class Planner:
@@ -53,10 +50,13 @@ class Planner:
         vary: Sequence[str] = (),
         settings: AllocatorSettings | None = None,
     ) -> None:
-        """``settings``: of the allocator.
+        """Read what the plan may choose from.
+
+        ``keep``, ``allow`` and ``vary`` are as in :func:`choices_of`, the latter as texts ``KEY=A,B``; ``settings`` are
+        the allocator's.
 
         Raises:
-            ConfigError: a knob or key that there is not, or a value that no setting can have.
+            ConfigError: a knob or key is unknown, or a value is impossible in every setting.
         """
         self._grid = grid.model_copy(update={"repeats": 1, "sides": 1})
         self._overrides, self._arm, self._workload = overrides, arm, workload
@@ -65,115 +65,123 @@ class Planner:
         if self._own.spec.kind != "step":
             raise ConfigError(f"workload {self._own.spec.name} is a whole training; plan for a step with --workload")
         self._keep = keep
-        self._choices: Choices = choices_of(self._own, keep, allow, parse_vary(vary), device.capability)
+        self._choices = choices_of(self._own, keep, allow, parse_vary(vary), device.capability)
         self._cells: dict[Point, Cell] = {}
-        self._clips: int | None = None
-        """That a step has to take; None: the effective batch is known, and kept."""
         self._refuse_impossible_values()
 
-    def plan(
-        self, budget: Budget, progressed: Progressed = lambda text: None, measure: Measure | None = None
-    ) -> Planned:
-        """The plan. With ``measure`` the first choice and its neighbours are run, the rates calibrated, the choice made
-        anew, and run: what was predicted to fit and does not is passed over, three times at most.
+    def plan(self, budget: Budget, on_progress: OnProgress = lambda text: None, measure: Measure | None = None) -> Plan:
+        """Search for the best setting within the budget.
+
+        With ``measure``, the first choice and its neighbours run on the GPU, the rates are calibrated, and the search
+        is repeated. Its choice runs, too: a setting that does not fit after all is passed over, at most three times.
 
         Raises:
-            DoesNotFitError: nothing fits.
-            NothingMeasuredError: nothing can be traced.
+            DoesNotFitError: no setting fits.
+            NothingMeasuredError: no setting can be traced.
         """
-        with Foresight(cuda_rules=True) as foresight:
-            self._look_at_own(foresight)
-            plan = self._search(budget, foresight, progressed)
+        with TracePool(cuda_rules=True) as pool:
+            samples = self._samples_to_keep(pool)
+            choice = self._search(budget, pool, samples, on_progress)
             if measure is None:
-                return self._planned(plan, budget, {})
-            probed = self._calibrate(plan, budget, progressed, measure)
-            plan = self._search(budget, foresight, progressed)
+                return self._make_plan(choice, budget, {})
+            measured = self._calibrate(choice, budget, on_progress, measure)
+            choice = self._search(budget, pool, samples, on_progress)
 
-        def probe(point: Point) -> Probed:
-            return probed.get(point) or measure(self._grid, [self._cells[point]], progressed)[0]
+        def measure_point(point: Point) -> Measured:
+            return measured.get(point) or measure(self._grid, [self._cells[point]], on_progress)[0]
 
-        point, seen = verified(plan, probe, budget.room_bytes, _PROBES)
+        point, verified = verify(choice, measure_point, budget.room_bytes, _RUNS)
         if point is None:
-            raise DoesNotFitError(f"the {len(seen)} fastest that should fit do not on this GPU; give more --headroom")
-        return self._planned(replace(plan, chosen=point), budget, probed | seen)
+            raise DoesNotFitError(
+                f"the {len(verified)} fastest that should fit do not on this GPU; give more --headroom"
+            )
+        return self._make_plan(replace(choice, chosen=point), budget, measured | verified)
 
-    def _look_at_own(self, foresight: Foresight) -> None:
-        """A named value may change how many units a step takes, where the workload does not say which keys do."""
-        if self._choices.named and self._own.spec.batch_keys is None:
-            (own,) = foresight.foresee([self._own])
-            self._clips = None if isinstance(own, str) else own["samples_per_step"]
+    def _samples_to_keep(self, pool: TracePool) -> int | None:
+        """Units of data per step that every setting must take; None if the effective batch is known and kept anyway.
 
-    def _search(self, budget: Budget, foresight: Foresight, progressed: Progressed) -> Plan:
+        A value of ``--vary`` may change that number if the workload does not declare which keys do.
+        """
+        if not self._choices.named or self._own.spec.batch_keys is not None:
+            return None
+        (own,) = pool.trace([self._own])
+        return None if isinstance(own, Refusal) else own.samples_per_step
+
+    def _search(self, budget: Budget, pool: TracePool, samples: int | None, on_progress: OnProgress) -> Choice:
         done = 0
-        # The least memory is looked for whatever the card holds: nothing is given back for its sake.
+        # The least memory does not depend on the card's capacity: no cached memory is given back to reach it.
         device = replace(self._device, capacity_bytes=budget.bytes if budget.slower is None else None)
 
-        def evaluate(points: Sequence[Point]) -> list[Evaluated | str]:
+        def evaluate(points: Sequence[Point]) -> list[Evaluated | Refusal]:
             nonlocal done
-            found = [self._cell(point) for point in points]
-            traced = iter(foresight.foresee([cell for cell in found if isinstance(cell, Cell)]))
-            results = [cell if isinstance(cell, str) else self._evaluated(next(traced), device) for cell in found]
+            cells = [self._cell(point) for point in points]
+            traced = iter(pool.trace([cell for cell in cells if isinstance(cell, Cell)]))
+            results = [cell if isinstance(cell, Refusal) else next(traced) for cell in cells]
             done += len(points)
-            progressed(f"{done} settings traced")
-            return results
+            on_progress(f"{done} settings traced")
+            return [self._evaluate(result, device, samples) for result in results]
 
         options, sizes = len(self._choices.options), self._choices.sizes
         if budget.slower is not None:
-            return smallest(options, sizes, evaluate, budget.slower)
+            return find_smallest(options, sizes, evaluate, budget.slower)
         assert budget.bytes is not None, "the fastest needs a budget"
         try:
-            return fastest(options, sizes, evaluate, budget.bytes)
+            return find_fastest(options, sizes, evaluate, budget.bytes)
         except DoesNotFitError as error:
             less = f" ({format_bytes(budget.total_bytes)} less {100 * budget.headroom:g} % headroom)"
             text = str(error).replace(":", f"{less}:", 1) if budget.headroom else str(error)
             raise DoesNotFitError(f"{text}; try {self._cures()}") from error
 
     def _cures(self) -> str:
-        """For a budget that nothing fits."""
+        """What a user can change if nothing fits the budget."""
         cures = [f"leave out --keep {name}" for name in self._keep]
         cures += [f"--allow {name}" for name in self._choices.allowable]
         return " or ".join([*cures, "a smaller effective batch or model"])
 
-    def _calibrate(self, plan: Plan, budget: Budget, progressed: Progressed, measure: Measure) -> dict[Point, Probed]:
-        """Measure the choice and the points that fit and differ from it most in what a step consists of."""
+    def _calibrate(
+        self, choice: Choice, budget: Budget, on_progress: OnProgress, measure: Measure
+    ) -> dict[Point, Measured]:
+        """Measure the choice and the slowest points that fit: they differ from it most in what a step consists of."""
         others = [
             point
-            for point, found in plan.evaluated.items()
-            if found.need_bytes <= budget.room_bytes and point != plan.chosen
+            for point, one in choice.evaluated.items()
+            if one.need_bytes <= budget.room_bytes and point != choice.chosen
         ]
-        others.sort(key=lambda point: -plan.evaluated[point].seconds)
-        points = [plan.chosen, *others[: _PROBES - 1]]
-        seen = dict(zip(points, measure(self._grid, [self._cells[point] for point in points], progressed), strict=True))
-        timed = [(self._traced(plan, point), one.seconds) for point, one in seen.items() if one.seconds is not None]
-        if timed:
-            self._rates = calibrated(self._rates, [traced for traced, _ in timed], [seconds for _, seconds in timed])
-        return seen
+        others.sort(key=lambda point: -choice.evaluated[point].seconds)
+        points = [choice.chosen, *others[: _RUNS - 1]]
+        results = measure(self._grid, [self._cells[point] for point in points], on_progress)
+        measured = dict(zip(points, results, strict=True))
+        works, seconds = [], []
+        for point, result in measured.items():
+            prediction = choice.evaluated[point].prediction
+            assert prediction is not None
+            if result.seconds is not None:
+                works.append(prediction.step.work)
+                seconds.append(result.seconds)
+        if works:
+            self._rates = calibrate_rates(self._rates, works, seconds)
+        return measured
 
-    def _traced(self, plan: Plan, point: Point) -> Mapping[str, Any]:
-        prediction = plan.evaluated[point].prediction
-        assert prediction is not None
-        return prediction.foreseen
-
-    def _planned(self, plan: Plan, budget: Budget, probed: Mapping[Point, Probed]) -> Planned:
-        points = [*plan.evaluated, *(one.point for one in plan.rejected)]
-        return Planned(
-            plan,
+    def _make_plan(self, choice: Choice, budget: Budget, measured: Mapping[Point, Measured]) -> Plan:
+        points = [*choice.evaluated, *(one.point for one in choice.rejected)]
+        return Plan(
+            choice,
             budget,
             self._device,
-            {point: self._cells[point] for point in plan.evaluated},
+            {point: self._cells[point] for point in choice.evaluated},
             {point: self._difference(point) for point in points},
             self._choices.left_alone,
             self._rates.source,
-            probed,
+            measured,
         )
 
-    def _cell(self, point: Point) -> Cell | str:
-        """The cell of a point; a text where the combination is impossible."""
+    def _cell(self, point: Point) -> Cell | Refusal:
+        """The cell of a point, unless the combination is impossible."""
         overrides = {**self._overrides, **self._changes(point)}
         try:
             cell = own_cell(self._grid, overrides, self._arm, self._workload)
         except ConfigError as error:
-            return f"{IMPOSSIBLE}: {error}"
+            return Refusal(f"{IMPOSSIBLE}: {error}")
         self._cells[point] = cell
         return cell
 
@@ -184,32 +192,89 @@ class Planner:
         own = flatten(self._own.settings.model_dump(mode="json"))
         return {key: value for key, value in self._changes(point).items() if own.get(key) != value}
 
-    def _evaluated(self, traced: Mapping[str, Any] | str, device: Device) -> Evaluated | str:
-        if isinstance(traced, str):
-            return traced
-        lacks = device.lacks(traced)
-        if lacks is not None:
-            return lacks
-        if self._clips is not None and traced["samples_per_step"] != self._clips:
-            taken = f"takes {traced['samples_per_step']} {self._own.spec.unit}s a step"
-            return f"{taken}, the setting given {self._clips}: another step"
-        prediction = predicted(traced, device, settings=self._settings)
-        return Evaluated(prediction.nvml.high, self._rates.seconds(traced), prediction)
+    def _evaluate(self, step: StepProfile | Refusal, device: Device, samples: int | None) -> Evaluated | Refusal:
+        if isinstance(step, Refusal):
+            return step
+        incompatibility = device.incompatibility(step)
+        if incompatibility is not None:
+            return Refusal(incompatibility)
+        if samples is not None and step.samples_per_step != samples:
+            unit = self._own.spec.unit
+            return Refusal(f"takes {step.samples_per_step} {unit}s per step, but the given setting takes {samples}")
+        prediction = predict_step(step, device, settings=self._settings)
+        return Evaluated(prediction.nvml.high, self._rates.step_seconds(step.work), prediction)
 
     def _refuse_impossible_values(self) -> None:
-        """Values that the user named (``--vary``): each must be possible in one setting at least."""
+        """Require that each value of ``--vary`` is possible in at least one setting."""
         for value in self._choices.named:
             cells = (
-                self._cell(Point(place, size))
-                for place, option in enumerate(self._choices.options)
-                if value.items() <= option.items()
+                self._cell(Point(option, size))
+                for option, changes in enumerate(self._choices.options)
+                if value.items() <= changes.items()
                 for size in self._choices.sizes
             )
             refusals = []
             for cell in cells:
-                if not isinstance(cell, str):
+                if isinstance(cell, Cell):
                     break
-                refusals.append(cell)
+                refusals.append(cell.reason)
             else:
                 (key,) = value
                 raise ConfigError(f"--vary {key}: {refusals[0]}")
+
+
+def measure_on_gpu(grid: GridConfig, cells: Sequence[Cell], on_progress: OnProgress) -> list[Measured]:
+    """Run each cell once on the GPU, in a process of its own; the records are not kept.
+
+    Raises:
+        NothingMeasuredError: a cell was neither measured nor out of memory, as on a machine without a GPU.
+    """
+    from slr_bench.run.runner import Runner
+    from slr_bench.run.store import Store
+
+    distinct = list({cell.cell_id: cell for cell in cells}.values())
+    with tempfile.TemporaryDirectory(prefix="slr-bench-") as directory:
+        store = Store(Path(directory))
+        runner = Runner(with_device(grid, "cuda"), distinct, store, fake=False, command="slr-bench plan", skip=False)
+        totals = runner.run(_ProgressAdapter(on_progress))
+    records = {record.cell_id: record for record in totals.records}
+    return [measured_of(records[cell.cell_id]) for cell in cells]
+
+
+def measured_of(record: Record) -> Measured:
+    """Read memory and time from a record.
+
+    Raises:
+        NothingMeasuredError: the run failed, other than by running out of memory.
+    """
+    if record.outcome is Outcome.OOM_GPU:
+        return Measured(None, None)
+    if record.outcome is not Outcome.OK:
+        raise NothingMeasuredError(f"the setting ended as {record.outcome}: {record.reason}")
+    values = {name: metric.value for name, metric in record.metrics.items()}
+    memory = next((values[name] for name in _MEMORY_METRICS if values.get(name) is not None), None)
+    if memory is None:
+        raise NothingMeasuredError(
+            "the setting ran, but neither NVML nor torch reported its GPU memory; see slr-bench doctor"
+        )
+    seconds = values.get("step_time_s")
+    return Measured(int(memory), None if seconds is None else float(seconds))
+
+
+class _ProgressAdapter:
+    """Turns the runner's events into lines of text."""
+
+    def __init__(self, on_progress: OnProgress) -> None:
+        self._on_progress = on_progress
+
+    def planned(self, runs: Sequence[Run], finished: int, note: str | None) -> None:
+        self._on_progress(f"measuring {len(runs)} settings")
+
+    def started(self, run: Run) -> None:
+        self._on_progress(f"measuring {run.name}")
+
+    def progressed(self, run: Run, phase: str) -> None:
+        self._on_progress(f"measuring {run.name}: {phase}")
+
+    def finished(self, run: Run, record: Record) -> None:
+        self._on_progress(f"measured {run.name}: {record.outcome}")

@@ -1,106 +1,207 @@
-"""A budget, and a plan for it with the settings behind its points. No torch."""
+"""A budget, and the plan that keeps to it, with the settings behind its points. Imports no torch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
+from slr_bench.errors import ConfigError, SlrBenchError
 from slr_bench.grid.cells import Cell
 from slr_bench.predict.allocator.rules import UNLIMITED
 from slr_bench.predict.device import Device
-from slr_bench.predict.plan.search import Plan, Point, Probed, Rejected
+from slr_bench.predict.peak import Prediction
+from slr_bench.units import format_bytes, parse_bytes
+
+Changes = Mapping[str, Any]
+"""Dotted keys that a point sets, with their values."""
+
+
+class DoesNotFitError(SlrBenchError):
+    """No setting that the plan may choose fits."""
+
+    exit_code = 6
 
 
 class Budget(NamedTuple):
-    """What a plan has to keep to."""
+    """The limit that a plan has to keep to."""
 
     total_bytes: int | None
-    """Of the card, context included; None: no limit."""
+    """Memory of the card, context included; None for no limit."""
     headroom: float
-    """Share of it left free."""
+    """Fraction of the budget that stays free."""
     slower: float | None
-    """Look for the least memory at so much more time than the fastest (0.1: 10 %) instead."""
+    """Look for the least memory instead, at this much more time than the fastest setting (0.1 is 10 %)."""
 
     @property
     def bytes(self) -> int | None:
-        """What may be used; None: no limit."""
+        """What a step may use; None for no limit."""
         return None if self.total_bytes is None else round(self.total_bytes * (1 - self.headroom))
 
     @property
     def room_bytes(self) -> int:
-        """As ``bytes``; more than any step needs where there is no limit."""
+        """Like ``bytes``, but a number larger than any step if there is no limit."""
         return UNLIMITED if self.bytes is None else self.bytes
+
+    @classmethod
+    def from_options(
+        cls, card: Device, gpu_memory: str | None, headroom_percent: float, slower_percent: float | None
+    ) -> Self:
+        """Make the budget of a command's options.
+
+        Raises:
+            ConfigError: the size is not one, is 0 or larger than the card, or two options exclude each other.
+        """
+        try:
+            total = card.capacity_bytes if gpu_memory is None else parse_bytes(gpu_memory)
+        except ValueError as error:
+            raise ConfigError(f"--gpu-memory: {error}") from error
+        if total == 0:
+            raise ConfigError("--gpu-memory: size must be greater than 0 bytes, for example 6GiB")
+        if total is None and slower_percent is None:
+            raise ConfigError(
+                "a plan needs a budget: --gpu-memory 6GiB, --device rtx4060, or --slower 10 for the least"
+            )
+        if slower_percent is not None and gpu_memory is not None:
+            raise ConfigError(
+                "--slower looks for the least memory and ignores the budget; leave out --gpu-memory, or --slower"
+            )
+        if gpu_memory is not None and card.capacity_bytes is not None and (total or 0) > card.capacity_bytes:
+            raise ConfigError(
+                f"--gpu-memory {gpu_memory} is more than the {format_bytes(card.capacity_bytes)} of {card.title}; "
+                "leave one of the two out"
+            )
+        return cls(total, headroom_percent / 100, None if slower_percent is None else slower_percent / 100)
+
+
+class Point(NamedTuple):
+    """An option (a choice for every knob) at a micro-batch size."""
+
+    option: int
+    size: int
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A plan with the settings behind its points."""
+class Evaluated:
+    """Memory and time of one point."""
 
-    plan: Plan
+    need_bytes: int
+    """The most that NVML may show; within the budget if the step runs there."""
+    seconds: float
+    """Time of an optimizer step, without the time that giving cached memory back takes."""
+    prediction: Prediction | None = None
+
+    @property
+    def is_tight(self) -> bool:
+        """The point stays within the budget only by giving cached memory back."""
+        return self.prediction is not None and self.prediction.is_tight
+
+
+class Rejected(NamedTuple):
+    """A point that was not chosen, and why."""
+
+    point: Point
+    reason: str
+    bytes: int
+    """How far it is over the budget; 0 for another reason."""
+
+
+class Measured(NamedTuple):
+    """Memory and time of a point that ran on the GPU."""
+
+    peak_bytes: int | None
+    """Peak as NVML reported it; None if it ran out of memory."""
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a search chose, and all that it looked at."""
+
+    chosen: Point
+    evaluated: Mapping[Point, Evaluated]
+    rejected: Sequence[Rejected]
+
+    @property
+    def pareto(self) -> list[Point]:
+        """The points that no other point beats in both memory and time, fastest first."""
+        front: list[Point] = []
+        by_time = sorted(self.evaluated.items(), key=lambda item: (item[1].seconds, item[1].need_bytes))
+        for point, evaluated in by_time:
+            if not front or evaluated.need_bytes < self.evaluated[front[-1]].need_bytes:
+                front.append(point)
+        return front
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A choice with the settings behind its points."""
+
+    choice: Choice
     budget: Budget
     device: Device
     cells: Mapping[Point, Cell]
-    differences: Mapping[Point, Mapping[str, Any]]
-    """What each point changes in the setting that was given."""
+    differences: Mapping[Point, Changes]
+    """What each point changes in the given setting."""
     left_alone: Sequence[str]
+    """Why some knobs stay as they are."""
     time_source: str
-    probed: Mapping[Point, Probed]
-    """What was run for real."""
+    measured: Mapping[Point, Measured]
+    """The points that ran on the GPU."""
+
+    @property
+    def best(self) -> Evaluated:
+        """Memory and time of the chosen point."""
+        return self.choice.evaluated[self.choice.chosen]
 
     @property
     def rejected(self) -> list[Rejected]:
-        """Those nearest the choice first: by how many keys they differ in, then by how far their micro-batch is off."""
-        own = self.differences[self.plan.chosen]
-        size = self.plan.chosen.size
+        """Rejected points, nearest to the choice first: by the number of differing keys, then by micro-batch size."""
+        chosen = self.choice.chosen
+        own = self.differences[chosen]
 
-        def distance(one: Rejected) -> tuple[float, ...]:
-            theirs = self.differences[one.point]
-            keys = {key for key in {*own, *theirs} if own.get(key) != theirs.get(key)}
-            is_option = one.point.option != self.plan.chosen.option
-            return is_option, len(keys), abs(math.log(one.point.size / size)), -one.point.size
+        def distance(rejected: Rejected) -> tuple[float, ...]:
+            point, other = rejected.point, self.differences[rejected.point]
+            keys = {key for key in {*own, *other} if own.get(key) != other.get(key)}
+            return point.option != chosen.option, len(keys), abs(math.log(point.size / chosen.size)), -point.size
 
-        return sorted(self.plan.rejected, key=distance)
+        return sorted(self.choice.rejected, key=distance)
 
-    def as_json(self) -> dict[str, Any]:
-        """DESIGN's object of ``plan``."""
-        chosen = self._entry(self.plan.chosen)
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of ``slr-bench plan``."""
+        budget, chosen = self.budget, self.choice.chosen
         rejected = [
             {"setting": dict(self.differences[one.point]), "reason": one.reason, "bytes": one.bytes}
             | self._figures(one.point)
             for one in self.rejected
         ]
         return {
-            "budget_bytes": self.budget.total_bytes,
-            "headroom_bytes": None if self.budget.bytes is None else (self.budget.total_bytes or 0) - self.budget.bytes,
+            "budget_bytes": budget.total_bytes,
+            "headroom_bytes": None if budget.bytes is None else (budget.total_bytes or 0) - budget.bytes,
             "device": self.device.name,
             "time_source": self.time_source,
-            "chosen": chosen | {"setting": self.cells[self.plan.chosen].public_setting},
+            "chosen": self._entry(chosen) | {"setting": self.cells[chosen].public_setting},
             "rejected": rejected,
-            "pareto": [self._entry(point) for point in self.plan.pareto],
+            "pareto": [self._entry(point) for point in self.choice.pareto],
             "left_alone": list(self.left_alone),
             "verified": [
                 {"setting": dict(self.differences[point]), "peak_bytes": one.peak_bytes, "step_time_s": one.seconds}
-                for point, one in self.probed.items()
+                for point, one in self.measured.items()
             ],
         }
 
     def _entry(self, point: Point) -> dict[str, Any]:
-        found = self.plan.evaluated[point]
-        prediction = None if found.prediction is None else found.prediction.as_json()
-        if prediction is not None:
-            del prediction["by_module"]
-        return {
-            "changes": dict(self.differences[point]),
-            "predicted": prediction,
-            **self._figures(point),
-        }
+        prediction = self.choice.evaluated[point].prediction
+        predicted = None if prediction is None else prediction.to_dict()
+        if predicted is not None:
+            del predicted["by_module"]
+        return {"changes": dict(self.differences[point]), "predicted": predicted, **self._figures(point)}
 
     def _figures(self, point: Point) -> dict[str, Any]:
-        """Null where the point could not be had."""
-        found = self.plan.evaluated.get(point)
+        """Memory and time; null for a point that is impossible or could not be traced."""
+        evaluated = self.choice.evaluated.get(point)
         return {
-            "need_bytes": None if found is None else found.need_bytes,
-            "step_time_s": None if found is None else found.seconds,
+            "need_bytes": None if evaluated is None else evaluated.need_bytes,
+            "step_time_s": None if evaluated is None else evaluated.seconds,
         }

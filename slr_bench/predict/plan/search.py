@@ -1,174 +1,106 @@
-"""The fastest setting that fits a budget, or the smallest that is fast enough: searched, with reasons. No torch.
+"""Search for the fastest setting that fits a budget, or the smallest that is fast enough. Imports no torch.
 
-Two orders cut the search: a smaller micro-batch needs no more memory and, at an equal effective batch, takes no less
-time. So of each option (a choice for every knob) only the edge between what fits and what does not is looked for, by
-halving, and options that are slower even at their fastest are left out.
+The search relies on two orders. A smaller micro-batch needs no more memory; at an equal effective batch it takes no
+less time. So in each option (a choice for every knob) only the edge between what fits and what does not is looked for,
+by halving. Options that are slower even at their largest micro-batch are left out.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from slr_bench.errors import NothingMeasuredError, SlrBenchError
-from slr_bench.predict.peak import Prediction
+from slr_bench.errors import NothingMeasuredError
+from slr_bench.predict.plan.result import Choice, DoesNotFitError, Evaluated, Measured, Point, Rejected
+from slr_bench.predict.step_profile import Refusal
 from slr_bench.units import format_bytes
 
-
-class DoesNotFitError(SlrBenchError):
-    """No setting that may be chosen fits."""
-
-    exit_code = 6
-
-
-class Point(NamedTuple):
-    """An option at a micro-batch."""
-
-    option: int
-    size: int
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """What a point needs and takes."""
-
-    need_bytes: int
-    """The most that NVML may show; within the budget where it runs there."""
-    seconds: float
-    """Of an optimizer step, without what giving cached memory back takes."""
-    prediction: Prediction | None = None
-
-    @property
-    def is_tight(self) -> bool:
-        """It stays within the budget only by giving cached memory back."""
-        return self.prediction is not None and self.prediction.is_tight
-
-
-class Rejected(NamedTuple):
-    """A point that was not chosen, and why. ``bytes``: by how much it is over the budget; 0: another reason."""
-
-    point: Point
-    reason: str
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The chosen point, those beside it, and all that were evaluated."""
-
-    chosen: Point
-    evaluated: Mapping[Point, Evaluated]
-    rejected: Sequence[Rejected]
-
-    @property
-    def pareto(self) -> list[Point]:
-        """The points that no other beats in both memory and time, fastest first."""
-        front: list[Point] = []
-        for point, found in sorted(self.evaluated.items(), key=lambda item: (item[1].seconds, item[1].need_bytes)):
-            if not front or found.need_bytes < self.evaluated[front[-1]].need_bytes:
-                front.append(point)
-        return front
-
-
 IMPOSSIBLE: Final = "impossible"
-"""So begins why a combination is no setting."""
-Evaluate = Callable[[Sequence[Point]], Sequence[Evaluated | str]]
-"""Several points at once; a text says why one cannot be."""
+"""First word of the reason why a combination is not a valid setting."""
+Evaluate = Callable[[Sequence[Point]], Sequence[Evaluated | Refusal]]
+"""Evaluates several points at once."""
 Fits = Callable[[Evaluated], bool]
 
 
-def fastest(options: int, sizes: Sequence[int], evaluate: Evaluate, budget_bytes: int) -> Plan:
-    """The fastest point within the budget. ``sizes``: micro-batches, ascending.
+def find_fastest(options: int, sizes: Sequence[int], evaluate: Evaluate, budget_bytes: int) -> Choice:
+    """Find the fastest point within the budget. ``sizes`` are the micro-batches, ascending.
 
-    One that has to give cached memory back is chosen only where nothing else fits: what that takes is not known.
+    A point that has to give cached memory back is chosen only if nothing else fits, because its time is unknown.
 
     Raises:
-        DoesNotFitError: none does; says what the smallest needs.
-        NothingMeasuredError: none can be traced.
+        DoesNotFitError: no point fits; the message has the need of the smallest.
+        NothingMeasuredError: no point can be traced.
     """
     search = _Search(evaluate)
-    tops = search.look_at_largest(options, sizes)
-    if not search.known:
-        raise NothingMeasuredError(_nothing_known(search))
+    tops = search.evaluate_largest(options, sizes)
+    search.require_any()
 
-    def fits(found: Evaluated) -> bool:
-        return found.need_bytes <= budget_bytes
+    def fits(evaluated: Evaluated) -> bool:
+        return evaluated.need_bytes <= budget_bytes
 
-    def fits_calmly(found: Evaluated) -> bool:
-        return fits(found) and not found.is_tight
+    def fits_calmly(evaluated: Evaluated) -> bool:
+        return fits(evaluated) and not evaluated.is_tight
 
-    for wanted in (fits_calmly, fits):
-        _find_edges(search, tops, sizes, wanted)
-        chosen = _first(search, wanted)
+    for criterion in (fits_calmly, fits):
+        _find_edges(search, tops, sizes, criterion)
+        chosen = _fastest_known(search, criterion)
         if chosen is not None:
-            return Plan(chosen, search.known, _rejections(search, chosen, wanted, budget_bytes))
-    search.look_at([Point(option, sizes[0]) for option in tops])
+            return Choice(chosen, search.known, _rejections(search, chosen, criterion, budget_bytes))
+    search.evaluate_new([Point(option, sizes[0]) for option in tops])
     raise DoesNotFitError(_nothing_fits(search, budget_bytes))
 
 
-def _first(search: _Search, fits: Fits) -> Point | None:
-    """The fastest that fits, of equally fast ones the smallest."""
-    fitting = [(found.seconds, found.need_bytes, point) for point, found in search.known.items() if fits(found)]
+def _fastest_known(search: _Search, fits: Fits) -> Point | None:
+    """The fastest point that fits; of equally fast ones the smallest."""
+    fitting = [(one.seconds, one.need_bytes, point) for point, one in search.known.items() if fits(one)]
     return min(fitting)[2] if fitting else None
 
 
 def _find_edges(search: _Search, tops: Mapping[int, int], sizes: Sequence[int], fits: Fits) -> None:
-    """Look, in each option that may still be faster than what is known to fit, for its largest size that does."""
-    edges = {option: _Edge(-1, top) for option, top in tops.items() if not fits(search.at(option, sizes[top]))}
+    """Find the largest size that fits, in each option that may still be faster than what is known to fit."""
+    edges = {option: _Edge(-1, top) for option, top in tops.items() if not fits(search.at_size(option, sizes[top]))}
 
-    def best() -> float:
-        return min((found.seconds for found in search.known.values() if fits(found)), default=float("inf"))
+    def is_promising(option: int, edge: _Edge) -> bool:
+        return edge.is_open and search.at_size(option, sizes[tops[option]]).seconds < limit
 
     while True:
-        limit = best()
-        open_edges = {
-            option: edge
-            for option, edge in edges.items()
-            if edge.is_open and search.at(option, sizes[tops[option]]).seconds < limit
-        }
+        limit = min((one.seconds for one in search.known.values() if fits(one)), default=float("inf"))
+        open_edges = {option: edge for option, edge in edges.items() if is_promising(option, edge)}
         if not open_edges:
             break
-        asked = {option: Point(option, sizes[edge.middle]) for option, edge in open_edges.items()}
-        search.look_at(list(asked.values()))
-        for option, point in asked.items():
-            found = search.known.get(point)
-            edges[option] = edges[option].halved(found is not None and fits(found))
+        _halve(search, edges, open_edges, sizes, lambda one: one is not None and fits(one))
 
 
-def smallest(options: int, sizes: Sequence[int], evaluate: Evaluate, slower: float) -> Plan:
-    """The point with the least memory among those that take at most ``1 + slower`` times the fastest's time.
+def find_smallest(options: int, sizes: Sequence[int], evaluate: Evaluate, slower: float) -> Choice:
+    """Find the point with the least memory among those that take at most ``1 + slower`` times the fastest time.
 
     Raises:
-        NothingMeasuredError: none can be traced.
+        NothingMeasuredError: no point can be traced.
     """
     search = _Search(evaluate)
-    tops = search.look_at_largest(options, sizes)
-    if not search.known:
-        raise NothingMeasuredError(_nothing_known(search))
-    limit = min(found.seconds for found in search.known.values()) * (1 + slower)
-    edges = {option: _Edge(-1, top) for option, top in tops.items() if search.at(option, sizes[top]).seconds <= limit}
+    tops = search.evaluate_largest(options, sizes)
+    search.require_any()
+    limit = min(one.seconds for one in search.known.values()) * (1 + slower)
+    edges = {
+        option: _Edge(-1, top) for option, top in tops.items() if search.at_size(option, sizes[top]).seconds <= limit
+    }
     while open_edges := {option: edge for option, edge in edges.items() if edge.is_open}:
-        asked = {option: Point(option, sizes[edge.middle]) for option, edge in open_edges.items()}
-        search.look_at(list(asked.values()))
-        for option, point in asked.items():
-            found = search.known.get(point)
-            edges[option] = edges[option].halved(found is None or found.seconds > limit)
-    allowed = {point: found for point, found in search.known.items() if found.seconds <= limit}
+        _halve(search, edges, open_edges, sizes, lambda one: one is None or one.seconds > limit)
+    allowed = {point: one for point, one in search.known.items() if one.seconds <= limit}
     chosen = min(allowed, key=lambda point: (allowed[point].need_bytes, allowed[point].seconds))
     reasons = [
-        Rejected(point, f"{found.seconds / limit:.2f}x the time allowed", 0)
-        if found.seconds > limit
-        else Rejected(point, f"needs {format_bytes(found.need_bytes - allowed[chosen].need_bytes)} more", 0)
-        for point, found in search.known.items()
+        Rejected(point, f"{one.seconds / limit:.2f}x the time allowed", 0)
+        if one.seconds > limit
+        else Rejected(point, f"needs {format_bytes(one.need_bytes - allowed[chosen].need_bytes)} more", 0)
+        for point, one in search.known.items()
         if point != chosen
     ]
-    return Plan(chosen, search.known, [*reasons, *search.refusals()])
+    return Choice(chosen, search.known, [*reasons, *search.refusals()])
 
 
 class _Edge(NamedTuple):
-    """Between a place that is on one side (-1: before all) and one that is on the other."""
+    """Two positions in the sizes, on different sides of the edge; -1 stands before the first size."""
 
     below: int
     above: int
@@ -185,112 +117,115 @@ class _Edge(NamedTuple):
         return _Edge(self.middle, self.above) if is_below else _Edge(self.below, self.middle)
 
 
+def _halve(
+    search: _Search,
+    edges: dict[int, _Edge],
+    open_edges: Mapping[int, _Edge],
+    sizes: Sequence[int],
+    is_below: Callable[[Evaluated | None], bool],
+) -> None:
+    """Evaluate the middle of each open edge, and move the edge to it."""
+    middles = {option: Point(option, sizes[edge.middle]) for option, edge in open_edges.items()}
+    search.evaluate_new(list(middles.values()))
+    for option, point in middles.items():
+        edges[option] = edges[option].halved(is_below(search.known.get(point)))
+
+
 class _Search:
     def __init__(self, evaluate: Evaluate) -> None:
         self._evaluate = evaluate
         self.known: dict[Point, Evaluated] = {}
         self.refused: dict[Point, str] = {}
 
-    def look_at(self, points: Sequence[Point]) -> None:
+    def evaluate_new(self, points: Sequence[Point]) -> None:
         new = [point for point in points if point not in self.known and point not in self.refused]
-        for point, found in zip(new, self._evaluate(new) if new else (), strict=True):
-            if isinstance(found, str):
-                self.refused[point] = found
+        for point, result in zip(new, self._evaluate(new) if new else (), strict=True):
+            if isinstance(result, Refusal):
+                self.refused[point] = result.reason
             else:
-                self.known[point] = found
+                self.known[point] = result
 
-    def at(self, option: int, size: int) -> Evaluated:
-        """What is known of a point."""
+    def at_size(self, option: int, size: int) -> Evaluated:
         return self.known[Point(option, size)]
 
-    def look_at_largest(self, options: int, sizes: Sequence[int]) -> dict[int, int]:
-        """Option -> place in ``sizes`` of the largest that is not refused (such as above a limit of the loader)."""
+    def evaluate_largest(self, options: int, sizes: Sequence[int]) -> dict[int, int]:
+        """Map each option to the position of its largest size that is not refused, as a loader's limit may do."""
         tops: dict[int, int] = {}
-        asked = dict.fromkeys(range(options), len(sizes) - 1)
-        while asked:
-            self.look_at([Point(option, sizes[place]) for option, place in asked.items()])
-            tops |= {option: place for option, place in asked.items() if Point(option, sizes[place]) in self.known}
-            asked = {option: place - 1 for option, place in asked.items() if option not in tops and place}
+        positions = dict.fromkeys(range(options), len(sizes) - 1)
+        while positions:
+            self.evaluate_new([Point(option, sizes[position]) for option, position in positions.items()])
+            tops |= {o: position for o, position in positions.items() if Point(o, sizes[position]) in self.known}
+            positions = {o: position - 1 for o, position in positions.items() if o not in tops and position}
         return tops
 
     def refusals(self) -> list[Rejected]:
-        return [Rejected(point, why, 0) for point, why in self.refused.items()]
+        return [Rejected(point, reason, 0) for point, reason in self.refused.items()]
+
+    def require_any(self) -> None:
+        """Raise the most frequent reason if no point is known; impossible combinations count last."""
+        if self.known:
+            return
+        reasons = Counter(self.refused.values())
+        traced = {reason: count for reason, count in reasons.items() if not reason.startswith(IMPOSSIBLE)}
+        reason = max(traced or reasons, key=reasons.__getitem__, default="there is none")
+        raise NothingMeasuredError(f"no setting can be predicted: {reason}")
 
 
 def _rejections(search: _Search, chosen: Point, fits: Fits, budget_bytes: int) -> list[Rejected]:
     best = search.known[chosen]
-    found = []
+    rejected = []
     for point, one in search.known.items():
         if point == chosen:
             continue
         if fits(one):
-            found.append(Rejected(point, f"fits, {one.seconds / best.seconds - 1:.1%} slower", 0))
+            rejected.append(Rejected(point, f"fits, {one.seconds / best.seconds - 1:.1%} slower", 0))
         elif one.need_bytes <= budget_bytes:
-            found.append(Rejected(point, "fits only by giving cached memory back: time unknown", 0))
+            rejected.append(Rejected(point, "fits only by giving cached memory back: time unknown", 0))
         else:
             over = one.need_bytes - budget_bytes
-            found.append(Rejected(point, f"{format_bytes(over)} too much{_largest(one)}", over))
-    return [*found, *search.refusals()]
+            rejected.append(Rejected(point, f"{format_bytes(over)} too much{_largest_part(one)}", over))
+    return [*rejected, *search.refusals()]
 
 
-def _largest(one: Evaluated) -> str:
+def _largest_part(one: Evaluated) -> str:
     if one.prediction is None:
         return ""
-    parts: Mapping[str, Any] = one.prediction.foreseen["by_category"]
+    parts = one.prediction.step.by_category
     name = max(parts, key=parts.__getitem__)
     return f": needs {format_bytes(parts[name])} {name}"
 
 
 def _nothing_fits(search: _Search, budget_bytes: int) -> str:
     known = search.known
-    least = min(known.values(), key=lambda found: found.need_bytes)
+    least = min(known.values(), key=lambda one: one.need_bytes)
     text = f"nothing fits {format_bytes(budget_bytes)}: the least of {len(known)} settings needs "
     text += format_bytes(least.need_bytes)
     if least.prediction is not None:
-        traced, device = least.prediction.foreseen, least.prediction.device
-        parts = [f"{format_bytes(count)} {name}" for name, count in _by_size(traced["by_category"]) if count]
+        step, device = least.prediction.step, least.prediction.device
+        by_size = sorted(step.by_category.items(), key=lambda item: -item[1])
+        parts = [f"{format_bytes(count)} {name}" for name, count in by_size if count]
         text += (
             f" ({format_bytes(device.context.high)} context, {', '.join(parts[:4])}, the rest rounding, cache and "
-            f"workspaces; its operators' floor is {format_bytes(traced['floor_bytes'])})"
+            f"workspaces; its operators' floor is {format_bytes(step.floor_bytes)})"
         )
     return text
 
 
-def _nothing_known(search: _Search) -> str:
-    """What stands in the way of most, impossible combinations apart."""
-    reasons = Counter(search.refused.values())
-    traced = {why: count for why, count in reasons.items() if not why.startswith(IMPOSSIBLE)}
-    why = max(traced or reasons, key=reasons.__getitem__, default="there is none")
-    return f"no setting can be predicted: {why}"
+def verify(
+    choice: Choice, measure: Callable[[Point], Measured], budget_bytes: int, tries: int = 3
+) -> tuple[Point | None, dict[Point, Measured]]:
+    """Run the chosen point on the GPU; if it does not fit, run the next fastest, at most ``tries`` points in all.
 
-
-def _by_size(parts: Mapping[str, int]) -> list[tuple[str, int]]:
-    return sorted(parts.items(), key=lambda item: -item[1])
-
-
-class Probed(NamedTuple):
-    """A point run for real."""
-
-    peak_bytes: int | None
-    """As NVML saw it; None: out of memory."""
-    seconds: float | None
-
-
-def verified(
-    plan: Plan, probe: Callable[[Point], Probed], budget_bytes: int, tries: int = 3
-) -> tuple[Point | None, dict[Point, Probed]]:
-    """Run the chosen point, and where it does not fit after all the next fastest, at most ``tries``.
-
-    Gives the first that fits, or None, and what was seen.
+    Returns the first point that fits, or None, and all measurements.
     """
     order = sorted(
-        (point for point, found in plan.evaluated.items() if found.need_bytes <= budget_bytes),
-        key=lambda point: (point != plan.chosen, plan.evaluated[point].is_tight, plan.evaluated[point].seconds),
+        (point for point, one in choice.evaluated.items() if one.need_bytes <= budget_bytes),
+        key=lambda point: (point != choice.chosen, choice.evaluated[point].is_tight, choice.evaluated[point].seconds),
     )
-    seen: dict[Point, Probed] = {}
+    measured: dict[Point, Measured] = {}
     for point in order[:tries]:
-        seen[point] = probe(point)
-        peak = seen[point].peak_bytes
+        measured[point] = measure(point)
+        peak = measured[point].peak_bytes
         if peak is not None and peak <= budget_bytes:
-            return point, seen
-    return None, seen
+            return point, measured
+    return None, measured

@@ -10,8 +10,7 @@ from rich.text import Text
 
 from slr_bench.files import flatten
 from slr_bench.grid.config import TRAINING_STEP
-from slr_bench.predict.plan.result import Planned
-from slr_bench.predict.plan.search import Evaluated, Point
+from slr_bench.predict.plan.result import Evaluated, Plan, Point
 from slr_bench.report.formats.table import Cell, Column, Row, Table
 from slr_bench.report.formats.terminal import print_table
 from slr_bench.report.text.words import plain
@@ -24,9 +23,9 @@ if TYPE_CHECKING:
 NEIGHBOURS_SHOWN: Final = 8
 
 
-def print_plan(planned: Planned, console: Console) -> None:
+def print_plan(planned: Plan, console: Console) -> None:
     """The choice, what was beside it and why not, and the front."""
-    plan = planned.plan
+    plan = planned.choice
     best = plan.evaluated[plan.chosen]
     console.print(Text(plain(_headline(planned), 400), style="bold"))
     changes = planned.differences[plan.chosen]
@@ -71,7 +70,7 @@ def _figures(found: Evaluated | None) -> tuple[Cell, Cell]:
     return Cell(format_bytes(found.need_bytes)), Cell(format_seconds(found.seconds))
 
 
-def _verdict(planned: Planned, found: Evaluated) -> Cell:
+def _verdict(planned: Plan, found: Evaluated) -> Cell:
     """In the budget, or not."""
     limit = planned.budget.bytes
     if limit is None:
@@ -81,8 +80,8 @@ def _verdict(planned: Planned, found: Evaluated) -> Cell:
     return Cell("tight", tone="warn") if found.is_tight else Cell("fits", tone="good")
 
 
-def _headline(planned: Planned) -> str:
-    plan, budget = planned.plan, planned.budget
+def _headline(planned: Plan) -> str:
+    plan, budget = planned.choice, planned.budget
     best, count = plan.evaluated[plan.chosen], str(len(plan.evaluated))
     refused = 1 + len(plan.rejected) - len(plan.evaluated)
     count += f" settings ({refused} more are impossible)" if refused else " settings"
@@ -95,24 +94,24 @@ def _headline(planned: Planned) -> str:
     )
 
 
-def _print_prediction(planned: Planned, console: Console) -> None:
-    best = planned.plan.evaluated[planned.plan.chosen]
+def _print_prediction(planned: Plan, console: Console) -> None:
+    best = planned.choice.evaluated[planned.choice.chosen]
     if best.prediction is None:
         return
-    nvml, traced = best.prediction.nvml, best.prediction.foreseen
-    parts = sorted(traced["by_category"].items(), key=lambda item: -item[1])[:3]
+    nvml, step = best.prediction.nvml, best.prediction.step
+    parts = sorted(step.by_category.items(), key=lambda item: -item[1])[:3]
     named = ", ".join(f"{format_bytes(count)} {name}" for name, count in parts)
     shown = f"{format_bytes(nvml.value)} ({format_bytes(nvml.low)} to {format_bytes(nvml.high)})"
-    peak = format_bytes(traced["peak_tensor_bytes"])
+    peak = format_bytes(step.peak_tensor_bytes)
     console.print(Text(f"NVML will show {shown}; tensors at the peak {peak}: {named}"))
     if best.is_tight:
         console.print(Text(pressure(best.prediction.retries or 0), style="yellow"))
-    for point, one in planned.probed.items():
+    for point, one in planned.measured.items():
         seen = "out of memory" if one.peak_bytes is None else f"{format_bytes(one.peak_bytes)}"
         console.print(Text(f"Measured: {_name(planned, point)}: {seen}, {format_seconds(one.seconds)} a step"))
 
 
-def _name(planned: Planned, point: Point) -> str:
+def _name(planned: Plan, point: Point) -> str:
     changes = planned.differences[point]
     words = [f"{key.rpartition('.')[2]} {_value(value)}" for key, value in changes.items()]
     return plain(", ".join(words) or "as given", 90)
@@ -122,19 +121,19 @@ def _value(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def setting_file(planned: Planned) -> str:
+def setting_file(planned: Plan) -> str:
     """The chosen setting, whole: a training file, or of another workload than a training's step a grid file."""
-    cell = planned.cells[planned.plan.chosen]
+    cell = planned.cells[planned.choice.chosen]
     values = cell.settings.model_dump(mode="json")
     if cell.spec.name != TRAINING_STEP:
         values = {"workload": cell.spec.name, "set": flatten(values)}
     head = [f"# {_headline(planned)} on {planned.device.title}."]
-    head += ["# Predicted, not measured." if not planned.probed else "# Measured."]
-    head += [f"# changed: {key}: {_value(value)}" for key, value in planned.differences[planned.plan.chosen].items()]
+    head += ["# Predicted, not measured." if not planned.measured else "# Measured."]
+    head += [f"# changed: {key}: {_value(value)}" for key, value in planned.differences[planned.choice.chosen].items()]
     return "\n".join(head) + "\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def plan_picture(planned: Planned) -> Picture:
+def plan_picture(planned: Plan) -> Picture:
     """Memory against time of every setting looked at: the front joined, the choice named, the budget as a line."""
     from slr_bench.report.charts.matplotlib_canvas import (
         INK,
@@ -148,7 +147,7 @@ def plan_picture(planned: Planned) -> Picture:
         legend,
     )
 
-    plan = planned.plan
+    plan = planned.choice
     points = {point: (found.need_bytes, found.seconds) for point, found in plan.evaluated.items()}
     limit = planned.budget.bytes
     alike: dict[str, list[tuple[int, float]]] = {}
@@ -179,7 +178,9 @@ def plan_picture(planned: Planned) -> Picture:
             axes.set_xlim(left=0)
         byte_axis(axes.xaxis, needs, logarithmic=is_wide)
         axes.set_xlabel(f"predicted memory on {planned.device.title}, at most{' (logarithmic axis)' * is_wide}")
-        axes.set_ylabel("estimated time of a step, s" if not planned.probed else "time of a step by measured rates, s")
+        axes.set_ylabel(
+            "estimated time of a step, s" if not planned.measured else "time of a step by measured rates, s"
+        )
         axes.set_ylim(bottom=0)
         axes.grid(axis="both")
         axes.set_title(f"chosen: {_name(planned, plan.chosen)}", loc="left", fontsize="small", color=INK, pad=26)

@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.text import Text
 
 from slr_bench.grid.cells import Cell as GridCell
-from slr_bench.predict.device import Estimate
+from slr_bench.predict.device import Estimate, Fit
 from slr_bench.predict.host import START_BYTES, HostPrediction
-from slr_bench.predict.peak import Prediction, Verdict
+from slr_bench.predict.peak import CardFit, Prediction
+from slr_bench.predict.step_profile import Refusal
 from slr_bench.report.formats.table import Cell, Column, Row, Table, Tone
 from slr_bench.report.formats.terminal import print_table
 from slr_bench.report.text.words import plain
@@ -19,10 +20,11 @@ from slr_bench.report.views.profile import MEANINGS
 from slr_bench.units import format_bytes
 
 OPERATORS_SHOWN: Final = 5
-_VERDICTS: Final[dict[bool | None, tuple[str, Tone]]] = {
-    True: ("fits", "good"),
-    False: ("does not fit", "bad"),
-    None: ("may fit", "warn"),
+_VERDICTS: Final[Mapping[Fit, tuple[str, Tone]]] = {
+    Fit.YES: ("fits", "good"),
+    Fit.NO: ("does not fit", "bad"),
+    Fit.MAYBE: ("may fit", "warn"),
+    Fit.NO_CARD: ("", ""),
 }
 TIGHT: Final[tuple[str, Tone]] = ("fits tightly", "warn")
 _STYLES: Final[dict[Tone, str]] = {"": "", "good": "green", "bad": "red", "warn": "yellow"}
@@ -36,10 +38,10 @@ _KINDS: Final = (
 
 
 def print_prediction(
-    cell: GridCell, found: Prediction | HostPrediction, cards: Mapping[str, Verdict], console: Console
+    cell: GridCell, found: Prediction | HostPrediction, cards: Mapping[str, CardFit], console: Console
 ) -> None:
     """One setting. ``cards``: where it fits, where no device was named."""
-    traced = found.foreseen
+    step = found.step
     where = found.device.title if isinstance(found, Prediction) else "the CPU"
     title = f"Memory of {cell.spec.name}, arm {cell.arm}, on {where}"
     console.print(Text(plain(title, 200), style="bold"))
@@ -51,10 +53,10 @@ def print_prediction(
         rows = [("over start", found.rss_over_start, "high-water mark of the process over its start")]
     ends = (Column(""), Column("Expected", True), Column("Least", True), Column("Most", True), Column(""))
     print_table(Table("Peak of a steady step", ends, tuple(_estimate(*row) for row in rows)), console)
-    peak = traced["peak_tensor_bytes"]
+    peak = step.peak_tensor_bytes
     parts = tuple(
         Row((Cell(name), Cell(format_bytes(count)), Cell(f"{100 * count / peak:.1f} %"), Cell(MEANINGS.get(name, ""))))
-        for name, count in traced["by_category"].items()
+        for name, count in step.by_category.items()
     )
     columns = (Column("Category"), Column("Bytes", True), Column("Share", True), Column("", spare=True))
     print_table(Table(f"Tensors at the peak: {format_bytes(peak)}", columns, parts), console)
@@ -69,8 +71,8 @@ def _estimate(name: str, estimate: Estimate, meaning: str) -> Row:
 
 
 def _print_verdict(found: Prediction, console: Console) -> None:
-    if found.lacks is not None:
-        console.print(Text(f"It cannot run there: {found.lacks}.", style=_STYLES["bad"]))
+    if found.incompatibility is not None:
+        console.print(Text(f"It cannot run there: {found.incompatibility}.", style=_STYLES["bad"]))
         return
     if found.device.capacity_bytes is None or found.spare_bytes is None:
         return
@@ -85,11 +87,11 @@ def _print_verdict(found: Prediction, console: Console) -> None:
 
 def verdict_of(found: Prediction) -> tuple[str, Tone]:
     """In words; nothing where no card is meant."""
-    if found.lacks is not None:
+    if found.incompatibility is not None:
         return "cannot run there", "bad"
     if found.device.capacity_bytes is None:
         return "", ""
-    return TIGHT if found.is_tight else _VERDICTS[found.fits]
+    return TIGHT if found.is_tight else _VERDICTS[found.fit]
 
 
 def pressure(retries: int) -> str:
@@ -104,7 +106,7 @@ def pressure(retries: int) -> str:
 def _print_host_verdict(found: HostPrediction, console: Console) -> None:
     if found.capacity_bytes is None:
         return
-    verdict, tone = _VERDICTS[found.fits]
+    verdict, tone = _VERDICTS[found.fit]
     whole = format_bytes(found.rss_over_start.value + START_BYTES)
     room = format_bytes(found.capacity_bytes)
     text = f"It {verdict}: {whole}, with what a process takes before the step, of {room} free."
@@ -123,8 +125,8 @@ def remarks(found: Sequence[Prediction | HostPrediction]) -> list[str]:
     lines = [_ENDS]
     most: dict[str, int] = {}
     for one in on_gpu:
-        for entry in one.foreseen["unmodelled"]:
-            most[entry["operator"]] = max(entry["most_bytes"], most.get(entry["operator"], 0))
+        for entry in one.step.unmodelled:
+            most[entry.operator] = max(entry.most_bytes, most.get(entry.operator, 0))
     if most:
         largest = sorted(most.items(), key=lambda item: -item[1])
         named = ", ".join(f"{name} (up to {format_bytes(size)})" for name, size in largest[:OPERATORS_SHOWN])
@@ -140,9 +142,9 @@ def remarks(found: Sequence[Prediction | HostPrediction]) -> list[str]:
     return lines
 
 
-def _print_cards(cards: Mapping[str, Verdict], console: Console) -> None:
+def _print_cards(cards: Mapping[str, CardFit], console: Console) -> None:
     """Every card that is known by what is said of it."""
-    alike: dict[tuple[str, Tone], list[str]] = {_VERDICTS[fits]: [] for fits in (True, None, False)}
+    alike: dict[tuple[str, Tone], list[str]] = {_VERDICTS[fits]: [] for fits in (Fit.YES, Fit.MAYBE, Fit.NO)}
     for name, (card, fits, lacks) in cards.items():
         said: tuple[str, Tone] = _VERDICTS[fits] if lacks is None else ("cannot run, in bf16, on", "bad")
         alike.setdefault(said, []).append(f"{name} ({format_bytes(card.capacity_bytes)})")
@@ -152,7 +154,7 @@ def _print_cards(cards: Mapping[str, Verdict], console: Console) -> None:
 
 
 def print_cells(
-    cells: Sequence[GridCell], found: Sequence[Prediction | HostPrediction | str], console: Console
+    cells: Sequence[GridCell], found: Sequence[Prediction | HostPrediction | Refusal], console: Console
 ) -> None:
     """A grid."""
     several = len({cell.spec.name for cell in cells}) > 1
@@ -170,25 +172,27 @@ def print_cells(
         Column(" · ".join(("arm", *keys))),
     )
     print_table(Table("Predicted peak of a steady step", columns, tuple(rows)), console)
-    for line in remarks([one for one in found if not isinstance(one, str)]):
+    for line in remarks([one for one in found if not isinstance(one, Refusal)]):
         console.print(Text(line, style="dim"))
-    for line in dict.fromkeys(one.lacks for one in found if isinstance(one, Prediction) and one.lacks):
+    for line in dict.fromkeys(
+        one.incompatibility for one in found if isinstance(one, Prediction) and one.incompatibility
+    ):
         console.print(Text(f"{line}.", style=_STYLES["bad"]))
-    told = sum(not isinstance(one, str) and "told_from_samples" in one.foreseen for one in found)
-    if told:
-        text = f"{told} of {len(found)} were told from the traces of a smaller and a larger micro-batch."
+    interpolated = sum(not isinstance(one, Refusal) and one.step.interpolated_from is not None for one in found)
+    if interpolated:
+        text = f"{interpolated} of {len(found)} are interpolated from traces of a smaller and a larger micro-batch."
         console.print(Text(text, style="dim"))
 
 
-def _figures(one: Prediction | HostPrediction | str) -> tuple[Cell, ...]:
-    if isinstance(one, str):
-        return Cell("–"), Cell("–"), Cell("–"), Cell(plain(f"unsupported: {one}", 160), tone="warn")
+def _figures(one: Prediction | HostPrediction | Refusal) -> tuple[Cell, ...]:
+    if isinstance(one, Refusal):
+        return Cell("–"), Cell("–"), Cell("–"), Cell(plain(f"unsupported: {one.reason}", 160), tone="warn")
     whole: Any = one.nvml if isinstance(one, Prediction) else one.rss_over_start
     if isinstance(one, Prediction):
         verdict, tone = verdict_of(one)
     else:
-        verdict, tone = _VERDICTS[one.fits] if one.capacity_bytes is not None else ("", "")
-    peak = one.foreseen["peak_tensor_bytes"]
+        verdict, tone = _VERDICTS[one.fit]
+    peak = one.step.peak_tensor_bytes
     return (
         Cell(format_bytes(whole.value), sort=whole.value),
         Cell(format_bytes(peak), sort=peak),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from slr_bench.predict.allocator.replay_snapshot import WhatIf
+from slr_bench.predict.allocator.replay import SnapshotReplay
 from slr_bench.units import format_bytes
 
 
-def print_replay(found: WhatIf, console: Console) -> None:
+def print_replay(found: SnapshotReplay, console: Console) -> None:
     """What was recorded beside what was simulated, and in a sentence what that says."""
     recording, simulated = found.recording, found.simulated
     table = Table(title=f"{len(recording.events):,} events of device {recording.device}")
@@ -28,7 +28,7 @@ def print_replay(found: WhatIf, console: Console) -> None:
     console.print(_verdict(found), soft_wrap=True, highlight=False)
 
 
-def _verdict(found: WhatIf) -> str:
+def _verdict(found: SnapshotReplay) -> str:
     simulated = found.simulated
     if simulated.out_of_memory is not None:
         number = len(simulated.reserved_bytes)

@@ -1,4 +1,4 @@
-"""A card measured through a seam: what comes out is what the card made by hand was given, in closed form."""
+"""Calibration of a fake card: the results are the figures that the card was given, in closed form."""
 
 from __future__ import annotations
 
@@ -7,39 +7,41 @@ from importlib.resources import files
 
 import pytest
 from fake_gpu import FACTS, FakeGpu, ToyStep
+from step_profiles import step_profile
 
 from slr_bench.errors import CellCrashedError, UnsupportedSettingError
 from slr_bench.grid.cells import expand
 from slr_bench.grid.config import load_grid
 from slr_bench.predict import device
-from slr_bench.predict.allocator.golden import differences, read_golden
-from slr_bench.predict.calibrate import calibrate, card_name, device_entry, write_calibration
+from slr_bench.predict.allocator.recording import read_golden
+from slr_bench.predict.allocator.replay import golden_differences
+from slr_bench.predict.calibrate import calibrate, card_name, device_entry
 from slr_bench.predict.device import Estimate, find_device, known_devices
-from slr_bench.predict.peak import predicted
+from slr_bench.predict.peak import predict_step
 from slr_bench.trace.request_kinds import ALLOCATE, LIBRARY, TRANSIENT, UNMODELLED
 from slr_bench.units import MIB
 from slr_bench.worker.calibrate import measured_operators, recorded_steps
 from slr_bench.worker.operator_cases import CASES, OperatorCase, rule_of
 
 CONTEXTS = (390, 400, 410, 430)
-"""MiB beside the allocator, a process."""
+"""MiB beside the allocator, per process."""
 
 
 def half_or_quarter(case):
-    """Of the bound: half where the whole is expected, a quarter elsewhere."""
+    """Half of the bound if all of it is expected, otherwise a quarter."""
     rule = rule_of(case)
     return rule.most_bytes // (2 if rule.expected_bytes == rule.most_bytes else 4)
 
 
-class FakeChildren:
-    """Processes on a card made by hand; the steps' ones differ in their context."""
+class FakeJobs:
+    """Jobs on a fake card; the contexts of the steps differ."""
 
     def __init__(self, contexts=CONTEXTS, broken=(), **gpu):
         self.contexts, self.broken, self.gpu = iter(contexts), broken, {"scratch": half_or_quarter, **gpu}
         self.cells = []
 
-    def operators(self, told):
-        return measured_operators(FakeGpu(**self.gpu), CASES, told)
+    def operators(self, on_progress):
+        return measured_operators(FakeGpu(**self.gpu), CASES, on_progress)
 
     def steps(self, cell):
         self.cells.append(cell)
@@ -57,10 +59,10 @@ def cells():
 
 @pytest.fixture(scope="module")
 def measured(cells):
-    return calibrate(cells, FakeChildren(), lambda what: None)
+    return calibrate(cells, FakeJobs(), lambda text: None)
 
 
-def test_every_case_has_a_rule_and_the_products_come_first():
+def test_every_case_has_a_rule_and_products_come_first():
     kinds = [case.is_product for case in CASES]
     assert kinds == sorted(kinds, reverse=True)
     assert sum(kinds) == 9
@@ -71,7 +73,7 @@ def test_every_case_has_a_rule_and_the_products_come_first():
     assert len(sure) == 2 * 2 * 6  # precisions, forward and backward, layers
 
 
-def test_an_operators_inner_memory_is_found_to_the_byte_and_what_is_kept_is_none_of_it():
+def test_inner_memory_of_an_operator_is_measured_to_the_byte_without_kept_memory():
     sizes = {case.title: 1000 * number for number, case in enumerate(CASES)}
     rows = measured_operators(FakeGpu(lambda case: sizes[case.title], cublas=33 * MIB + 1), CASES)["operators"]
     assert [row["workspace_bytes"] for row in rows] == list(sizes.values())
@@ -79,12 +81,12 @@ def test_an_operators_inner_memory_is_found_to_the_byte_and_what_is_kept_is_none
     assert all(row["reason"] is None for row in rows)
 
 
-def test_the_first_call_costs_the_context_and_no_tensor():
+def test_first_call_costs_the_context_only():
     first = measured_operators(FakeGpu(context=321 * MIB), ())["first_call"]
     assert first == {"bytes": 321 * MIB, "source": "NVML process", "reason": None}
 
 
-def test_an_operator_that_the_card_refuses_costs_itself_alone():
+def test_operator_that_the_card_refuses_costs_no_other():
     def refuse(case):
         if case.precision == "bf16" and case.name == "mm":
             raise RuntimeError("not implemented\nfor 'BFloat16'")
@@ -95,7 +97,7 @@ def test_an_operator_that_the_card_refuses_costs_itself_alone():
     assert rows[1]["reason"] == "not implemented for 'BFloat16'"
 
 
-def test_the_entry_is_what_the_card_was_given(measured):
+def test_entry_has_the_figures_of_the_card(measured):
     entry = measured.entry
     assert measured.name == "h200"
     assert entry["cublas_workspace_bytes"] == 32 * MIB
@@ -108,7 +110,7 @@ def test_the_entry_is_what_the_card_was_given(measured):
     assert len(entry["operators"]) == len(CASES)
 
 
-def test_where_torch_keeps_no_workspace_the_most_that_a_product_takes_counts():
+def test_largest_product_counts_if_torch_keeps_no_workspace():
     entry = device_entry(measured_operators(FakeGpu(lambda case: 7 * MIB, cublas=0), CASES[:9]), [])
     assert entry["cublas_workspace_bytes"] == 7 * MIB
     assert entry["shares"] is None
@@ -124,31 +126,21 @@ def read_back(entry_files, tmp_path, monkeypatch):
     return find_device("h200")
 
 
-STEP = {
-    "requests": [[ALLOCATE, 0, 100 * MIB], [LIBRARY, 0, 0], [TRANSIENT, 80 * MIB, 80 * MIB]],
-    "unmodelled": [],
-    "flops_by_dtype": {},
-    "source": "cuda-rules",
-    "cuda_rules": 2,
-    "peak_tensor_bytes": 100 * MIB,
-    "floor_bytes": 1,
-    "by_category": {},
-    "by_module": [],
-}
+STEP = step_profile([ALLOCATE, 0, 100 * MIB], [LIBRARY, 0, 0], [TRANSIENT, 80 * MIB, 80 * MIB])
 
 
-def test_predict_reads_the_card_back_and_the_interval_narrows(measured, tmp_path, monkeypatch):
-    by_rule = predicted(STEP, find_device("h200"))
+def test_measured_card_is_read_back_and_narrows_the_interval(measured, tmp_path, monkeypatch):
+    by_rule = predict_step(STEP, find_device("h200"))
     assert by_rule.requested == Estimate(212 * MIB, 132 * MIB, 212 * MIB)
-    written = write_calibration(measured, tmp_path / "devices", tmp_path / "traces")
+    written = measured.write(tmp_path / "devices", tmp_path / "traces")
     card = read_back(written, tmp_path, monkeypatch)
-    found = predicted(STEP, card)
-    assert found.requested == Estimate(172 * MIB, 172 * MIB, 172 * MIB)  # half of 80 MiB, for certain
+    found = predict_step(STEP, card)
+    assert found.requested == Estimate(172 * MIB, 172 * MIB, 172 * MIB)  # exactly half of 80 MiB
     assert found.nvml.value == found.reserved.value + 405 * MIB
     assert found.nvml.high - found.nvml.low < by_rule.nvml.high - by_rule.nvml.low
-    answer = found.as_json()
+    answer = found.to_dict()
     assert (answer["calibrated"], answer["calibration"]) == (True, measured.entry["measured_on"])
-    assert by_rule.as_json()["calibration"] is None
+    assert by_rule.to_dict()["calibration"] is None
     assert card.rates == known_devices()["h200"].rates
 
 
@@ -158,22 +150,22 @@ def test_predict_reads_the_card_back_and_the_interval_narrows(measured, tmp_path
         (0, 80, (120, 120, 120)),  # a quarter
         (80, 80, (140, 140, 140)),
         (40, 80, (120, 120, 120)),
-        (0, 1, (100, 100, 101)),  # too small to have been measured: by rule
+        (0, 1, (100, 100, 101)),  # too small to be measured, so the rule holds
     ],
 )
-def test_shares_take_the_place_of_rules_where_bounds_are_large(measured, tmp_path, monkeypatch, expected, most, ends):
-    card = read_back(write_calibration(measured, tmp_path / "devices", None), tmp_path, monkeypatch)
+def test_shares_replace_rules_for_large_bounds(measured, tmp_path, monkeypatch, expected, most, ends):
+    card = read_back(measured.write(tmp_path / "devices", None), tmp_path, monkeypatch)
     requests = [[ALLOCATE, 0, 100 * MIB], [TRANSIENT, expected * MIB, most * MIB]]
-    found = predicted({**STEP, "requests": requests}, card).requested
+    found = predict_step(step_profile(*requests), card).requested
     assert (found.low, found.value, found.high) == tuple(size * MIB for size in ends)
-    requests[1][0] = UNMODELLED  # what was measured is no bound of it
-    found = predicted({**STEP, "requests": requests}, card).requested
+    requests[1][0] = UNMODELLED  # the measured fractions do not bound it
+    found = predict_step(step_profile(*requests), card).requested
     assert found == Estimate((100 + expected) * MIB, 100 * MIB, (100 + most) * MIB)
 
 
-def test_what_could_not_be_measured_stays_as_it_is_by_rule_and_is_told(cells, tmp_path, monkeypatch):
+def test_missing_measurement_keeps_its_rule_and_is_noted(cells, tmp_path, monkeypatch):
     by_rule = find_device("h200")
-    found = calibrate(cells, FakeChildren(broken=(0, 2)), lambda what: None)
+    found = calibrate(cells, FakeJobs(broken=(0, 2)), lambda text: None)
     assert found.entry["context_bytes"] is None
     assert len(found.traces) == 2
     assert [note.partition(":")[0].partition(" (")[0] for note in found.notes] == [
@@ -181,66 +173,66 @@ def test_what_could_not_be_measured_stays_as_it_is_by_rule_and_is_told(cells, tm
         f"no trace of {cells[2].arm}",
         "context",
     ]
-    card = read_back(write_calibration(found, tmp_path / "devices", None), tmp_path, monkeypatch)
+    card = read_back(found.write(tmp_path / "devices", None), tmp_path, monkeypatch)
     assert card.context == by_rule.context
     assert not card.is_calibrated
     assert card.shares is not None
 
 
-def test_traces_are_kept_with_their_card_torch_and_setting(measured, cells, tmp_path):
-    written = write_calibration(measured, tmp_path / "devices", tmp_path / "traces")
+def test_traces_are_written_with_card_torch_and_setting(measured, cells, tmp_path):
+    written = measured.write(tmp_path / "devices", tmp_path / "traces")
     names = [path.name for path in written]
     assert names == ["h200.json", *(f"h200_2.14.1_{cell.cell_id}.json.gz" for cell in cells)]
     for cell, path in zip(cells, written[1:], strict=True):
         trace = read_golden(path)
-        assert differences(trace) == []
+        assert golden_differences(trace) == []
         assert trace.setting["setting"] == json.loads(json.dumps(cell.public_setting))
 
 
-def test_a_trace_that_is_not_replayed_to_the_byte_is_kept_and_told(cells):
-    class Odd(FakeChildren):
+def test_trace_that_is_not_replayed_to_the_byte_is_kept_and_noted(cells):
+    class WrongPeak(FakeJobs):
         def steps(self, cell):
             found = super().steps(cell)
             found["peaks"]["peak_reserved_bytes"] += 1
             return found
 
-    found = calibrate(cells, Odd(), lambda what: None)
+    found = calibrate(cells, WrongPeak(), lambda text: None)
     assert len(found.traces) == 4
     assert len(found.notes) == 4
     assert all("is not replayed to the byte: peak_reserved_bytes" in note for note in found.notes)
 
 
-def test_surprises_are_told():
+def test_operator_above_its_bound_is_noted():
     def more(case):
         return rule_of(case).most_bytes + (1 if case.name == "flash attention" else 0)
 
     chosen = [case for case in CASES if case.name in ("flash attention", "native_layer_norm_backward")]
-    found = calibrate([], FakeOperators(more, chosen), lambda what: None)
+    found = calibrate([], FakeOperators(more, chosen), lambda text: None)
     assert [note for note in found.notes if "bound" in note] == [
         f"flash attention, {precision}: 4259841 bytes, the rule's bound is 4259840" for precision in ("bf16", "fp16")
     ]
 
 
-class FakeOperators(FakeChildren):
+class FakeOperators(FakeJobs):
     def __init__(self, scratch, cases: list[OperatorCase]):
         super().__init__(scratch=scratch)
         self.cases = cases
 
-    def operators(self, told):
-        return measured_operators(FakeGpu(**self.gpu), self.cases, told)
+    def operators(self, on_progress):
+        return measured_operators(FakeGpu(**self.gpu), self.cases, on_progress)
 
 
-def test_without_a_gpu_nothing_is_written():
-    class NoGpu(FakeChildren):
-        def operators(self, told):
+def test_calibration_fails_without_a_gpu():
+    class NoGpu(FakeJobs):
+        def operators(self, on_progress):
             raise UnsupportedSettingError("none")
 
     with pytest.raises(UnsupportedSettingError):
-        calibrate([], NoGpu(), lambda what: None)
+        calibrate([], NoGpu(), lambda text: None)
 
 
 class TestContextByTheDevice:
-    """Where the driver does not book a process's memory."""
+    """The context on a driver that does not report a process's memory."""
 
     def context(self, **state):
         gpu = FakeGpu(context=300 * MIB)
@@ -249,7 +241,7 @@ class TestContextByTheDevice:
             setattr(gpu, name, value)
         return recorded_steps(gpu, lambda: ToyStep(gpu), warmup_steps=0)["context"]
 
-    def test_alone_it_is_what_the_device_holds_over_idle(self):
+    def test_context_is_the_memory_over_idle_if_the_process_is_alone(self):
         assert self.context() == {
             "bytes": 300 * MIB, "source": "NVML device over idle (GPU exclusive)", "reason": None
         }  # fmt: skip
@@ -259,7 +251,7 @@ class TestContextByTheDevice:
         ("state", "reason"),
         [({"strangers": (7, 8)}, "2 other processes"), ({"tells_device": False}, "keeps it to itself")],
     )
-    def test_unknown_is_null_with_a_reason(self, state, reason):
+    def test_unknown_context_is_null_with_a_reason(self, state, reason):
         found = self.context(**state)
         assert found["bytes"] is None
         assert reason in found["reason"]
@@ -283,10 +275,10 @@ class TestContextByTheDevice:
         ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", 9.5, "h100-80gb-hbm3-mig-1g-10gb"),
     ],
 )
-def test_a_card_has_the_listed_name_if_model_and_size_are_those(title, gib, name):
+def test_card_has_the_listed_name_if_model_and_size_match(title, gib, name):
     assert card_name(title, round(gib * 2**30), known_devices()) == name
 
 
-def test_the_facts_of_the_card_are_kept(measured):
+def test_facts_of_the_card_are_kept(measured):
     assert measured.entry["facts"] == FACTS
     assert measured.entry["capacity_bytes"] == FACTS["capacity_bytes"]

@@ -1,4 +1,4 @@
-"""Which GPU is meant, and what it has."""
+"""Finding a GPU by name or size, and its properties."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from slr_bench.errors import ConfigError
 from slr_bench.predict import device
-from slr_bench.predict.device import Estimate, any_device, find_device, known_devices
+from slr_bench.predict.device import Bound, Estimate, any_device, find_device, known_devices
 from slr_bench.units import GIB, KIB, MIB
 
 MEASURED = {
@@ -22,7 +22,7 @@ MEASURED = {
 
 @pytest.fixture
 def measured(tmp_path, monkeypatch):
-    """The public list, and beside it what was measured on an H200 and on a card that nobody lists."""
+    """The public list, with measured files of an H200 and of an unlisted card."""
     place = tmp_path / "devices"
     place.mkdir()
     (place / "known.json").write_text((files("slr_bench.predict") / "devices" / "known.json").read_text())
@@ -32,12 +32,12 @@ def measured(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["rtx4090", "RTX4090", " RTX 4090 ", "rtx_4090", "RTX-4090"])
-def test_a_card_is_found_however_it_is_written(text):
+def test_card_is_found_in_any_spelling(text):
     assert find_device(text).name == "rtx4090"
     assert find_device("A100 80G").name == "a100-80g"
 
 
-def test_a_card_has_less_than_its_box_says_and_its_class_decides_the_workspace():
+def test_card_has_less_than_its_nominal_memory_and_a_workspace_by_generation():
     hopper, ampere = find_device("h100"), find_device("a100-80g")
     assert 79 * GIB < hopper.capacity_bytes < 80 * GIB
     assert hopper.cublas == Estimate(32 * MIB, 32 * MIB, 32 * MIB)
@@ -46,25 +46,25 @@ def test_a_card_has_less_than_its_box_says_and_its_class_decides_the_workspace()
 
 
 @pytest.mark.parametrize(("text", "size"), [("24GiB", 24 * GIB), ("24 gb", 24 * GIB), ("512MiB", 512 * MIB)])
-def test_a_size_is_a_card_of_any_class(text, size):
+def test_size_means_a_card_of_any_generation(text, size):
     found = find_device(text)
     assert found.capacity_bytes == size
     assert found.cublas == any_device().cublas == Estimate(8320 * KIB, 8320 * KIB, 32 * MIB)
 
 
 @pytest.mark.parametrize("text", ["24", "24.5", " 24 "])
-def test_a_size_without_a_unit_is_refused_with_the_cure(text):
+def test_size_without_a_unit_is_refused_with_the_cure(text):
     with pytest.raises(ConfigError, match=r"--device: size .*24.* has no unit.*6GiB"):
         find_device(text)
 
 
-def test_a_card_of_no_bytes_is_refused():
+def test_card_of_0_bytes_is_refused():
     with pytest.raises(ConfigError, match=r"0 bytes.*24GiB"):
         find_device("0GiB")
 
 
 @pytest.mark.parametrize(("text", "hint"), [("h2000", "'h200'?"), ("RTX4080Ti", "'rtx2080ti'?"), ("-1GiB", "")])
-def test_an_unknown_card_is_refused_with_those_that_are_known(text, hint):
+def test_unknown_card_is_refused_with_the_known_names(text, hint):
     with pytest.raises(ConfigError) as caught:
         find_device(text)
     message = str(caught.value)
@@ -73,7 +73,7 @@ def test_an_unknown_card_is_refused_with_those_that_are_known(text, hint):
     assert "\n" not in message
 
 
-def test_what_was_measured_wins_over_the_list(measured):
+def test_measured_file_wins_over_the_public_list(measured):
     found = find_device("H200")
     assert found.is_calibrated
     assert found.title == "NVIDIA H200, measured"
@@ -84,7 +84,7 @@ def test_what_was_measured_wins_over_the_list(measured):
     assert not find_device("h100").is_calibrated
 
 
-def test_every_listed_card_has_a_size_and_a_name_of_its_own():
+def test_every_listed_card_has_a_size_and_a_unique_name():
     cards = known_devices()
     assert len(cards) >= 20
     assert len({card.title for card in cards.values()}) == len(cards)
@@ -94,6 +94,7 @@ def test_every_listed_card_has_a_size_and_a_name_of_its_own():
         assert card.context.low <= card.context.value <= card.context.high
 
 
-def test_estimates_add_end_by_end():
+def test_estimates_add_bound_by_bound():
     assert Estimate(2, 1, 4) + Estimate(20, 10, 40) == Estimate(22, 11, 44)
-    assert Estimate(2, 1, 4).as_json() == {"value": 2, "low": 1, "high": 4}
+    assert Estimate(2, 1, 4).to_dict() == {"value": 2, "low": 1, "high": 4}
+    assert [Estimate(2, 1, 4).bound(bound) for bound in Bound] == [1, 2, 4]

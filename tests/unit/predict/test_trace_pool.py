@@ -1,14 +1,15 @@
-"""Cells in, traced steps out: each once, and none at another's cost."""
+"""The trace pool: each distinct cell is traced once, and a failing trace costs no other."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib import invalidate_caches
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from step_profiles import step_profile
 
 from models.config import Settings
 from slr_bench.execute.job import Ending, JobResult, PhaseEntered, StepTraced
@@ -17,8 +18,9 @@ from slr_bench.files import nest
 from slr_bench.grid.cells import Cell, own_cell
 from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import WorkloadSpec
-from slr_bench.predict import trace_pool as foresight
-from slr_bench.predict.trace_pool import foresee
+from slr_bench.predict import trace_pool
+from slr_bench.predict.step_profile import Refusal
+from slr_bench.predict.trace_pool import TracePool, trace_steps
 from slr_bench.record import Outcome
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
@@ -31,13 +33,13 @@ def cell(**values) -> Cell:
     return Cell("id", "arm", SPEC, None, settings, {}, True)
 
 
-class Begun:
+class StartedServer:
     """A server that has nothing to import."""
 
-    ended = 0
+    starts = ended = 0
 
     def start(self):
-        pass
+        self.starts += 1
 
     def wait_ready(self):
         pass
@@ -46,9 +48,10 @@ class Begun:
         self.ended += 1
 
 
-class Server(Begun):
-    """Answers each step with its place among all that were asked; ``script`` says how each job ends, and after how
-    many answers.
+class Server(StartedServer):
+    """Answers each step with its setting as ``by_category``.
+
+    ``script`` has the number of answers and the ending of each job.
     """
 
     def __init__(self, *script):
@@ -64,19 +67,30 @@ class Server(Begun):
         answers, ending = self.script.pop(0) if self.script else (len(steps), NO_RESULT)
         on_message(PhaseEntered("import"))
         for number in range(answers):
-            on_message(StepTraced(number, {**asdict(steps[number]), "setting": steps[number].work.setting}))
+            on_message(StepTraced(number, profile_of(steps[number])))
         if isinstance(ending, Exception):
             raise ending
         return replace(ending, timeout_s=job.timeout_s)
 
 
+def profile_of(step):
+    """What a tracing process sends about a step; the step can be recognised by its categories."""
+    training = step.work.setting["training"]
+    marks = {
+        "batch_size": training["batch_size"],
+        "micro_batches": training["gradient_accumulation_steps"],
+        "more": step.more_micro_batches,
+    }
+    return vars(step_profile(by_category=marks))
+
+
 @pytest.fixture
 def serve(monkeypatch):
-    """``serve((answers, ending), ...)`` -> the server that is asked."""
+    """``serve((answers, ending), ...)`` replaces the executor by a scripted server and returns it."""
 
     def start(*script):
         server = Server(*script)
-        monkeypatch.setattr(foresight, "LocalExecutor", lambda preload, environment: server)
+        monkeypatch.setattr(trace_pool, "LocalExecutor", lambda preload, environment: server)
         monkeypatch.setattr(os, "cpu_count", lambda: 1)
         return server
 
@@ -86,40 +100,40 @@ def serve(monkeypatch):
 N = "training__gradient_accumulation_steps"
 
 
-def test_equal_cells_are_traced_once_and_all_are_told(serve):
+def test_equal_cells_are_traced_once_and_all_are_reported(serve):
     server = serve()
     cells = [cell(**{N: 1}), cell(**{N: 2}), cell(**{N: 1}), cell(**{N: 1, "training__batch_size": 4})]
-    seen = []
-    found = foresee(cells, True, lambda one, step: seen.append((cells.index(one), step)))
+    traced = []
+    found = trace_steps(cells, True, lambda one, step: traced.append((cells.index(one), step)))
     (job,) = server.jobs
     assert server.ended == 1
     assert len(job.task.steps) == 3
     assert all(step.work.cuda_rules is step.work.fake is True for step in job.task.steps)
     assert found[0] is found[2]
-    assert [step["setting"]["training"]["batch_size"] for step in found] == [8, 8, 8, 4]
-    assert len(seen) == 4
+    assert [step.by_category["batch_size"] for step in found] == [8, 8, 8, 4]
+    assert len(traced) == 4
 
 
-def test_no_more_than_two_micro_batches_are_traced(serve):
+def test_at_most_two_micro_batches_are_traced(serve):
     serve()
-    found = foresee([cell(**{N: count}) for count in (1, 2, 3, 32)], False)
-    steps = [(step["setting"]["training"]["gradient_accumulation_steps"], step["more_micro_batches"]) for step in found]
+    found = trace_steps([cell(**{N: count}) for count in (1, 2, 3, 32)], False)
+    steps = [(step.by_category["micro_batches"], step.by_category["more"]) for step in found]
     assert steps == [(1, 0), (2, 0), (2, 1), (2, 30)]
 
 
-def test_no_cells_start_no_process(monkeypatch):
-    monkeypatch.setattr(foresight, "LocalExecutor", None)
-    assert foresee([], True) == []
+def test_no_process_starts_without_cells(monkeypatch):
+    monkeypatch.setattr(trace_pool, "LocalExecutor", None)
+    assert trace_steps([], True) == []
 
 
-def test_a_whole_training_is_refused_before_any_process(monkeypatch):
-    monkeypatch.setattr(foresight, "LocalExecutor", None)
+def test_whole_training_is_refused_before_any_process_starts(monkeypatch):
+    monkeypatch.setattr(trace_pool, "LocalExecutor", None)
     whole = replace(cell(), spec=replace(SPEC, kind="whole"))
-    seen = []
-    (found,) = foresee([whole], True, lambda *told: seen.append(told))
-    assert "toy is a whole training" in found
-    assert "--workload" in found
-    assert seen == [(whole, found)]
+    traced = []
+    (found,) = trace_steps([whole], True, lambda *result: traced.append(result))
+    assert "toy is a whole training" in found.reason
+    assert "--workload" in found.reason
+    assert traced == [(whole, found)]
 
 
 CELLS = 4
@@ -134,76 +148,97 @@ CELLS = 4
         (Ending(JobResult(Outcome.CRASH, "no module named x", {}), None, 0, False, 0.0), "no module named x"),
     ],
 )
-def test_a_child_that_dies_loses_the_cell_it_was_at(serve, ending, words):
+def test_child_that_dies_loses_only_the_cell_that_it_was_tracing(serve, ending, words):
     server = serve((1, ending))
-    found = foresee([cell(**{N: count}) for count in range(1, 1 + CELLS)], True)
-    assert words in found[1]
-    assert [isinstance(one, str) for one in found] == [False, True, False, False]
+    found = trace_steps([cell(**{N: count}) for count in range(1, 1 + CELLS)], True)
+    assert words in found[1].reason
+    assert [isinstance(one, Refusal) for one in found] == [False, True, False, False]
     assert [len(job.task.steps) for job in server.jobs] == [4, 2]
-    assert found[3]["more_micro_batches"] == 2
+    assert found[3].by_category["more"] == 2
 
 
-def test_a_server_that_dies_costs_what_it_had_not_told(serve):
+def test_server_that_dies_loses_the_cells_without_a_result(serve):
     serve((2, ServerDiedError("the fork server ended with status 1")))
-    found = foresee([cell(**{N: count}) for count in range(1, 1 + CELLS)], True)
-    assert [isinstance(one, str) for one in found] == [False, False, True, True]
-    assert "status 1" in found[2]
+    found = trace_steps([cell(**{N: count}) for count in range(1, 1 + CELLS)], True)
+    assert [isinstance(one, Refusal) for one in found] == [False, False, True, True]
+    assert "status 1" in found[2].reason
 
 
-def test_many_cells_are_shared_among_processes(serve, monkeypatch):
+def test_many_cells_are_distributed_over_processes(serve, monkeypatch):
     server = serve()
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     cells = [cell(**{N: count}) for count in range(1, 10)]
-    found = foresee(cells, True)
+    found = trace_steps(cells, True)
     assert sorted(len(job.task.steps) for job in server.jobs) == [4, 5]
-    assert [step["more_micro_batches"] for step in found] == [0, 0, 1, 2, 3, 4, 5, 6, 7]
+    assert [step.by_category["more"] for step in found] == [0, 0, 1, 2, 3, 4, 5, 6, 7]
 
 
 @pytest.fixture
 def plugins(monkeypatch):
-    """The workload that fails as told, registered for this process and its children."""
+    """Register the workload that fails on request, for this process and its children."""
     monkeypatch.syspath_prepend(PLUGINS)
     monkeypatch.setenv("PYTHONPATH", str(PLUGINS), prepend=os.pathsep)
     invalidate_caches()
 
 
-def test_in_real_processes_no_failing_trace_costs_another(plugins):
+def test_failing_trace_costs_no_other_in_real_processes(plugins):
     modes = ("ok", "raise", "unsupported", "sigkill", "exit", "ok")
     cells = [
         own_cell(GridConfig(workload="faulty", set={"fault.mode": mode, "fault.size": 1000 + place}), {})
         for place, mode in enumerate(modes)
     ]
-    first, raised, unsupported, killed, left, last = foresee(cells, True)
-    assert first["peak_tensor_bytes"] == 4 * 1000
-    assert last["peak_tensor_bytes"] == 4 * 1005
-    assert first["source"] == "cuda-rules"
-    assert raised.startswith("the step failed with ValueError: broken on purpose (faulty_workload.py:")
-    assert "slr-bench profile" in raised
-    assert unsupported == "this machine cannot do it"
-    assert "by signal 9" in killed
-    assert "with status 3" in left
+    first, raised, unsupported, killed, left, last = trace_steps(cells, True)
+    assert first.peak_tensor_bytes == 4 * 1000
+    assert last.peak_tensor_bytes == 4 * 1005
+    assert first.source == "cuda-rules"
+    assert raised.reason.startswith("the step failed with ValueError: broken on purpose (faulty_workload.py:")
+    assert "slr-bench profile" in raised.reason
+    assert unsupported.reason == "this machine cannot do it"
+    assert "by signal 9" in killed.reason
+    assert "with status 3" in left.reason
 
 
-class Endless(Begun):
+class EndlessServer(StartedServer):
     """A server whose step never ends by itself."""
 
     def submit(self, job):
-        return SimpleNamespace(wait=self.wait)
+        return SimpleNamespace(wait=lambda on_message, is_cancelled: self.wait(job, on_message, is_cancelled))
 
-    def wait(self, on_message, is_cancelled):
-        on_message(StepTraced(0, {}))
+    def wait(self, job, on_message, is_cancelled):
+        on_message(StepTraced(0, profile_of(job.task.steps[0])))
         for _ in range(10_000_000):
             if is_cancelled():
                 return NO_RESULT
-        raise AssertionError("nobody stopped it")
+        raise AssertionError("the trace was not stopped")
 
 
-def test_an_interruption_waits_for_no_trace(monkeypatch):
-    monkeypatch.setattr(foresight, "LocalExecutor", lambda preload, environment: Endless())
+def test_interruption_does_not_wait_for_a_trace(monkeypatch):
+    monkeypatch.setattr(trace_pool, "LocalExecutor", lambda preload, environment: EndlessServer())
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        foresee([cell(**{N: 1}), cell(**{N: 2})], True, interrupted)
+        trace_steps([cell(**{N: 1}), cell(**{N: 2})], True, interrupted)
+
+
+def test_pool_starts_a_process_on_entry_only_if_start_early_is_set(serve):
+    server = serve()
+    with TracePool(cuda_rules=True):
+        assert server.starts == 0
+    assert server.ended == 0
+    with TracePool(cuda_rules=True, start_early=True) as pool:
+        assert server.starts == 1
+        pool.trace([cell(**{N: 1})])
+        assert server.starts == 1
+    assert server.ended == 1
+
+
+def test_pool_traces_a_cell_once_over_several_calls(serve):
+    server = serve()
+    with TracePool(cuda_rules=True) as pool:
+        (first,) = pool.trace([cell(**{N: 1})])
+        again, _ = pool.trace([cell(**{N: 1}), cell(**{N: 2})])
+    assert again is first
+    assert [len(job.task.steps) for job in server.jobs] == [1, 1]

@@ -14,8 +14,8 @@ from slr_bench.errors import UnsupportedSettingError
 from slr_bench.execute.job import Job, StepToTrace, TraceSteps, Work
 from slr_bench.files import nest
 from slr_bench.grid.workload import WorkloadSpec
-from slr_bench.predict.device import any_device
-from slr_bench.predict.peak import replayed
+from slr_bench.predict.device import Bound, any_device
+from slr_bench.predict.peak import replay_requests
 from slr_bench.trace.attribution import breakdown
 from slr_bench.trace.fake.cpu_rules import CpuFakeMode
 from slr_bench.trace.fake.cuda_rules import CudaFakeMode, cuda_routes
@@ -250,7 +250,7 @@ def test_the_tensors_of_the_requests_peak_where_the_trace_does(number):
     found = told(*STEPS[number][:2], True)
     requests = tensors_of(found["requests"])
     assert [kind for kind, _, _ in requests].count(STEADY) == 1
-    peaks = replayed(requests, any_device(), which=1)
+    peaks = replay_requests(requests, any_device(), Bound.LIKELY)
     assert peaks.requested_bytes == found["peak_tensor_bytes"]
     assert peaks.failure is None
 

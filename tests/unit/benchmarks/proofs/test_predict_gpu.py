@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from step_profiles import step_profile
 
 from benchmarks.proofs import predict_gpu
 from benchmarks.proofs.predict_gpu import drawn, is_held_out, prove
@@ -15,6 +16,7 @@ from slr_bench.errors import CellCrashedError, ConfigError
 from slr_bench.grid.cells import expand
 from slr_bench.grid.config import load_grid
 from slr_bench.predict.device import find_device
+from slr_bench.predict.step_profile import Refusal
 from slr_bench.record import Metric, Outcome, Record
 from slr_bench.trace.request_kinds import ALLOCATE, TRANSIENT
 from slr_bench.units import MIB
@@ -69,18 +71,14 @@ class FakeGpu:
 
 
 def predict(refused=(), more=0):
-    def foresee(cells, cuda_rules):
+    def trace(cells, cuda_rules):
         assert cuda_rules
         return [
-            "no rule" if number in refused else foreseen([ALLOCATE, 0, need(number)], [TRANSIENT, 0, more])
+            Refusal("no rule") if number in refused else step_profile([ALLOCATE, 0, need(number)], [TRANSIENT, 0, more])
             for number in range(len(cells))
         ]
 
-    return foresee
-
-
-def foreseen(*requests):
-    return {"requests": requests, "unmodelled": []}
+    return trace
 
 
 def test_half_is_held_out_and_fewer_are_the_first_of_more(cells):

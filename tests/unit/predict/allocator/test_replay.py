@@ -1,4 +1,4 @@
-"""Snapshots in torch's layout, written by the naive allocator, and what the replay says of them."""
+"""Replays of snapshots in torch's layout that the naive allocator wrote."""
 
 import json
 import pickle
@@ -11,26 +11,26 @@ from recorded_allocator import Recorder
 
 from slr_bench.errors import ConfigError, DataError
 from slr_bench.predict.allocator.caching import CachingAllocator
-from slr_bench.predict.allocator.replay import Event, replay
-from slr_bench.predict.allocator.replay_snapshot import what_if
+from slr_bench.predict.allocator.recording import Event
+from slr_bench.predict.allocator.replay import replay_events, replay_snapshot
 from slr_bench.units import MIB
 
 
 def busy(recorder, events=400):
-    chance, alive = random.Random(3), []
+    generator, alive = random.Random(3), []
     for number in range(events):
-        if alive and chance.random() < 0.45:
-            recorder.free(alive.pop(chance.randrange(len(alive))))
+        if alive and generator.random() < 0.45:
+            recorder.free(alive.pop(generator.randrange(len(alive))))
         else:
-            recorder.alloc(number, chance.choice([chance.randint(1, 2 * MIB), chance.randint(MIB, 40 * MIB)]))
+            recorder.alloc(number, generator.choice([generator.randint(1, 2 * MIB), generator.randint(MIB, 40 * MIB)]))
             alive.append(number)
     return recorder
 
 
 @pytest.mark.parametrize("expandable", [False, True])
-def test_a_recording_is_replayed_to_the_byte_after_every_event(tmp_path, expandable):
+def test_recording_is_replayed_to_the_byte_after_every_event(tmp_path, expandable):
     recorder = busy(Recorder(expandable))
-    found = what_if(recorder.write(tmp_path / "s.pickle"), None, None, None, "2.14")
+    found = replay_snapshot(recorder.write(tmp_path / "s.pickle"), None, None, None, "2.14")
     assert found.first_difference is None
     assert found.recording.device == 1
     assert len(found.recording.events) == 400
@@ -39,37 +39,37 @@ def test_a_recording_is_replayed_to_the_byte_after_every_event(tmp_path, expanda
     assert found.simulated.requested_bytes[-1] == recorder.allocator.requested
 
 
-def test_the_recorded_rounding_is_used(tmp_path):
-    """1,200 MiB with four steps between powers of two: 1,280."""
+def test_recorded_rounding_is_used(tmp_path):
+    """With four steps between powers of two, 1,200 MiB round up to 1,280 MiB."""
     recorder = Recorder()
     recorder.alloc(0, 1200 * MIB)
     path = recorder.write(tmp_path / "s.pickle", roundup_power2_divisions={str(2**power): 4 for power in range(16)})
-    assert what_if(path, None, None, None, "2.14").simulated.peak_allocated_bytes == 1280 * MIB
+    assert replay_snapshot(path, None, None, None, "2.14").simulated.peak_allocated_bytes == 1280 * MIB
     recorder.write(path, roundup_power2_divisions={"1": 4})
     with pytest.raises(DataError, match=r"has 1 roundup_power2_divisions"):
-        what_if(path, None, None, None, "2.14")
+        replay_snapshot(path, None, None, None, "2.14")
 
 
-def test_a_recording_of_another_allocator_is_told_where_it_differs(tmp_path):
+def test_recording_of_another_allocator_differs_at_an_event(tmp_path):
     recorder = Recorder()
     recorder.alloc(0, 3 * MIB)
     recorder.alloc(1, 3 * MIB)
     recorder.trace[2:2] = [{"action": "segment_alloc", "addr": 1, "size": 20 * MIB, "stream": 0, "frames": []}]
-    found = what_if(recorder.write(tmp_path / "s.pickle"), None, None, None, "2.14")
+    found = replay_snapshot(recorder.write(tmp_path / "s.pickle"), None, None, None, "2.14")
     assert found.first_difference == 1
 
 
-def test_other_settings_and_a_limit_are_tried(tmp_path):
+def test_replay_uses_other_settings_and_a_limit(tmp_path):
     recorder = Recorder()
     for number in range(8):
         recorder.alloc(number, 11 * MIB)
     path = recorder.write(tmp_path / "s.pickle")
-    assert what_if(path, None, None, None, "2.14").simulated.peak_reserved_bytes == 8 * 12 * MIB
-    grown = what_if(path, "expandable_segments:True", None, None, "2.14")
+    assert replay_snapshot(path, None, None, None, "2.14").simulated.peak_reserved_bytes == 8 * 12 * MIB
+    grown = replay_snapshot(path, "expandable_segments:True", None, None, "2.14")
     assert grown.simulated.peak_reserved_bytes == 100 * MIB  # 88 MiB in pages of 20
     assert grown.first_difference is None
     assert not grown.is_as_recorded
-    full = what_if(path, None, 50 * MIB, None, "2.14").simulated
+    full = replay_snapshot(path, None, 50 * MIB, None, "2.14").simulated
     assert len(full.reserved_bytes) == 4
     assert "reserved of 50.0 MiB" in full.out_of_memory
 
@@ -104,31 +104,31 @@ class Evil:
         ),
     ],
 )
-def test_what_is_no_snapshot_is_refused_and_nothing_of_it_is_run(tmp_path, capsys, content, message):
+def test_file_that_is_not_a_snapshot_is_refused_and_nothing_in_it_runs(tmp_path, capsys, content, message):
     path = tmp_path / "s.pickle"
     path.write_bytes(content)
     with pytest.raises(DataError, match=message):
-        what_if(path, None, None, None, "2.14")
+        replay_snapshot(path, None, None, None, "2.14")
     assert capsys.readouterr().out == ""
 
 
-def test_a_history_that_begins_in_the_middle_is_told(tmp_path):
+def test_history_that_begins_in_the_middle_is_refused(tmp_path):
     recorder = busy(Recorder())
     del recorder.trace[:40]
     with pytest.raises(DataError, match="begins in the middle"):
-        what_if(recorder.write(tmp_path / "s.pickle"), None, None, None, "2.14")
+        replay_snapshot(recorder.write(tmp_path / "s.pickle"), None, None, None, "2.14")
     with pytest.raises(ConfigError, match="cannot read"):
-        what_if(tmp_path / "none.pickle", None, None, None, "2.14")
+        replay_snapshot(tmp_path / "none.pickle", None, None, None, "2.14")
 
 
-def test_events_that_contradict_each_other_are_a_fault():
+def test_contradicting_events_are_an_error():
     with pytest.raises(ValueError, match="allocated twice"):
-        replay([Event("alloc", 1, 5), Event("alloc", 1, 5)], CachingAllocator())
+        replay_events([Event("alloc", 1, 5), Event("alloc", 1, 5)], CachingAllocator())
     with pytest.raises(ValueError, match="was not allocated"):
-        replay([Event("free", 1, 5)], CachingAllocator())
+        replay_events([Event("free", 1, 5)], CachingAllocator())
 
 
-def test_the_command_tells_agreement_and_what_does_not_fit(tmp_path):
+def test_command_reports_agreement_and_exits_with_6_if_it_does_not_fit(tmp_path):
     path = busy(Recorder(), 60).write(tmp_path / "s.pickle")
 
     def run(*options):

@@ -1,4 +1,4 @@
-"""What a plan may turn."""
+"""What a plan may choose from."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_micro_batches_are_the_divisors_of_the_effective_batch():
         assert changed["training.batch_size"] * changed["training.gradient_accumulation_steps"] == 12
 
 
-def test_the_first_option_is_the_setting_as_it_is():
+def test_first_option_is_the_given_setting():
     own = cell(training__precision="fp32", training__recompute="stage", model__attention="dense")
     first = choices_of(own).options[0]
     assert first["training.precision"] == "fp32"
@@ -36,29 +36,29 @@ def test_the_first_option_is_the_setting_as_it_is():
     assert first["model.attention"] == "dense"
 
 
-def test_options_are_every_combination_once():
+def test_options_are_all_combinations_once():
     options = choices_of(cell()).options
     assert len(options) == len({tuple(sorted(option.items())) for option in options}) == 2 * 4 * 2 * 2
 
 
-def test_what_changes_the_model_is_left_alone_until_it_is_allowed():
+def test_knob_that_changes_the_model_is_left_alone_until_it_is_allowed():
     left = choices_of(cell()).left_alone
     assert any("would change the model" in text and "model.region_focus" in text for text in left)
     allowed = choices_of(cell(), allow=["model.region_focus"])
     assert {option["model.focus_size"] for option in allowed.options} == {None, 160, 128}
 
 
-def test_a_value_that_is_none_of_the_choices_is_left_alone():
+def test_knob_with_a_value_outside_its_choices_is_left_alone():
     choices = choices_of(cell(model__attention="sparse"))
     assert all("model.attention" not in option for option in choices.options)
     assert any("model.attention is sparse" in text for text in choices.left_alone)
 
 
-def test_a_kept_knob_stays():
+def test_kept_knob_stays():
     assert all("training.precision" not in option for option in choices_of(cell(), keep=["training.precision"]).options)
 
 
-def test_further_keys_can_be_varied():
+def test_other_keys_can_vary():
     options = choices_of(cell(), vary={"model.num_frames": [8, 16]}).options
     assert {option["model.num_frames"] for option in options} == {8, 16}
 
@@ -71,12 +71,12 @@ def test_further_keys_can_be_varied():
         ({"vary": {"training.batchsize": [1]}}, r"--vary: the setting has no key 'training.batchsize'; did you mean"),
     ],
 )
-def test_an_unknown_name_is_refused_with_the_nearest(arguments, message):
+def test_unknown_name_is_refused_with_the_nearest(arguments, message):
     with pytest.raises(ConfigError, match=message):
         choices_of(cell(), **arguments)
 
 
-def test_varied_values_are_read_as_yaml():
+def test_values_of_vary_are_read_as_yaml():
     assert parse_vary(["training.batch_size=2,4", "model.focus_size=null,64", "training.batch_size=4,8,8"]) == {
         "training.batch_size": [2, 4, 8],
         "model.focus_size": [None, 64],
@@ -89,13 +89,13 @@ def precisions(choices):
     return sorted({option["training.precision"] for option in choices.options})
 
 
-def test_a_gpu_is_offered_the_types_that_it_computes_in():
+def test_choices_are_the_types_that_the_gpu_computes_in():
     assert precisions(choices_of(cell(), capability=(7, 5))) == ["fp16", "fp32"]
     assert precisions(choices_of(cell(), capability=(8, 0))) == ["bf16", "fp32"]
-    assert precisions(choices_of(cell())) == ["bf16", "fp32"]  # of a card of which nothing is known
+    assert precisions(choices_of(cell())) == ["bf16", "fp32"]  # an unknown card
 
 
-def test_named_values_take_the_place_of_a_knobs_own():
+def test_values_of_vary_replace_those_of_a_knob():
     choices = choices_of(cell(training__precision="bf16"), vary={"training.precision": ["tf32", "bf16"]})
     assert precisions(choices) == ["bf16", "tf32"]
     assert len(choices.options) == 2 * 4 * 2 * 2
@@ -104,7 +104,7 @@ def test_named_values_take_the_place_of_a_knobs_own():
     assert not any("training.precision" in text for text in choices.left_alone)
 
 
-def test_the_micro_batch_is_held_or_chosen_among_named_sizes():
+def test_micro_batch_is_kept_or_chosen_among_named_sizes():
     own = cell(training__batch_size=4, training__gradient_accumulation_steps=3)
     assert choices_of(own, keep=["training.batch_size"]).sizes == [4]
     assert choices_of(own, vary={"training.batch_size": [6, 2]}).sizes == [2, 6]
@@ -115,7 +115,7 @@ def test_the_micro_batch_is_held_or_chosen_among_named_sizes():
         choices_of(own, vary={"training.gradient_accumulation_steps": [2]})
 
 
-def test_a_key_that_a_knob_turns_with_others_varies_where_the_knob_is_kept():
+def test_key_that_a_knob_changes_with_others_can_vary_if_the_knob_is_kept():
     allowed = {"allow": ["model.region_focus"], "vary": {"model.focus_size": [96, 112]}}
     with pytest.raises(ConfigError, match=r"--keep model.region_focus"):
         choices_of(cell(), **allowed)
@@ -125,12 +125,12 @@ def test_a_key_that_a_knob_turns_with_others_varies_where_the_knob_is_kept():
     assert not any("model.region_focus" in text for text in choices.left_alone)
 
 
-def test_what_may_be_allowed_is_told_apart_from_what_was_kept():
+def test_allowable_knobs_do_not_include_kept_knobs():
     choices = choices_of(cell(model__attention="sparse"), keep=["training.recompute"])
     assert choices.allowable == ["model.attention", "model.region_focus"]
 
 
-def test_a_workload_that_declares_nothing_is_told_of():
+def test_workload_without_declarations_is_left_alone_with_reasons():
     bare = replace(cell(), spec=replace(cell().spec, knobs=(), micro_batch=None))
     choices = choices_of(bare)
     assert (choices.options, choices.sizes) == ([{}], [1])

@@ -1,4 +1,4 @@
-"""A planner over traces made by hand: what it looks at, refuses, and says."""
+"""The planner on traces made by hand: its choice, its refusals, its messages."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
+from step_profiles import step_profile
 
 from slr_bench.errors import ConfigError, NothingMeasuredError
 from slr_bench.grid import cells
 from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import find_workload
 from slr_bench.predict.device import find_device
-from slr_bench.predict.peak import predicted
+from slr_bench.predict.peak import predict_step
 from slr_bench.predict.plan import planner as planner_module
 from slr_bench.predict.plan.planner import Planner
-from slr_bench.predict.plan.result import Budget
-from slr_bench.predict.plan.search import DoesNotFitError
+from slr_bench.predict.plan.result import Budget, DoesNotFitError
 from slr_bench.trace.request_kinds import ALLOCATE, STEADY
 from slr_bench.units import GIB, MIB
 
@@ -24,42 +24,38 @@ GRID = GridConfig(workload="train_step", arms={"a": {}}, set={"data.max_frames_i
 KEPT = ("training.recompute", "model.attention", "model.stem")
 
 
-def traced(cell):
-    """A step of 200 MiB a clip of its micro-batch, half of that in 16 bits."""
+def trace(cell):
+    """A step of 200 MiB per sample of its micro-batch; half of that in 16 bits."""
     training = cell.settings.training
     half = training.precision in ("bf16", "fp16")
     size = 200 * MIB * training.batch_size // (2 if half else 1)
     name = {"bf16": "bfloat16", "fp16": "float16"}.get(training.precision, "float32")
-    return {
-        "requests": [[STEADY, 0, 0], [ALLOCATE, 0, size]],
-        "source": "cuda-rules",
-        "cuda_rules": 2,
-        "peak_tensor_bytes": size,
-        "floor_bytes": MIB,
-        "by_category": {"saved activation": size},
-        "by_module": [],
-        "unmodelled": [],
-        "flops_by_dtype": {name: 1e12},
-        "touched_bytes_per_step": 0,
-        "operators": 1000 * training.gradient_accumulation_steps,
-        "samples_per_step": training.batch_size * training.gradient_accumulation_steps,
-    }
+    return step_profile(
+        [STEADY, 0, 0],
+        [ALLOCATE, 0, size],
+        peak_tensor_bytes=size,
+        floor_bytes=MIB,
+        by_category={"saved activation": size},
+        flops_by_dtype={name: 1e12},
+        operators=1000 * training.gradient_accumulation_steps,
+        samples_per_step=training.batch_size * training.gradient_accumulation_steps,
+    )
 
 
-class Foresight(nullcontext):
-    """In the place of processes that trace."""
+class FakePool(nullcontext):
+    """Replaces the tracing processes."""
 
     def __init__(self, cuda_rules):
         super().__init__(self)
         assert cuda_rules
 
-    def foresee(self, asked):
-        return [traced(cell) for cell in asked]
+    def trace(self, cells):
+        return [trace(cell) for cell in cells]
 
 
 @pytest.fixture(autouse=True)
 def by_hand(monkeypatch):
-    monkeypatch.setattr(planner_module, "Foresight", Foresight)
+    monkeypatch.setattr(planner_module, "TracePool", FakePool)
 
 
 def plan(device="rtx3060", size=4 * GIB, keep=KEPT, headroom=0.05, **options):
@@ -68,20 +64,20 @@ def plan(device="rtx3060", size=4 * GIB, keep=KEPT, headroom=0.05, **options):
 
 
 @pytest.mark.parametrize(("device", "precision"), [("rtx3060", "bf16"), ("rtx2060", "fp16")])
-def test_the_largest_micro_batch_that_fits_in_the_type_that_the_card_has(device, precision):
+def test_plan_chooses_the_largest_micro_batch_in_a_type_that_the_card_has(device, precision):
     found = plan(device)
-    training = found.cells[found.plan.chosen].settings.training
+    training = found.cells[found.choice.chosen].settings.training
     assert (training.precision, training.batch_size, training.gradient_accumulation_steps) == (precision, 32, 1)
 
 
-def test_the_figure_of_a_plan_is_that_of_a_prediction_on_any_card_that_is_as_large():
+def test_need_of_a_plan_equals_a_prediction_on_any_card_of_that_size():
     found = plan()
-    need = found.plan.evaluated[found.plan.chosen].need_bytes
+    need = found.choice.evaluated[found.choice.chosen].need_bytes
     for card in (find_device("rtx3060"), replace(find_device("rtx3060"), capacity_bytes=4 * GIB)):
-        assert predicted(traced(found.cells[found.plan.chosen]), card).nvml.high == need <= 0.95 * 4 * GIB
+        assert predict_step(trace(found.cells[found.choice.chosen]), card).nvml.high == need <= 0.95 * 4 * GIB
 
 
-def test_what_a_card_cannot_compute_is_told_rather_than_what_is_impossible():
+def test_incompatible_card_is_reported_before_impossible_settings():
     grid = GRID.model_copy(update={"set": {"data.max_frames_in_memory": 256}})
     card = find_device("rtx2060")
     planner = Planner(grid, {}, None, None, card, (*KEPT, "training.precision"))
@@ -89,10 +85,10 @@ def test_what_a_card_cannot_compute_is_told_rather_than_what_is_impossible():
         planner.plan(Budget(4 * GIB, 0.05, None))
 
 
-def test_where_nothing_fits_the_headroom_and_what_was_kept_are_named():
-    with pytest.raises(DoesNotFitError) as told:
+def test_error_names_the_headroom_and_the_kept_knobs_if_nothing_fits():
+    with pytest.raises(DoesNotFitError) as error:
         plan(size=GIB // 2, keep=(*KEPT, "training.precision"))
-    text = str(told.value)
+    text = str(error.value)
     for words in (
         "nothing fits 486.4 MiB (512.0 MiB less 5 % headroom)",
         "650.0 MiB context",
@@ -104,15 +100,15 @@ def test_where_nothing_fits_the_headroom_and_what_was_kept_are_named():
         assert words in text
 
 
-def test_a_value_that_no_setting_can_have_is_a_mistake():
+def test_value_that_no_setting_can_have_is_refused():
     with pytest.raises(ConfigError, match=r"--vary model.num_frames: .*num_frames"):
         plan(vary=["model.num_frames=8,0"])
 
 
-def test_a_named_value_that_changes_how_many_clips_a_step_takes_is_refused(monkeypatch):
+def test_value_that_changes_the_samples_per_step_is_refused(monkeypatch):
     bare = replace(find_workload("train_step"), micro_batch=None, micro_batches=None, knobs=())
     monkeypatch.setattr(cells, "find_workload", lambda name: bare)
     planner = Planner(GRID, {}, None, None, find_device("h200"), vary=["training.batch_size=2,8"])
     found = planner.plan(Budget(64 * GIB, 0.05, None))
-    assert [one.reason for one in found.rejected] == ["takes 8 clips a step, the setting given 32: another step"]
+    assert [one.reason for one in found.rejected] == [f"takes 8 {bare.unit}s per step, but the given setting takes 32"]
     assert any("its batch stays as it is" in text for text in found.left_alone)

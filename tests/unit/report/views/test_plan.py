@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from step_profiles import step_profile
 
 from slr_bench.cli.outputs import write_output
 from slr_bench.errors import ConfigError
 from slr_bench.grid.cells import own_cell
 from slr_bench.grid.config import GridConfig, load_grid
 from slr_bench.predict.device import find_device
-from slr_bench.predict.peak import predicted
+from slr_bench.predict.peak import predict_step
 from slr_bench.predict.plan.choices import at_size
-from slr_bench.predict.plan.result import Budget, Planned
-from slr_bench.predict.plan.search import Evaluated, Plan, Point, Rejected
+from slr_bench.predict.plan.result import Budget, Choice, Evaluated, Plan, Point, Rejected
 from slr_bench.report.views.plan import plan_picture, print_plan, setting_file
 from slr_bench.trace.request_kinds import ALLOCATE, FREE, STEADY
 from slr_bench.units import GIB, MIB
@@ -27,20 +27,17 @@ BUDGET = Budget(TOTAL, 0.05, None)
 
 def step(size_mib: int, cached_mib: int = 0):
     cached = [[ALLOCATE, 1, cached_mib * MIB], [FREE, 1, 0]] if cached_mib else []
-    return {
-        "requests": [*cached, [STEADY, 0, 0], [ALLOCATE, 0, size_mib * MIB]],
-        "source": "cuda-rules",
-        "cuda_rules": 2,
-        "peak_tensor_bytes": size_mib * MIB,
-        "floor_bytes": MIB,
-        "by_category": {"saved activation": size_mib * MIB},
-        "by_module": [],
-        "unmodelled": [],
-        "flops_by_dtype": {},
-    }
+    return step_profile(
+        *cached,
+        [STEADY, 0, 0],
+        [ALLOCATE, 0, size_mib * MIB],
+        peak_tensor_bytes=size_mib * MIB,
+        floor_bytes=MIB,
+        by_category={"saved activation": size_mib * MIB},
+    )
 
 
-def planned(workload: str = "train_step", chosen: int = 0) -> Planned:
+def planned(workload: str = "train_step", chosen: int = 0) -> Plan:
     """Three sizes: 1 GiB at 3 s fits; 2 GiB at 2 s does where the 1.8 GiB of the first step are given back; 5 GiB at
     1 s does not. A fourth is refused.
     """
@@ -52,7 +49,7 @@ def planned(workload: str = "train_step", chosen: int = 0) -> Planned:
     steps = [step(1024), step(2048, 1800), step(5 * 1024)]
     found = {
         point: Evaluated(one.nvml.high, 3.0 - place, one)
-        for place, (point, one) in enumerate(zip(points, [predicted(one, card) for one in steps], strict=True))
+        for place, (point, one) in enumerate(zip(points, [predict_step(one, card) for one in steps], strict=True))
     }
     sides = {point: at_size(own, point.size) for point in [*points, Point(0, 8)]}
     cells = {
@@ -63,10 +60,10 @@ def planned(workload: str = "train_step", chosen: int = 0) -> Planned:
         for point in [*points, Point(0, 8)]
         if point != points[chosen]
     ]
-    return Planned(Plan(points[chosen], found, rejected), BUDGET, card, cells, sides, [], "a guess", {})
+    return Plan(Choice(points[chosen], found, rejected), BUDGET, card, cells, sides, [], "a guess", {})
 
 
-def text(one: Planned, width: int = 80) -> str:
+def text(one: Plan, width: int = 80) -> str:
     out = io.StringIO()
     print_plan(one, Console(file=out, width=width))
     return out.getvalue()
@@ -74,7 +71,7 @@ def text(one: Planned, width: int = 80) -> str:
 
 def test_one_figure_stands_for_what_the_choice_needs():
     one = planned(chosen=1)
-    need = one.plan.evaluated[one.plan.chosen]
+    need = one.choice.evaluated[one.choice.chosen]
     assert (need.is_tight, need.need_bytes) == (True, need.prediction.nvml.high)
     assert need.need_bytes <= BUDGET.bytes
     said = text(one, 200)
@@ -107,7 +104,7 @@ def test_the_file_is_read_back_as_the_chosen_cell(workload, tmp_path):
     path = tmp_path / "chosen.yml"
     path.write_text(setting_file(one))
     again = own_cell(load_grid(path), {})
-    assert (again.spec.name, again.cell_id) == (workload, one.cells[one.plan.chosen].cell_id)
+    assert (again.spec.name, again.cell_id) == (workload, one.cells[one.choice.chosen].cell_id)
     assert "# Predicted, not measured." in path.read_text()
 
 

@@ -8,20 +8,17 @@ from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
+from step_profiles import step_profile
 
 from slr_bench.predict.device import find_device
-from slr_bench.predict.peak import predicted
+from slr_bench.predict.peak import predict_step
 from slr_bench.report.views.predict import print_cells, print_prediction
 from slr_bench.trace.request_kinds import ALLOCATE
 from slr_bench.units import MIB
 
-STEP = {
-    "requests": [[ALLOCATE, 0, MIB]],
-    "unmodelled": [],
-    "flops_by_dtype": {"bfloat16": 1},
-    "peak_tensor_bytes": MIB,
-    "by_category": {"parameter": MIB},
-}
+STEP = step_profile(
+    [ALLOCATE, 0, MIB], flops_by_dtype={"bfloat16": 1}, peak_tensor_bytes=MIB, by_category={"parameter": MIB}
+)
 BY_RULE = "Context and workspaces of this card are rules, not measured"
 
 
@@ -29,7 +26,7 @@ def told(**changes):
     card = replace(find_device("h200"), **changes)
     out = io.StringIO()
     cell = SimpleNamespace(spec=SimpleNamespace(name="train_step"), arm="a")
-    print_prediction(cell, predicted(STEP, card), {}, Console(file=out, width=200))
+    print_prediction(cell, predict_step(STEP, card), {}, Console(file=out, width=200))
     return out.getvalue()
 
 
@@ -49,8 +46,8 @@ def test_it_says_whether_the_card_was_measured_and_where(changes, calibrated, by
 
 @pytest.mark.parametrize(("count", "said"), [(0, False), (1, True)])
 def test_a_grid_says_how_many_of_its_cells_were_not_traced(count, said):
-    steps = [STEP, STEP | {"told_from_samples": [2, 8]} if count else STEP, STEP]
+    steps = [STEP, replace(STEP, interpolated_from=[2, 8]) if count else STEP, STEP]
     cells = [SimpleNamespace(spec=SimpleNamespace(name="train_step"), arm="a", coordinates={"b": n}) for n in (2, 4, 8)]
     out = io.StringIO()
-    print_cells(cells, [predicted(step, find_device("h200")) for step in steps], Console(file=out, width=200))
-    assert (f"{count} of 3 were told from the traces" in out.getvalue()) is said
+    print_cells(cells, [predict_step(step, find_device("h200")) for step in steps], Console(file=out, width=200))
+    assert (f"{count} of 3 are interpolated from traces" in out.getvalue()) is said

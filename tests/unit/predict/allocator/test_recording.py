@@ -1,4 +1,4 @@
-"""Golden traces: each that was recorded is replayed to the byte; what that check is worth, on traces made by hand."""
+"""Golden traces: the recorded ones are replayed to the byte, and traces made by hand show what that check detects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 from fake_gpu import FACTS, FakeGpu, ToyStep
 
 from slr_bench.errors import DataError
-from slr_bench.predict.allocator.golden import SUFFIX, differences, golden_trace, read_golden, write_golden
+from slr_bench.predict.allocator.recording import SUFFIX, GoldenTrace, read_golden, write_golden
+from slr_bench.predict.allocator.replay import golden_differences
 from slr_bench.units import MIB
 from slr_bench.worker.calibrate import recorded_steps
 
@@ -23,21 +24,23 @@ NONE = "no golden traces yet: no GPU could be had; `make calibrate` on a machine
 
 
 @pytest.mark.parametrize("path", TRACES or [pytest.param(None, marks=pytest.mark.skip(reason=NONE))])
-def test_a_recorded_trace_is_replayed_to_the_byte(path):
+def test_recorded_trace_is_replayed_to_the_byte(path):
     """Reserved bytes and segments after every event, allocated bytes at the end, peaks by torch's own counters."""
-    assert differences(read_golden(path)) == []
+    assert golden_differences(read_golden(path)) == []
 
 
 def history(*entries, at_end, settings=None):
     """A snapshot in torch's layout: ``(action, address, size)``."""
     return {
         "segments": [{"device": 0, "total_size": 0, "allocated_size": at_end}],
-        "device_traces": [[dict(zip(("action", "addr", "size", "stream"), (*one, 0), strict=True)) for one in entries]],
+        "device_traces": [
+            [dict(zip(("action", "addr", "size", "stream"), (*entry, 0), strict=True)) for entry in entries]
+        ],
         "allocator_settings": settings or {"expandable_segments": False, "max_split_size": -1},
     }
 
 
-def found(history, requested, allocated, reserved):
+def steps(history, requested, allocated, reserved):
     names = ("peak_requested_bytes", "peak_allocated_bytes", "peak_reserved_bytes")
     peaks = dict(zip(names, (requested, allocated, reserved), strict=True))
     context = {"bytes": 5, "source": "NVML process", "reason": None}
@@ -45,7 +48,7 @@ def found(history, requested, allocated, reserved):
     return {"history": history, "peaks": peaks, **rest}
 
 
-def by_hand():
+def trace_by_hand():
     """1,000 bytes are two granules in a segment of 2 MiB. 11.2 MiB take an own segment of 12 MiB whole, since what is
     left over is less than 1 MiB. Freed, it serves 11 MiB the same way; a second such request needs another segment.
     """
@@ -62,43 +65,43 @@ def by_hand():
         ("alloc", second, large),
     ]
     peaks = (1000 + 11 * MIB + large, 1024 + 24 * MIB, 26 * MIB)
-    return golden_trace(SETTING, found(history(*entries, at_end=1024 + 24 * MIB), *peaks))
+    return GoldenTrace.from_steps(SETTING, steps(history(*entries, at_end=1024 + 24 * MIB), *peaks))
 
 
-def test_a_trace_worked_by_hand_is_replayed():
-    trace = by_hand()
+def test_trace_worked_out_by_hand_is_replayed():
+    trace = trace_by_hand()
     assert trace.recording.reserved_bytes == tuple(size * MIB for size in (2, 14, 14, 14, 26))
     assert trace.recording.segments == (1, 2, 2, 2, 3)
-    assert differences(trace) == []
+    assert golden_differences(trace) == []
 
 
 @pytest.mark.parametrize("name", ["peak_requested_bytes", "peak_allocated_bytes", "peak_reserved_bytes"])
 @pytest.mark.parametrize("off", [-1, 512])
-def test_a_peak_that_is_off_by_a_byte_is_told(name, off):
-    trace = by_hand()
+def test_peak_that_is_off_by_a_byte_is_reported(name, off):
+    trace = trace_by_hand()
     wrong = trace.peaks[name] + off
-    (line,) = differences(replace(trace, peaks={**trace.peaks, name: wrong}))
+    (line,) = golden_differences(replace(trace, peaks={**trace.peaks, name: wrong}))
     assert line == f"{name}: {trace.peaks[name]}, recorded {wrong}"
 
 
-def test_a_segment_that_the_rules_would_not_make_is_told_with_its_event():
-    trace = by_hand()
+def test_segment_that_the_rules_would_not_make_is_reported_with_its_event():
+    trace = trace_by_hand()
     recording = trace.recording
     reserved = (*recording.reserved_bytes[:3], 16 * MIB, 28 * MIB)
-    (line,) = differences(replace(trace, recording=replace(recording, reserved_bytes=reserved)))
+    (line,) = golden_differences(replace(trace, recording=replace(recording, reserved_bytes=reserved)))
     assert line == f"after event 3: reserved {14 * MIB} bytes in 2 segments, recorded {16 * MIB} in 2"
-    (line,) = differences(replace(trace, recording=replace(recording, segments=(1, 2, 2, 2, 2))))
+    (line,) = golden_differences(replace(trace, recording=replace(recording, segments=(1, 2, 2, 2, 2))))
     assert line.startswith("after event 4: ")
-    (line,) = differences(replace(trace, recording=replace(recording, allocated_at_end_bytes=1)))
+    (line,) = golden_differences(replace(trace, recording=replace(recording, allocated_at_end_bytes=1)))
     assert line == f"allocated at the end: {1024 + 24 * MIB}, recorded 1"
 
 
-def test_a_file_gives_back_what_was_written(tmp_path):
-    trace = by_hand()
+def test_file_is_read_back_as_it_was_written(tmp_path):
+    trace = trace_by_hand()
     path = tmp_path / f"a{SUFFIX}"
     write_golden(trace, path)
     again = read_golden(path)
-    assert differences(again) == []
+    assert golden_differences(again) == []
     assert [event.size_bytes for event in again.recording.events] == [
         event.size_bytes for event in trace.recording.events
     ]
@@ -113,7 +116,7 @@ def test_a_file_gives_back_what_was_written(tmp_path):
 
 
 def test_streams_are_kept(tmp_path):
-    """Freed memory serves its own stream alone: 4 MiB on each of two streams are two segments."""
+    """Freed memory serves its own stream only, so 4 MiB on each of two streams need two segments."""
     entries = history(
         ("segment_alloc", 1 << 30, 20 * MIB),
         ("alloc", 1 << 30, 4 * MIB),
@@ -123,21 +126,21 @@ def test_streams_are_kept(tmp_path):
     )
     for entry in entries["device_traces"][0][2:]:
         entry["stream"] = 7
-    trace = golden_trace(SETTING, found(entries, 8 * MIB, 8 * MIB, 40 * MIB))
+    trace = GoldenTrace.from_steps(SETTING, steps(entries, 8 * MIB, 8 * MIB, 40 * MIB))
     write_golden(trace, tmp_path / "a")
     again = read_golden(tmp_path / "a")
     assert [event.stream for event in again.recording.events] == [0, 7]
-    assert differences(again) == []
+    assert golden_differences(again) == []
 
 
 @pytest.mark.parametrize("expandable", [False, True])
-def test_steps_on_a_gpu_made_by_hand_become_a_trace_that_is_replayed(tmp_path, expandable):
+def test_steps_on_a_fake_gpu_become_a_trace_that_is_replayed(tmp_path, expandable):
     """The GPU's memory is the naive allocator's, which shares no code with the one that replays."""
     gpu = FakeGpu(expandable=expandable)
-    trace = golden_trace(SETTING, recorded_steps(gpu, lambda: ToyStep(gpu), warmup_steps=2))
+    trace = GoldenTrace.from_steps(SETTING, recorded_steps(gpu, lambda: ToyStep(gpu), warmup_steps=2))
     write_golden(trace, tmp_path / "a")
     trace = read_golden(tmp_path / "a")
-    assert differences(trace) == []
+    assert golden_differences(trace) == []
     assert trace.peaks["peak_requested_bytes"] == trace.steady_peaks["peak_requested_bytes"] == 25 * MIB + 700
     assert trace.peaks["peak_reserved_bytes"] == gpu.recorder.allocator.reserved
     assert len(trace.recording.events) == 1 + 3 * 6 + 1
@@ -155,14 +158,14 @@ def test_steps_on_a_gpu_made_by_hand_become_a_trace_that_is_replayed(tmp_path, e
     ],
     ids=["empty", "nothing in it", "another schema", "a list"],  # the bytes have the time in them
 )
-def test_a_file_that_is_none_is_refused(tmp_path, content, message):
+def test_file_that_is_not_a_golden_trace_is_refused(tmp_path, content, message):
     path = tmp_path / "a"
     path.write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_golden(path)
 
 
-def test_a_history_that_begins_in_the_middle_makes_no_trace():
+def test_history_that_begins_in_the_middle_makes_no_trace():
     begun = history(("free_completed", 1 << 30, 1000), at_end=0)
     with pytest.raises(DataError, match="begins in the middle"):
-        golden_trace(SETTING, found(begun, 0, 0, 0))
+        GoldenTrace.from_steps(SETTING, steps(begun, 0, 0, 0))
