@@ -7,7 +7,7 @@ Intervals are the inversion of exact tests, so they need no table of quantiles a
 the sign test (order statistics), of paired log-ratios the sign-flip permutation test of their ranks (Wilcoxon 1945),
 whose interval and estimate are order statistics and median of the pairwise means (Hodges and Lehmann, "Estimates of
 location based on rank tests", 1963). Which of a pair is the head is a coin's toss if both are equal: the test then
-assumes nothing. Why ranks and not means: docs/decisions.md.
+assumes nothing. Why ranks and not means: docs/decisions/comparing.md.
 """
 
 from __future__ import annotations
