@@ -100,9 +100,8 @@ def gate(
 
 
 def _write(result: GateResult, files: Outputs) -> None:
-    from slr_bench.report.views.ci_services import bencher_metrics, smaller_is_better
+    from slr_bench.report.views.ci import bencher_metrics, gate_junit, smaller_is_better
     from slr_bench.report.views.gate import gate_markdown
-    from slr_bench.report.views.gate_junit import gate_junit
 
     _write_each(
         {
@@ -116,9 +115,8 @@ def _write(result: GateResult, files: Outputs) -> None:
 
 def _write_no_verdict(error: SlrBenchError, files: Outputs) -> None:
     """Whoever reads the files alone must see that the gate ended without an answer; figures it has none."""
-    from slr_bench.report.views.gate import no_verdict_markdown
-    from slr_bench.report.views.gate_junit import no_verdict_junit
-    from slr_bench.report.views.gate_words import no_verdict
+    from slr_bench.report.views.ci import no_verdict_junit
+    from slr_bench.report.views.gate import no_verdict, no_verdict_markdown
 
     text = no_verdict(str(error), error.exit_code)
     with suppress(ConfigError):  # of two mistakes the first is told

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, Final, Literal
 
 from slr_bench.compare.cells import DETERMINISTIC, CellSummary, Reading, pair
 from slr_bench.compare.comparability import PairingKind, compared_metrics, family, larger_is_better, why_incomparable
 from slr_bench.compare.statistics import MIN_PROCESSES, Ratio, paired_ratio
+from slr_bench.grid.description import GENERIC, WorkloadDescription
 from slr_bench.units import plain
 
 Pairs = Sequence[tuple[CellSummary, CellSummary]]
@@ -60,11 +61,8 @@ class Judgement:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _INTERNAL}
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "description"}
         return {("significant" if name == "difference" else name): _json(value) for name, value in values.items()}
-
-
-_INTERNAL: Final = frozenset({"larger_is_better", "needs_interleaving"})
 
 
 def _json(value: Any) -> Any:
@@ -88,9 +86,17 @@ class ComparedCell(Judgement):
     base_range: tuple[float, float] | None
     """Least and most of the processes; from 8 processes on, the limits of their median. None if there is no median."""
     head_range: tuple[float, float] | None
-    larger_is_better: bool = False
-    needs_interleaving: bool = False
-    """Only values from one interleaved measurement compare."""
+    description: WorkloadDescription = field(default=GENERIC, repr=False, compare=False)
+
+    @property
+    def needs_interleaving(self) -> bool:
+        """Whether only values from one interleaved measurement compare."""
+        return family(self.metric, self.unit, self.description).interleaved
+
+    @property
+    def larger_is_better(self) -> bool:
+        """Whether more of the metric is better."""
+        return larger_is_better(self.metric, self.unit, self.description)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +113,12 @@ class ComparedMetric(Judgement):
     """Cells that compare."""
     different: int
     """Cells with a significant difference."""
-    larger_is_better: bool = False
+    description: WorkloadDescription = field(default=GENERIC, repr=False, compare=False)
+
+    @property
+    def larger_is_better(self) -> bool:
+        """Whether more of the metric is better."""
+        return larger_is_better(self.metric, self.unit, self.description)
 
 
 def judge_cell(base: CellSummary, head: CellSummary, pairing: PairingKind) -> Iterable[ComparedCell]:
@@ -130,8 +141,7 @@ def judge_cell(base: CellSummary, head: CellSummary, pairing: PairingKind) -> It
             coordinates=base.entry.coordinates,
             base_range=_range(base, metric),
             head_range=_range(head, metric),
-            larger_is_better=larger_is_better(metric, unit, base.description),
-            needs_interleaving=family(metric, unit, base.description).interleaved,
+            description=base.description,
             **vars(found),
         )
 
@@ -203,7 +213,7 @@ def judge_overall(pairs: Pairs, rows: Sequence[ComparedCell]) -> Iterable[Compar
             unit=unit,
             cells=len(compared),
             different=sum(row.is_significant for row in compared),
-            larger_is_better=group[0].larger_is_better,
+            description=group[0].description,
             **vars(found),
         )
 

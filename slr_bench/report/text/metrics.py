@@ -1,17 +1,10 @@
-"""What each metric means and what it cannot know: the text of "How each figure was measured"."""
+"""The meaning of every metric and what it cannot show: the text of "How each figure was measured"."""
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
-
-class MetricText(NamedTuple):
-    """Words for one metric."""
-
-    label: str
-    meaning: str
-    blind_spot: str
-
+from slr_bench.grid.description import MetricText, WorkloadDescription
 
 _CUDA_BLIND = "The CUDA context and other libraries' memory."
 _HOST_BLIND = "Which part is tensors, libraries or allocator slack; a forked child starts lower than a fresh process."
@@ -165,7 +158,13 @@ METRICS: Final[dict[str, MetricText]] = {
 }
 
 
-def label(metric: str) -> str:
-    """A metric's name for people, first letter large; its key where there are no words for it."""
-    text = METRICS.get(metric)
+def metric_text(metric: str, *descriptions: WorkloadDescription) -> MetricText | None:
+    """Return the words for a metric: those of slr-bench, else those of the first workload that has some."""
+    found = (METRICS.get(metric), *(one.metric_text(metric) for one in descriptions))
+    return next((text for text in found if text is not None), None)
+
+
+def label(metric: str, *descriptions: WorkloadDescription) -> str:
+    """Return a metric's name with a capital letter; the metric's key if there are no words for it."""
+    text = metric_text(metric, *descriptions)
     return text.label[0].upper() + text.label[1:] if text else metric

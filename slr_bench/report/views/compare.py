@@ -1,58 +1,97 @@
-"""A comparison in the terminal and as Markdown."""
+"""Print a comparison in the terminal, and write it as Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
 from slr_bench.compare.comparison import Comparison, Unmatched
+from slr_bench.compare.judgement import ComparedCell, ComparedMetric, Word, verdict_word
+from slr_bench.compare.notebook import axes_assignments
+from slr_bench.compare.sides import SideName
 from slr_bench.report.formats.markdown import escape, table
-from slr_bench.report.formats.table import Table
+from slr_bench.report.formats.table import Cell, Column, Row, Table, Tone
 from slr_bench.report.formats.terminal import print_notes, print_table
-from slr_bench.report.text.words import plain
-from slr_bench.report.views.compare_tables import Notice, cell_table, notable, overall_table, tables_by_cell, warnings
+from slr_bench.report.text.metrics import label
+from slr_bench.report.text.words import format_value, plain
+from slr_bench.units import format_count
 
-_LEGEND = "~: no significant difference; n too small: no verdict below 8 pairs."
-COMMENT_LIMIT = 60_000
-"""Characters; GitHub takes 65,536."""
-WHOLE = "the output of --json"
-"""Where that is which a page has no room for."""
-_MOST_WARNINGS = 20
+WHOLE: Final = "the output of --json"
+"""Where to find what a comment has no room for."""
+COMMENT_LIMIT: Final = 60_000
+"""Characters; GitHub accepts 65,536."""
+MAIN: Final = ("peak_tensor_bytes", "peak_allocated_bytes", "rss_over_start_bytes", "step_time_s")
+"""Metrics that are always shown, beside the headline metrics of the workload."""
+_NAME_LIMIT: Final = 160
+_MOST_WARNINGS: Final = 20
+_LEGEND: Final = "~: no significant difference; n too small: no verdict below 8 pairs."
+_TONES: Final[Mapping[Word, Tone]] = {"fault": "warn", "different": "warn", "worse": "bad", "better": "good"}
+_CELL_COLUMNS: Final = (
+    Column("Cell"),
+    Column("Metric"),
+    Column("Base", numeric=True),
+    Column("Head", numeric=True),
+    Column("Change", numeric=True),
+    Column("Verdict"),
+)
+
+
+class Named(Protocol):
+    """What identifies a cell of a comparison."""
+
+    @property
+    def cell_id(self) -> str: ...
+    @property
+    def arm(self) -> str: ...
+    @property
+    def workload(self) -> str: ...
+    @property
+    def coordinates(self) -> Mapping[str, object]: ...
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A note to read before the tables, with the cells it applies to."""
+
+    text: str
+    cells: tuple[str, ...] = ()
 
 
 def title(comparison: Comparison) -> str:
-    """Base and head by name."""
+    """Return the names of base and head."""
     return f"{plain(comparison.base, 80)} → {plain(comparison.head, 80)}"
 
 
 def print_comparison(comparison: Comparison, console: Console, show_all: bool = False) -> None:
-    """Over all cells, then cell by cell: the main metrics and what differs, or all."""
+    """Print the table over all cells, then the main metrics and all differences per cell, or everything."""
     console.print(Text(title(comparison), style="bold"))
     print_warnings(comparison, console)
     overall = overall_table(comparison)
     print_table(overall, console)
-    shown = list(comparison.cells) if show_all else notable(comparison.cells)
+    shown = list(comparison.cells) if show_all else [cell for cell in comparison.cells if _is_notable(cell)]
     print_tables(tables_by_cell(shown), console, overall)
     left = len(comparison.cells) - len(shown)
     console.print(Text(_LEGEND + (f" {left} further rows do not differ: --all" if left else ""), style="dim"))
 
 
 def print_tables(tables: Sequence[Table], console: Console, above: Table | None = None) -> None:
-    """Several tables, and after them the footnotes of all but those that already stand under the table ``above``."""
-    told = above.notes if above else {}
+    """Print several tables, then their footnotes, except for those already printed below the table ``above``."""
+    printed = above.notes if above else {}
     rows = tuple(row for data in (*([above] if above else ()), *tables) for row in data.rows)
     notes = Table("", (), rows).notes
     for data in tables:
         print_table(data, console, notes)
-    print_notes({note: number for note, number in notes.items() if note not in told}, console)
+    print_notes({note: number for note, number in notes.items() if note not in printed}, console)
 
 
-def print_warnings(comparison: Comparison, console: Console, told: Collection[Unmatched] = ()) -> None:
-    """What to know before the figures, each once with its cells below it."""
-    found = warnings(comparison, told)
+def print_warnings(comparison: Comparison, console: Console, shown: Collection[Unmatched] = ()) -> None:
+    """Print the notices, each with its cells below it. Cells in ``shown`` are printed elsewhere."""
+    found = warnings(comparison, shown)
     for warning in found[:_MOST_WARNINGS]:
         console.print(Text(f"Note: {warning.text}", style="yellow"))
         for name in warning.cells[:_MOST_WARNINGS]:
@@ -64,7 +103,7 @@ def print_warnings(comparison: Comparison, console: Console, told: Collection[Un
 
 
 def comparison_markdown(comparison: Comparison) -> str:
-    """The whole as GitHub-flavoured Markdown: what differs is shown, the rest folded."""
+    """Return the comparison as GitHub-flavoured Markdown. Differences are shown, the rest is folded."""
     different = [cell for cell in comparison.cells if cell.is_significant or cell.is_fault]
     parts = [
         f"### {escape(title(comparison))}",
@@ -78,7 +117,7 @@ def comparison_markdown(comparison: Comparison) -> str:
 
 
 def comment(parts: Sequence[str]) -> str:
-    """The parts as one document; what would make it too long for a comment is left out, the later parts first."""
+    """Join the parts to one document. Parts that make it too long for a comment are left out."""
     kept: list[str] = []
     room = COMMENT_LIMIT
     for part in parts:
@@ -90,11 +129,11 @@ def comment(parts: Sequence[str]) -> str:
     return "\n\n".join(kept) + "\n"
 
 
-def markdown_warnings(comparison: Comparison, told: Collection[Unmatched] = ()) -> list[str]:
-    """The notes as quotes."""
-    found = warnings(comparison, told)
-    shown = [f"> {escape(_in_a_line(warning))}" for warning in found[:_MOST_WARNINGS]]
-    return [*shown, f"> {len(found) - _MOST_WARNINGS} further notes"] if len(found) > _MOST_WARNINGS else shown
+def markdown_warnings(comparison: Comparison, shown: Collection[Unmatched] = ()) -> list[str]:
+    """Return the notices as quotes."""
+    found = warnings(comparison, shown)
+    lines = [f"> {escape(_in_a_line(warning))}" for warning in found[:_MOST_WARNINGS]]
+    return [*lines, f"> {len(found) - _MOST_WARNINGS} further notes"] if len(found) > _MOST_WARNINGS else lines
 
 
 def _in_a_line(warning: Notice) -> str:
@@ -105,5 +144,139 @@ def _in_a_line(warning: Notice) -> str:
 
 
 def folded(summary: str, body: str) -> str:
-    """A part that GitHub shows when it is opened; ``summary`` is this program's own text."""
+    """Return a part that GitHub folds. ``summary`` must be text of slr-bench itself, because it is not escaped."""
     return f"<details><summary>{summary}</summary>\n\n{body}\n\n</details>"
+
+
+def metric_name(row: ComparedCell | ComparedMetric) -> str:
+    """Return the metric's name for people, shortened."""
+    return plain(label(row.metric, row.description), 60)
+
+
+def cell_name(cell: Named, limit: int = _NAME_LIMIT) -> str:
+    """Return a printable name in one line, such as ``train_step baseline size=4 precision=fp32``."""
+    return plain(f"{cell.workload} {cell.arm} {axes_assignments(cell.coordinates)}", limit)
+
+
+def change_text(found: ComparedCell | ComparedMetric) -> str:
+    """Return ``+0.50 %`` or ``2.4×`` with the interval or the extremes of the pairs; ``–`` if there is no ratio."""
+    if found.ratio is None:
+        return "–"
+    if found.low is None or found.high is None or found.low == found.high:
+        return _ratio_text(found.ratio)
+    return f"{_ratio_text(found.ratio)} [{_ratio_text(found.low)}, {_ratio_text(found.high)}]"
+
+
+def _ratio_text(ratio: float) -> str:
+    if not 0.5 < ratio < 2:
+        return f"{ratio:.3g}×"
+    percent = 100 * (ratio - 1)
+    digits = 2 if abs(percent) >= 0.005 or not percent else 5
+    return f"{percent:+.{digits}f} %"
+
+
+def verdict_cell(found: ComparedCell | ComparedMetric) -> Cell:
+    """Return the verdict as a word; if there is no verdict, the reason is its footnote."""
+    word = verdict_word(found)
+    note = plain(found.reason) if not found.is_judged and found.reason else None
+    return Cell(word, note, tone=_TONES.get(word, ""))
+
+
+def overall_table(comparison: Comparison) -> Table:
+    """Return one row per workload and metric."""
+    rows = [
+        Row(
+            (
+                Cell(plain(found.workload, 60)),
+                Cell(metric_name(found)),
+                Cell(change_text(found), sort=found.ratio),
+                verdict_cell(found),
+                Cell(f"{found.different} of {found.cells} cells" if found.cells else "–"),
+            )
+        )
+        for found in comparison.overall
+    ]
+    columns = (
+        Column("Workload"),
+        Column("Metric"),
+        Column("Change", numeric=True),
+        Column("Verdict"),
+        Column("Differ", numeric=True, spare=True),
+    )
+    return Table("Over all cells", columns, tuple(rows))
+
+
+def cell_table(caption: str, cells: Iterable[ComparedCell]) -> Table:
+    """Return one row per cell and metric with the values of both sides, whether they compare or not."""
+    return Table(caption, _CELL_COLUMNS, tuple(Row(cell_row(cell)) for cell in cells))
+
+
+def cell_row(cell: ComparedCell) -> tuple[Cell, ...]:
+    """Return the row of `cell_table`."""
+    base, head = value_texts(cell)
+    return (
+        Cell(cell_name(cell)),
+        Cell(metric_name(cell)),
+        Cell(base, sort=cell.base),
+        Cell(head, sort=cell.head),
+        Cell(change_text(cell), sort=cell.ratio),
+        verdict_cell(cell),
+    )
+
+
+def value_texts(cell: ComparedCell) -> tuple[str, str]:
+    """Return both values; in single bytes if they differ by less than the rounding shows."""
+    base, head = format_value(cell.base, cell.unit), format_value(cell.head, cell.unit)
+    if cell.unit == "bytes" and base == head and cell.base != cell.head:
+        return f"{cell.base:,.0f} B", f"{cell.head:,.0f} B"
+    return base, head
+
+
+def tables_by_cell(cells: Sequence[ComparedCell]) -> list[Table]:
+    """Return one table per cell with one row per metric. It is narrower than `cell_table`."""
+    groups: dict[tuple[str, str], list[ComparedCell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.cell_id, cell.arm), []).append(cell)
+    return [
+        Table(cell_name(group[0]), _CELL_COLUMNS[1:], tuple(Row(cell_row(cell)[1:]) for cell in group))
+        for group in groups.values()
+    ]
+
+
+def _is_notable(cell: ComparedCell) -> bool:
+    if cell.metric in MAIN or cell.is_significant or cell.is_fault:
+        return True
+    headline = {metric.metric for metric in cell.description.headline}
+    return cell.metric in headline | {cell.description.accuracy_metric}
+
+
+def warnings(comparison: Comparison, shown: Collection[Unmatched] = ()) -> list[Notice]:
+    """Return what to know before the tables: cells of one side, interference, and files that are no records."""
+    disturbed = sum(pair.disturbed for pair in comparison.outcomes)
+    unmatched: dict[tuple[SideName, str], list[str]] = {}
+    for cell in comparison.unmatched:
+        if cell not in shown and not _is_explained_by_twin(cell, comparison.unmatched):
+            unmatched.setdefault((cell.side, cell.reason or ""), []).append(f"{cell_name(cell)} ({cell.cell_id})")
+    found = [_unmatched_notice(side, reason, names) for (side, reason), names in unmatched.items()]
+    if disturbed:
+        runs = format_count(disturbed, "run")
+        found.append(Notice(f"interference in {runs}: byte counts are still valid, timings are not"))
+    return [*found, *(Notice(plain(text)) for text in comparison.problems)]
+
+
+def _is_explained_by_twin(cell: Unmatched, others: Sequence[Unmatched]) -> bool:
+    """Whether the base's cell of the same setting or name explains where the head's cell is."""
+    return cell.side == "head" and any(
+        one.side == "base"
+        and one.reason is not None
+        and one.workload == cell.workload
+        and (one.cell_id == cell.cell_id or (one.arm, one.coordinates) == (cell.arm, cell.coordinates))
+        for one in others
+    )
+
+
+def _unmatched_notice(side: SideName, reason: str, names: Sequence[str]) -> Notice:
+    why = f": {plain(reason)}" if reason else ""
+    if len(names) == 1:
+        return Notice(plain(f"only the {side} has {names[0]}{why}"))
+    return Notice(f"only the {side} has {len(names)} cells{why}", tuple(names))

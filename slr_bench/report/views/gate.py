@@ -1,4 +1,4 @@
-"""The gate's answer in the terminal and as Markdown for a pull request."""
+"""Print the verdict of the gate in the terminal, and write it as Markdown for a pull request."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from slr_bench.compare.comparison import OutcomePair
-from slr_bench.compare.gate import CellVerdict, GateResult, RuleResult
+from slr_bench.compare.gate import CellVerdict, GateResult, GateVerdict, RuleResult
 from slr_bench.report.formats.listing import Listing, by_note, print_listings
 from slr_bench.report.formats.markdown import escape, table
 from slr_bench.report.formats.table import Cell, Column, Row, Table, Tone
@@ -17,24 +17,35 @@ from slr_bench.report.formats.terminal import print_table
 from slr_bench.report.text.words import plain
 from slr_bench.report.views.compare import (
     WHOLE,
+    cell_name,
+    cell_row,
+    cell_table,
+    change_text,
     comment,
     folded,
     markdown_warnings,
+    metric_name,
     print_tables,
     print_warnings,
     title,
+    value_texts,
 )
-from slr_bench.report.views.compare_tables import cell_row, cell_table, metric_name, value_texts
-from slr_bench.report.views.compare_words import cell_name, change_text
-from slr_bench.report.views.gate_words import RENEW, headline, look
 
+WORDS: Final[Mapping[GateVerdict, tuple[str, str, str]]] = {
+    "pass": ("passed", "green", "✅"),
+    "regression": ("REGRESSION", "bold red", "❌"),
+    "crashed": ("A CELL CRASHED", "bold red", "❌"),
+    "not comparable": ("NOT COMPARABLE", "bold yellow", "⚠️"),
+}
+"""Word, colour and mark of each verdict."""
+RENEW: Final = "baseline can be renewed"
 _TONES: Final[dict[str, Tone]] = {"fail": "bad", "not comparable": "warn", "skipped": "warn", "pass": ""}
-_MISSING: Final = "Missing in the head (--allow-missing PATTERN lets it lack them)"
+_MISSING: Final = "Missing in the head (allow it with --allow-missing PATTERN)"
 _NOT_JUDGED: Final = "Not judged"
 
 
 def print_gate(result: GateResult, console: Console) -> None:
-    """Verdict, rules, and the cells behind them."""
+    """Print the rules, the cells behind their verdicts, and the verdict of the gate."""
     console.print(Text(title(result.comparison), style="bold"))
     print_warnings(result.comparison, console, result.missing)
     print_table(rules_table(result), console)
@@ -47,7 +58,7 @@ def print_gate(result: GateResult, console: Console) -> None:
 
 
 def gate_markdown(result: GateResult) -> str:
-    """Short enough for a comment: verdict and rules are shown with the cells that broke one, the rest is folded."""
+    """Return a page that fits into a comment: verdict, rules and the cells that broke one; the rest is folded."""
     mark = look(result)[1]
     parts = [
         f"### {mark} {escape(headline(result))}",
@@ -55,7 +66,7 @@ def gate_markdown(result: GateResult) -> str:
         table(rules_table(result), WHOLE),
     ]
     parts += [table(ruled_table(caption, cells), WHOLE) for caption, cells in _groups(result)]
-    parts += [table(data, WHOLE) for data in _end_tables(result)]
+    parts += [table(data, WHOLE) for data in _failure_tables(result)]
     parts += markdown_warnings(result.comparison, result.missing)
     for ruling, caption in (("kept", "Cells within their limits"), ("unjudged", "Cells that optional rules skipped")):
         rules = [one for one in result.rules if ruling == "kept" or one.rule.optional]
@@ -65,12 +76,12 @@ def gate_markdown(result: GateResult) -> str:
 
 
 def no_verdict_markdown(text: str) -> str:
-    """The page in place of `gate_markdown`."""
+    """Return the page that replaces `gate_markdown` if the gate ended with an error."""
     return f"### ⚠️ {escape(text)}\n"
 
 
 def rules_table(result: GateResult) -> Table:
-    """One row a rule."""
+    """Return one row per rule."""
     columns = (
         Column("Rule"),
         Column("Verdict"),
@@ -85,7 +96,7 @@ def rules_table(result: GateResult) -> Table:
 def _rule_row(result: RuleResult) -> tuple[Cell, ...]:
     unjudged = result.of("unjudged")
     why = result.reason
-    if result.rule.optional and unjudged:  # of a rule that must be judged the cells are listed, each with why
+    if result.rule.optional and unjudged:  # for other rules the cells are listed with their reasons
         why = _why(unjudged[0])
     note = plain(why) if result.verdict in ("not comparable", "skipped") and why else None
     better = len(result.of("better"))
@@ -103,7 +114,7 @@ def _why(cell: CellVerdict) -> str | None:
 
 
 def _groups(result: GateResult) -> list[tuple[str, list[CellVerdict]]]:
-    """Cells that a reader must see: what broke a rule, what got better, what could not be judged and must be."""
+    """Return the cells that broke a rule, that improved, and that a required rule could not judge."""
     required = [one for one in result.rules if not one.rule.optional]
     groups = [
         ("Worse than the rules allow", [cell for one in result.rules for cell in one.of("broken")]),
@@ -121,13 +132,13 @@ def _by_cell(cells: Iterable[CellVerdict]) -> list[list[CellVerdict]]:
 
 
 def _listings(result: GateResult) -> list[Listing]:
-    """What has no figures to set side by side, each reason once."""
+    """Return what has no two values to show, grouped by reason."""
     unjudged = [(_unjudged_line(cell), _why(cell)) for cell in dict(_groups(result)).get(_NOT_JUDGED, ())]
     gone = [(f"{cell_name(cell)} ({cell.cell_id})", cell.reason) for cell in result.missing]
     found = [(_NOT_JUDGED, unjudged), (_MISSING, gone)]
-    for ends, caption in _broken_ends(result):
-        lines = (f"{cell_name(cell)}: base {_counts(cell.base)}, head {_counts(cell.head)}" for cell in ends)
-        found.append((caption, list(zip(lines, (cell.reason for cell in ends), strict=True))))
+    for pairs, caption in _failed_outcomes(result):
+        lines = (f"{cell_name(cell)}: base {_counts(cell.base)}, head {_counts(cell.head)}" for cell in pairs)
+        found.append((caption, list(zip(lines, (cell.reason for cell in pairs), strict=True))))
     return [
         by_note(caption, [(line, plain(why) if why else None) for line, why in items])
         for caption, items in found
@@ -138,28 +149,28 @@ def _listings(result: GateResult) -> list[Listing]:
 def _unjudged_line(cell: CellVerdict) -> str:
     base, head = value_texts(cell.row)
     change = f", {change_text(cell.row)}" if cell.row.ratio is not None else ""
-    return f"{cell_name(cell.row)}: {metric_name(cell.row.metric)} {base} → {head}{change}"
+    return f"{cell_name(cell.row)}: {metric_name(cell.row)} {base} → {head}{change}"
 
 
-def _broken_ends(result: GateResult) -> tuple[tuple[tuple[OutcomePair, ...], str], ...]:
+def _failed_outcomes(result: GateResult) -> tuple[tuple[tuple[OutcomePair, ...], str], ...]:
     return (result.no_longer, "Out of memory in the head"), (result.comparison.crashed, "Crashed in the head")
 
 
-def _end_tables(result: GateResult) -> list[Table]:
+def _failure_tables(result: GateResult) -> list[Table]:
     found = []
     if result.missing:
-        columns = (Column("Cell"), Column("Id"), Column("What became of it"))
+        columns = (Column("Cell"), Column("Id"), Column("Reason"))
         rows = (
             Row((Cell(cell_name(cell)), Cell(cell.cell_id), Cell(plain(cell.reason or "–")))) for cell in result.missing
         )
         found.append(Table(_MISSING, columns, tuple(rows)))
-    for ends, caption in _broken_ends(result):
-        found += [_ends_table(caption, ends)] if ends else []
+    for pairs, caption in _failed_outcomes(result):
+        found += [_outcome_table(caption, pairs)] if pairs else []
     return found
 
 
 def ruled_table(caption: str, cells: Iterable[CellVerdict], *, named: bool = True) -> Table:
-    """Rows of cells; what a rule says of one stands in place of the comparison's own verdict."""
+    """Return rows of cells in which the ruling replaces the verdict of the comparison."""
     rows = []
     for cell in cells:
         *values, verdict = cell_row(cell.row)
@@ -168,7 +179,7 @@ def ruled_table(caption: str, cells: Iterable[CellVerdict], *, named: bool = Tru
 
 
 def _ruling_cell(cell: CellVerdict, verdict: Cell) -> Cell:
-    """``worse``, ``better``, ``within`` the limit though different; else what the comparison says."""
+    """Return ``worse``, ``better``, ``within`` (different, but within the limit), or the comparison's verdict."""
     note = plain(cell.reason) if cell.reason else verdict.note
     if cell.ruling == "broken":
         return Cell("worse", note, tone="bad")
@@ -177,7 +188,7 @@ def _ruling_cell(cell: CellVerdict, verdict: Cell) -> Cell:
     return Cell("within" if cell.ruling == "kept" and cell.row.is_significant else verdict.text, note)
 
 
-def _ends_table(caption: str, cells: Iterable[OutcomePair]) -> Table:
+def _outcome_table(caption: str, cells: Iterable[OutcomePair]) -> Table:
     columns = (Column("Cell"), Column("Base"), Column("Head"))
     rows = (
         Row((Cell(cell_name(cell)), Cell(_counts(cell.base)), Cell(_counts(cell.head), plain(cell.reason))))
@@ -188,3 +199,44 @@ def _ends_table(caption: str, cells: Iterable[OutcomePair]) -> Table:
 
 def _counts(outcomes: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()) or "–"
+
+
+def headline(result: GateResult) -> str:
+    """Return the verdict in one line: the number of broken rules, failed cells and improvements."""
+    broken = sum(one.verdict == "fail" for one in result.rules)
+    parts = [f"{broken} of {len(result.rules)} rules broken", *_left_open(result)]
+    parts += [
+        f"{len(cells)} {'cell' if len(cells) == 1 else 'cells'} {word}"
+        for cells, word in _failed_cells(result)
+        if cells
+    ]
+    if result.better:
+        parts.append(f"{len(result.better)} better: {RENEW}")
+    return f"{WORDS[result.verdict][0]}: {', '.join(parts)} (exit code {result.exit_code})"
+
+
+def _left_open(result: GateResult) -> Iterable[str]:
+    """Count the rules that could not be evaluated in any cell, and those that could not be in some."""
+    judged = [len(one.cells) - len(one.of("unjudged")) for one in result.rules]
+    nowhere = judged.count(0)
+    in_part = sum(bool(count and one.of("unjudged")) for count, one in zip(judged, result.rules, strict=True))
+    return [f"{count} {words}" for count, words in ((nowhere, "not judged"), (in_part, "judged in part")) if count]
+
+
+def look(result: GateResult) -> tuple[str, str]:
+    """Return colour and mark of the verdict. A gate that passed because it could judge nothing is not green."""
+    is_empty = all(len(one.of("unjudged")) == len(one.cells) for one in result.rules)
+    return WORDS["not comparable" if result.verdict == "pass" and is_empty else result.verdict][1:]
+
+
+def _failed_cells(result: GateResult) -> Iterable[tuple[tuple[object, ...], str]]:
+    return (
+        (result.missing, "missing"),
+        (result.no_longer, "out of memory"),
+        (result.comparison.crashed, "crashed"),
+    )
+
+
+def no_verdict(reason: str, exit_code: int) -> str:
+    """Return the line that replaces the verdict if the gate ended with an error."""
+    return f"NO VERDICT: {plain(reason, 600)} (exit code {exit_code})"

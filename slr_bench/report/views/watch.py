@@ -1,4 +1,4 @@
-"""The loop of ``slr-bench watch``: look, show, wait, until the process ends, enough was seen, or Ctrl-C."""
+"""Show the memory of a running process or machine for ``slr-bench watch``: as a screen, as lines, or as JSON."""
 
 from __future__ import annotations
 
@@ -7,27 +7,30 @@ import os
 import select
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
 from slr_bench.errors import ConfigError
-from slr_bench.probes.live import LiveReader, LiveReading
-from slr_bench.probes.thresholds import Thresholds
-from slr_bench.report.views.watch_layout import as_json, line, screen, summary, summary_json
+from slr_bench.probes.live import GpuNow, LiveReader, LiveReading, Peaks
+from slr_bench.probes.thresholds import Level, Thresholds
+from slr_bench.report.text.words import plain
+from slr_bench.units import format_bytes, format_seconds, sparkline
 
 Wait = Callable[[float], bool]
-"""Waits so many seconds at most; whether the process has ended."""
+"""Waits at most so many seconds; returns whether the process has ended."""
 Ending = Literal["ended", "enough seen", "watch stopped"]
 _HISTORY = 240
 
 
 class View(Protocol):
-    """Where readings go."""
+    """Displays readings."""
 
     def show(self, reading: LiveReading) -> None: ...
 
@@ -38,10 +41,10 @@ class View(Protocol):
 
 @contextmanager
 def process_end(pid: int | None) -> Iterator[Wait]:
-    """How to wait for a process that is not one's own, without polling and safe from a new process with its number.
+    """Yield a function that waits for any process to end, without polling and without confusing reused process ids.
 
     Raises:
-        ConfigError: there is no such process.
+        ConfigError: no such process.
     """
     if pid is None:
         yield _sleep
@@ -69,7 +72,7 @@ def watch(
     count: int | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Ending:
-    """Show a reading every ``period_s`` and at last the summary. Ctrl-C is a watch's normal end."""
+    """Show a reading every ``period_s``, then the summary. Ctrl-C is a normal way to end."""
     start_s = clock()
     ending: Ending = "ended"
     try:
@@ -92,60 +95,60 @@ def watch(
 
 
 class LineView:
-    """A line a reading: for pipes, logs and terminals that cannot move the cursor."""
+    """Prints one line per reading, for pipes, logs and terminals that cannot move the cursor."""
 
     def __init__(
-        self, reader: LiveReader, what: str, console: Console, thresholds: Thresholds, no_gpu: str | None = None
+        self, reader: LiveReader, name: str, console: Console, thresholds: Thresholds, no_gpu: str | None = None
     ) -> None:
-        self._reader, self._what, self._console, self._thresholds = reader, what, console, thresholds
+        self._reader, self._name, self._console, self._thresholds = reader, name, console, thresholds
         self._no_gpu = no_gpu
-        """Why no GPU can be read; None where one can."""
+        """Why no GPU can be read; None if one can."""
 
     def show(self, reading: LiveReading) -> None:
-        """One line."""
+        """Print a line."""
         if self._no_gpu and self._reader.peaks.readings == 1:
             self._print(f"no GPU readings: {self._no_gpu}")
         self._print(line(reading, self._reader.peaks, self._thresholds, f"{datetime.now():%H:%M:%S}"))
 
     def close(self) -> None:
-        """Give back what is held: here nothing."""
+        """Release what is held; a line view holds nothing."""
 
     def finish(self, ending: Ending, duration_s: float) -> None:
-        """The summary."""
-        self._print(summary(self._reader.peaks, self._what, ending, duration_s))
+        """Print the summary."""
+        self._print(summary(self._reader.peaks, self._name, ending, duration_s))
 
     def _print(self, text: str) -> None:
-        # Not through the console: it would make an exit code 1 of a reader that has seen enough.
+        # Not through the console, which exits with code 1 if the reader of a pipe stops reading.
         self._console.file.write(f"{text}\n")
         self._console.file.flush()
 
 
 class JsonView(LineView):
-    """A JSON object a reading, and one ``{"summary": ...}`` at the end."""
+    """Prints one JSON object per reading, and ``{"summary": ...}`` at the end."""
 
     def show(self, reading: LiveReading) -> None:
-        """One object."""
+        """Print an object."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._print(json.dumps(as_json(reading, self._thresholds, now, self._no_gpu)))
-        self._no_gpu = None  # said once
+        self._print(json.dumps(reading_json(reading, self._thresholds, now, self._no_gpu)))
+        self._no_gpu = None  # reported once
 
     def finish(self, ending: Ending, duration_s: float) -> None:
-        """The summary's object."""
+        """Print the summary as an object."""
         self._print(json.dumps(summary_json(self._reader.peaks, ending, duration_s)))
 
 
 class ScreenView(LineView):
-    """A region of the terminal that is drawn anew at each reading, and nowhere between: little goes over ssh."""
+    """Redraws a region of the terminal at each reading only, so that little data is sent over ssh."""
 
     def __init__(
-        self, reader: LiveReader, what: str, console: Console, thresholds: Thresholds, no_gpu: str | None = None
+        self, reader: LiveReader, name: str, console: Console, thresholds: Thresholds, no_gpu: str | None = None
     ) -> None:
-        super().__init__(reader, what, console, thresholds, no_gpu)
+        super().__init__(reader, name, console, thresholds, no_gpu)
         self._history: deque[float] = deque(maxlen=_HISTORY)
         self._live = Live(console=console, auto_refresh=False)
 
     def show(self, reading: LiveReading) -> None:
-        """Draw."""
+        """Draw the reading."""
         self._history.append(reading.ram_bytes)
         self._live.start()
         self._live.update(
@@ -153,5 +156,186 @@ class ScreenView(LineView):
         )
 
     def close(self) -> None:
-        """Leave the last drawing, and the cursor below it."""
+        """Keep the last drawing and put the cursor below it."""
         self._live.stop()
+
+
+_STYLES: dict[Level, str] = {"ok": "green", "warning": "yellow", "critical": "bold red"}
+_MOST_PROCESSES = 12
+_SPARK_WIDTH = 24
+
+
+def screen(
+    reading: LiveReading, peaks: Peaks, history: Sequence[float], thresholds: Thresholds, no_gpu: str | None
+) -> RenderableType:
+    """Return a screen of at most 80 columns: limit, sparkline, one row per GPU, one row per process."""
+    parts: list[RenderableType] = [_memory_table(reading, peaks, history, thresholds)]
+    if reading.gpus:
+        parts.append(_gpu_table(reading.gpus, thresholds))
+    elif no_gpu:
+        parts.append(Text("no GPU readings; slr-bench doctor reports why", style="dim"))
+    if reading.processes:
+        parts.append(_process_table(reading))
+    return Group(*parts)
+
+
+def line(reading: LiveReading, peaks: Peaks, thresholds: Thresholds, clock: str) -> str:
+    """Return a reading as one line."""
+    parts = [f"{clock}  {_ram_kind(reading)} {format_bytes(reading.ram_bytes)}"] if reading.processes else [clock]
+    share = f"{reading.memory.source} {_share(reading)}{_mark(reading.used_fraction, thresholds)}"
+    peak = f"peak {format_bytes(peaks.ram_bytes[reading.ram_kind])}"
+    parts += [peak, share] if reading.processes else [share, peak]
+    for gpu in reading.gpus:
+        words = [f"GPU {gpu.number}"]
+        if reading.processes:
+            words.append(f"process {format_bytes(gpu.reading.process_bytes)}")
+        words += [_device_use(gpu), _percent(gpu.state.utilization_ratio), _degrees(gpu.state.temperature_c)]
+        words += gpu.state.throttle_reasons or ()
+        parts.append(" ".join(words) + _mark(_device_fraction(gpu), thresholds))
+    return "  ".join(parts)
+
+
+def reading_json(
+    reading: LiveReading, thresholds: Thresholds, time: str, no_gpu: str | None = None
+) -> dict[str, object]:
+    """Return a reading as JSON values. Unknown values are null, and ``reasons`` has the causes.
+
+    ``no_gpu`` is the reason why there is no GPU; it is left out if there is one, or if it was reported before.
+    """
+    found: dict[str, object] = {
+        "time": time,
+        "ram_bytes": reading.ram_bytes,
+        "ram_kind": reading.ram_kind,
+        "rss_bytes": reading.rss_bytes,
+        "pss_bytes": reading.pss_bytes,
+        **reading.memory._asdict(),
+        "level": thresholds.level(reading.used_fraction),
+        "processes": [
+            {**process._asdict(), "pss_bytes": reading.pss_by_pid.get(process.pid)} for process in reading.processes
+        ],
+        "gpus": [
+            {"number": gpu.number, "name": gpu.name, **gpu.reading._asdict(), **gpu.state._asdict()}
+            | {"reasons": gpu.reasons}
+            for gpu in reading.gpus
+        ],
+    }
+    return found | {"no_gpu": no_gpu} if no_gpu else found
+
+
+def summary(peaks: Peaks, name: str, ending: str, duration_s: float) -> str:
+    """Return the last line: how the watch ended, and the peaks."""
+    if not peaks.readings:
+        return f"{name}: {ending} before it could be read"
+    parts = [f"{name}: {ending} after {format_seconds(duration_s)}, {peaks.readings} readings"]
+    parts += [f"peak {_KINDS[kind]} {format_bytes(size)}" for kind, size in peaks.ram_bytes.items()]
+    if peaks.high_water_bytes is not None:
+        parts.append(f"high-water mark of the first process {format_bytes(peaks.high_water_bytes)}")
+    parts += [f"GPU {number} {format_bytes(size)} of the process" for number, size in peaks.gpu_bytes.items()]
+    parts += [f"GPU {number} {format_bytes(size)} in use" for number, size in peaks.device_bytes.items()]
+    return "; ".join(parts)
+
+
+def summary_json(peaks: Peaks, ending: str, duration_s: float) -> dict[str, object]:
+    """Return the same as an object under ``summary``."""
+    found = {
+        "ending": ending,
+        "duration_s": round(duration_s, 3),
+        "readings": peaks.readings,
+        "peak_ram_bytes": peaks.ram_bytes,
+        "peak_used_bytes": peaks.used_bytes if peaks.readings else None,
+        "high_water_bytes": peaks.high_water_bytes,
+        "peak_gpu_process_bytes": peaks.gpu_bytes,
+        "peak_gpu_device_bytes": peaks.device_bytes,
+    }
+    return {"summary": found}
+
+
+_KINDS = {"PSS": "RAM", "RSS": "RAM (RSS, shared pages counted several times)", "used": "RAM in use"}
+
+
+def _ram_kind(reading: LiveReading) -> str:
+    return {"PSS": "RAM", "RSS": "RAM (RSS)"}[reading.ram_kind]
+
+
+def _share(reading: LiveReading) -> str:
+    memory = reading.memory
+    used = f"{format_bytes(memory.used_bytes)} of {format_bytes(memory.limit_bytes)}"
+    return f"{used} {_percent(reading.used_fraction)}"
+
+
+def _mark(fraction: float | None, thresholds: Thresholds) -> str:
+    level = "ok" if fraction is None else thresholds.level(fraction)
+    return "" if level == "ok" else f" {level.upper()}"
+
+
+def _percent(ratio: float | None) -> str:
+    return "–" if ratio is None else f"{100 * ratio:.0f} %"
+
+
+def _degrees(temperature_c: int | None) -> str:
+    return "–" if temperature_c is None else f"{temperature_c} °C"
+
+
+def _device_use(gpu: GpuNow) -> str:
+    return f"{format_bytes(gpu.reading.device_bytes)} of {format_bytes(gpu.reading.total_bytes)}"
+
+
+def _device_fraction(gpu: GpuNow) -> float | None:
+    used, total = gpu.reading.device_bytes, gpu.reading.total_bytes
+    return used / total if used is not None and total else None
+
+
+def _coloured(text: str, fraction: float | None, thresholds: Thresholds) -> Text:
+    return Text(text, style="dim" if fraction is None else _STYLES[thresholds.level(fraction)])
+
+
+def _memory_table(
+    reading: LiveReading, peaks: Peaks, history: Sequence[float], thresholds: Thresholds
+) -> RenderableType:
+    rows = Table.grid(padding=(0, 2))
+    if reading.processes:
+        kind = "RAM, shared once" if reading.ram_kind == "PSS" else "RAM, RSS summed"
+        peak = f"peak {format_bytes(peaks.ram_bytes[reading.ram_kind])}"
+        rows.add_row(kind, Text(format_bytes(reading.ram_bytes), style="bold"), peak, _spark(history))
+    fraction = reading.used_fraction
+    limit = f"{reading.memory.source} limit" if reading.memory.source != "machine" else "machine"
+    used = _coloured(f"{format_bytes(reading.memory.used_bytes)} ({_percent(fraction)})", fraction, thresholds)
+    spark = Text("") if reading.processes else _spark(history)
+    rows.add_row(limit, used, f"of {format_bytes(reading.memory.limit_bytes)}", spark)
+    return rows
+
+
+def _spark(history: Sequence[float]) -> Text:
+    return Text(sparkline(history, _SPARK_WIDTH), style="cyan")
+
+
+def _gpu_table(gpus: Sequence[GpuNow], thresholds: Thresholds) -> RenderableType:
+    rows = Table(box=None, padding=(0, 1), header_style="bold", pad_edge=False)
+    for name in ("GPU", "process", "in use", "of", "busy", "heat", "slowed by"):
+        rows.add_column(name, justify="left" if name in ("GPU", "slowed by") else "right", no_wrap=name != "slowed by")
+    for gpu in gpus:
+        reasons = gpu.state.throttle_reasons
+        rows.add_row(
+            plain(f"{gpu.number} {gpu.name.removeprefix('NVIDIA ')}", 16),
+            format_bytes(gpu.reading.process_bytes),
+            _coloured(format_bytes(gpu.reading.device_bytes), _device_fraction(gpu), thresholds),
+            format_bytes(gpu.reading.total_bytes),
+            _percent(gpu.state.utilization_ratio),
+            _degrees(gpu.state.temperature_c),
+            "–" if reasons is None else Text(", ".join(reasons) or "nothing", style="yellow" if reasons else ""),
+        )
+    notes = {reason: None for gpu in gpus for name, reason in gpu.reasons.items() if name.endswith("_bytes")}
+    return Group(rows, *(Text(f"–: {plain(reason, 200)}", style="dim") for reason in notes))
+
+
+def _process_table(reading: LiveReading) -> RenderableType:
+    rows = Table(box=None, padding=(0, 1), header_style="bold", pad_edge=False)
+    for name in ("PID", "process", "RSS", "PSS", "peak RSS"):
+        rows.add_column(name, justify="left" if name == "process" else "right", no_wrap=True)
+    for process in reading.processes[:_MOST_PROCESSES]:
+        sizes = (process.rss_bytes, reading.pss_by_pid.get(process.pid), process.peak_rss_bytes)
+        rows.add_row(str(process.pid), Text(process.name), *(format_bytes(size) for size in sizes))
+    left = reading.processes[_MOST_PROCESSES:]
+    if left:
+        rows.add_row("", f"and {len(left)} more", format_bytes(sum(process.rss_bytes for process in left)), "", "")
+    return rows

@@ -10,8 +10,7 @@ from rich.console import Console
 from side_runs import HOSTILE, failed, filled, in_turn, side_run, with_sides
 
 from slr_bench.compare.comparison import compare_runs, compare_sides
-from slr_bench.report.views.compare import comparison_markdown, print_comparison
-from slr_bench.report.views.compare_words import cell_name, change_text
+from slr_bench.report.views.compare import cell_name, change_text, comparison_markdown, print_comparison
 
 STEADY = [1.0, 1.1, 0.9, 1.05, 1.0, 0.95, 1.02, 1.0]
 
@@ -77,7 +76,7 @@ def test_cells_of_one_side_and_disturbed_runs_are_told_first(tmp_path):
     for text in (shown(again, 200), comparison_markdown(again)):
         assert "only the base has train" in text
         assert "(c001): unknown key" in text
-        assert "1 runs were disturbed" in text
+        assert "interference in one run" in text
         assert "head: x.json: not a readable record" in text
     assert "x.json" not in shown(comparison, 200)
 

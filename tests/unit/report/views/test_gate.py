@@ -16,10 +16,8 @@ from slr_bench.compare.comparison import compare_runs
 from slr_bench.compare.gate import judge_gate
 from slr_bench.compare.rules import gather_rules
 from slr_bench.record import Outcome
-from slr_bench.report.views.ci_services import bencher_metrics, smaller_is_better
-from slr_bench.report.views.gate import gate_markdown, no_verdict_markdown, print_gate
-from slr_bench.report.views.gate_junit import gate_junit, no_verdict_junit
-from slr_bench.report.views.gate_words import no_verdict
+from slr_bench.report.views.ci import bencher_metrics, gate_junit, no_verdict_junit, smaller_is_better
+from slr_bench.report.views.gate import gate_markdown, no_verdict, no_verdict_markdown, print_gate
 
 RULES = ("peak_tensor_bytes:0%", "step_time_s:10%:optional", "rss_over_start_bytes:0%")
 

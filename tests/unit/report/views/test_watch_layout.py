@@ -11,7 +11,7 @@ from slr_bench.probes.host import HostMemory
 from slr_bench.probes.live import GpuNow, LiveReading, Peaks
 from slr_bench.probes.thresholds import Thresholds
 from slr_bench.probes.tree import ProcessMemory
-from slr_bench.report.views.watch_layout import as_json, line, screen, summary, summary_json
+from slr_bench.report.views.watch import line, reading_json, screen, summary, summary_json
 from slr_bench.units import GIB, MIB
 
 WELL = GpuNow(
@@ -116,7 +116,7 @@ def test_a_line_has_every_gpu():
 
 
 def test_json_has_bytes_nulls_and_reasons():
-    found = json.loads(json.dumps(as_json(reading(gpus=[SILENT]), Thresholds(), "now", None)))
+    found = json.loads(json.dumps(reading_json(reading(gpus=[SILENT]), Thresholds(), "now", None)))
     assert (found["time"], found["level"], found["ram_kind"], found["ram_bytes"]) == ("now", "ok", "PSS", 1200 * MIB)
     assert (found["used_bytes"], found["limit_bytes"], found["source"]) == (8 * GIB, 16 * GIB, "cgroup v2")
     assert found["processes"][0]["pss_bytes"] == 400 * MIB
@@ -140,5 +140,5 @@ def test_the_summary_names_each_peak_and_its_kind():
 
 
 def test_a_process_that_ended_at_once_has_no_peak_not_a_zero():
-    assert summary(Peaks(), "sleep (PID 7)", "ended", 0.1) == "sleep (PID 7): ended before it could be looked at"
+    assert summary(Peaks(), "sleep (PID 7)", "ended", 0.1) == "sleep (PID 7): ended before it could be read"
     assert summary_json(Peaks(), "ended", 0.1)["summary"]["peak_used_bytes"] is None
