@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from slr_bench.predict.device import CPU, Estimate, Fit
 from slr_bench.predict.step_profile import StepProfile
-from slr_bench.trace.request_kinds import ALLOCATE, FREE, TRANSIENT, Requests
+from slr_bench.trace.requests import ALLOCATE, FREE, TRANSIENT, Requests
 from slr_bench.units import MIB
 
 START_BYTES: Final = 700 * MIB

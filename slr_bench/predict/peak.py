@@ -11,7 +11,7 @@ from slr_bench.predict.allocator.expandable import make_allocator
 from slr_bench.predict.allocator.rules import AllocatorRules, AllocatorSettings
 from slr_bench.predict.device import Bound, Device, Estimate, Fit, known_devices
 from slr_bench.predict.step_profile import StepProfile
-from slr_bench.trace.request_kinds import ALLOCATE, FREE, STEADY, TRANSIENT, UNMODELLED, Requests
+from slr_bench.trace.requests import ALLOCATE, FREE, STEADY, TRANSIENT, UNMODELLED, Requests
 
 
 class Peaks(NamedTuple):

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
-from slr_bench.trace.request_kinds import Requests
+from slr_bench.trace.requests import Requests
 
 if TYPE_CHECKING:
     import numpy
@@ -73,7 +73,7 @@ class StepProfile:
     by_category: Mapping[str, int]
     by_module: Sequence[ModuleBytes]
     requests: Requests
-    """What the first step and a steady one request from an allocator (``trace.request_kinds``)."""
+    """What the first step and a steady one request from an allocator (``trace.requests``)."""
     flops_by_dtype: Mapping[str, int]
     touched_bytes_per_step: int
     operators: int

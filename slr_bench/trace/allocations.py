@@ -1,7 +1,7 @@
-"""What the allocator itself says: every allocation and free, and the operator inside which it happened.
+"""The allocator's own log: every allocation and free, and the operator that was running.
 
-On the CPU from the profiler's memory events, on CUDA from the caching allocator's history. Neither knows of the tracer:
-only the marks that the recorder leaves around each operator tie the two together.
+It comes from the profiler's memory events on the CPU, and from the caching allocator's history on CUDA. Both are
+independent of the tracer: only the marks that the recorder sets around each operator tie the two together.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STEP = "step"
 
 
 class Alloc(NamedTuple):
-    """Memory given out. ``operator`` is the outermost operator around it, None outside any."""
+    """An allocation. ``operator`` is the outermost operator around it, or None outside operators."""
 
     address: int
     size_bytes: int
@@ -30,32 +30,32 @@ class Alloc(NamedTuple):
 
 
 class Free(NamedTuple):
-    """Memory given back."""
+    """The end of an allocation."""
 
     address: int
 
 
 class Enter(NamedTuple):
-    """The recorder's operator ``number`` begins."""
+    """The start of the recorder's operator ``number``."""
 
     number: int
 
 
 class Exit(NamedTuple):
-    """It ends."""
+    """The end of the recorder's operator ``number``."""
 
     number: int
 
 
 class StepBegins(NamedTuple):
-    """What lives now is state."""
+    """The start of the step; allocations alive now are state."""
 
 
 Event = Alloc | Free | Enter | Exit | StepBegins
 
 
 class CpuAllocations:
-    """Records the CPU allocator while open; ``mark`` is the recorder's. ``events`` are there once it is closed."""
+    """Record the CPU allocator while open. ``mark`` is for the recorder; ``events`` is filled at the exit."""
 
     def __init__(self) -> None:
         self._profile = profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False)
@@ -74,17 +74,17 @@ class CpuAllocations:
             self.events = list(cpu_events(results.experimental_event_tree()))
 
     def mark(self, name: int | str) -> AbstractContextManager[Any]:
-        """Around operator ``name``."""
+        """Return the context in which operator ``name`` runs."""
         return _RecordFunctionFast(f"{MARK}{name}")
 
     def step_begins(self) -> None:
-        """The traced step comes next."""
+        """Mark the start of the traced step."""
         with self.mark(STEP):
             pass
 
 
 def cpu_events(roots: Iterable[Any]) -> Iterator[Event]:
-    """The profiler's event tree as one sequence in the order of time, threads merged."""
+    """Yield the events of the profiler's tree in the order of time, threads merged."""
     threads: dict[int, list[Any]] = {}
     for root in roots:
         threads.setdefault(root.start_tid, []).append(root)
@@ -93,7 +93,7 @@ def cpu_events(roots: Iterable[Any]) -> Iterator[Event]:
 
 
 def _timed(roots: Iterable[Any]) -> Iterator[tuple[int, Event]]:
-    """Depth first is the order of time within a thread; clock readings only order threads, so they never step back."""
+    """Yield one thread's events depth first, which is their order; their times, made monotonic, order threads."""
     clock_ns = 0
     for time_ns, event in _walk(roots):
         clock_ns = max(clock_ns, time_ns)
@@ -130,7 +130,7 @@ def _number(mark: str) -> int:
 
 
 class CudaAllocations:
-    """Records the CUDA caching allocator while open, Python stacks only (``all`` took 461 s against 4 s)."""
+    """Record the CUDA caching allocator while open, with Python stacks only (``all`` took 461 s against 4 s)."""
 
     def __init__(self, device: torch.device, memory: Any = torch.cuda.memory, set_metadata: Any = None) -> None:
         self._device, self._memory = device, memory
@@ -152,18 +152,18 @@ class CudaAllocations:
             self._memory._record_memory_history(enabled=None)
 
     def mark(self, name: int | str) -> AbstractContextManager[Any]:
-        """Around operator ``name``: the allocator stamps its entries with it."""
+        """Return the context in which operator ``name`` runs; the allocator stamps its entries with the name."""
         return _Stamp(self._set_metadata, str(name))
 
     def step_begins(self) -> None:
-        """The traced step comes next."""
+        """Mark the start of the traced step."""
         # An allocation of its own carries the stamp into the history.
         with self.mark(STEP):
             torch.empty(1, device=self._device)
 
 
 def why_no_cuda_log(memory: Any = torch.cuda.memory) -> str | None:
-    """Why this torch's CUDA allocator cannot stamp its history with operators; None where it can."""
+    """Return why this torch's CUDA allocator cannot stamp its history with operators, or None if it can."""
     supported = getattr(memory, "_memory_metadata_supported", None)
     if supported is None:
         return f"torch {torch.__version__} cannot stamp the CUDA allocator's history; use a newer one"
@@ -184,7 +184,7 @@ class _Stamp:
 
 
 def cuda_events(entries: Iterable[Mapping[str, Any]]) -> Iterator[Event]:
-    """One device's entries of ``_snapshot()["device_traces"]``, in order; ``user_metadata`` holds the marks."""
+    """Yield the events of one device's entries of ``_snapshot()["device_traces"]``; ``user_metadata`` has the marks."""
     stamp = ""
     for entry in entries:
         now = str(entry.get("user_metadata", ""))

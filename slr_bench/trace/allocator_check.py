@@ -1,7 +1,7 @@
-"""The independent check: every allocation alive at the allocator's own peak against what the tracer knows.
+"""The independent check: every allocation alive at the allocator's own peak, compared with the trace.
 
-An allocation is matched by its address to a traced storage, or to the operator inside which it was made (workspace).
-What is neither, and traced bytes without an allocation behind them, is the residual.
+An allocation is matched by its address to a traced storage, or to the operator that was running (workspace). All other
+allocations, and traced bytes without an allocation behind them, are the residual.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from slr_bench.trace.allocations import Alloc, Enter, Event, Exit, Free, StepBegins
-from slr_bench.trace.recording import BEFORE, Operator, Storage
+from slr_bench.trace.recording import BEFORE, StepTrace, Storage
 
 WORKSPACE: Final = "workspace"
 ROUNDING: Final = "rounding"
 NO_OPERATOR: Final = "no operator"
 NUMBER_BYTES: Final = 16
-"""The largest number: complex128."""
+"""Size of the largest number type, complex128."""
 
 
 @dataclass(eq=False)
 class Block:
-    """One allocation, from given out to given back."""
+    """One allocation during its life."""
 
     size_bytes: int
     operator: str | None
     position: int
-    """The recorder's operator inside which or after which it was made."""
+    """Number of the operator that was running or had run last."""
     is_inside: bool
-    """Whether it was made inside an operator of the step."""
+    """Whether an operator of the step was running."""
     storage: int | None = None
     """Number of the traced storage on it."""
     is_loader: bool = False
@@ -38,31 +38,32 @@ class Block:
 
 @dataclass(frozen=True)
 class AllocatorPeak:
-    """The allocator's own peak within the step, and what lives there. Bytes of the loader are in neither."""
+    """The allocator's own peak within the step, and the bytes alive there, both without those of the loader."""
 
     peak_bytes: int
     position: int
     operator: str | None
-    """The operator that was running."""
+    """Name of the operator that was running, if any."""
     by_category: dict[str, int]
-    """As the tracer names them, and workspace and rounding. They and ``unmatched_bytes`` add up to the peak."""
+    """The tracer's categories, workspace and rounding; with ``unmatched_bytes`` they add up to the peak."""
     workspace: dict[str, int]
-    """Operator -> bytes that it allocated and that are no tensor."""
+    """Operator -> bytes that it allocated beside tensors."""
     unmatched: dict[str, int]
-    """Bytes alive that are neither a traced tensor's nor made inside an operator of the step, by the operator that made
-    them before it: a tensor that nobody named, kept where Python cannot see it."""
+    """Bytes of neither a traced tensor nor an operator of the step, by the earlier operator that allocated them.
+
+    They belong to unnamed tensors that are kept where Python cannot reach them."""
     missing_bytes: int
-    """Traced as alive with no allocation, or too small a one, behind them."""
+    """Bytes traced as alive that no allocation, or too small a one, stands for."""
     loader_bytes: int
 
     @property
     def unmatched_bytes(self) -> int:
-        """All that is unmatched."""
+        """Return all unmatched bytes."""
         return sum(self.unmatched.values())
 
     @property
     def residual_bytes(self) -> int:
-        """Bytes that the tracer and the allocator do not agree on."""
+        """Return the bytes on which the tracer and the allocator disagree."""
         return self.unmatched_bytes + self.missing_bytes
 
 
@@ -71,10 +72,10 @@ class _Replay:
     storages: Sequence[Storage]
     loader_addresses: frozenset[int]
     born: dict[int, list[int]] = field(default_factory=dict)
-    seen: dict[int, list[int]] = field(default_factory=dict)
+    first_used: dict[int, list[int]] = field(default_factory=dict)
     live: dict[int, Block] = field(default_factory=dict)
     between: list[Block] = field(default_factory=list)
-    """Made since the last operator ended."""
+    """Allocations since the last operator ended."""
     position: int = BEFORE
     inside: int | None = None
     in_step: bool = False
@@ -86,9 +87,9 @@ class _Replay:
 
     def __post_init__(self) -> None:
         for number, storage in enumerate(self.storages):
-            # What no operator of the step made was there before the operator that first used it.
-            place = self.born if storage.operator else self.seen
-            place.setdefault(storage.born, []).append(number)
+            # A storage that no operator of the step made was there before the operator that first used it.
+            numbers = self.born if storage.operator else self.first_used
+            numbers.setdefault(storage.born, []).append(number)
 
     def take(self, event: Event) -> None:
         if isinstance(event, Alloc):
@@ -100,7 +101,7 @@ class _Replay:
         elif isinstance(event, Enter):
             self._adopt_numbers(event.number)
             self.position = self.inside = event.number
-            self._claim(self.seen.get(event.number, ()))
+            self._claim(self.first_used.get(event.number, ()))
         elif isinstance(event, Exit):
             self.inside = None
             self.between.clear()
@@ -109,7 +110,7 @@ class _Replay:
             self._begin()
 
     def _adopt_numbers(self, number: int) -> None:
-        """A number given to an operator becomes a tensor before the operator begins: it is the operator's."""
+        """Assign small allocations to the operator that begins: a number among its arguments becomes a tensor first."""
         for block in self.between:
             if block.size_bytes <= NUMBER_BYTES and block.storage is None:
                 block.position, block.is_inside = number, True
@@ -118,7 +119,7 @@ class _Replay:
     def _begin(self) -> None:
         self.in_step = True
         self.between.clear()
-        self._claim(self.seen.get(BEFORE, ()))
+        self._claim(self.first_used.get(BEFORE, ()))
         for address in self.loader_addresses & self.live.keys():
             self.live[address].is_loader = True
             self.live_bytes -= self.live[address].size_bytes
@@ -148,12 +149,10 @@ class _Replay:
 
 
 def match_peak(
-    events: Iterable[Event],
-    storages: Sequence[Storage],
-    operators: Sequence[Operator],
-    loader_addresses: frozenset[int] = frozenset(),
+    events: Iterable[Event], step: StepTrace, loader_addresses: frozenset[int] = frozenset()
 ) -> AllocatorPeak:
     """Replay the allocator's events and account for every byte alive at its peak in the step."""
+    storages, operators = step.storages, step.operators
     replay = _Replay(storages, loader_addresses)
     for event in events:
         replay.take(event)
@@ -177,7 +176,7 @@ def match_peak(
             workspace[operators[block.position].name] += block.size_bytes
         else:
             unmatched[block.operator or NO_OPERATOR] += block.size_bytes
-    # While operator n runs, what it makes is not there yet, and what dies after it still is.
+    # While operator n runs, its results are not alive yet, and tensors that die after it still are.
     inside = replay.peak_inside
     for number, storage in enumerate(storages):
         begun = storage.born < position if inside is not None else storage.born <= position

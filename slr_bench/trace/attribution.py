@@ -1,29 +1,62 @@
-"""What lives at the peak: by category, module and phase, the largest tensors, and live bytes over the step."""
+"""Attribution of the peak by category, module and phase; the operator floor; live bytes over the step.
+
+The operator floor is the least memory a step can need unless its operators are split. At every operator there must be
+the state that outlives the step, the gradients that were accumulated before and are read later, and the operator's own
+distinct inputs and outputs. The floor is the largest of these sums. Each of its parts is alive at that operator in any
+order of the same operators, so it never exceeds the peak.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
-from slr_bench.trace.recording import CATEGORIES, Storage, Story
+from slr_bench.trace.recording import BEFORE, CATEGORIES, GRADIENT, Operator, StepTrace, Storage
 
 TOP_TENSORS: Final = 20
 TIMELINE_POINTS: Final = 400
 
 
 class Timeline(NamedTuple):
-    """Live bytes after each operator, thinned: each point is the fullest moment of its stretch, so the peak stays."""
+    """Live bytes after each operator, thinned: each point is the maximum of its stretch, so the peak is kept."""
 
     operators: int
-    """Before thinning."""
+    """Number of operators before thinning."""
     positions: list[int]
     phase: list[str]
     by_category: dict[str, list[int]]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object of samples and profiles: live bytes over the step, in total and by category."""
+        return {
+            "operators": self.operators,
+            "live_bytes": [sum(values) for values in zip(*self.by_category.values(), strict=True)],
+            "phase": self.phase,
+            "by_category": self.by_category,
+        }
+
+
+class PeakTensor(NamedTuple):
+    """A tensor alive at the peak."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    size_bytes: int
+    category: str
+    module: str
+    origin: str
+    phase: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object of ``top`` in a profile."""
+        values = self._asdict()
+        return {"bytes" if name == "size_bytes" else name: value for name, value in values.items()}
+
 
 class Breakdown(NamedTuple):
-    """The traced peak of one step. Categories and modules each add up to it."""
+    """The traced peak of one step. Categories add up to it, and so do modules."""
 
     peak_bytes: int
     by_category: dict[str, int]
@@ -31,15 +64,25 @@ class Breakdown(NamedTuple):
     """Module -> category -> bytes, largest module first."""
     by_phase: dict[str, int]
     """Largest live bytes while in a phase."""
-    top: list[dict[str, Any]]
-    """The largest tensors: ``shape, dtype, bytes, category, module, origin, phase``."""
+    top: list[PeakTensor]
+    """The largest tensors, largest first."""
     timeline: Timeline
 
 
-def breakdown(story: Story) -> Breakdown:
+class Floor(NamedTuple):
+    """The operator floor, and the operator that needs it."""
+
+    floor_bytes: int
+    operator: str | None
+    """None if no operator needs more than the state; so are module and phase."""
+    module: str | None
+    phase: str | None
+
+
+def breakdown(step: StepTrace) -> Breakdown:
     """Attribute the peak of a recorded step."""
-    position = story.peak_position
-    alive = [storage for storage in story.storages if storage.lives_at(position)]
+    position = step.peak_position
+    alive = [storage for storage in step.storages if storage.lives_at(position)]
     modules: dict[str, Counter[str]] = {}
     categories: Counter[str] = Counter()
     for storage in alive:
@@ -47,44 +90,37 @@ def breakdown(story: Story) -> Breakdown:
         categories[category] += storage.size_bytes
         modules.setdefault(storage.module, Counter())[category] += storage.size_bytes
     total = sum(categories.values())
-    assert total == story.peak_bytes, f"the parts of the peak make {total}, the peak is {story.peak_bytes}"
-    largest = sorted(modules, key=lambda name: -modules[name].total())
+    assert total == step.peak_bytes, f"the parts of the peak make {total}, the peak is {step.peak_bytes}"
+    by_size = sorted(modules, key=lambda name: -modules[name].total())
+    largest = sorted(alive, key=lambda storage: -storage.size_bytes)[:TOP_TENSORS]
     return Breakdown(
-        peak_bytes=story.peak_bytes,
+        peak_bytes=step.peak_bytes,
         by_category={name: categories[name] for name in in_order(categories) if categories[name]},
-        by_module={name: dict(modules[name]) for name in largest if modules[name].total()},
-        by_phase=dict(story.peak_by_phase),
-        top=[_described(storage, position) for storage in _largest(alive)],
-        timeline=timeline(story),
+        by_module={name: dict(modules[name]) for name in by_size if modules[name].total()},
+        by_phase=dict(step.peak_by_phase),
+        top=[_peak_tensor(storage, position) for storage in largest],
+        timeline=timeline(step),
     )
 
 
-def in_order(names: Any) -> list[str]:
-    """Category names as they are shown: the known ones first."""
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return category names in the order in which they are displayed, unknown ones last."""
+    names = list(names)
     return [*(name for name in CATEGORIES if name in names), *(name for name in names if name not in CATEGORIES)]
 
 
-def _largest(alive: Sequence[Storage]) -> list[Storage]:
-    return sorted(alive, key=lambda storage: -storage.size_bytes)[:TOP_TENSORS]
+def _peak_tensor(storage: Storage, position: int) -> PeakTensor:
+    category = storage.category_at(position)
+    return PeakTensor(
+        storage.shape, storage.dtype, storage.size_bytes, category, storage.module, storage.origin, storage.phase
+    )
 
 
-def _described(storage: Storage, position: int) -> dict[str, Any]:
-    return {
-        "shape": list(storage.shape),
-        "dtype": storage.dtype,
-        "bytes": storage.size_bytes,
-        "category": storage.category_at(position),
-        "module": storage.module,
-        "origin": storage.origin,
-        "phase": storage.phase,
-    }
-
-
-def timeline(story: Story, points: int = TIMELINE_POINTS) -> Timeline:
-    """Live bytes by category after each operator; what was there before the first one is in all of them."""
-    count = len(story.operators)
-    changes: list[Counter[str]] = [Counter() for _ in range(count + 2)]  # place 0: before the first operator
-    for storage in story.storages:
+def timeline(step: StepTrace, points: int = TIMELINE_POINTS) -> Timeline:
+    """Return live bytes by category after each operator; the state is part of every point."""
+    count = len(step.operators)
+    changes: list[Counter[str]] = [Counter() for _ in range(count + 2)]  # entry 0: before the first operator
+    for storage in step.storages:
         born, size = storage.born + 1, storage.size_bytes
         first = storage.category_at(storage.born)
         changes[born][first] += size
@@ -100,17 +136,50 @@ def timeline(story: Story, points: int = TIMELINE_POINTS) -> Timeline:
     for change in changes[:-1]:
         live.update(change)
         rows.append(dict(live))
-    phases = ["", *(operator.phase for operator in story.operators)]
+    phases = ["", *(operator.phase for operator in step.operators)]
     stride = max(1, -(-len(rows) // points))
     kept = [
-        max(range(start, min(start + stride, len(rows))), key=lambda place: sum(rows[place].values()))
+        max(range(start, min(start + stride, len(rows))), key=lambda row: sum(rows[row].values()))
         for start in range(0, len(rows), stride)
     ]
     names = in_order(dict.fromkeys(name for row in rows for name in row))
-    series = {name: [rows[place].get(name, 0) for place in kept] for name in names}
+    series = {name: [rows[row].get(name, 0) for row in kept] for name in names}
     return Timeline(
         operators=count,
-        positions=[place - 1 for place in kept],
-        phase=[phases[place] for place in kept],
+        positions=[row - 1 for row in kept],
+        phase=[phases[row] for row in kept],
         by_category={name: values for name, values in series.items() if any(values)},
     )
+
+
+def operator_floor(step: StepTrace) -> Floor:
+    """Return the operator floor of a recorded step."""
+    storages, operators = step.storages, step.operators
+    state = {n for n, storage in enumerate(storages) if storage.born == BEFORE and storage.died is None}
+    state_bytes = sum(storages[n].size_bytes for n in state)
+    gradients_due = _gradients_due(storages, operators, state)
+    floor = Floor(state_bytes, None, None, None)
+    for operator, (due_bytes, due) in zip(operators, gradients_due, strict=True):
+        inputs_and_outputs = sum(storages[n].size_bytes for n in operator.storages if n not in state and n not in due)
+        total = state_bytes + due_bytes + inputs_and_outputs
+        if total > floor.floor_bytes:
+            floor = Floor(total, operator.name, operator.module, operator.phase)
+    return floor
+
+
+def _gradients_due(
+    storages: Sequence[Storage], operators: Sequence[Operator], state: set[int]
+) -> list[tuple[int, frozenset[int]]]:
+    """Return, for each operator, bytes and numbers of the gradients made by then and used then or later."""
+    last_use: dict[int, int] = {}
+    for position, operator in enumerate(operators):
+        for n in operator.storages:
+            if storages[n].category == GRADIENT and n not in state:
+                last_use[n] = position
+    changes: list[list[int]] = [[] for _ in range(len(operators) + 1)]
+    for n, last in last_use.items():
+        changes[max(0, storages[n].born)].append(n)
+        changes[last + 1].append(n)
+    sets = accumulate(changes[:-1], lambda due, change: due ^ frozenset(change), initial=frozenset[int]())
+    next(sets)
+    return [(sum(storages[n].size_bytes for n in due), due) for due in sets]

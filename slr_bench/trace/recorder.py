@@ -1,9 +1,8 @@
-"""One step on the record: every operator, and every storage with what it is, who made it and how long it lived."""
+"""Record one step: every operator, and every storage with its category, its maker and its life."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack, nullcontext
-from dataclasses import fields
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,8 +19,7 @@ from slr_bench.live_bytes import (
     reachable_tensors,
     tensors_in,
 )
-from slr_bench.trace.origin import origin
-from slr_bench.trace.owners import NO_MODULE, ModuleTracker
+from slr_bench.trace.owners import NO_MODULE, ModuleTracker, SavedTensors, origin
 from slr_bench.trace.recording import (
     BEFORE,
     GRADIENT,
@@ -32,14 +30,13 @@ from slr_bench.trace.recording import (
     TEMPORARY,
     WEIGHT_CAST,
     Operator,
+    StepTrace,
     Storage,
-    Story,
 )
-from slr_bench.trace.saved_tensor_hooks import SavedTensors
 
 _CAST = torch.ops.aten._to_copy.default
 _aten = torch.ops.aten
-_FLOPS = {  # torch has no formulas for the CPU's fused attention; the products are those of the GPU's
+_FLOPS = {  # torch has no formula for the CPU's fused attention, which computes the GPU's products
     **flop_registry,
     _aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[_aten._scaled_dot_product_flash_attention],
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
@@ -50,8 +47,8 @@ _CONVOLUTIONS = (_aten.convolution, _aten._convolution, _aten.cudnn_convolution,
 TF32 = "tf32"
 
 
-class Recorder(LiveBytes, Story):  # type: ignore[no-untyped-call]
-    """Counts as :class:`LiveBytes` does, and keeps the whole story. ``mark(n)`` is entered around operator ``n``."""
+class Recorder(LiveBytes):  # type: ignore[no-untyped-call]
+    """Count as :class:`LiveBytes` does, and record the step. ``mark(n)`` is entered around operator ``n``."""
 
     def __init__(
         self,
@@ -61,7 +58,8 @@ class Recorder(LiveBytes, Story):  # type: ignore[no-untyped-call]
         mark: Any = None,
         on_host: OnHost | None = None,
     ) -> None:
-        Story.__init__(self, [], [])
+        self.step_trace = StepTrace()
+        """The recorded step; complete after the exit."""
         self._mark = mark or (lambda number: nullcontext())
         self._by_key: dict[int, int] = {}
         self._running: Any = None
@@ -87,7 +85,7 @@ class Recorder(LiveBytes, Story):  # type: ignore[no-untyped-call]
         survivors = dict(self._by_key)
         super().__exit__(kind, error, trace)
         self._inside.close()
-        self._name_state(survivors)
+        self._complete(survivors)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -96,45 +94,42 @@ class Recorder(LiveBytes, Story):  # type: ignore[no-untyped-call]
         self._node = node = torch._C._current_autograd_node()
         before = self.live_bytes
         keys = {self._count(tensor, None): None for tensor in tensors_in((args, kwargs) if kwargs else args)}
-        number = len(self.operators)
+        step = self.step_trace
+        number = len(step.operators)
         with self._mark(number):
-            made = func(*args, **kwargs)
+            result = func(*args, **kwargs)
         self._running, self._new_is_weight_cast = func, self._is_weight_cast(func, keys)
         if self._resizes(func):
             self._measure_again(tensors_in((args, kwargs)))
-        for tensor in tensors_in(made):
+        for tensor in tensors_in(result):
             keys[self._count(tensor, None)] = None
         self._running = self._node = None
         packet = func.overloadpacket
         if packet in _FLOPS:
-            flops = _FLOPS[packet](*args, **kwargs, out_val=made)
-            self.flops += flops
-            self.flops_by_dtype[_arithmetic(packet, tensors_in(made)[0])] += flops
+            flops = _FLOPS[packet](*args, **kwargs, out_val=result)
+            step.flops += flops
+            step.flops_by_dtype[_arithmetic(packet, tensors_in(result)[0])] += flops
         by_key = self._by_key
         storages = tuple(by_key[key] for key in keys if key is not None and key in by_key)
         touched = 0 if func.is_view else sum(self._sizes[key] for key in keys if key in self._sizes)
-        self.touched_bytes += touched
-        self.operators.append(Operator(str(packet), self._modules.current(node), self._phase, storages, touched))
+        step.touched_bytes += touched
+        step.operators.append(Operator(str(packet), self._modules.current(node), self._phase, storages, touched))
         if self.live_bytes != before:
             self._note_peak()
             self.timeline.append((self.live_bytes, self._phase))
-        return made
-
-    def story(self) -> Story:
-        """What was recorded, without a hold on any tensor."""
-        return Story(**{field.name: getattr(self, field.name) for field in fields(Story)})
+        return result
 
     def _born(self, key: int, tensor: torch.Tensor, size: int, category: str | None) -> None:
-        in_step = category is None
-        self._by_key[key] = len(self.storages)
-        self.storages.append(
+        in_step, step = category is None, self.step_trace
+        self._by_key[key] = len(step.storages)
+        step.storages.append(
             Storage(
                 size_bytes=size,
                 shape=tuple(tensor.shape),
                 dtype=str(tensor.dtype).removeprefix("torch."),
                 address=None if self._fake else tensor.untyped_storage().data_ptr(),
                 category=self._category_of_new() if in_step else str(category),
-                born=len(self.operators) if in_step else BEFORE,
+                born=len(step.operators) if in_step else BEFORE,
                 operator=str(self._running.overloadpacket) if in_step and self._running else None,
                 module=self._modules.current(self._node) if in_step else NO_MODULE,
                 phase=self._phase,
@@ -149,42 +144,44 @@ class Recorder(LiveBytes, Story):  # type: ignore[no-untyped-call]
         return WEIGHT_CAST if self._running and self._new_is_weight_cast else TEMPORARY
 
     def _is_weight_cast(self, func: Any, keys: dict[int | None, None]) -> bool:
-        """Whether it copies parameters to another type, as autocast does."""
+        """Return whether it copies a parameter to another type, as autocast does."""
         numbers = [self._by_key[key] for key in keys if key is not None]
-        return func is _CAST and [self.storages[number].category for number in numbers] == [PARAMETER]
+        return func is _CAST and [self.step_trace.storages[number].category for number in numbers] == [PARAMETER]
 
     def _died(self, key: int) -> None:
-        self.storages[self._by_key.pop(key)].died = len(self.operators) - 1
+        self.step_trace.storages[self._by_key.pop(key)].died = len(self.step_trace.operators) - 1
 
     def _note_peak(self) -> None:
         if self.live_bytes > self.peak_bytes:
-            self.peak_position = len(self.operators) - 1
+            self.step_trace.peak_position = len(self.step_trace.operators) - 1
         super()._note_peak()
 
     def _resized(self, key: int, size: int) -> None:
-        self.storages[self._by_key[key]].size_bytes = size
+        self.step_trace.storages[self._by_key[key]].size_bytes = size
 
     def _saved(self, tensor: torch.Tensor) -> None:
         number = self._by_key.get(tensor.untyped_storage()._cdata)
-        if number is not None and self.storages[number].saved_from is None:
-            self.storages[number].saved_from = len(self.operators) - 1
+        if number is not None and self.step_trace.storages[number].saved_from is None:
+            self.step_trace.storages[number].saved_from = len(self.step_trace.operators) - 1
 
     def _accumulated(self, parameter: torch.Tensor) -> None:
         if parameter.grad is not None:
             number = self._by_key.get(parameter.grad.untyped_storage()._cdata)
             if number is not None:
-                self.storages[number].category = GRADIENT
+                self.step_trace.storages[number].category = GRADIENT
 
-    def _name_state(self, survivors: dict[int, int]) -> None:
-        """Give state its owner, now that the modules and optimizers of the step are known."""
+    def _complete(self, survivors: dict[int, int]) -> None:
+        """Add the peaks, and the owners of state, now that the modules and optimizers of the step are known."""
+        step = self.step_trace
+        step.peak_bytes, step.peak_by_phase = self.peak_bytes, self.peak_by_phase
         owned = self._modules.owned()
         for key, number in survivors.items():
-            storage = self.storages[number]
+            storage = step.storages[number]
             if key in owned:
                 storage.module, category = owned[key]
                 if storage.category in (HELD, TEMPORARY):
                     storage.category = category
-        self.split_modules = tuple(self._modules.split)
+        step.split_modules = tuple(self._modules.split)
 
 
 def with_unnamed(
@@ -209,7 +206,7 @@ def with_unnamed(
 
 
 def _call_first(parameter: torch.Tensor, hook_id: int) -> None:
-    """Before the hooks of others: an optimizer in backward drops the gradient. Torch calls them as inserted."""
+    """Move a hook before all others, as an optimizer that runs in backward drops the gradient."""
     hooks: Any = parameter._post_accumulate_grad_hooks
     others = {number: hook for number, hook in hooks.items() if number != hook_id}
     for number in others:
@@ -217,11 +214,11 @@ def _call_first(parameter: torch.Tensor, hook_id: int) -> None:
     hooks.update(others)
 
 
-def _arithmetic(packet: Any, made: torch.Tensor) -> str:
-    """The type that CUDA computes in: ``tf32`` where it may round the factors of fp32 products."""
-    if made.dtype is torch.float32:
+def _arithmetic(packet: Any, result: torch.Tensor) -> str:
+    """Return the type that CUDA computes in: ``tf32`` where it may round the factors of fp32 products."""
+    if result.dtype is torch.float32:
         cudnn: Any = torch.backends.cudnn
         backend: Any = cudnn.conv if packet in _CONVOLUTIONS else torch.backends.cuda.matmul
         if backend.fp32_precision == TF32:
             return TF32
-    return str(made.dtype).removeprefix("torch.")
+    return str(result.dtype).removeprefix("torch.")

@@ -1,33 +1,72 @@
-"""What steps in a row ask CUDA's allocator for: memory of tensors, of operators while they run, and of libraries.
+"""Allocator requests of consecutive steps: memory for tensors, for operators while they run, and for libraries.
 
 The first step makes the optimizer's state between gradients and activations, where it stays: what is reserved later
-depends on it. So both are told, in order.
+depends on it. So the list has the first step and a steady one, in order. No torch.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from enum import IntEnum
+from typing import Final, NamedTuple
 
-import torch
-
-from slr_bench.trace.fake.cpu_rules import ByName
-from slr_bench.trace.fake.workspaces import PRODUCTS, Workspace, name_of
-from slr_bench.trace.recording import BEFORE, Story
-from slr_bench.trace.request_kinds import ALLOCATE, FREE, LIBRARY, STEADY, TRANSIENT, UNMODELLED
+from slr_bench.trace.recording import BEFORE, StepTrace
 
 COPY: Final = -1
-"""Stands for the copies that an operator makes of its inputs while it runs."""
+"""Storage number of the copies that an operator makes of its inputs while it runs."""
 STEADY_STEPS: Final = 1
 """More change nothing in what is reserved but by a page of an expandable segment (tried: 2 and 4)."""
 
-Request = list[int]
-Rule = Callable[[Any, ByName, Any], Workspace]
+
+class RequestKind(IntEnum):
+    """What a :class:`Request` asks an allocator to do; its two numbers depend on it."""
+
+    ALLOCATE = 0
+    """``storage, bytes``"""
+    FREE = 1
+    """``storage, 0``"""
+    TRANSIENT = 2
+    """``expected bytes, most bytes`` that live within one operator."""
+    LIBRARY = 3
+    """``thread, 0``: a matrix product on thread 0 (forward) or 1 (backward), which may need a library's workspace."""
+    STEADY = 4
+    """``0, 0``: the last step begins."""
+    UNMODELLED = 5
+    """As TRANSIENT, for an operator that no rule covers."""
 
 
-class Heard(NamedTuple):
+ALLOCATE, FREE, TRANSIENT, LIBRARY, STEADY, UNMODELLED = RequestKind
+
+
+class Request(NamedTuple):
+    """One request to an allocator. In JSON it is a list of its three numbers."""
+
+    kind: int
+    """A :class:`RequestKind`."""
+    first: int
+    second: int
+
+
+Requests = Sequence[Request]
+
+
+def requests_from_json(triples: Iterable[Sequence[int]]) -> list[Request]:
+    """Return the requests that the child sent as lists of three numbers."""
+    return list(map(Request._make, triples))
+
+
+class Workspace(NamedTuple):
+    """Bytes that live while one operator runs, beside its inputs and outputs."""
+
+    expected_bytes: int
+    most_bytes: int
+    is_modelled: bool
+    copied_bytes: int = 0
+    """Further bytes, known exactly: copies of inputs whose memory layout the operator cannot read."""
+
+
+class OperatorNeed(NamedTuple):
     """An operator that needs more than its tensors."""
 
     position: int
@@ -37,79 +76,52 @@ class Heard(NamedTuple):
     in_backward: bool
 
 
-class WorkspaceLog:
-    """What the operators of a recorded step need beside their tensors.
+class UnmodelledOperator(NamedTuple):
+    """An operator without a workspace rule: its number of calls, and the most that one call may need."""
 
-    It hears them (``CpuFakeMode.heard``), and is the recorder's log: what runs beside the step is passed over.
-    """
-
-    def __init__(self, rule: Rule) -> None:
-        """``rule``: of ``trace.workspaces``."""
-        self._rule = rule
-        self._position: int | None = None
-        self.heard: list[Heard] = []
-
-    def step_begins(self) -> None:
-        """Nothing to do."""
-
-    @contextmanager
-    def mark(self, number: int) -> Iterator[None]:
-        """Operator ``number`` of the step runs inside."""
-        self._position = number
-        try:
-            yield
-        finally:
-            self._position = None
-
-    def __call__(self, operator: Any, arguments: ByName, made: Any) -> None:
-        """One operator ran."""
-        if self._position is None:
-            return
-        workspace = self._rule(operator, arguments, made)
-        name = name_of(operator)
-        if workspace.most_bytes or workspace.copied_bytes or name in PRODUCTS:
-            in_backward = torch._C._current_autograd_node() is not None
-            self.heard.append(Heard(self._position, name, workspace, name in PRODUCTS, in_backward))
+    operator: str
+    calls: int
+    most_bytes: int
 
 
-def unmodelled(heard: Sequence[Heard]) -> list[dict[str, Any]]:
-    """Operators without a rule: how often they ran, and the most that one call may need."""
+def unmodelled(needs: Sequence[OperatorNeed]) -> list[UnmodelledOperator]:
+    """Return the operators without a rule, the largest need first."""
     calls: Counter[str] = Counter()
     most: Counter[str] = Counter()
-    for one in heard:
-        if not one.workspace.is_modelled:
-            calls[one.name] += 1
-            most[one.name] = max(most[one.name], one.workspace.most_bytes)
-    return [{"operator": name, "calls": calls[name], "most_bytes": size} for name, size in most.most_common()]
+    for need in needs:
+        if not need.workspace.is_modelled:
+            calls[need.name] += 1
+            most[need.name] = max(most[need.name], need.workspace.most_bytes)
+    return [UnmodelledOperator(name, calls[name], size) for name, size in most.most_common()]
 
 
 Lives = Sequence[tuple[int, int | None]]
-"""Of each storage: where it was made, where it went."""
+"""For each storage, the positions at which it is made and dies."""
 
 
-def lives(story: Story) -> Lives:
-    """The lives of the story's storages."""
-    return [(storage.born, storage.died) for storage in story.storages]
+def lives(step: StepTrace) -> Lives:
+    """Return the lives of the step's storages."""
+    return [(storage.born, storage.died) for storage in step.storages]
 
 
-def requests(story: Story, heard: Sequence[Heard], first: Lives, steady: Lives) -> list[Request]:
-    """The requests of the first step and of a steady one (``trace.steady``), in order, by the storages' lives in each.
+def requests(step: StepTrace, needs: Sequence[OperatorNeed], first: Lives, steady: Lives) -> list[Request]:
+    """Return the requests of the first step and of a steady one (``trace.derived_steps``), in order.
 
-    What is there before the steady step was made in the first.
+    ``first`` and ``steady`` are the storages' lives in each. The first step made all that the steady one starts with.
     """
-    by_position: dict[int, list[Heard]] = defaultdict(list)
-    for one in heard:
-        by_position[one.position].append(one)
-    sizes = [storage.size_bytes for storage in story.storages]
+    needs_at: dict[int, list[Request]] = defaultdict(list)
+    for need in needs:
+        needs_at[need.position] += _need_requests(need)
+    sizes = [storage.size_bytes for storage in step.storages]
     made_anew = {
         number
         for number, ((_, died), (born, _)) in enumerate(zip(first, steady, strict=False))
         if died is None and born != BEFORE
     }
-    found: list[Request] = []
+    result: list[Request] = []
     for turn in range(1 + STEADY_STEPS):
         if turn == STEADY_STEPS:
-            found.append([STEADY, 0, 0])
+            result.append(Request(STEADY, 0, 0))
         births: dict[int, list[int]] = defaultdict(list)
         deaths: dict[int, list[int]] = defaultdict(list)
         for number, (born, died) in enumerate(steady[: len(first)] if turn else first):
@@ -117,19 +129,26 @@ def requests(story: Story, heard: Sequence[Heard], first: Lives, steady: Lives) 
                 births[born].append(number)
                 if died is not None:
                     deaths[died].append(number)
-        for position in range(BEFORE, len(story.operators)):
+        for position in range(BEFORE, len(step.operators)):
             for number in births.get(position, ()):
-                found.append([ALLOCATE, number + turn * len(first) * (number in made_anew), sizes[number]])
-            for one in by_position.get(position, ()):
-                if one.is_product:
-                    found.append([LIBRARY, int(one.in_backward), 0])
-                copied = one.workspace.copied_bytes
-                found += [[ALLOCATE, COPY, copied]] if copied else []
-                if one.workspace.most_bytes:
-                    kind = TRANSIENT if one.workspace.is_modelled else UNMODELLED
-                    found.append([kind, one.workspace.expected_bytes, one.workspace.most_bytes])
-                found += [[FREE, COPY, 0]] if copied else []
-            found += [[FREE, number, 0] for number in deaths.get(position, ())]
-        if turn:  # what the step before left goes when this one's takes its place
-            found += [[FREE, number + (turn - 1) * len(first), 0] for number in sorted(made_anew) if sizes[number]]
-    return found
+                result.append(Request(ALLOCATE, number + turn * len(first) * (number in made_anew), sizes[number]))
+            result += needs_at.get(position, ())
+            result += [Request(FREE, number, 0) for number in deaths.get(position, ())]
+        if turn:  # tensors left by the step before go when those of this step take their place
+            before = (turn - 1) * len(first)
+            result += [Request(FREE, number + before, 0) for number in sorted(made_anew) if sizes[number]]
+    return result
+
+
+def _need_requests(need: OperatorNeed) -> Iterator[Request]:
+    """Yield what one operator requests while it runs."""
+    workspace = need.workspace
+    if need.is_product:
+        yield Request(LIBRARY, int(need.in_backward), 0)
+    if workspace.copied_bytes:
+        yield Request(ALLOCATE, COPY, workspace.copied_bytes)
+    if workspace.most_bytes:
+        kind = TRANSIENT if workspace.is_modelled else UNMODELLED
+        yield Request(kind, workspace.expected_bytes, workspace.most_bytes)
+    if workspace.copied_bytes:
+        yield Request(FREE, COPY, 0)

@@ -37,7 +37,7 @@ from slr_bench.probes.visible import open_device
 from slr_bench.record import Metric, Phase
 from slr_bench.trace.fake.tensors import refusals_explained
 from slr_bench.worker.context import Context, open_work
-from slr_bench.worker.traced_step import Traced, no_collection, timeline_json, trace_metrics, trace_step
+from slr_bench.worker.traced_step import Traced, no_collection, trace_metrics, trace_step
 
 _CHECK_BLOCK_S = 0.2  # in short blocks the drift of the machine is the same on both sides of a pair
 
@@ -267,7 +267,7 @@ def samples_json(
     series["phases"] = [span._asdict() for span in context.phase.spans]
     series["traced"] = None
     if traced:
-        series["traced"] = timeline_json(traced.breakdown.timeline) | {"by_module": traced.breakdown.by_module}
+        series["traced"] = traced.breakdown.timeline.to_dict() | {"by_module": traced.breakdown.by_module}
     if details is not None:
         series["details"] = details
     return series

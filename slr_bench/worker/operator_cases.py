@@ -13,7 +13,8 @@ from typing import Any, Final
 import torch
 
 from slr_bench.live_bytes import tensors_in
-from slr_bench.trace.fake.workspaces import Workspace, workspace_of
+from slr_bench.trace.fake.workspaces import workspace_of
+from slr_bench.trace.requests import Workspace
 
 aten = torch.ops.aten
 _IMAGES: Final = 32

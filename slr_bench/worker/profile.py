@@ -11,7 +11,7 @@ from slr_bench.errors import UnsupportedSettingError
 from slr_bench.execute.job import TRACE_PHASE, Job, JsonObject, PhaseEntered, ProfileStep, Send
 from slr_bench.grid.workload import StepWork
 from slr_bench.trace.fake.tensors import refusals_explained
-from slr_bench.trace.recorder import Recorder
+from slr_bench.trace.recording import StepTrace
 from slr_bench.worker.context import Context, open_work
 from slr_bench.worker.traced_step import (
     ALLOCATOR_SOURCES,
@@ -19,7 +19,6 @@ from slr_bench.worker.traced_step import (
     new_allocations,
     recorded_step,
     summed_up,
-    timeline_json,
     why_no_log,
 )
 
@@ -42,16 +41,16 @@ def profile_step(job: Job[ProfileStep], send: Send) -> JsonObject:
         send(PhaseEntered("build"))
         work = spec.build(settings, context)
         with refusals_explained(), context.tensors():
-            recorder, loader = _recorded(job.task.warmup_steps, send, work, context, log)
+            step, loader = _recorded(job.task.warmup_steps, send, work, context, log)
         counters = _cuda_counters(context)
     send(PhaseEntered("attribution"))
-    found = summed_up(recorder, loader, log.events if log else None)
+    found = summed_up(step, loader, log.events if log else None)
     return profile_json(found, context) | {"cuda": counters}
 
 
 def _recorded(
     warmup_steps: int, send: Send, work: StepWork, context: Context, log: Any
-) -> tuple[Recorder, dict[int, int]]:
+) -> tuple[StepTrace, dict[int, int]]:
     send(PhaseEntered("load"))
     work.load()
     send(PhaseEntered("warm-up"))
@@ -84,10 +83,10 @@ def profile_json(traced: Traced, context: Context) -> JsonObject:
             "operator": floor.operator,
             "module": floor.module,
             "phase": floor.phase,
-            "split_modules": list(traced.story.split_modules),
+            "split_modules": list(traced.step.split_modules),
         },
-        "flops_per_step": traced.story.flops,
-        "operators": len(traced.story.operators),
+        "flops_per_step": traced.step.flops,
+        "operators": len(traced.step.operators),
         "residual_bytes": allocator.residual_bytes if allocator else None,
         "residual_reason": why_no_log(context),
         "by_category": found.by_category,
@@ -96,8 +95,8 @@ def profile_json(traced: Traced, context: Context) -> JsonObject:
             for name, parts in found.by_module.items()
         ],
         "by_phase": found.by_phase,
-        "top": found.top,
-        "timeline": timeline_json(found.timeline),
+        "top": [tensor.to_dict() for tensor in found.top],
+        "timeline": found.timeline.to_dict(),
         "allocator": None
         if allocator is None
         else {

@@ -11,19 +11,20 @@ from slr_bench.errors import SlrBenchError, UnsupportedSettingError
 from slr_bench.execute.job import Job, JsonObject, Send, StepToTrace, StepTraced, TraceSteps
 from slr_bench.grid.workload import units_per_step
 from slr_bench.live_bytes import LOADER
-from slr_bench.trace.fake.cpu_rules import CpuFakeMode
-from slr_bench.trace.fake.cuda_rules import CUDA_RULES
-from slr_bench.trace.fake.tensors import place_of, refusals_explained, unfilled
-from slr_bench.trace.fake.workspaces import host_copies_of, workspace_of
-from slr_bench.trace.interpolate import Told, told_between
-from slr_bench.trace.requests import WorkspaceLog, lives, requests, unmodelled
-from slr_bench.trace.steady import (
+from slr_bench.trace.derived_steps import (
+    TracedStep,
+    interpolate,
     last_micro_batch,
     make_steady,
     micro_batch_starts,
     name_state,
     repeat_micro_batches,
 )
+from slr_bench.trace.fake.cpu_rules import CpuFakeMode
+from slr_bench.trace.fake.cuda_rules import CUDA_RULES
+from slr_bench.trace.fake.tensors import place_of, refusals_explained, unfilled
+from slr_bench.trace.fake.workspaces import WorkspaceLog, host_copies_of, workspace_of
+from slr_bench.trace.requests import lives, requests, unmodelled
 from slr_bench.worker.context import Context, open_work
 from slr_bench.worker.profile import profile_json
 from slr_bench.worker.traced_step import recorded_step, summed_up
@@ -33,7 +34,7 @@ def trace_steps(job: Job[TraceSteps], send: Send) -> None:
     """Trace the job's steps one after the other: what torch learns of one operator serves all.
 
     Steps of one ``family`` differ in ``samples`` only. Steps between two traced ones of a family are interpolated
-    (``trace.interpolate``). Each step is reported by a message of its own.
+    (``trace.derived_steps``). Each step is reported by a message of its own.
     """
     family, traced = None, list[_Traced]()
     for number, step in enumerate(job.task.steps):
@@ -51,16 +52,16 @@ def trace_steps(job: Job[TraceSteps], send: Send) -> None:
 
 
 class _Traced(NamedTuple):
-    told: Told
+    traced: TracedStep
     workload: str
     context: Context
 
 
 def trace_one(step: StepToTrace, traced: list[_Traced] | None = None) -> JsonObject:
-    """Return the profile of a steady step, derived from a first step of at most two micro-batches (``trace.steady``).
+    """Return the profile of a steady step, derived from a first step of at most two micro-batches.
 
-    It has ``requests`` (``trace.requests``) and, under CUDA rules, ``unmodelled``. If two of ``traced`` enclose the
-    step, it is interpolated from them; else it is traced and added to them.
+    ``trace.derived_steps`` says how. It has ``requests`` (``trace.requests``) and, under CUDA rules, ``unmodelled``. If
+    two of ``traced`` enclose the step, it is interpolated from them; else it is traced and added to them.
 
     Raises:
         UnsupportedSettingError: Fake tensors cannot run the step, or its micro-batches cannot be told apart.
@@ -68,11 +69,11 @@ def trace_one(step: StepToTrace, traced: list[_Traced] | None = None) -> JsonObj
     traced = [] if traced is None else traced
     for low, high in itertools.permutations(traced, 2):
         samples = step.samples
-        if samples is not None and low.told.samples < samples < high.told.samples:
-            told = told_between(low.told, high.told, samples)
-            if told is not None:
-                found = _summed_up(low._replace(told=told), step.more_micro_batches)
-                return found | {"told_from_samples": [low.told.samples, high.told.samples]}
+        if samples is not None and low.traced.samples < samples < high.traced.samples:
+            interpolated = interpolate(low.traced, high.traced, samples)
+            if interpolated is not None:
+                found = _summed_up(low._replace(traced=interpolated), step.more_micro_batches)
+                return found | {"told_from_samples": [low.traced.samples, high.traced.samples]}
     traced.append(_trace(step))
     return _summed_up(traced[-1], step.more_micro_batches)
 
@@ -84,45 +85,45 @@ def _trace(step: StepToTrace) -> _Traced:
         work = spec.build(settings, context)
     log = WorkspaceLog(workspace_of if context.cuda_rules else host_copies_of)
     assert isinstance(context.fake_mode, CpuFakeMode), "predictions are made on fake tensors"
-    context.fake_mode.heard = log
+    context.fake_mode.on_operator = log
     with refusals_explained(), context.tensors():
         work.load()
-        recorder, _ = recorded_step(work, context, log)
-        name_state(recorder, work.tensors())
-    told = Told(
+        trace, _ = recorded_step(work, context, log)
+        name_state(trace, work.tensors())
+    traced = TracedStep(
         samples=step.samples or 0,
-        story=recorder.story(),
-        heard=log.heard,
+        step=trace,
+        needs=log.needs,
         samples_per_step=units_per_step(work, spec)[0],
         loader_bytes=sum(tensor.nbytes for tensor in work.tensors().get(LOADER, ())),
     )
-    return _Traced(told, spec.name, context)
+    return _Traced(traced, spec.name, context)
 
 
 def _summed_up(one: _Traced, more: int) -> JsonObject:
-    told, context = one.told, one.context
-    story = replace(told.story, storages=[replace(storage) for storage in told.story.storages])
-    traced = len(micro_batch_starts(story))
+    context, needs = one.context, one.traced.needs
+    step = replace(one.traced.step, storages=[replace(storage) for storage in one.traced.step.storages])
+    traced = len(micro_batch_starts(step))
     if more and traced < 2:
         raise UnsupportedSettingError(
             f"workload {one.workload}: {traced} micro-batches were seen to begin in the phase load, 2 were traced; "
             "take each in phase('load'), or name no micro_batches in the spec"
         )
-    repeat_micro_batches(story, more)
-    first = lives(story)
-    make_steady(story)
-    found = profile_json(summed_up(story, {}, None), context)
+    repeat_micro_batches(step, more)
+    first = lives(step)
+    make_steady(step)
+    found = profile_json(summed_up(step, {}, None), context)
     del found["timeline"]
     times = (traced + more) / traced if more else 1
-    middle = last_micro_batch(story) if more else range(0)
+    middle = last_micro_batch(step) if more else range(0)
     found["flops_per_step"] = round(found["flops_per_step"] * times)
-    found["flops_by_dtype"] = {name: round(count * times) for name, count in story.flops_by_dtype.items()}
-    found["samples_per_step"] = round(told.samples_per_step * times)
-    found["operators"] = len(story.operators) + more * len(middle)
-    found["touched_bytes_per_step"] = story.touched_bytes
-    found["loader_bytes"] = round(told.loader_bytes * times)
-    found["requests"] = requests(story, told.heard, first, lives(story))
+    found["flops_by_dtype"] = {name: round(count * times) for name, count in step.flops_by_dtype.items()}
+    found["samples_per_step"] = round(one.traced.samples_per_step * times)
+    found["operators"] = len(step.operators) + more * len(middle)
+    found["touched_bytes_per_step"] = step.touched_bytes
+    found["loader_bytes"] = round(one.traced.loader_bytes * times)
+    found["requests"] = requests(step, needs, first, lives(step))
     if context.cuda_rules is not None:
         found["cuda_rules"] = CUDA_RULES
-        found["unmodelled"] = unmodelled(told.heard)
+        found["unmodelled"] = [operator._asdict() for operator in unmodelled(needs)]
     return found

@@ -8,16 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from slr_bench.execute.job import JsonObject
 from slr_bench.grid.workload import StepWork
 from slr_bench.live_bytes import LOADER
 from slr_bench.record import SPLIT, Metric
 from slr_bench.trace.allocations import Alloc, CpuAllocations, CudaAllocations, Event, why_no_cuda_log
 from slr_bench.trace.allocator_check import AllocatorPeak, match_peak
-from slr_bench.trace.attribution import Breakdown, Timeline, breakdown
-from slr_bench.trace.floor import Floor, operator_floor
+from slr_bench.trace.attribution import Breakdown, Floor, breakdown, operator_floor
 from slr_bench.trace.recorder import Recorder, with_unnamed
-from slr_bench.trace.recording import BEFORE, Story
+from slr_bench.trace.recording import BEFORE, StepTrace
 from slr_bench.worker.context import Context
 
 ALLOCATOR_SOURCES = {"cpu": "profiler memory events", "cuda": "caching allocator history"}
@@ -26,7 +24,7 @@ ALLOCATOR_SOURCES = {"cpu": "profiler memory events", "cuda": "caching allocator
 class Traced(NamedTuple):
     """One steady step, on the record."""
 
-    story: Story
+    step: StepTrace
     breakdown: Breakdown
     floor: Floor
     allocator: AllocatorPeak | None
@@ -64,11 +62,11 @@ def trace_step(work: StepWork, context: Context) -> Traced:
     """
     log = new_allocations(context)
     with log or contextlib.nullcontext():
-        recorder, loader = recorded_step(work, context, log)
-    return summed_up(recorder, loader, [*_state_events(recorder, loader), *log.events] if log else None)
+        step, loader = recorded_step(work, context, log)
+    return summed_up(step, loader, [*_state_events(step, loader), *log.events] if log else None)
 
 
-def recorded_step(work: StepWork, context: Context, log: Any) -> tuple[Recorder, dict[int, int]]:
+def recorded_step(work: StepWork, context: Context, log: Any) -> tuple[StepTrace, dict[int, int]]:
     """Run the step under a recorder; also gives address -> size of what the loader holds."""
     context.phase.enabled = False
     with no_collection():
@@ -83,16 +81,16 @@ def recorded_step(work: StepWork, context: Context, log: Any) -> tuple[Recorder,
             log.step_begins()
         with context.phase.heard_by(recorder.phase), recorder:
             work.step()
-    return recorder, loader
+    return recorder.step_trace, loader
 
 
-def summed_up(story: Story, loader: dict[int, int], events: list[Event] | None) -> Traced:
+def summed_up(step: StepTrace, loader: dict[int, int], events: list[Event] | None) -> Traced:
     """What the recording amounts to."""
-    floor = operator_floor(story.storages, story.operators)
+    floor = operator_floor(step)
     peak = None
     if events is not None:
-        peak = match_peak(events, story.storages, story.operators, frozenset(loader))
-    return Traced(story, breakdown(story), floor, peak)
+        peak = match_peak(events, step, frozenset(loader))
+    return Traced(step, breakdown(step), floor, peak)
 
 
 def _addresses(tensors: Any) -> dict[int, int]:
@@ -100,8 +98,8 @@ def _addresses(tensors: Any) -> dict[int, int]:
     return {storage.data_ptr(): storage.nbytes() for storage in storages}
 
 
-def _state_events(recorder: Recorder, loader: dict[int, int]) -> Iterator[Event]:
-    for storage in recorder.storages:
+def _state_events(step: StepTrace, loader: dict[int, int]) -> Iterator[Event]:
+    for storage in step.storages:
         if storage.born == BEFORE and storage.address:
             yield Alloc(storage.address, storage.size_bytes, None)
     for address, size in loader.items():
@@ -119,10 +117,10 @@ def trace_metrics(traced: Traced, context: Context) -> dict[str, Metric]:
     metrics = {
         "peak_tensor_bytes": exact(traced.breakdown.peak_bytes, "bytes"),
         "floor_bytes": exact(floor_bytes, "bytes"),
-        "flops_per_step": exact(traced.story.flops, "1", "formulas of products, convolutions and attention"),
+        "flops_per_step": exact(traced.step.flops, "1", "formulas of products, convolutions and attention"),
     }
     if floor_bytes:
-        split = ", ".join(traced.story.split_modules)
+        split = ", ".join(traced.step.split_modules)
         how = f"{source}{SPLIT}{split}" if split else source
         metrics["peak_over_floor"] = exact(traced.breakdown.peak_bytes / floor_bytes, "1", how)
     if context.device.type == "cpu":
@@ -133,13 +131,3 @@ def trace_metrics(traced: Traced, context: Context) -> dict[str, Metric]:
             else Metric.unavailable("bytes", name, "fake tensors allocate nothing")
         )
     return metrics
-
-
-def timeline_json(timeline: Timeline) -> JsonObject:
-    """Return the live bytes over the operators of the step, in total and by category."""
-    return {
-        "operators": timeline.operators,
-        "live_bytes": [sum(values) for values in zip(*timeline.by_category.values(), strict=True)],
-        "phase": timeline.phase,
-        "by_category": timeline.by_category,
-    }

@@ -1,8 +1,8 @@
-"""What torch's fake kernels get wrong about the real ones on a CPU, corrected operator by operator.
+"""Corrections of torch's fake CPU kernels that differ from the real ones, operator by operator.
 
-A fake kernel says shapes and types without computing. Where it says something else than the real kernel, traced bytes
-would differ; ``RULES`` names each such operator. The table has a version (``TRACE_RULES`` in ``run.environment``), and
-every entry a test against the real kernel. Operators are corrected one by one, models never.
+A fake kernel returns shapes and types without computing. Where they differ from the real kernel's, traced bytes would
+differ too; ``RULES`` has each such operator. The table has a version (``TRACE_RULES`` in ``worker.environment``), and
+every entry has a test against the real kernel. Operators are corrected one by one, models never.
 """
 
 from __future__ import annotations
@@ -19,43 +19,43 @@ from slr_bench.errors import UnsupportedSettingError
 aten = torch.ops.aten
 
 Rule = Callable[[Any, Mapping[str, Any]], Any]
-"""``rule(what the fake kernel returned, arguments by name)`` -> what the real kernel would return."""
+"""``rule(the fake kernel's result, arguments by name)`` -> the real kernel's result."""
 ByName = Callable[[], Mapping[str, Any]]
-"""Gives an operator's arguments by name; most are never looked at."""
-Heard = Callable[[Any, ByName, Any], None]
-"""``heard(operator, its arguments, what it returned)``."""
+"""Returns an operator's arguments by name; most are never read."""
+OnOperator = Callable[[Any, ByName, Any], None]
+"""``on_operator(operator, its arguments, its result)``."""
 
 
 class CpuFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
-    """Fake tensors of a CPU, with its ``rules`` applied. Built modules come in by ``trace.fake.swap_for_fake``."""
+    """Fake tensors of a CPU, with its ``rules`` applied. ``swap_for_fake`` converts modules that were built before."""
 
-    heard: Heard | None = None
-    """Told of each operator, but not of those by which torch finds out what another one makes."""
+    on_operator: OnOperator | None = None
+    """Called after each operator, except those that torch runs to find the result of another one."""
     _inside = False
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """False: nothing here is compiled, and the wrapper that torch adds otherwise costs every operator."""
+        """Return False: nothing here is compiled, and the wrapper that torch adds otherwise slows every operator."""
         return False
 
     @property
     def rules(self) -> Mapping[Any, Rule]:
-        """What its fake kernels get wrong."""
+        """The corrections of fake kernels."""
         return RULES
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         outer, self._inside = self._inside, True
         try:
-            made = super().__torch_dispatch__(func, types, args, kwargs)
+            result = super().__torch_dispatch__(func, types, args, kwargs)
         finally:
             self._inside = outer
         rule = self.rules.get(func)
         if rule is not None:
-            made = rule(made, _by_name(func, args, kwargs))
-        if self.heard is not None and not self._inside:
-            self.heard(func, lambda: _by_name(func, args, kwargs), made)
-        return made
+            result = rule(result, _by_name(func, args, kwargs))
+        if self.on_operator is not None and not self._inside:
+            self.on_operator(func, lambda: _by_name(func, args, kwargs), result)
+        return result
 
 
 def _by_name(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def _by_name(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dic
 
 
 def _retyped(tensor: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
-    """The same shape in another type; a fake tensor stays one of its own mode."""
+    """Return the same shape in another type; a fake tensor keeps its mode."""
     if tensor is None or tensor.dtype == dtype:
         return tensor
     with tensor.fake_mode:  # type: ignore[attr-defined]
@@ -72,7 +72,7 @@ def _retyped(tensor: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | 
 
 
 def _statistics_dtype(arguments: Mapping[str, Any]) -> torch.dtype:
-    """Type of the statistics of a norm: that of its parameters where it differs from the input's.
+    """Return the type of a norm's statistics: fp32 if its parameters have another type than its input.
 
     ``is_mixed_type`` and ``param_scalar_type`` in ``aten/src/ATen/native/cpu/mixed_data_type.h``: the first parameter
     that exists decides. The fake kernels take the input's type, as if nothing were mixed.
@@ -83,29 +83,29 @@ def _statistics_dtype(arguments: Mapping[str, Any]) -> torch.dtype:
     return arguments["input"].dtype  # type: ignore[no-any-return]
 
 
-def _norm(made: Any, arguments: Mapping[str, Any]) -> Any:
-    """Mean and inverse deviation under autocast: float32 beside a bf16 output."""
-    output, mean, deviation = made
+def _norm(result: Any, arguments: Mapping[str, Any]) -> Any:
+    """Correct mean and inverse deviation under autocast: float32 beside a bf16 output."""
+    output, mean, deviation = result
     dtype = _statistics_dtype(arguments)
     return output, _retyped(mean, dtype), _retyped(deviation, dtype)
 
 
-def _batch_norm_backward(made: Any, arguments: Mapping[str, Any]) -> Any:
-    """Gradients of weight and bias without a weight: the type of the running statistics."""
-    grad_input, grad_weight, grad_bias = made
+def _batch_norm_backward(result: Any, arguments: Mapping[str, Any]) -> Any:
+    """Correct the gradients of weight and bias: without a weight they have the type of the running statistics."""
+    grad_input, grad_weight, grad_bias = result
     dtype = _statistics_dtype(arguments)
     return grad_input, _retyped(grad_weight, dtype), _retyped(grad_bias, dtype)
 
 
-def _group_norm_backward(made: Any, arguments: Mapping[str, Any]) -> Any:
-    """The gradient of the input has the input's type; the fake kernel promotes it with the weight's."""
-    grad_input, grad_weight, grad_bias = made
+def _group_norm_backward(result: Any, arguments: Mapping[str, Any]) -> Any:
+    """Correct the gradient of the input: it has the input's type, which the fake kernel promotes with the weight's."""
+    grad_input, grad_weight, grad_bias = result
     return _retyped(grad_input, arguments["input"].dtype), grad_weight, grad_bias
 
 
-def _rnn_layer(made: Any, arguments: Mapping[str, Any]) -> Any:
-    """An LSTM layer in training keeps a workspace whose size oneDNN alone knows; in inference it returns none."""
-    output, hidden, cell, _ = made
+def _rnn_layer(result: Any, arguments: Mapping[str, Any]) -> Any:
+    """Correct the workspace of an LSTM layer: oneDNN alone knows its size in training; in inference there is none."""
+    output, hidden, cell, _ = result
     names = ("input", "weight0", "weight1", "weight2", "weight3", "hx_", "cx_")
     tensors = tuple((tuple(arguments[name].shape), arguments[name].dtype) for name in names)
     rest = tuple(
@@ -120,19 +120,19 @@ def _rnn_layer(made: Any, arguments: Mapping[str, Any]) -> Any:
         return output, hidden, cell, torch.empty(size, dtype=torch.uint8)
 
 
-def _rnn_layer_backward(made: Any, arguments: Mapping[str, Any]) -> Any:
-    """The gradients of the two biases are two tensors; the fake kernel returns one of them twice."""
-    made = list(made)
-    with made[4].fake_mode:
-        made[4] = torch.empty_like(made[4])
-    return tuple(made)
+def _rnn_layer_backward(result: Any, arguments: Mapping[str, Any]) -> Any:
+    """Correct the gradients of the two biases: two tensors, of which the fake kernel returns one twice."""
+    gradients = list(result)
+    with gradients[4].fake_mode:
+        gradients[4] = torch.empty_like(gradients[4])
+    return tuple(gradients)
 
 
 @functools.lru_cache(maxsize=256)
 def _rnn_workspace_bytes(tensors: tuple[Any, ...], rest: tuple[Any, ...]) -> int | None:
-    """The real layer asked, on zeros: its layout depends on oneDNN's version and on the processor.
+    """Run the real layer on zeros to find its workspace, which depends on oneDNN's version and on the processor.
 
-    Costs one forward pass of the layer and its memory, once a shape. None: no workspace.
+    Costs one forward pass of the layer and its memory, once per shape. Returns None if there is no workspace.
 
     Raises:
         UnsupportedSettingError: oneDNN has no such layer on this processor (bf16 without the instructions for it).

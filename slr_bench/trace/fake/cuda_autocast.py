@@ -1,9 +1,9 @@
-"""CUDA's autocast lists over CPU tensors: what a GPU would compute in which type.
+"""Apply CUDA's autocast lists to CPU tensors: they say what a GPU computes in which type.
 
 Autocast decides by the device of a tensor, and the two devices' lists differ: CUDA computes ``softmax``, norms and sums
-in fp32 and leaves pooling alone, a CPU does it the other way. :func:`cuda_autocast` puts CUDA's policies
-(``aten/src/ATen/autocast_mode.h``, torch 2.11 to 2.14) in the place of the CPU's. Only operators that this torch's CUDA
-build casts are routed; a test holds that none of them is missing here.
+in fp32 and leaves pooling alone; a CPU does the opposite. :func:`cuda_autocast` replaces the CPU's policies by CUDA's
+(``aten/src/ATen/autocast_mode.h``, torch 2.11 to 2.14). Only operators that this torch's CUDA build casts are routed; a
+test checks that none of them is missing here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LOWER: Final = _names(
     rnn_relu_cell rnn_tanh_cell
 """
 )
-"""Computed in the autocast type."""
+"""Operators computed in the autocast type."""
 FP32: Final = _names(
     """
     _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact1d _upsample_nearest_exact2d
@@ -42,43 +42,43 @@ FP32: Final = _names(
     upsample_nearest3d upsample_trilinear3d
 """
 )
-"""Arguments cast to fp32."""
+"""Operators whose arguments are cast to fp32."""
 FP32_RESULT: Final = _names(
     """
     cumprod cumsum linalg_matrix_norm linalg_matrix_norm.str_ord linalg_vector_norm log_softmax.int prod prod.dim_int
     softmax.int sum sum.dim_IntList
 """
 )
-"""Asked for an fp32 result, where no type is asked for."""
+"""Operators that return fp32 unless the call names a type."""
 WIDEST: Final = _names("addcdiv addcmul atan2 bilinear cross dot grid_sampler index_put scatter_add tensordot vdot")
-"""Computed in the widest type among the arguments."""
+"""Operators computed in the widest type among their arguments."""
 REFUSED: Final = _names("binary_cross_entropy")
-"""Raises; a CPU computes it."""
+"""Operators that raise an error on CUDA; a CPU computes them."""
 
 _FROM_HALF: Final = {
     torch.ops.aten.softmax.int: torch.ops.aten._softmax.default,
     torch.ops.aten.log_softmax.int: torch.ops.aten._log_softmax.default,
 }
-"""On CUDA one kernel reads fp16 and writes fp32; other types are copied first."""
+"""Operators for which CUDA has a kernel that reads fp16 and writes fp32; other types are copied first."""
 
 Kernel = Callable[..., Any]
 
 
 def casts_on(device: str, name: str) -> bool:
-    """Whether this build of torch has a policy for ``aten::name`` on ``cpu`` or ``cuda``."""
+    """Return whether this build of torch has a policy for ``aten::name`` on ``cpu`` or ``cuda``."""
     key = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}[device]
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", key))
 
 
 def aten_names() -> list[str]:
-    """All operators of aten, with their overloads."""
+    """Return all operators of aten, with their overloads."""
     names = (name.partition("::") for name in torch._C._dispatch_get_all_op_names())
     return sorted(operator for space, _, operator in names if space == "aten")
 
 
 @contextmanager
 def cuda_autocast() -> Iterator[None]:
-    """While open, autocast on the CPU follows CUDA's lists, in this process."""
+    """Let autocast on the CPU follow CUDA's lists, in this process, while open."""
     library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     try:
         for name in aten_names():
@@ -121,20 +121,21 @@ def _fp32(operator: Any) -> Kernel:
 
 def _fp32_result(operator: Any) -> Kernel:
     def kernel(*args: Any, **kwargs: Any) -> Any:
-        given = len(args) > _dtype_place(operator) and args[_dtype_place(operator)] is not None
+        index = _dtype_index(operator)
+        has_dtype = kwargs.get("dtype") is not None or (len(args) > index and args[index] is not None)
         with torch._C._ExcludeDispatchKeyGuard(_KEYS):
-            if given or kwargs.get("dtype") is not None or not _is_eligible(args[0]):
+            if has_dtype or not _is_eligible(args[0]):
                 return operator(*args, **kwargs)
             if operator in _FROM_HALF and args[0].dtype == torch.float16:
                 return _FROM_HALF[operator](args[0], args[1] if len(args) > 1 else kwargs["dim"], True)
-            return operator(*args[: _dtype_place(operator)], **{**kwargs, "dtype": torch.float32})
+            return operator(*args[:index], **{**kwargs, "dtype": torch.float32})
 
     return kernel
 
 
-def _dtype_place(operator: Any) -> int:
+def _dtype_index(operator: Any) -> int:
     arguments = [argument for argument in operator._schema.arguments if not argument.kwarg_only]
-    return next((place for place, argument in enumerate(arguments) if argument.name == "dtype"), len(arguments))
+    return next((index for index, argument in enumerate(arguments) if argument.name == "dtype"), len(arguments))
 
 
 def _widest(operator: Any) -> Kernel:

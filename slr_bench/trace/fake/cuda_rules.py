@@ -1,9 +1,9 @@
-"""A step as a GPU would run it, on fake tensors of the CPU: no GPU, no data.
+"""Run a step as a GPU would, on fake tensors of the CPU: without a GPU and without data.
 
-Fake tensors that say they are CUDA's cannot run backward without one. So the tensors say CPU, and what CUDA does
-otherwise is routed, operator by operator: autocast's lists, dropout's bool mask, the fused attention back-ends, the
-optimizers' ``foreach`` default, statistics in fp32, and which tensors stay in host memory. ``CUDA_RULES`` is the
-table's version. What operators allocate inside themselves is estimated by ``trace.workspaces``.
+Fake tensors on a CUDA device cannot run backward without a GPU. So they are on the CPU, and each operator that differs
+on CUDA is routed: autocast's lists, dropout's bool mask, the fused attention back-ends, the optimizers' ``foreach``
+default, statistics in fp32, and which tensors stay in host memory. ``CUDA_RULES`` is the table's version.
+``trace.fake.workspaces`` estimates the memory that operators allocate while they run.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ _FLASH_GRANULE: Final = 8
 _MASK_GRANULE: Final = 8
 
 
-def _batch_norm(made: Any, arguments: Mapping[str, Any]) -> Any:
-    """Statistics in fp32, and in evaluation too, where cuDNN does not compute it
-    (``_select_batch_norm_backend`` in ``aten/src/ATen/native/Normalization.cpp``).
+def _batch_norm(result: Any, arguments: Mapping[str, Any]) -> Any:
+    """Correct the statistics: fp32, and present in evaluation too unless cuDNN computes the norm.
+
+    See ``_select_batch_norm_backend`` in ``aten/src/ATen/native/Normalization.cpp``.
     """
-    output, mean, deviation = made
+    output, mean, deviation = result
     image, weight = arguments["input"], arguments["weight"]
     by_cudnn = (
         weight is not None
@@ -46,16 +47,16 @@ def _batch_norm(made: Any, arguments: Mapping[str, Any]) -> Any:
     return output, _statistics(mean, (features,)), _statistics(deviation, (features,))
 
 
-def _layer_norm(made: Any, arguments: Mapping[str, Any]) -> Any:
-    """Statistics in fp32, whatever the weights are (``aten/src/ATen/native/cuda/layer_norm_kernel.cu``)."""
-    output, mean, deviation = made
+def _layer_norm(result: Any, arguments: Mapping[str, Any]) -> Any:
+    """Correct the statistics: fp32 for any weights (``aten/src/ATen/native/cuda/layer_norm_kernel.cu``)."""
+    output, mean, deviation = result
     return output, _statistics(mean, mean.shape), _statistics(deviation, deviation.shape)
 
 
-def _statistics(given: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    if given.shape == shape and given.dtype in (torch.float32, torch.float64):
-        return given
-    return given.new_empty(shape, dtype=torch.promote_types(given.dtype, torch.float32))
+def _statistics(tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    if tensor.shape == shape and tensor.dtype in (torch.float32, torch.float64):
+        return tensor
+    return tensor.new_empty(shape, dtype=torch.promote_types(tensor.dtype, torch.float32))
 
 
 CUDA_TABLE: Final[Mapping[Any, Rule]] = {
@@ -63,29 +64,29 @@ CUDA_TABLE: Final[Mapping[Any, Rule]] = {
     aten.native_batch_norm.default: _batch_norm,
     aten.native_layer_norm.default: _layer_norm,
 }
-"""In the place of the CPU's ``RULES``."""
+"""The corrections for CUDA, which replace the CPU's ``RULES``."""
 
 
 class CudaFakeMode(CpuFakeMode):  # type: ignore[no-untyped-call]
-    """Fake tensors that behave as those of a GPU."""
+    """Fake tensors that behave like those of a GPU."""
 
     def __init__(self) -> None:
         super().__init__()
         self._on_host: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = super().__torch_dispatch__(func, types, args, kwargs)
-        if (func is aten.lift_fresh.default and made.ndim == 0) or (kwargs or {}).get("pin_memory"):
-            self._stays_on_host(made)
-        return made
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        if (func is aten.lift_fresh.default and result.ndim == 0) or (kwargs or {}).get("pin_memory"):
+            self._stays_on_host(result)
+        return result
 
     @property
     def rules(self) -> Mapping[Any, Rule]:
-        """``CUDA_TABLE``."""
+        """The corrections of fake kernels for CUDA."""
         return CUDA_TABLE
 
     def is_on_host(self, key: int) -> bool:
-        """Whether a storage (``_cdata``) is host memory: a pinned copy, or a number such as a count of steps."""
+        """Return whether a storage (``_cdata``) is host memory: a pinned copy, or a number such as a step count."""
         return key in self._on_host
 
     def _stays_on_host(self, tensor: torch.Tensor) -> None:
@@ -96,7 +97,7 @@ class CudaFakeMode(CpuFakeMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def cuda_routes() -> Iterator[None]:
-    """While open, operators that choose by device choose as on a GPU, in this process."""
+    """Let operators that choose by device choose as on a GPU, in this process, while open."""
     with ExitStack() as stack:
         stack.enter_context(cuda_autocast())
         library: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
@@ -104,8 +105,8 @@ def cuda_routes() -> Iterator[None]:
         for name, kernel in (("dropout", _dropout), ("scaled_dot_product_attention", _attention)):
             library.impl(name, kernel, "AutogradCPU", allow_override=True)
         devices = _foreach_utils._get_foreach_kernels_supported_devices()
-        for place in ("torch.utils._foreach_utils", "torch.optim.optimizer"):
-            name = f"{place}._get_foreach_kernels_supported_devices"
+        for module in ("torch.utils._foreach_utils", "torch.optim.optimizer"):
+            name = f"{module}._get_foreach_kernels_supported_devices"
             stack.enter_context(mock.patch(name, return_value=[*devices, "cpu"]))
         stack.enter_context(mock.patch.object(_foreach_utils, "_foreach_supported_types", _FOREACH_TYPES))
         stack.enter_context(mock.patch("torch.optim.optimizer._foreach_supported_types", _FOREACH_TYPES))
@@ -116,7 +117,7 @@ _FOREACH_TYPES = [torch.Tensor, torch.nn.Parameter, FakeTensor]
 
 
 def _dropout(input: torch.Tensor, p: float, train: bool) -> torch.Tensor:
-    """``is_fused_kernel_acceptable`` in ``aten/src/ATen/native/Dropout.cpp``: one kernel that keeps a bool mask."""
+    """Keep a bool mask, as the fused kernel does (``aten/src/ATen/native/Dropout.cpp``)."""
     if not train or p == 0 or not input.numel():
         return input
     if p == 1:
@@ -135,7 +136,7 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """The order of ``aten/src/ATen/native/transformers/cuda/sdp_utils.cpp``: flash, memory-efficient, plain.
+    """Choose as ``aten/src/ATen/native/transformers/cuda/sdp_utils.cpp``: flash, memory-efficient, plain.
 
     cuDNN's attention, which recent releases prefer on some GPUs, keeps the same tensors as flash.
     """
@@ -167,7 +168,7 @@ def _attention(
 
 
 def _padded(mask: torch.Tensor) -> torch.Tensor:
-    """``preprocess_mask`` in ``aten/src/ATen/native/transformers/attention.cpp``: rows of a multiple of 8 numbers."""
+    """Pad rows to a multiple of 8 numbers (``preprocess_mask`` in ``ATen/native/transformers/attention.cpp``)."""
     if mask.stride(-1) == 1 and all(stride % _MASK_GRANULE == 0 for stride in mask.stride()[:-1]):
         return mask
     columns = mask.shape[-1]

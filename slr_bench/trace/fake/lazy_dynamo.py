@@ -1,9 +1,9 @@
-"""Imported before anything else of torch's: its compiler is loaded when somebody asks for it, not with fake tensors.
+"""Load torch's compiler on first use instead of with fake tensors. Import this before any other module of torch.
 
-``FakeTensorMode`` reads a setting of ``torch._dynamo``, and so imports all of it: a second of the few that a
-prediction takes, for nothing. Here the package is a shell whose modules are found; what else is asked of it loads it
-whole. The two functions that optimizers and checkpoints call in every step do nothing outside compiled code, and load
-nothing. ``torch.compile`` gives back what it is given: compiled code cannot be traced, its source can.
+``FakeTensorMode`` reads a setting of ``torch._dynamo`` and so imports all of it, which takes one of a prediction's few
+seconds for nothing. Here the package is a shell: its submodules can be imported, and any other attribute loads all of
+it. The two functions that optimizers and checkpoints call in every step do nothing outside compiled code, so they load
+nothing. ``torch.compile`` returns its argument: compiled code cannot be traced, but its source can.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class _Shell(ModuleType):
 
 
 def _nothing(*arguments: object, **options: object) -> None:
-    """Outside compiled code there is no graph to break."""
+    """Do nothing: outside compiled code there is no graph to break."""
 
 
-def _as_it_is(function: Any = None, *arguments: object, **options: object) -> Any:
-    """Nothing is compiled, and nothing has to be kept from the compiler."""
-    return function if function is not None else _as_it_is
+def _identity(function: Any = None, *arguments: object, **options: object) -> Any:
+    """Return the function unchanged, as nothing is compiled here."""
+    return function if function is not None else _identity
 
 
 def _install() -> None:
@@ -49,9 +49,9 @@ def _install() -> None:
     assert spec is not None
     shell = _Shell(_NAME)
     shell.__spec__, shell.__path__, shell.__file__ = spec, list(spec.submodule_search_locations or ()), spec.origin
-    vars(shell).update(graph_break=_nothing, disable=_as_it_is)
+    vars(shell).update(graph_break=_nothing, disable=_identity)
     sys.modules[_NAME] = shell
-    vars(torch).update(_dynamo=shell, compile=_as_it_is)
+    vars(torch).update(_dynamo=shell, compile=_identity)
 
 
 _install()

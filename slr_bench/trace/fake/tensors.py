@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slr_bench.errors import UnsupportedSettingError
-from slr_bench.trace.origin import OWN_SOURCE
+from slr_bench.trace.owners import OWN_SOURCE
 
 _TORCH = f"{Path(torch.__file__).parent}/"
 _MIXED = "Please convert all Tensors to FakeTensors first"
@@ -29,15 +29,16 @@ _TABLES = ("_parameters", "_buffers", "_modules")
 
 
 class _Unfilled(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Zeros in the place of random numbers."""
+    """Write zeros instead of random numbers."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return args[0].zero_() if func in _RANDOM else func(*args, **(kwargs or {}))
 
 
 def unfilled() -> TorchDispatchMode:
-    """While open, weights are initialised with zeros: of a model that gets fake tensors, drawing them is a tenth of the
-    time.
+    """Return a mode in which weights are initialised with zeros.
+
+    Drawing random weights is a tenth of the time for a model that then gets fake tensors.
     """
     return _Unfilled()  # type: ignore[no-untyped-call]
 
@@ -69,7 +70,7 @@ def swap_for_fake(module: torch.nn.Module, mode: FakeTensorMode) -> torch.nn.Mod
 
 
 def _twin(tensor: torch.Tensor, mode: FakeTensorMode, twins: dict[int, Any]) -> torch.Tensor:
-    """The one twin of a tensor; the original is kept with it, so that its id is not given to another."""
+    """Return the one twin of a tensor; the original is kept beside it, so that no other tensor gets its id."""
     if id(tensor) not in twins:
         fake: torch.Tensor = mode.from_tensor(tensor.detach())
         if isinstance(tensor, torch.nn.Parameter):
@@ -91,7 +92,7 @@ def _swapped(value: Any, mode: FakeTensorMode, twins: dict[int, Any]) -> Any:
 
 
 def _holds_tensor(values: Any) -> bool:
-    """Whether a container is worth a copy: others keep their identity."""
+    """Return whether a container has tensors and must be copied; others keep their identity."""
     return any(
         isinstance(value, torch.Tensor)
         or (isinstance(value, (list, tuple)) and _holds_tensor(value))
@@ -102,10 +103,10 @@ def _holds_tensor(values: Any) -> bool:
 
 @contextmanager
 def refusals_explained() -> Iterator[None]:
-    """Turn what fake tensors cannot do into ``UnsupportedSettingError``.
+    """Turn the errors of fake tensors into ``UnsupportedSettingError``.
 
     Raises:
-        UnsupportedSettingError: one line with the operator, the place and the cure.
+        UnsupportedSettingError: one line with the operator, the source line and the cure.
     """
     try:
         yield
@@ -117,7 +118,7 @@ def refusals_explained() -> Iterator[None]:
 
 
 def explained(error: BaseException) -> UnsupportedSettingError | None:
-    """What a fake trace ran into, in a line; None if the error has nothing to do with fake tensors."""
+    """Return the error explained in one line, or None if it has nothing to do with fake tensors."""
     if isinstance(error, (DataDependentOutputException, DynamicOutputShapeException)):
         text = f"operator {error.func} needs the contents of a tensor, fake tensors have none"
         cure = f"keep it out of the step, or {_ON_REAL_TENSORS}"
@@ -136,7 +137,7 @@ def explained(error: BaseException) -> UnsupportedSettingError | None:
 
 
 def place_of(error: BaseException) -> str:
-    """The innermost line of code that is neither torch's nor the tracer's; no path: records carry none."""
+    """Return the innermost line of code outside torch and the tracer, without its path: records carry none."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not frame.filename.startswith((_TORCH, *OWN_SOURCE)):
             return f"{Path(frame.filename).name}:{frame.lineno}: {frame.line}"

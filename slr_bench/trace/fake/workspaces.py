@@ -1,33 +1,25 @@
-"""What CUDA's operators allocate inside themselves: known to be nothing, modelled, or unknown and said to be.
+"""Memory that CUDA's operators allocate while they run: none, modelled by a formula, or unmodelled.
 
-Nothing here was measured on a GPU by this project. Formulas follow torch's sources (2.11 to 2.14); where the size is a
-library's choice (cuDNN's convolutions) there is an expectation and a bound. An operator that no rule knows gets the
-bound of what it reads and writes, and its name is told.
+The formulas follow torch's sources (2.11 to 2.14); none was measured on a GPU by this project. If a library chooses the
+size (cuDNN's convolutions) there is an expectation and a bound. An operator without a rule is bounded by what it reads
+and writes, and its name is reported.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
 
 import torch
 
 from slr_bench.live_bytes import tensors_in
 from slr_bench.trace.fake.cpu_rules import ByName
+from slr_bench.trace.requests import OperatorNeed, Workspace
 from slr_bench.units import KIB, MIB
 
 Arguments = Mapping[str, Any]
-
-
-class Workspace(NamedTuple):
-    """Bytes that live while one operator runs, beside its inputs and outputs."""
-
-    expected_bytes: int
-    most_bytes: int
-    is_modelled: bool
-    copied_bytes: int = 0
-    """Beside them, for certain: copies of inputs that do not lie in memory as the operator reads them."""
 
 
 def _names(text: str) -> frozenset[str]:
@@ -39,7 +31,7 @@ _REDUCTION: Final = Workspace(0, MIB, True)
 """Blocks that share a reduction exchange partial results through a buffer (``gpu_reduce_kernel``)."""
 
 PRODUCTS: Final = _names("mm addmm addmm_ bmm baddbmm baddbmm_ addbmm addmv mv dot _addmm_activation")
-"""They go through cuBLAS, whose workspace stays (``predict.device``)."""
+"""Matrix products. They go through cuBLAS, whose workspace stays (``predict.device``)."""
 
 _NOTHING: Final = _names(
     """
@@ -73,7 +65,7 @@ _READ_PLAIN: Final = _names(
     native_layer_norm_backward native_group_norm native_group_norm_backward
     """
 )
-"""They read rows that lie one behind the other, and copy whatever does not (``expect_contiguous``)."""
+"""Operators that read contiguous rows, and copy any other input (``expect_contiguous``)."""
 _READ_DENSE: Final = _BATCH_NORMS | _names(
     """
     max_pool2d_with_indices max_pool2d_with_indices_backward max_pool3d_with_indices max_pool3d_with_indices_backward
@@ -83,36 +75,36 @@ _READ_DENSE: Final = _BATCH_NORMS | _names(
     _upsample_bilinear2d_aa _upsample_bilinear2d_aa_backward
     """
 )
-"""Channels first or last, as their input suggests; anything else is copied."""
+"""Operators that read channels first or last, as their input suggests, and copy any other input."""
 _READS: Final = {
     **dict.fromkeys(_READ_PLAIN, (torch.contiguous_format,)),
     **dict.fromkeys(_READ_DENSE, (torch.contiguous_format, torch.channels_last)),
 }
 
 
-def workspace_of(operator: Any, arguments: ByName, made: Any) -> Workspace:
-    """The workspace of one call."""
+def workspace_of(operator: Any, arguments: ByName, result: Any) -> Workspace:
+    """Return the workspace of one call."""
     name = name_of(operator)
-    found = _whatever_the_arguments(operator)
-    if found is None and name in _RULES:
-        found = _RULES[name](arguments(), made)
-    if found is None:
-        touched = tensors_in((dict(arguments()), made))
+    workspace = _constant_workspace(operator)
+    if workspace is None and name in _RULES:
+        workspace = _RULES[name](arguments(), result)
+    if workspace is None:
+        touched = tensors_in((dict(arguments()), result))
         return Workspace(0, sum(tensor.nbytes for tensor in touched), False)
     if name in _READS:
-        found = found._replace(copied_bytes=_copies(tensors_in(dict(arguments())), _READS[name]))
-    return found
+        workspace = workspace._replace(copied_bytes=_copies(tensors_in(dict(arguments())), _READS[name]))
+    return workspace
 
 
 @functools.cache
 def name_of(operator: Any) -> str:
-    """As ``add_``, of whatever overload."""
+    """Return the operator's name without its overload, such as ``add_``."""
     return str(operator.overloadpacket).rpartition(".")[2]
 
 
 @functools.cache
-def _whatever_the_arguments(operator: Any) -> Workspace | None:
-    """None: they decide, or no rule knows the operator."""
+def _constant_workspace(operator: Any) -> Workspace | None:
+    """Return a workspace that does not depend on the arguments; None if it does or if no rule covers the operator."""
     name = name_of(operator)
     if name in _RULES:
         return None
@@ -122,23 +114,62 @@ def _whatever_the_arguments(operator: Any) -> Workspace | None:
         return NOTHING
     if operator.namespace == "prim" or operator.is_view or torch.Tag.pointwise in operator.tags:
         return NOTHING
-    if name.startswith("_foreach_"):  # the results of those that are not in place are tensors, and counted as such
+    if name.startswith("_foreach_"):  # their results are tensors, and counted as such
         return NOTHING
     return None
 
 
-def host_copies_of(operator: Any, arguments: ByName, made: Any) -> Workspace:
-    """Of an operator on the CPU: oneDNN lays the tensors of a convolution out anew, in blocks of channels."""
+def host_copies_of(operator: Any, arguments: ByName, result: Any) -> Workspace:
+    """Return the copies of one call on the CPU: oneDNN reorders the tensors of a convolution in blocks of channels."""
     if name_of(operator) not in ("convolution", "convolution_backward"):
         return NOTHING
-    given = arguments()
-    own = [given["input"], given["weight"], given.get("grad_output"), *tensors_in(made)]
-    size = sum(tensor.nbytes for tensor in own if tensor is not None)
+    inputs = arguments()
+    tensors = [inputs["input"], inputs["weight"], inputs.get("grad_output"), *tensors_in(result)]
+    size = sum(tensor.nbytes for tensor in tensors if tensor is not None)
     return Workspace(size, size, True)
 
 
+Rule = Callable[[Any, ByName, Any], Workspace]
+"""``rule(operator, its arguments by name, its result)``."""
+
+
+class WorkspaceLog:
+    """Collect what the operators of a recorded step need beside their tensors, in ``needs``.
+
+    It is the callback ``on_operator`` of a ``CpuFakeMode`` and also the recorder's log, which skips operators that run
+    outside the step.
+    """
+
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
+        self._position: int | None = None
+        self.needs: list[OperatorNeed] = []
+
+    def step_begins(self) -> None:
+        """Do nothing; other logs note here that the step begins."""
+
+    @contextmanager
+    def mark(self, number: int) -> Iterator[None]:
+        """Note that operator ``number`` of the step runs inside."""
+        self._position = number
+        try:
+            yield
+        finally:
+            self._position = None
+
+    def __call__(self, operator: Any, arguments: ByName, result: Any) -> None:
+        """Note the need of an operator that ran."""
+        if self._position is None:
+            return
+        workspace = self._rule(operator, arguments, result)
+        name = name_of(operator)
+        if workspace.most_bytes or workspace.copied_bytes or name in PRODUCTS:
+            in_backward = torch._C._current_autograd_node() is not None
+            self.needs.append(OperatorNeed(self._position, name, workspace, name in PRODUCTS, in_backward))
+
+
 def _copies(tensors: Iterable[torch.Tensor], formats: Iterable[torch.memory_format]) -> int:
-    """Bytes of contiguous copies of those that are dense in none of the formats."""
+    """Return the bytes of contiguous copies of the tensors that are dense in none of the formats."""
     return sum(
         tensor.numel() * tensor.itemsize
         for tensor in tensors
@@ -153,70 +184,69 @@ def _is_dense(tensor: torch.Tensor, layout: torch.memory_format) -> bool:
     return last is not None and tensor.is_contiguous(memory_format=last)
 
 
-def _logsumexp(arguments: Arguments, made: Any) -> Workspace:
-    """``exp(x - max)``, whole (``ReduceOps.cpp``)."""
+def _logsumexp(arguments: Arguments, result: Any) -> Workspace:
+    """Hold all of ``exp(x - max)`` (``ReduceOps.cpp``)."""
     return _REDUCTION._replace(copied_bytes=arguments["self"].nbytes)
 
 
-def _count_nonzero(arguments: Arguments, made: Any) -> Workspace:
-    """A mask, a byte an element."""
+def _count_nonzero(arguments: Arguments, result: Any) -> Workspace:
+    """Hold a mask of one byte per element."""
     return _REDUCTION._replace(copied_bytes=arguments["self"].numel())
 
 
-def _permutation(arguments: Arguments, made: Any) -> Workspace:
-    """Random keys, sorted with the numbers (``Randperm.cu``): keys, their order, numbers, scratch of the sort."""
+def _permutation(arguments: Arguments, result: Any) -> Workspace:
+    """Sort random keys with the numbers (``Randperm.cu``): keys, their order, numbers, scratch of the sort."""
     return Workspace(0, 4 * 8 * arguments["n"], True)
 
 
-def _convolution(arguments: Arguments, made: Any) -> Workspace:
-    """cuDNN computes half precision on channels-last tensors; of others it makes such copies in its workspace."""
-    given = [arguments["input"], arguments["weight"]]
-    return _transposed(given, tensors_in(made)[:1])
+def _convolution(arguments: Arguments, result: Any) -> Workspace:
+    """Copy to channels last in half precision: cuDNN computes it so, with the copies in its workspace."""
+    return _transposed([arguments["input"], arguments["weight"]], tensors_in(result)[:1])
 
 
-def _convolution_backward(arguments: Arguments, made: Any) -> Workspace:
-    """The gradients of input and weight are two calls, one after the other: the larger counts."""
+def _convolution_backward(arguments: Arguments, result: Any) -> Workspace:
+    """Take the larger of two consecutive calls: the gradients of input and of weight."""
     return _transposed([arguments["grad_output"], arguments["input"], arguments["weight"]], [])
 
 
-def _transposed(given: list[torch.Tensor], made: list[torch.Tensor]) -> Workspace:
-    """Channels last if one of them says so (``cudnn_conv_suggest_memory_format``); what lies otherwise is copied."""
-    is_last = any(_is_dense(tensor, torch.channels_last) and not tensor.is_contiguous() for tensor in given)
+def _transposed(inputs: list[torch.Tensor], results: list[torch.Tensor]) -> Workspace:
+    """Copy to channels last if one input lies so (``cudnn_conv_suggest_memory_format``), else to channels first."""
+    is_last = any(_is_dense(tensor, torch.channels_last) and not tensor.is_contiguous() for tensor in inputs)
     layout = torch.channels_last if is_last else torch.contiguous_format
-    size = sum(tensor.nbytes for tensor in [*given, *made])
-    is_half = given[0].dtype in (torch.float16, torch.bfloat16)
-    return Workspace(0 if is_last or not is_half else size, size, True, _copies(given, (layout,)))
+    size = sum(tensor.nbytes for tensor in [*inputs, *results])
+    is_half = inputs[0].dtype in (torch.float16, torch.bfloat16)
+    return Workspace(0 if is_last or not is_half else size, size, True, _copies(inputs, (layout,)))
 
 
-def _group_norm(arguments: Arguments, made: Any) -> Workspace:
-    """Two factors a channel and sample, in fp32 (``group_norm_kernel.cu``)."""
+def _group_norm(arguments: Arguments, result: Any) -> Workspace:
+    """Hold two fp32 factors per channel and sample (``group_norm_kernel.cu``)."""
     size = 2 * 4 * arguments["N"] * arguments["C"]
     return Workspace(size, 2 * size, True)
 
 
-def _layer_norm_backward(arguments: Arguments, made: Any) -> Workspace:
-    """Partial sums of the parameters' gradients, at most 256 rows of each."""
+def _layer_norm_backward(arguments: Arguments, result: Any) -> Workspace:
+    """Hold partial sums of the parameters' gradients, at most 256 rows per parameter."""
     features = arguments["input"].numel() // max(1, arguments["mean"].numel())
     return Workspace(0, 2 * 4 * 256 * features, True)
 
 
-def _flash_backward(arguments: Arguments, made: Any) -> Workspace:
-    """The query's gradient summed in fp32 over rows rounded up to 128, and a row sum (``flash_api.cpp``)."""
+def _flash_backward(arguments: Arguments, result: Any) -> Workspace:
+    """Sum the query's gradient in fp32 over rows rounded up to 128, with a row sum (``flash_api.cpp``)."""
     batch, heads, rows, head = arguments["query"].shape
     rows = -(-rows // 128) * 128
     size = 4 * batch * heads * rows * (-(-head // 32) * 32 + 1)
     return Workspace(size, 2 * size, True)
 
 
-def _efficient_backward(arguments: Arguments, made: Any) -> Workspace:
-    """A row sum in fp32; half-precision keys and values may be summed in an fp32 buffer."""
+def _efficient_backward(arguments: Arguments, result: Any) -> Workspace:
+    """Hold a row sum in fp32; half-precision keys and values may be summed in an fp32 buffer."""
     query = arguments["query"]
     rows = 4 * query.shape[0] * query.shape[1] * query.shape[2]
     return Workspace(rows, rows + 3 * 4 * query.numel(), True)
 
 
-def _attention(arguments: Arguments, made: Any) -> Workspace:
-    """Without dropout a long row may be split over blocks, and their parts joined (``num_splits``)."""
+def _attention(arguments: Arguments, result: Any) -> Workspace:
+    """Hold the parts of a long row, which may be split over blocks without dropout (``num_splits``)."""
     query = arguments["query"]
     return Workspace(0, 4 * query.numel() + 64 * KIB, True)
 

@@ -67,7 +67,7 @@ def test_every_tensor_between_steps_has_a_name(context):
     work.step()
     traced = trace_step(work, context)
     by_category = Counter()
-    for storage in traced.story.storages:
+    for storage in traced.step.storages:
         if storage.born == BEFORE:
             by_category[storage.category] += storage.size_bytes
     weights = INPUTS * OUTPUTS + OUTPUTS

@@ -18,7 +18,7 @@ from slr_bench.predict.allocator.replay import golden_differences
 from slr_bench.predict.calibrate import calibrate, card_name, device_entry
 from slr_bench.predict.device import Estimate, find_device, known_devices
 from slr_bench.predict.peak import predict_step
-from slr_bench.trace.request_kinds import ALLOCATE, LIBRARY, TRANSIENT, UNMODELLED
+from slr_bench.trace.requests import ALLOCATE, LIBRARY, TRANSIENT, UNMODELLED
 from slr_bench.units import MIB
 from slr_bench.worker.calibrate import measured_operators, recorded_steps
 from slr_bench.worker.operator_cases import CASES, OperatorCase, rule_of

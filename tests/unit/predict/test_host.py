@@ -15,7 +15,7 @@ from slr_bench.predict.host import (
     heap_high_water_bytes,
     predict_step_on_cpu,
 )
-from slr_bench.trace.request_kinds import ALLOCATE, FREE, STEADY, TRANSIENT
+from slr_bench.trace.requests import ALLOCATE, FREE, STEADY, TRANSIENT
 from slr_bench.units import MIB
 
 

@@ -9,7 +9,7 @@ from slr_bench.predict.allocator.rules import AllocatorSettings, settings_of
 from slr_bench.predict.device import Bound, Device, Estimate, Fit, find_device
 from slr_bench.predict.peak import predict_fit, predict_fit_per_card, predict_step, replay_requests
 from slr_bench.predict.step_profile import UnmodelledOperator
-from slr_bench.trace.request_kinds import ALLOCATE, FREE, LIBRARY, STEADY, TRANSIENT
+from slr_bench.trace.requests import ALLOCATE, FREE, LIBRARY, STEADY, TRANSIENT
 from slr_bench.units import GIB, MIB
 
 QR = UnmodelledOperator("qr", calls=1, most_bytes=9)

@@ -1,4 +1,4 @@
-"""The independent check: hand-made histories whose answer is known, and the real allocator of this machine."""
+"""Tests of the independent check: hand-made histories with a known answer, and this machine's real allocator."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from slr_bench.trace.allocations import (
 )
 from slr_bench.trace.allocator_check import match_peak
 from slr_bench.trace.recorder import Recorder, with_unnamed
-from slr_bench.trace.recording import BEFORE, PARAMETER, Operator, Storage
+from slr_bench.trace.recording import BEFORE, PARAMETER, Operator, StepTrace, Storage
 
 CPU = torch.device("cpu")
 
@@ -42,7 +42,7 @@ def test_every_byte_of_a_hand_made_peak_is_named():
     made = storage(40, 3, born=0, operator="aten.mm")
     events = [Alloc(1, 100, None), StepBegins(), Enter(0), Alloc(2, 512, "aten.mm"), Alloc(3, 48, "aten.mm"), Free(2)]
     events += [Exit(0), Free(3)]
-    peak = match_peak(events, [STATE, made], OPS)
+    peak = match_peak(events, StepTrace([STATE, made], OPS))
     assert peak.peak_bytes == 100 + 512 + 48
     assert peak.by_category == {PARAMETER: 100, "temporary": 40, "rounding": 8, "workspace": 512}
     assert peak.workspace == {"aten.mm": 512}
@@ -50,9 +50,9 @@ def test_every_byte_of_a_hand_made_peak_is_named():
     assert sum(peak.by_category.values()) + peak.unmatched_bytes == peak.peak_bytes
 
 
-def test_an_allocation_of_nobody_is_residual():
+def test_allocation_outside_operators_and_tensors_is_residual():
     events = [Alloc(1, 100, None), Alloc(9, 7, None), StepBegins(), Enter(0), Exit(0)]
-    peak = match_peak(events, [STATE], OPS)
+    peak = match_peak(events, StepTrace([STATE], OPS))
     assert (peak.unmatched_bytes, peak.residual_bytes) == (7, 7)
 
 
@@ -67,38 +67,38 @@ def test_traced_bytes_without_an_allocation_are_residual():
         Enter(1),
         Alloc(8, 1, "aten.add"),
     ]
-    peak = match_peak(events, [STATE, ghost, shrunk], OPS)
+    peak = match_peak(events, StepTrace([STATE, ghost, shrunk], OPS))
     assert peak.missing_bytes == 30 + 10
 
 
-def test_what_died_before_the_peak_is_not_missed():
+def test_storage_that_died_before_the_peak_is_not_missing():
     gone = storage(30, 5, born=0, died=0, operator="aten.mm")
     events = [Alloc(1, 100, None), StepBegins(), Enter(0), Alloc(5, 30, "aten.mm"), Exit(0), Free(5), Enter(1)]
     events += [Alloc(7, 80, "aten.add"), Exit(1)]
     kept = storage(80, 7, born=1, operator="aten.add")
-    peak = match_peak(events, [STATE, gone, kept], OPS)
+    peak = match_peak(events, StepTrace([STATE, gone, kept], OPS))
     assert (peak.peak_bytes, peak.residual_bytes) == (180, 0)
 
 
-def test_an_address_that_is_used_again_belongs_to_its_owner_at_the_time():
+def test_reused_address_belongs_to_its_owner_at_the_peak():
     first = storage(30, 5, born=0, died=0, operator="aten.mm")
     second = storage(30, 5, born=1, operator="aten.add", category="gradient")
     events = [Alloc(1, 100, None), StepBegins(), Enter(0), Alloc(5, 30, "aten.mm"), Exit(0), Free(5)]
     events += [Enter(1), Alloc(5, 30, "aten.add"), Alloc(6, 1, "aten.add"), Free(6), Exit(1)]
-    peak = match_peak(events, [STATE, first, second], OPS)
+    peak = match_peak(events, StepTrace([STATE, first, second], OPS))
     assert peak.by_category == {PARAMETER: 100, "gradient": 30, "workspace": 1}
 
 
-def test_the_loaders_frames_are_left_out_and_told():
+def test_loader_bytes_are_excluded_and_reported():
     events = [Alloc(1, 100, None), Alloc(50, 999, None), StepBegins(), Enter(0), Exit(0)]
-    peak = match_peak(events, [STATE], OPS, frozenset([50]))
+    peak = match_peak(events, StepTrace([STATE], OPS), frozenset([50]))
     assert (peak.peak_bytes, peak.loader_bytes, peak.residual_bytes) == (100, 999, 0)
 
 
-def test_a_number_given_to_an_operator_is_that_operators_and_a_larger_thing_is_not():
+def test_number_passed_to_an_operator_belongs_to_it_and_larger_allocations_do_not():
     for size, residual in ((8, 0), (64, 64)):
         events = [Alloc(1, 100, None), StepBegins(), Alloc(2, size, None), Enter(0), Exit(0)]
-        assert match_peak(events, [STATE], OPS).residual_bytes == residual
+        assert match_peak(events, StepTrace([STATE], OPS)).residual_bytes == residual
 
 
 @settings(deadline=None, max_examples=12)  # each starts a profiler
@@ -120,14 +120,14 @@ def test_the_real_allocator_agrees_with_the_tracer_on_any_program(program):
                     held.append(held[number % len(held)] + 1)
                 elif held and operation == "sort":
                     held.extend(held[number % len(held)].sort())
-    peak = match_peak(log.events, recorder.storages, recorder.operators)
+    peak = match_peak(log.events, recorder.step_trace)
     assert peak.residual_bytes == 0
     assert peak.peak_bytes >= recorder.peak_bytes
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_a_tensor_that_the_tracer_is_not_told_of_is_residual(told):
-    """The check can fail: what lives at the peak and is not in the account is found, to the byte, with its maker."""
+@pytest.mark.parametrize("is_named", [True, False])
+def test_tensor_unknown_to_the_tracer_is_residual(is_named):
+    """The check can fail: it finds a live tensor that the trace lacks, to the byte, with the operator that made it."""
     log, others = CpuAllocations(), storages_alive()
     with log:
         model, hidden = nn.Conv2d(3, 8, 3), torch.zeros(1234)
@@ -139,16 +139,16 @@ def test_a_tensor_that_the_tracer_is_not_told_of_is_residual(told):
         step()
         gc.collect()
         named = {PARAMETER: list(model.parameters())}
-        recorder = Recorder(CPU, with_unnamed(named, CPU, not_its_own=others) if told else named, mark=log.mark)
+        recorder = Recorder(CPU, with_unnamed(named, CPU, not_its_own=others) if is_named else named, mark=log.mark)
         log.step_begins()
         with recorder:
             step()
-    peak = match_peak(log.events, recorder.storages, recorder.operators)
-    assert peak.unmatched == ({} if told else {"aten.zeros": hidden.nbytes})
+    peak = match_peak(log.events, recorder.step_trace)
+    assert peak.unmatched == ({} if is_named else {"aten.zeros": hidden.nbytes})
     assert peak.missing_bytes == 0
 
 
-def test_cuda_history_becomes_the_same_events():
+def test_cuda_history_yields_the_same_events():
     entries = [
         {"action": "alloc", "addr": 1, "size": 512},
         {"action": "alloc", "addr": 9, "size": 512, "user_metadata": "step"},
@@ -174,7 +174,7 @@ def test_cuda_history_becomes_the_same_events():
     ]
 
 
-def test_the_cuda_log_stamps_operators_and_always_stops_recording():
+def test_cuda_log_stamps_operators_and_always_stops_recording():
     calls: list[object] = []
     memory = SimpleNamespace(
         _record_memory_history=lambda enabled="all", **more: calls.append(more.get("stacks", enabled)),
@@ -192,13 +192,13 @@ def test_the_cuda_log_stamps_operators_and_always_stops_recording():
     assert calls[-1] is None
 
 
-def test_a_cuda_allocator_without_stamps_says_why():
+def test_reason_is_given_when_a_cuda_allocator_cannot_stamp():
     assert "newer" in why_no_cuda_log(SimpleNamespace())
     assert "PYTORCH_ALLOC_CONF" in why_no_cuda_log(SimpleNamespace(_memory_metadata_supported=lambda: False))
     assert why_no_cuda_log(SimpleNamespace(_memory_metadata_supported=lambda: True)) is None
 
 
-def test_state_found_by_the_collector_closes_the_account():
+def test_unnamed_state_found_by_the_collector_leaves_no_residual():
     log, others = CpuAllocations(), storages_alive()
     with log:
         model, cache = nn.Linear(8, 8), [torch.zeros(77)]
@@ -207,6 +207,6 @@ def test_state_found_by_the_collector_closes_the_account():
         log.step_begins()
         with recorder:
             model(torch.ones(2, 8)).sum().backward()
-    peak = match_peak(log.events, recorder.storages, recorder.operators)
+    peak = match_peak(log.events, recorder.step_trace)
     assert peak.residual_bytes == 0
     assert peak.by_category["held"] >= cache[0].nbytes

@@ -1,4 +1,4 @@
-"""A step between two traced ones says what tracing it says, or is traced."""
+"""Tests that a step interpolated between two traced ones equals a traced one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import pytest
 from models.config import Settings
 from slr_bench.execute.job import Job, StepToTrace, TraceSteps, Work
 from slr_bench.files import nest
-from slr_bench.trace.fake.workspaces import Workspace
-from slr_bench.trace.interpolate import Told, told_between
-from slr_bench.trace.recording import Operator, Storage, Story
-from slr_bench.trace.requests import Heard
+from slr_bench.trace.derived_steps import TracedStep, interpolate
+from slr_bench.trace.recording import Operator, StepTrace, Storage
+from slr_bench.trace.requests import OperatorNeed, Workspace
 from slr_bench.worker.trace_for_prediction import trace_one, trace_steps
 
 pytestmark = pytest.mark.filterwarnings("ignore:fp16 on a CPU")
@@ -38,9 +37,9 @@ SIZES = (4, 12, 8)
 
 
 def check(workload, setting, cuda_rules):
-    """The third of ``SIZES`` is told from the first two, or is traced: gives whether it was told.
+    """Check the third of ``SIZES``, and return whether it was interpolated from the first two instead of traced.
 
-    Pooling takes frames in 16 equal parts, and the split stem in 32, which 16 frames are not.
+    Pooling splits the frames into 16 equal parts and the split stem into 32, which 16 frames do not allow.
     """
     steps = tuple(step(workload, setting, samples, cuda_rules) for samples in SIZES)
     messages = []
@@ -85,18 +84,22 @@ OTHER_STEPS = [
 
 
 @pytest.mark.parametrize(("workload", "setting", "cuda_rules"), STEPS)
-def test_a_step_is_told_from_a_smaller_and_a_larger_one(workload, setting, cuda_rules):
+def test_step_is_interpolated_from_a_smaller_and_a_larger_one(workload, setting, cuda_rules):
     assert check(workload, setting, cuda_rules)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("workload", "setting", "cuda_rules"), OTHER_STEPS)
-def test_a_step_is_told_or_traced_and_says_the_same_everywhere(workload, setting, cuda_rules):
-    plans = setting.get("training.recompute") not in (None, "none", "block")  # by size: what is recomputed may differ
+def test_interpolated_or_traced_step_is_the_same_in_every_setting(workload, setting, cuda_rules):
+    plans = setting.get("training.recompute") not in (
+        None,
+        "none",
+        "block",
+    )  # the plan of recomputation depends on the size
     assert check(workload, setting, cuda_rules) or plans or setting.get("model.stem") == "split"
 
 
-def test_a_micro_batch_of_one_runs_other_operators_and_tells_nothing():
+def test_micro_batch_of_one_runs_other_operators_and_is_not_interpolated_from():
     setting = FEW_OPERATORS | {"model.attention": "chunked"}
     messages = []
     trace_steps(
@@ -107,35 +110,37 @@ def test_a_micro_batch_of_one_runs_other_operators_and_tells_nothing():
 
 
 def storage(size, **changes):
-    made = Storage(size, (size // 4, 4), "uint8", None, "temporary", 0, "aten.add", "conv", "forward", "x.py:1")
-    return replace(made, **{"died": 1} | changes)
+    result = Storage(size, (size // 4, 4), "uint8", None, "temporary", 0, "aten.add", "conv", "forward", "x.py:1")
+    return replace(result, **{"died": 1} | changes)
 
 
-def told(samples, size, changes=None, operator="aten.add", most=100):
+def traced(samples, size, changes=None, operator="aten.add", most=100):
     operators = [Operator(operator, "conv", "forward", (0,), 2 * size), Operator("aten.mul", "", "forward", (0,), size)]
-    story = Story([storage(size, **(changes or {}))], operators, ("conv",), 10 * samples, Counter(float32=10 * samples))
-    heard = [Heard(1, "mul", Workspace(samples, most, True), False, False)]
-    return Told(samples, story, heard, samples, 3 * samples)
+    step = StepTrace(
+        [storage(size, **(changes or {}))], operators, ("conv",), 10 * samples, Counter(float32=10 * samples)
+    )
+    needs = [OperatorNeed(1, "mul", Workspace(samples, most, True), False, False)]
+    return TracedStep(samples, step, needs, samples, 3 * samples)
 
 
 def test_sizes_grow_in_proportion():
-    found = told_between(told(2, 40), told(6, 104, most=180), 3)
+    found = interpolate(traced(2, 40), traced(6, 104, most=180), 3)
     assert found is not None
     assert (found.samples, found.samples_per_step, found.loader_bytes) == (3, 3, 9)
-    assert [(one.size_bytes, one.shape) for one in found.story.storages] == [(56, (14, 4))]
-    assert found.story.flops == found.story.flops_by_dtype["float32"] == 30
-    assert found.heard[0].workspace == Workspace(3, 120, True)
+    assert [(one.size_bytes, one.shape) for one in found.step.storages] == [(56, (14, 4))]
+    assert found.step.flops == found.step.flops_by_dtype["float32"] == 30
+    assert found.needs[0].workspace == Workspace(3, 120, True)
 
 
 @pytest.mark.parametrize(
     "high",
     [
-        told(6, 82),  # 50.5 bytes
-        told(6, 104, {"category": "input"}),
-        told(6, 104, {"saved_from": 0}),
-        told(6, 104, {"died": None}),
-        told(6, 104, operator="aten.sub"),
+        traced(6, 82),  # 50.5 bytes
+        traced(6, 104, {"category": "input"}),
+        traced(6, 104, {"saved_from": 0}),
+        traced(6, 104, {"died": None}),
+        traced(6, 104, operator="aten.sub"),
     ],
 )
-def test_steps_that_differ_in_more_than_sizes_tell_nothing(high):
-    assert told_between(told(2, 40), high, 3) is None
+def test_steps_that_differ_in_more_than_sizes_are_not_interpolated(high):
+    assert interpolate(traced(2, 40), high, 3) is None

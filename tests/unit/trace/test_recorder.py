@@ -1,4 +1,4 @@
-"""What a recorded step says of each storage, against models small enough to count by hand."""
+"""Tests of the recorded step, with models small enough to count by hand."""
 
 from __future__ import annotations
 
@@ -13,18 +13,28 @@ from torch.utils.checkpoint import checkpoint
 
 import slr_bench
 from slr_bench.live_bytes import LiveBytes, storages_alive
-from slr_bench.trace.attribution import breakdown
-from slr_bench.trace.floor import operator_floor
-from slr_bench.trace.origin import OWN_SOURCE
+from slr_bench.trace.attribution import breakdown, operator_floor
+from slr_bench.trace.owners import OWN_SOURCE
 from slr_bench.trace.recorder import Recorder, with_unnamed
-from slr_bench.trace.recording import GRADIENT, HELD, OPTIMIZER_STATE, PARAMETER, SAVED, TEMPORARY, WEIGHT_CAST
+from slr_bench.trace.recording import (
+    GRADIENT,
+    HELD,
+    OPTIMIZER_STATE,
+    PARAMETER,
+    SAVED,
+    TEMPORARY,
+    WEIGHT_CAST,
+    StepTrace,
+)
 
 CPU = torch.device("cpu")
 F32 = 4
 
 
-def recorded(step: Callable[[], object], module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Recorder:
-    """A steady step: the second one."""
+def recorded(
+    step: Callable[[], object], module: nn.Module, optimizer: torch.optim.Optimizer | None = None
+) -> StepTrace:
+    """Record a steady step, the second one."""
     step()
     gc.collect()
     values = [value for entry in (optimizer.state.values() if optimizer else ()) for value in entry.values()]
@@ -35,11 +45,11 @@ def recorded(step: Callable[[], object], module: nn.Module, optimizer: torch.opt
     }
     with Recorder(CPU, state) as recorder:
         step()
-    return recorder
+    return recorder.step_trace
 
 
 class Chain(nn.Module):
-    """Linear, then tanh as often as asked: each tanh saves its output, so saved bytes are known."""
+    """A linear layer and ``depth`` times tanh. Each tanh saves its output, so saved bytes are known."""
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
@@ -63,9 +73,9 @@ def test_saved_activations_match_their_closed_form(batch, width, depth):
         loss.backward()
         model.zero_grad()
 
-    recorder = recorded(step, model)
-    last_forward = max(n for n, op in enumerate(recorder.operators) if op.name == "aten.sum" and n < 60)
-    saved = [s for s in recorder.storages if s.lives_at(last_forward) and s.category_at(last_forward) == SAVED]
+    trace = recorded(step, model)
+    last_forward = max(n for n, op in enumerate(trace.operators) if op.name == "aten.sum" and n < 60)
+    saved = [s for s in trace.storages if s.lives_at(last_forward) and s.category_at(last_forward) == SAVED]
     assert sum(s.size_bytes for s in saved) == F32 * batch * width * (depth + 1)
 
 
@@ -81,7 +91,7 @@ def test_parameters_gradients_and_optimizer_state_are_exact_and_owned():
     found = breakdown(recorded(step, model, optimizer))
     count = sum(parameter.numel() for parameter in model.parameters())
     assert found.by_category[PARAMETER] == found.by_category[GRADIENT] == F32 * count
-    assert found.by_category[OPTIMIZER_STATE] == F32 * (2 * count + 4)  # two moments, and a step count a parameter
+    assert found.by_category[OPTIMIZER_STATE] == F32 * (2 * count + 4)  # two moments, and a step count per parameter
     assert found.by_module["0"][OPTIMIZER_STATE] == F32 * (2 * (7 * 5 + 5) + 2)
     assert found.by_module["1"][GRADIENT] == F32 * (5 * 3 + 3)
     assert sum(found.by_category.values()) == sum(sum(parts.values()) for parts in found.by_module.values())
@@ -90,8 +100,8 @@ def test_parameters_gradients_and_optimizer_state_are_exact_and_owned():
 def test_a_reused_module_gets_both_its_outputs_and_its_parameters_once():
     shared = nn.Linear(4, 4, bias=False)
     model = nn.Sequential(shared, nn.Tanh(), shared)
-    recorder = recorded(lambda: model(torch.ones(2, 4)), model)
-    owned = [s for s in recorder.storages if s.module == "0"]
+    trace = recorded(lambda: model(torch.ones(2, 4)), model)
+    owned = [s for s in trace.storages if s.module == "0"]
     assert [s.size_bytes for s in owned if s.category == PARAMETER] == [F32 * 16]
     assert sum(s.category == TEMPORARY for s in owned) == 2
 
@@ -105,22 +115,22 @@ class Block(nn.Module):
         return checkpoint(self.inner, x, use_reentrant=False)
 
 
-def test_what_recomputation_keeps_is_saved_activation_of_the_module_that_made_it():
+def test_tensors_kept_for_recomputation_are_saved_activations_of_their_module():
     model = Block()
 
     def step():
         model(torch.ones(3, 6)).sum().backward()
         model.zero_grad()
 
-    recorder = recorded(step, model)
-    ends = next(n for n, op in enumerate(recorder.operators) if op.name == "aten.sum")
-    before = [s for s in recorder.storages if s.lives_at(ends) and s.category_at(ends) == SAVED]
+    trace = recorded(step, model)
+    ends = next(n for n, op in enumerate(trace.operators) if op.name == "aten.sum")
+    before = [s for s in trace.storages if s.lives_at(ends) and s.category_at(ends) == SAVED]
     assert [s.size_bytes for s in before] == [F32 * 18], "forward keeps the input alone"
-    again = [s for s in recorder.storages if s.born > ends and s.saved_from is not None and s.category == TEMPORARY]
+    again = [s for s in trace.storages if s.born > ends and s.saved_from is not None and s.category == TEMPORARY]
     assert {s.module for s in again} >= {"inner.1", "inner.2", "inner.4"}
 
 
-def test_a_custom_function_and_backward_are_the_modules_that_used_them():
+def test_custom_functions_and_their_backward_belong_to_the_module_that_used_them():
     class Square(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x):
@@ -142,26 +152,26 @@ def test_a_custom_function_and_backward_are_the_modules_that_used_them():
         model(torch.ones(2, 4)).sum().backward()
         model.zero_grad()
 
-    recorder = recorded(step, model)
-    products = [s for s in recorder.storages if s.operator == "aten.mul"]
+    trace = recorded(step, model)
+    products = [s for s in trace.storages if s.operator == "aten.mul"]
     assert {s.module for s in products} == {"1"}
     assert all("test_recorder.py" in s.origin for s in products), "Python code runs in that backward"
-    weights = [s for s in recorder.storages if s.category == GRADIENT and s.shape == (4, 4)]
+    weights = [s for s in trace.storages if s.category == GRADIENT and s.shape == (4, 4)]
     assert [(s.module, s.origin) for s in weights] == [("0", "AddmmBackward0")]
 
 
-def test_the_tracers_own_source_is_never_the_origin_of_a_tensor():
+def test_own_source_of_the_tracer_is_never_an_origin():
     model = Chain(4, 2)
 
     def step():
         checkpoint(model, torch.ones(2, 4, requires_grad=True), use_reentrant=False).sum().backward()
         model.zero_grad()
 
-    recorder = recorded(step, model)
-    random_states = [s for s in recorder.storages if s.dtype == "uint8"]
+    trace = recorded(step, model)
+    random_states = [s for s in trace.storages if s.dtype == "uint8"]
     assert random_states, "the checkpoint keeps one, which slr_bench/live_bytes.py counts"
     assert "test_recorder.py:" in random_states[0].origin
-    assert not [s.origin for s in recorder.storages if "live_bytes.py" in s.origin or "slr_bench" in s.origin]
+    assert not [s.origin for s in trace.storages if "live_bytes.py" in s.origin or "slr_bench" in s.origin]
 
 
 @pytest.mark.parametrize("path", ["live_bytes.py", "trace/recorder.py", "trace/fake/cuda_rules.py"])
@@ -172,7 +182,7 @@ def test_own_source_covers_the_counter_and_the_whole_tracer(path):
     assert not str(Path(slr_bench.__file__).parent / "trace_of_others.py").startswith(OWN_SOURCE)
 
 
-def test_autocasts_copies_of_weights_are_told_apart():
+def test_copies_of_weights_for_autocast_have_a_category_of_their_own():
     model = nn.Linear(8, 8, bias=False)
 
     def step():
@@ -193,15 +203,15 @@ def test_optimizer_in_backward_still_shows_gradients():
 
     for parameter in model.parameters():
         parameter.register_post_accumulate_grad_hook(update)
-    recorder = recorded(lambda: model(torch.ones(2, 4)).sum().backward(), model)
-    assert sorted(s.size_bytes for s in recorder.storages if s.category == GRADIENT) == [16, 64]
+    trace = recorded(lambda: model(torch.ones(2, 4)).sum().backward(), model)
+    assert sorted(s.size_bytes for s in trace.storages if s.category == GRADIENT) == [16, 64]
 
 
 def test_in_place_operators_and_views_make_nothing():
     with Recorder(CPU, {}) as recorder:
         x = torch.zeros(10)
         x.add_(1).relu_().view(2, 5).t()
-    assert [s.size_bytes for s in recorder.storages] == [40]
+    assert [s.size_bytes for s in recorder.step_trace.storages] == [40]
 
 
 def test_a_storage_that_is_resized_counts_with_its_new_size():
@@ -214,7 +224,7 @@ def test_a_storage_that_is_resized_counts_with_its_new_size():
     del x, out
 
 
-def test_what_the_last_step_left_is_held_and_what_lived_before_is_not():
+def test_tensors_left_by_the_last_step_are_held_unless_they_are_excluded():
     mine = torch.zeros(5)
     state = with_unnamed({}, CPU)
     assert any(tensor is mine for tensor in state[HELD])
@@ -222,18 +232,18 @@ def test_what_the_last_step_left_is_held_and_what_lived_before_is_not():
     assert not any(tensor is mine for tensor in later.get(HELD, ()))
 
 
-def test_the_recorder_counts_what_the_plain_count_counts():
+def test_recorder_peak_equals_that_of_live_bytes():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), ConvolutionBlock())
 
     def step():
         model(torch.ones(2, 3, 12, 12)).sum().backward()
         model.zero_grad()
 
-    recorder = recorded(step, model)
+    trace = recorded(step, model)
     with LiveBytes(CPU, {PARAMETER: list(model.parameters()), "buffer": list(model.buffers())}) as plain:
         step()
-    assert recorder.peak_bytes == plain.peak_bytes
-    assert sum(breakdown(recorder).by_category.values()) == plain.peak_bytes
+    assert trace.peak_bytes == plain.peak_bytes
+    assert sum(breakdown(trace).by_category.values()) == plain.peak_bytes
 
 
 class ConvolutionBlock(nn.Module):
@@ -258,8 +268,8 @@ def test_hooks_are_gone_afterwards():
 
 def test_flops_are_those_of_the_formula():
     model = nn.Linear(16, 4, bias=False)
-    recorder = recorded(lambda: model(torch.ones(8, 16)), model)
-    assert recorder.flops == 2 * 8 * 16 * 4
+    trace = recorded(lambda: model(torch.ones(8, 16)), model)
+    assert trace.flops == 2 * 8 * 16 * 4
 
 
 @pytest.mark.parametrize(
@@ -267,7 +277,7 @@ def test_flops_are_those_of_the_formula():
     [
         ("ieee", "ieee", {"float32": 48 + 64}),
         ("tf32", "tf32", {"tf32": 48 + 64}),
-        ("none", "tf32", {"tf32": 48, "float32": 64}),  # as torch has it where nobody says otherwise
+        ("none", "tf32", {"tf32": 48, "float32": 64}),  # torch's default
     ],
 )
 def test_flops_are_counted_in_the_type_that_cuda_would_multiply_in(products, convolutions, counted):
@@ -277,16 +287,16 @@ def test_flops_are_counted_in_the_type_that_cuda_would_multiply_in(products, con
     try:
         for place, value in zip(places, (products, convolutions), strict=True):
             place.fp32_precision = value
-        recorder = recorded(lambda: model(torch.ones(1, 1, 6)), model)
+        trace = recorded(lambda: model(torch.ones(1, 1, 6)), model)
     finally:
         for place, value in zip(places, before, strict=True):
             place.fp32_precision = value
-    assert recorder.flops_by_dtype == counted
-    assert recorder.flops == sum(counted.values())
+    assert trace.flops_by_dtype == counted
+    assert trace.flops == sum(counted.values())
 
 
 def test_fused_attention_on_a_cpu_has_the_flops_of_its_products():
-    """Two of scores and values in forward; five in backward, which makes the scores again."""
+    """There are two products in forward and five in backward, which computes the scores again."""
     model = nn.Linear(4, 12, bias=False)
     x_BTE = torch.ones(2, 6, 4)
 
@@ -305,24 +315,24 @@ def test_the_timeline_has_the_peak_and_adds_up():
         model(torch.ones(2, 6)).sum().backward()
         model.zero_grad()
 
-    recorder = recorded(step, model)
-    line = breakdown(recorder).timeline
+    trace = recorded(step, model)
+    line = breakdown(trace).timeline
     totals = [sum(values) for values in zip(*line.by_category.values(), strict=True)]
-    assert max(totals) == recorder.peak_bytes
-    assert line.operators == len(recorder.operators)
+    assert max(totals) == trace.peak_bytes
+    assert line.operators == len(trace.operators)
 
 
-def floor_by_hand(recorder: Recorder) -> int:
-    """A second, naive floor: at every operator, sum the set of what must be there."""
-    storages, best = recorder.storages, 0
+def floor_by_hand(trace: StepTrace) -> int:
+    """Compute the floor naively: at every operator, sum the set of storages that must be alive."""
+    storages, best = trace.storages, 0
     state = {n for n, s in enumerate(storages) if s.born == -1 and s.died is None}
-    for position, operator in enumerate(recorder.operators):
+    for position, operator in enumerate(trace.operators):
         due = {
             n
             for n, s in enumerate(storages)
             if s.category == GRADIENT
             and s.born <= position
-            and any(n in later.storages for later in recorder.operators[position:])
+            and any(n in later.storages for later in trace.operators[position:])
         }
         best = max(best, sum(storages[n].size_bytes for n in state | due | set(operator.storages)))
     return best
@@ -339,13 +349,13 @@ def test_the_floor_agrees_with_a_naive_one_and_is_below_the_peak(foreach):
         optimizer.step()
         optimizer.zero_grad()
 
-    recorder = recorded(step, model, optimizer)
-    floor = operator_floor(recorder.storages, recorder.operators)
-    assert floor.floor_bytes == floor_by_hand(recorder) < recorder.peak_bytes
+    trace = recorded(step, model, optimizer)
+    floor = operator_floor(trace)
+    assert floor.floor_bytes == floor_by_hand(trace) < trace.peak_bytes
     assert floor.operator is not None
 
 
-def test_a_module_that_splits_its_work_says_so():
+def test_modules_that_split_their_work_are_listed():
     class Chunked(nn.Module):
         splits_work = True
 

@@ -11,8 +11,7 @@ from zoo import CASES, Case, build, is_runnable, quick
 from slr_bench.live_bytes import storages_alive
 from slr_bench.trace.allocations import CpuAllocations
 from slr_bench.trace.allocator_check import match_peak
-from slr_bench.trace.attribution import breakdown
-from slr_bench.trace.floor import operator_floor
+from slr_bench.trace.attribution import breakdown, operator_floor
 from slr_bench.trace.recorder import Recorder, with_unnamed
 
 QUICK = quick("mvit_v2_s", "s3d")
@@ -22,7 +21,7 @@ CPU = torch.device("cpu")
 def check(case: Case) -> None:
     if not is_runnable(case):
         pytest.skip("oneDNN has no bf16 LSTM on this processor")
-    build(case)  # the zoo keeps its networks: they are not the step's
+    build(case)  # the zoo keeps its networks; they are not part of the step
     gc.collect()
     log, others = CpuAllocations(), storages_alive()
     with log:
@@ -38,20 +37,20 @@ def check(case: Case) -> None:
                 work.step()
         finally:
             gc.enable()
-    peak = match_peak(log.events, recorder.storages, recorder.operators)
+    peak = match_peak(log.events, recorder.step_trace)
     assert (peak.unmatched, peak.missing_bytes) == ({}, 0)
     assert sum(peak.by_category.values()) == peak.peak_bytes >= recorder.peak_bytes
-    assert sum(breakdown(recorder).by_category.values()) == recorder.peak_bytes
-    floor = operator_floor(recorder.storages, recorder.operators)
+    assert sum(breakdown(recorder.step_trace).by_category.values()) == recorder.peak_bytes
+    floor = operator_floor(recorder.step_trace)
     assert 0 < floor.floor_bytes <= recorder.peak_bytes
 
 
 @pytest.mark.parametrize("case", QUICK, ids=str)
-def test_nothing_is_left_over(case: Case):
+def test_no_byte_is_unmatched(case: Case):
     check(case)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if case not in QUICK], ids=str)
-def test_nothing_is_left_over_anywhere(case: Case):
+def test_no_byte_is_unmatched_in_any_case(case: Case):
     check(case)

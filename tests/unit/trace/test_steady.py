@@ -1,4 +1,4 @@
-"""A steady step told from the first one says what tracing it says; and its requests are those of an allocator."""
+"""Tests that a steady step derived from the first one equals a traced one, and of its allocator requests."""
 
 from __future__ import annotations
 
@@ -16,15 +16,19 @@ from slr_bench.files import nest
 from slr_bench.grid.workload import WorkloadSpec
 from slr_bench.predict.device import Bound, any_device
 from slr_bench.predict.peak import replay_requests
-from slr_bench.trace.attribution import breakdown
+from slr_bench.trace.attribution import breakdown, operator_floor
+from slr_bench.trace.derived_steps import (
+    live_bytes,
+    make_steady,
+    micro_batch_starts,
+    name_state,
+    repeat_micro_batches,
+)
 from slr_bench.trace.fake.cpu_rules import CpuFakeMode
 from slr_bench.trace.fake.cuda_rules import CudaFakeMode, cuda_routes
-from slr_bench.trace.fake.workspaces import workspace_of
-from slr_bench.trace.floor import operator_floor
+from slr_bench.trace.fake.workspaces import WorkspaceLog, workspace_of
 from slr_bench.trace.recorder import Recorder, with_unnamed
-from slr_bench.trace.request_kinds import ALLOCATE, FREE, LIBRARY, STEADY, TRANSIENT
-from slr_bench.trace.requests import WorkspaceLog, unmodelled
-from slr_bench.trace.steady import live_bytes, make_steady, micro_batch_starts, name_state, repeat_micro_batches
+from slr_bench.trace.requests import ALLOCATE, FREE, LIBRARY, STEADY, TRANSIENT, unmodelled
 from slr_bench.worker import context as run_context
 from slr_bench.worker.context import open_work
 from slr_bench.worker.profile import profile_json
@@ -52,13 +56,12 @@ def recorded(work, mode):
         work.phase = recorder.phase
         with recorder:
             work.step()
-    return recorder
+    return recorder.step_trace
 
 
-def facts(recorder):
-    found = breakdown(recorder)
-    floor = operator_floor(recorder.storages, recorder.operators)
-    return {"peak": found.peak_bytes, "floor": floor, "by_category": found.by_category}
+def facts(step):
+    peak = breakdown(step)
+    return {"peak": peak.peak_bytes, "floor": operator_floor(step), "by_category": peak.by_category}
 
 
 def check_the_second_step(case, mode):
@@ -81,13 +84,13 @@ EVERY_DAY = QUICK[::2]
 
 
 @pytest.mark.parametrize("case", EVERY_DAY, ids=str)
-def test_the_second_step_of_a_network_is_told_from_the_first(case):
+def test_second_step_of_a_network_is_derived_from_the_first(case):
     check_the_second_step(case, CpuFakeMode())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in TRAININGS if case not in EVERY_DAY], ids=str)
-def test_the_second_step_of_every_network_is_told_from_the_first(case):
+def test_second_step_of_every_network_is_derived_from_the_first(case):
     check_the_second_step(case, CpuFakeMode())
 
 
@@ -96,14 +99,14 @@ ROUTED_EVERY_DAY = [case for case in QUICK if case in ROUTED and case not in EVE
 
 
 @pytest.mark.parametrize("case", ROUTED_EVERY_DAY, ids=str)
-def test_the_second_step_is_told_from_the_first_under_cuda_rules(case):
+def test_second_step_is_derived_from_the_first_under_cuda_rules(case):
     with cuda_routes():
         check_the_second_step(case, CudaFakeMode())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in ROUTED if case not in ROUTED_EVERY_DAY], ids=str)
-def test_the_second_step_of_every_network_is_told_from_the_first_under_cuda_rules(case):
+def test_second_step_of_every_network_is_derived_from_the_first_under_cuda_rules(case):
     with cuda_routes():
         check_the_second_step(case, CudaFakeMode())
 
@@ -113,33 +116,33 @@ def step(workload, setting, cuda_rules, more=0):
     return StepToTrace(Work(workload, values, fake=True, cuda_rules=cuda_rules), more)
 
 
-_TOLD: dict[str, dict] = {}
+_DERIVED: dict[str, dict] = {}
 
 
-def told(workload, setting, cuda_rules):
-    """From two micro-batches at most; each step once, for all tests."""
+def derived(workload, setting, cuda_rules):
+    """Derive a step from at most two micro-batches; each step is traced once, for all tests."""
     key = repr((workload, setting, cuda_rules))
-    if key not in _TOLD:
+    if key not in _DERIVED:
         traced = min(TRACED, setting[N])
-        _TOLD[key] = trace_one(step(workload, setting | {N: traced}, cuda_rules, setting[N] - traced))
-    return _TOLD[key]
+        _DERIVED[key] = trace_one(step(workload, setting | {N: traced}, cuda_rules, setting[N] - traced))
+    return _DERIVED[key]
 
 
 def unrolled(workload, setting, cuda_rules):
-    """The profile of a second step with all micro-batches, and what it touches."""
+    """Return the profile of a second step with all micro-batches, and the bytes that it touches."""
     spec, settings, context = open_work(step(workload, setting, cuda_rules).work, "cpu")
     work = spec.build(settings, context)
     with context.tensors():
         work.load()
         work.step()
-        recorder, _ = recorded_step(work, context, None)
-    profile = profile_json(summed_up(recorder, {}, None), context)
-    assert len(micro_batch_starts(recorder)) == setting[N]
+        traced, _ = recorded_step(work, context, None)
+    profile = profile_json(summed_up(traced, {}, None), context)
+    assert len(micro_batch_starts(traced)) == setting[N]
     loader = sum(tensor.nbytes for tensor in work.tensors()["loader"])
     return profile | {
         "samples_per_step": work.samples_per_step,
         "loader_bytes": loader,
-        "touched_bytes_per_step": recorder.touched_bytes,
+        "touched_bytes_per_step": traced.touched_bytes,
     }
 
 
@@ -157,9 +160,9 @@ EQUAL = (
 
 
 def check_all_micro_batches(workload, setting, cuda_rules):
-    found, expected = told(workload, setting, cuda_rules), unrolled(workload, setting, cuda_rules)
+    found, expected = derived(workload, setting, cuda_rules), unrolled(workload, setting, cuda_rules)
     assert {key: found[key] for key in EQUAL} == {key: expected[key] for key in EQUAL}
-    # The first update makes what later ones change; the difference does not grow with the micro-batches.
+    # The first update makes tensors that later ones change; the difference does not grow with the micro-batches.
     parameters = expected["by_category"]["parameter"]
     assert abs(found["touched_bytes_per_step"] - expected["touched_bytes_per_step"]) <= 6 * parameters
 
@@ -216,18 +219,18 @@ OTHER_STEPS = [
 
 
 @pytest.mark.parametrize(("workload", "setting", "cuda_rules"), STEPS)
-def test_all_micro_batches_are_told_from_two(workload, setting, cuda_rules):
+def test_all_micro_batches_are_derived_from_two(workload, setting, cuda_rules):
     check_all_micro_batches(workload, setting, cuda_rules)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("workload", "setting", "cuda_rules"), OTHER_STEPS)
-def test_all_micro_batches_are_told_from_two_everywhere(workload, setting, cuda_rules):
+def test_all_micro_batches_of_every_setting_are_derived_from_two(workload, setting, cuda_rules):
     check_all_micro_batches(workload, setting, cuda_rules)
 
 
-def test_every_free_gives_back_what_was_asked_for_and_only_once():
-    found = told(*STEPS[0])
+def test_every_free_returns_an_allocation_once():
+    found = derived(*STEPS[0])
     held = {}
     for kind, first, second in found["requests"]:
         if kind == ALLOCATE:
@@ -238,7 +241,7 @@ def test_every_free_gives_back_what_was_asked_for_and_only_once():
             del held[first]
     state = sum(found["by_category"][name] for name in ("parameter", "optimizer state", "buffer"))
     losses = sum(held.values()) - state
-    assert 0 < losses < 512  # all that is left beside the state
+    assert 0 < losses < 512  # nothing else is left beside the state
 
 
 def tensors_of(requests):
@@ -246,8 +249,8 @@ def tensors_of(requests):
 
 
 @pytest.mark.parametrize("number", [0, 1, 3])
-def test_the_tensors_of_the_requests_peak_where_the_trace_does(number):
-    found = told(*STEPS[number][:2], True)
+def test_replayed_tensor_requests_have_the_peak_of_the_trace(number):
+    found = derived(*STEPS[number][:2], True)
     requests = tensors_of(found["requests"])
     assert [kind for kind, _, _ in requests].count(STEADY) == 1
     peaks = replay_requests(requests, any_device(), Bound.LIKELY)
@@ -255,8 +258,8 @@ def test_the_tensors_of_the_requests_peak_where_the_trace_does(number):
     assert peaks.failure is None
 
 
-def test_requests_name_both_threads_and_the_memory_of_operators():
-    requests = told(*STEPS[0])["requests"]
+def test_requests_have_both_threads_and_the_memory_of_operators():
+    requests = derived(*STEPS[0])["requests"]
     assert {first for kind, first, _ in requests if kind == LIBRARY} == {0, 1}
     transients = [(expected, most) for kind, expected, most in requests if kind == TRANSIENT]
     assert transients
@@ -267,23 +270,25 @@ def test_requests_name_both_threads_and_the_memory_of_operators():
 
 
 def test_an_operator_without_a_rule_is_named_with_its_bound():
-    """Decompositions come from libraries that take their own."""
+    """Decompositions come from libraries that allocate their own workspace."""
     mode = CudaFakeMode()
     with mode, cuda_routes():
         x = torch.empty(8, 8, requires_grad=True)
         log = WorkspaceLog(workspace_of)
-        mode.heard = log
+        mode.on_operator = log
         recorder = Recorder(CPU, {"input": [x]}, fake=True, mark=log.mark)
-        torch.linalg.qr(x)  # beside the step
+        torch.linalg.qr(x)  # outside the step
         with recorder:
             torch.linalg.qr(x)
             torch.linalg.qr(x)
             x.sum()
-    assert unmodelled(log.heard) == [{"operator": "linalg_qr", "calls": 2, "most_bytes": 3 * 8 * 8 * 4}]
+    assert [operator._asdict() for operator in unmodelled(log.needs)] == [
+        {"operator": "linalg_qr", "calls": 2, "most_bytes": 3 * 8 * 8 * 4}
+    ]
 
 
-class Untold:
-    """Two micro-batches that nobody loads in a phase."""
+class WithoutPhases:
+    """A workload of two micro-batches that loads them in no phase."""
 
     samples_per_step = 2
 
@@ -307,21 +312,21 @@ class Untold:
 
 
 @pytest.fixture
-def untold(monkeypatch):
-    spec = WorkloadSpec("untold", Settings, lambda settings, context: Untold(context), micro_batches=N)
+def without_phases(monkeypatch):
+    spec = WorkloadSpec("without_phases", Settings, lambda settings, context: WithoutPhases(context), micro_batches=N)
     monkeypatch.setattr(run_context, "find_workload", lambda name: spec)
     return spec
 
 
-def test_micro_batches_that_cannot_be_told_apart_are_refused_in_a_line(untold):
-    with pytest.raises(UnsupportedSettingError, match=r"untold: 0 micro-batches .* phase\('load'\)"):
-        trace_one(step("untold", {}, True, more=3))
-    assert trace_one(step("untold", {}, True))["peak_tensor_bytes"] > 0
+def test_micro_batches_without_phases_are_refused_in_one_line(without_phases):
+    with pytest.raises(UnsupportedSettingError, match=r"without_phases: 0 micro-batches .* phase\('load'\)"):
+        trace_one(step("without_phases", {}, True, more=3))
+    assert trace_one(step("without_phases", {}, True))["peak_tensor_bytes"] > 0
 
 
-def test_steps_of_a_job_are_told_one_by_one_and_a_refused_one_costs_no_other(untold):
+def test_steps_of_a_job_are_sent_one_by_one_and_a_refused_one_costs_no_other(without_phases):
     messages = []
-    steps = tuple(step("untold", {}, True, more) for more in (0, 3, 0))
+    steps = tuple(step("without_phases", {}, True, more) for more in (0, 3, 0))
     trace_steps(Job(TraceSteps(steps)), messages.append)
     assert [message.number for message in messages] == [0, 1, 2]
     assert [message.refusal is None for message in messages] == [True, False, True]
@@ -346,16 +351,17 @@ def test_losses_of_further_micro_batches_are_added_and_state_is_not():
                         state.append(torch.zeros(100))
             with recorder.phase("optimizer"):
                 torch.zeros(1)
-        name_state(recorder, {"optimizer state": state})
-    before = len(recorder.storages)
-    touched = recorder.touched_bytes
-    repeat_micro_batches(recorder, 0)
-    assert len(recorder.storages) == before
-    repeat_micro_batches(recorder, 3)
-    assert [storage.size_bytes for storage in recorder.storages[before:]] == [4, 4, 4]
-    assert (recorder.touched_bytes - touched) % 3 == 0
-    assert recorder.touched_bytes > touched
-    make_steady(recorder)
-    alive = breakdown(recorder).by_category
+        name_state(recorder.step_trace, {"optimizer state": state})
+    step = recorder.step_trace
+    before = len(step.storages)
+    touched = step.touched_bytes
+    repeat_micro_batches(step, 0)
+    assert len(step.storages) == before
+    repeat_micro_batches(step, 3)
+    assert [storage.size_bytes for storage in step.storages[before:]] == [4, 4, 4]
+    assert (step.touched_bytes - touched) % 3 == 0
+    assert step.touched_bytes > touched
+    make_steady(step)
+    alive = breakdown(step).by_category
     assert alive["optimizer state"] == 400
-    assert alive["held"] == 5 * 4  # of the step before, until this one ends
+    assert alive["held"] == 5 * 4  # those of the previous step, until this one ends

@@ -18,7 +18,7 @@ from slr_bench.grid.config import load_grid
 from slr_bench.predict.device import find_device
 from slr_bench.predict.step_profile import Refusal
 from slr_bench.record import Metric, Outcome, Record
-from slr_bench.trace.request_kinds import ALLOCATE, TRANSIENT
+from slr_bench.trace.requests import ALLOCATE, TRANSIENT
 from slr_bench.units import MIB
 
 ROOT = Path(__file__).resolve().parents[4]

@@ -166,7 +166,7 @@ def traced(attention, frames=6, mode=None):
         state = {"parameter": list(attention.parameters()), "input": [x_BTE]}
         with Recorder(CPU, state, fake=mode is not None) as recorder:
             attention(x_BTE).sum().backward()
-    return recorder.peak_bytes, [operator.name for operator in recorder.operators]
+    return recorder.peak_bytes, [operator.name for operator in recorder.step_trace.operators]
 
 
 def test_choosing_leaves_no_trace_in_a_traced_step():

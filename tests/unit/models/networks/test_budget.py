@@ -65,9 +65,10 @@ def traced(backbone, precision):
     with Recorder(CPU, state | {"loader": [CLIPS_BTCHW]}) as recorder:
         features_bytes = step(backbone, precision)
     standing = sum(tensor.nbytes for tensors in state.values() for tensor in tensors)
+    storages = recorder.step_trace.storages
     held = [
-        sum(s.size_bytes for s in recorder.storages if s.lives_at(at) and s.category_at(at) in (SAVED, WEIGHT_CAST))
-        for at in {storage.saved_from for storage in recorder.storages} - {None}
+        sum(s.size_bytes for s in storages if s.lives_at(at) and s.category_at(at) in (SAVED, WEIGHT_CAST))
+        for at in {storage.saved_from for storage in storages} - {None}
     ]
     return recorder.peak_bytes - standing - features_bytes, max(held)
 

@@ -17,7 +17,7 @@ from slr_bench.predict.peak import predict_step
 from slr_bench.predict.plan import planner as planner_module
 from slr_bench.predict.plan.planner import Planner
 from slr_bench.predict.plan.result import Budget, DoesNotFitError
-from slr_bench.trace.request_kinds import ALLOCATE, STEADY
+from slr_bench.trace.requests import ALLOCATE, STEADY
 from slr_bench.units import GIB, MIB
 
 GRID = GridConfig(workload="train_step", arms={"a": {}}, set={"data.max_frames_in_memory": None})

@@ -18,7 +18,7 @@ from slr_bench.predict.peak import predict_step
 from slr_bench.predict.plan.choices import at_size
 from slr_bench.predict.plan.result import Budget, Choice, Evaluated, Plan, Point, Rejected
 from slr_bench.report.views.plan import plan_picture, print_plan, setting_file
-from slr_bench.trace.request_kinds import ALLOCATE, FREE, STEADY
+from slr_bench.trace.requests import ALLOCATE, FREE, STEADY
 from slr_bench.units import GIB, MIB
 
 TOTAL = 4 * GIB

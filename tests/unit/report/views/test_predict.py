@@ -13,7 +13,7 @@ from step_profiles import step_profile
 from slr_bench.predict.device import find_device
 from slr_bench.predict.peak import predict_step
 from slr_bench.report.views.predict import print_cells, print_prediction
-from slr_bench.trace.request_kinds import ALLOCATE
+from slr_bench.trace.requests import ALLOCATE
 from slr_bench.units import MIB
 
 STEP = step_profile(

@@ -258,7 +258,7 @@ def attention_calls(query_shape=(2, 4, 16, 64), dtype=BF16, value_head=None, mas
     for tensor in (query, key, value):
         assert tensor.grad.shape == tensor.shape
         assert tensor.grad.dtype == dtype
-    return [operator.name.rpartition(".")[2] for operator in recorder.operators], recorder
+    return [operator.name.rpartition(".")[2] for operator in recorder.step_trace.operators], recorder
 
 
 FLASH, EFFICIENT = "_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"
@@ -302,13 +302,13 @@ def test_fused_attention_keeps_no_scores():
     scores = {(2, 4, 16, 16), (8, 16, 16)}
     for options, fused in (({}, True), ({"dtype": F32}, True), ({"backends": SDPBackend.MATH}, False)):
         _, recorder = attention_calls(**options)
-        shapes = {storage.shape for storage in recorder.storages}
+        shapes = {storage.shape for storage in recorder.step_trace.storages}
         assert bool(shapes & scores) is not fused
 
 
 def test_heads_of_an_odd_size_are_padded_to_a_multiple_of_8():
     _, recorder = attention_calls((2, 4, 16, 60))
-    padded = [storage for storage in recorder.storages if storage.shape == (2, 4, 16, 64)]
+    padded = [storage for storage in recorder.step_trace.storages if storage.shape == (2, 4, 16, 64)]
     assert sum(storage.operator == "aten.constant_pad_nd" for storage in padded) == 3
     assert any(storage.operator == f"aten.{FLASH}" for storage in padded)
 
@@ -323,7 +323,11 @@ def test_rows_of_a_mask_are_padded_to_a_multiple_of_8(columns, pads):
         with recorder:
             mask = a_mask(columns)()
             functional.scaled_dot_product_attention(query, key, key, attn_mask=mask).sum().backward()
-    made = [(storage.shape, storage.size_bytes) for storage in recorder.storages if "pad" in str(storage.operator)]
+    made = [
+        (storage.shape, storage.size_bytes)
+        for storage in recorder.step_trace.storages
+        if "pad" in str(storage.operator)
+    ]
     assert made == pads * [((2, 1, 16, 16), 2 * 16 * 16 * 2)]
     assert query.grad.shape == query.shape
 
@@ -334,7 +338,11 @@ def test_dropout_keeps_a_bool_mask():
         recorder = Recorder(CPU, {"parameter": [x]}, fake=True)
         with recorder:
             functional.dropout(x, 0.5).sum().backward()
-        kept = [(storage.dtype, storage.size_bytes) for storage in recorder.storages if storage.saved_from is not None]
+        kept = [
+            (storage.dtype, storage.size_bytes)
+            for storage in recorder.step_trace.storages
+            if storage.saved_from is not None
+        ]
         assert kept == [("bool", 32 * 32)]
         assert functional.dropout(x, 0.5, training=False) is x
         assert functional.dropout(x, 0.0) is x
@@ -351,7 +359,7 @@ def updated(kind, mode):
     with recorder:
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
-    return [operator.name.rpartition(".")[2] for operator in recorder.operators], recorder, optimizer
+    return [operator.name.rpartition(".")[2] for operator in recorder.step_trace.operators], recorder, optimizer
 
 
 @pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad])
@@ -376,9 +384,9 @@ def test_counts_of_steps_stay_in_host_memory():
         assert all(mode.is_on_host(count.untyped_storage()._cdata) for count in counts)
         moments = [state["exp_avg"] for state in optimizer.state.values()]
         assert not any(mode.is_on_host(moment.untyped_storage()._cdata) for moment in moments)
-    state = [storage for storage in recorder.storages if storage.died is None and storage.shape == ()]
+    state = [storage for storage in recorder.step_trace.storages if storage.died is None and storage.shape == ()]
     assert state == []
-    state = [storage.size_bytes for storage in recorder.storages if storage.operator == "aten.zeros_like"]
+    state = [storage.size_bytes for storage in recorder.step_trace.storages if storage.operator == "aten.zeros_like"]
     assert state == 4 * [8 * 8 * 4]
 
 

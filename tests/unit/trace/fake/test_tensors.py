@@ -88,7 +88,7 @@ def test_a_step_that_needs_contents_is_unsupported_in_one_line(step, operator):
         traced()
     text = str(raised.value)
     assert f"operator {operator} needs the contents of a tensor" in text
-    assert "test_fake.py:" in text
+    assert "test_tensors.py:" in text
     assert "\n" not in text
     assert "/" not in text
 
@@ -100,7 +100,7 @@ def test_a_real_tensor_among_fake_ones_is_named():
         with refusals_explained(), CpuFakeMode():
             torch.ones(3) + outside
 
-    with pytest.raises(UnsupportedSettingError, match=r"aten\.add\.Tensor was given a real tensor.*test_fake\.py"):
+    with pytest.raises(UnsupportedSettingError, match=r"aten\.add\.Tensor was given a real tensor.*test_tensors\.py"):
         traced()
 
 
@@ -114,7 +114,7 @@ def test_a_padding_mask_that_makes_a_nested_tensor_is_unsupported_with_the_cure(
         with refusals_explained(), mode, torch.no_grad():
             encoder(torch.zeros(2, 4, 8), src_key_padding_mask=torch.zeros(2, 4, dtype=torch.bool))
 
-    with pytest.raises(UnsupportedSettingError, match=r"nested tensor.*test_fake\.py.*enable_nested_tensor=False"):
+    with pytest.raises(UnsupportedSettingError, match=r"nested tensor.*test_tensors\.py.*enable_nested_tensor=False"):
         traced()
 
 

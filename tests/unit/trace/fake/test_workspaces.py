@@ -1,22 +1,34 @@
-"""What CUDA's operators take inside themselves, by the layout of what they are given."""
+"""Tests of the memory that CUDA's operators allocate while they run, by the layout of their inputs."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from slr_bench.trace.fake.workspaces import Workspace, name_of, workspace_of
-from slr_bench.trace.recording import Operator, Story
-from slr_bench.trace.request_kinds import ALLOCATE, FREE, STEADY, TRANSIENT, UNMODELLED
-from slr_bench.trace.requests import Heard, requests
+from slr_bench.trace.fake.workspaces import name_of, workspace_of
+from slr_bench.trace.recording import Operator, StepTrace
+from slr_bench.trace.requests import (
+    ALLOCATE,
+    FREE,
+    STEADY,
+    TRANSIENT,
+    UNMODELLED,
+    OperatorNeed,
+    Request,
+    Workspace,
+    requests,
+    requests_from_json,
+)
 
 functional = nn.functional
 
 
 class Needs(TorchDispatchMode):
-    """By operator: what the rule says of each call."""
+    """Collect the rule's workspace of each call, by operator."""
 
     def __init__(self):
         super().__init__()
@@ -24,16 +36,16 @@ class Needs(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        made = func(*args, **kwargs)
+        result = func(*args, **kwargs)
         names = [argument.name for argument in func._schema.arguments]
-        given = dict(zip(names, args, strict=False)) | kwargs
-        self.found.setdefault(name_of(func), []).append(workspace_of(func, lambda: given, made))
-        return made
+        arguments = dict(zip(names, args, strict=False)) | kwargs
+        self.found.setdefault(name_of(func), []).append(workspace_of(func, lambda: arguments, result))
+        return result
 
 
-def needs(call, *given):
+def needs(call, *inputs):
     with Needs() as mode:
-        call(*given)
+        call(*inputs)
     return mode.found
 
 
@@ -50,7 +62,7 @@ PERMUTED = torch.ones(8, 2, 8, 3).permute(1, 3, 0, 2)  # neither channels first 
         (lambda x: functional.layer_norm(x, x.shape[-1:]), "native_layer_norm"),
     ],
 )
-def test_rows_that_do_not_lie_one_behind_the_other_are_copied(call, operator):
+def test_rows_that_are_not_contiguous_are_copied(call, operator):
     (plain,) = needs(call, ROWS)[operator]
     (turned,) = needs(call, ROWS.T)[operator]
     assert (plain.copied_bytes, turned.copied_bytes) == (0, 6 * 8 * 4)
@@ -80,7 +92,7 @@ def convolved(images, weight):
     return found
 
 
-def test_a_convolution_brings_what_it_is_given_into_one_layout():
+def test_convolution_brings_its_inputs_into_one_layout():
     weight = torch.ones(4, 3, 3, 3)
     last = IMAGES.contiguous(memory_format=torch.channels_last)
     assert convolved(IMAGES, weight).copied_bytes == 0
@@ -91,29 +103,38 @@ def test_a_convolution_brings_what_it_is_given_into_one_layout():
 
 def test_half_precision_is_computed_with_channels_last():
     images, weight = IMAGES.bfloat16(), torch.ones(4, 3, 3, 3, dtype=torch.bfloat16)
-    made = 2 * 4 * 6 * 6 * 2
-    assert convolved(images, weight).expected_bytes == images.nbytes + weight.nbytes + made
+    output_bytes = 2 * 4 * 6 * 6 * 2
+    assert convolved(images, weight).expected_bytes == images.nbytes + weight.nbytes + output_bytes
     assert convolved(images.contiguous(memory_format=torch.channels_last), weight).expected_bytes == 0
-    assert convolved(PERMUTED.bfloat16(), weight).expected_bytes == images.nbytes + weight.nbytes + made
+    assert convolved(PERMUTED.bfloat16(), weight).expected_bytes == images.nbytes + weight.nbytes + output_bytes
 
 
-def test_an_exponential_of_the_whole_and_a_mask_are_made_inside():
+def test_logsumexp_and_count_nonzero_hold_a_copy_and_a_mask():
     (found,) = needs(lambda x: torch.ops.aten.logsumexp(x, [-1]), ROWS)["logsumexp"]
     assert found.copied_bytes == ROWS.nbytes
     (found,) = needs(lambda x: torch.ops.aten.count_nonzero.dim_IntList(x, [0]), ROWS)["count_nonzero"]
     assert found.copied_bytes == ROWS.numel()
 
 
-def test_an_operator_without_a_rule_is_told_and_bounded_by_what_it_touches():
+def test_operator_without_a_rule_is_unmodelled_and_bounded_by_its_tensors():
     (found,) = needs(torch.cumsum, ROWS, 0)["cumsum"]
     assert found == Workspace(0, 2 * ROWS.nbytes, False)
 
 
-def test_a_copy_is_asked_for_beside_the_workspace_and_goes_with_the_operator():
-    story = Story([], [Operator("a", "", "", (), 0)])
-    heard = [
-        Heard(0, "a", Workspace(1, 2, True, 100), False, False),
-        Heard(0, "b", Workspace(0, 9, False), False, False),
+def test_copies_are_requested_beside_the_workspace_and_freed_after_the_operator():
+    step = StepTrace([], [Operator("a", "", "", (), 0)])
+    operator_needs = [
+        OperatorNeed(0, "a", Workspace(1, 2, True, 100), False, False),
+        OperatorNeed(0, "b", Workspace(0, 9, False), False, False),
     ]
-    once = [[ALLOCATE, -1, 100], [TRANSIENT, 1, 2], [FREE, -1, 0], [UNMODELLED, 0, 9]]
-    assert requests(story, heard, [], []) == [*once, [STEADY, 0, 0], *once]
+    once = [(ALLOCATE, -1, 100), (TRANSIENT, 1, 2), (FREE, -1, 0), (UNMODELLED, 0, 9)]
+    result = requests(step, operator_needs, [], [])
+    assert result == [*once, (STEADY, 0, 0), *once]
+    assert all(type(request) is Request for request in result)
+
+
+def test_requests_travel_as_json_lists_of_three_numbers():
+    sent = [Request(ALLOCATE, -1, 100), Request(STEADY, 0, 0)]
+    text = json.dumps(sent)
+    assert text == "[[0, -1, 100], [4, 0, 0]]"
+    assert requests_from_json(json.loads(text)) == sent
