@@ -21,13 +21,13 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"make: slr-bench needs Python 3.11 or newer, {sys.executable} is {v[0]}.{v[1]}; name another with PYTHON=python3.12")'
 	@if $(PYTHON) -c 'import torch, torchvision' 2>/dev/null; then \
 		echo "set-up: making $(VENV) over this machine's own torch"; \
-		$(PYTHON) -m venv --system-site-packages $(VENV) && $(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,memory-profiler]'; \
+		$(PYTHON) -m venv --system-site-packages $(VENV) && $(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,recogniser,memory-profiler]'; \
 	elif command -v uv >/dev/null; then \
 		echo "set-up: making $(VENV) with uv; torch is a large download (about 3 GB)"; \
-		uv venv -q --allow-existing -p $(PYTHON) $(VENV) && uv pip install -q -p $(BIN)/python --compile-bytecode -c constraints.txt -e '.[dev,memory-profiler]'; \
+		uv venv -q --allow-existing -p $(PYTHON) $(VENV) && uv pip install -q -p $(BIN)/python --compile-bytecode -c constraints.txt -e '.[dev,recogniser,memory-profiler]'; \
 	else \
 		echo "set-up: making $(VENV) with pip; torch is a large download (about 3 GB), allow some minutes"; \
-		$(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install -q --progress-bar on -c constraints.txt -e '.[dev,memory-profiler]'; \
+		$(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install -q --progress-bar on -c constraints.txt -e '.[dev,recogniser,memory-profiler]'; \
 	fi
 	@echo "set-up: compiling bytecode, so that every later start is quick"
 	@$(BIN)/python -m compileall -q slr_bench models benchmarks || true

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from slr_bench.grid.project_file import find_project
+
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [
     "units",
@@ -154,7 +156,9 @@ def test_no_package_and_no_workload_spec_imports_torch():
     packages = [
         module_name(path) for path in sources("slr_bench", "models", "benchmarks") if path.name == "__init__.py"
     ]
-    specs = {point.value.partition(":")[0] for point in entry_points(group="slr_bench.workloads", name="train_step")}
+    project = find_project(ROOT)
+    assert project is not None
+    specs = {value.partition(":")[0] for value in project.workloads.values()}
     assert specs == {"benchmarks.workloads"}
     loaded = loaded_after("\n".join(f"import {name}" for name in [*packages, *specs, "models.config"]))
     assert {*packages, *specs} <= loaded

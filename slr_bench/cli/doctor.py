@@ -11,8 +11,7 @@ def doctor(as_json: JsonOption = False) -> None:
     """Say what this machine can measure and what not, with the cure for each lack. Exit code 0 whatever it finds."""
     from rich.console import Console
 
-    from slr_bench.doctor.doctor import examine
-    from slr_bench.report.views.doctor import findings_json, findings_table
+    from slr_bench.doctor.doctor import examine, findings_json, findings_table
 
     findings = list(examine())
     if not as_json:

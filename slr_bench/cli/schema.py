@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,12 +22,14 @@ def schema(
     ] = False,
 ) -> None:
     """Write the JSON Schema of a workload's training files, with which editors complete the YAML."""
+    from slr_bench.grid.project_file import use_projects_of
     from slr_bench.grid.reference import reference
     from slr_bench.grid.schema import grid_schema, training_schema
     from slr_bench.grid.workload import find_workload
 
     if grid and markdown:
         raise ConfigError("--grid and --markdown are two outputs: the page has both kinds of files; give one of them")
+    use_projects_of(Path.cwd())
     spec = find_workload(workload)
     if markdown:
         sys.stdout.write(reference(spec))

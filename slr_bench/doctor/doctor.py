@@ -1,4 +1,7 @@
-"""What this machine can measure and what not, and the cure for each lack. What needs torch is asked of a child."""
+"""Examines what this machine can measure, with a cure for each lack; prints it as a table or as JSON.
+
+Checks that need torch run in a child process.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +11,43 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from slr_bench.doctor.gpu import Finding, gpu_findings
 from slr_bench.errors import ProbeUnavailableError, SlrBenchError
 from slr_bench.probes import host
 from slr_bench.probes.tree import PROC, pss_bytes
-from slr_bench.units import GIB, format_bytes
+from slr_bench.units import GIB, format_bytes, plain
 
+Answer = dict[str, Any]
+"""A JSON object."""
 LITTLE_DISK_BYTES: Final = 5 * GIB
 _CHILD_TIMEOUT_S: Final = 120.0
+_STYLES: Final = {"ok": "green", "lacking": "bold red", "not here": "yellow"}
 _TORCH_CODE: Final = """
-import json, torch, torchvision
-found = {"torch": torch.__version__, "torchvision": torchvision.__version__, "built_for": torch.version.cuda}
+import json, torch
+found = {"torch": torch.__version__, "built_for": torch.version.cuda}
+try:
+    import torchvision
+    found["torchvision"] = torchvision.__version__
+except ModuleNotFoundError:
+    pass
 found["devices"] = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
 print(json.dumps(found))
 """
 _DECODE_CODE: Final = """
-import io, json, av
+import io, json, sys
+try:
+    import av
+except ModuleNotFoundError:
+    sys.exit(print(json.dumps({"av": None})))
 file = io.BytesIO()
 with av.open(file, "w", format="mp4") as out:
     stream = out.add_stream("h264", rate=25)
@@ -45,14 +64,17 @@ print(json.dumps({"av": av.__version__}))
 """
 
 
-def ask_child(code: str) -> dict[str, Any] | str:
-    """What a fresh interpreter prints as JSON, or in one line why it could not: no library can take us with it."""
+def run_in_child(code: str) -> Answer | str:
+    """Run code in a fresh interpreter; return the JSON that it prints, or one line that says why it failed.
+
+    A library that crashes cannot take this process with it.
+    """
     try:
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=_CHILD_TIMEOUT_S, check=False
         )
         if done.returncode == 0:
-            found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+            found: Answer = json.loads(done.stdout.splitlines()[-1])
             return found
     except (subprocess.TimeoutExpired, ValueError, IndexError) as error:
         return f"{type(error).__name__} in the child"
@@ -60,16 +82,16 @@ def ask_child(code: str) -> dict[str, Any] | str:
     return lines[-1] if lines else f"the child ended with status {done.returncode}"
 
 
-def examine(ask: Callable[[str], dict[str, Any] | str] = ask_child) -> Iterator[Finding]:
-    """Every finding, the quick ones first."""
+def examine(in_child: Callable[[str], Answer | str] = run_in_child) -> Iterator[Finding]:
+    """Yield every finding, the quick ones first."""
     yield Finding("Python", "ok", platform.python_version())
     yield _cpu()
     yield from memory_findings()
     yield _disk()
     yield _memory_profiler()
     yield from gpu_findings()
-    yield from torch_findings(ask(_TORCH_CODE))
-    yield decode_finding(ask(_DECODE_CODE))
+    yield from torch_findings(in_child(_TORCH_CODE))
+    yield decode_finding(in_child(_DECODE_CODE))
     yield _fork_server()
 
 
@@ -78,9 +100,9 @@ def _cpu() -> Finding:
 
 
 def memory_findings(proc: Path = PROC) -> Iterator[Finding]:
-    """The limit on RAM, and each of the kernel's meters."""
+    """Check the limit on RAM and each meter of the kernel."""
     memory = host.read_host_memory()
-    yield Finding("RAM limit", "ok", f"{format_bytes(memory.limit_bytes)}, of the {memory.source}")
+    yield Finding("RAM limit", "ok", f"{format_bytes(memory.limit_bytes)}, set by the {memory.source}")
     try:
         host.reset_high_water(proc)
         yield Finding("RAM high-water mark", "ok", "exact, can be reset")
@@ -93,39 +115,42 @@ def memory_findings(proc: Path = PROC) -> Iterator[Finding]:
     else:
         yield Finding("PSS of a tree", "ok", "shared pages counted once")
     if host.oom_kills(proc) is None:
-        cure = "a kill for want of RAM looks like a crash: use a Linux kernel from 4.13 on"
+        cure = "an out-of-memory kill looks like a crash: use a Linux kernel from 4.13 on"
         yield Finding("oom_kill counter", "lacking", "not in /proc/vmstat", cure)
     else:
-        yield Finding("oom_kill counter", "ok", "kills for want of RAM are told from crashes")
+        yield Finding("oom_kill counter", "ok", "the kernel's out-of-memory kills are distinguished from crashes")
 
 
-def torch_findings(found: dict[str, Any] | str) -> Iterator[Finding]:
-    """What torch said of itself, or why it said nothing."""
+def torch_findings(found: Answer | str) -> Iterator[Finding]:
+    """Turn what torch reports about itself, or the reason that it cannot be imported, into findings."""
     if isinstance(found, str):
-        yield Finding("torch", "lacking", found, "nothing can be measured: pip install torch torchvision")
+        yield Finding("torch", "lacking", found, "nothing can be measured: pip install torch")
         return
-    yield Finding("torch", "ok", f"{found['torch']}, torchvision {found['torchvision']}")
+    torchvision = f", torchvision {found['torchvision']}" if "torchvision" in found else ""
+    yield Finding("torch", "ok", f"{found['torch']}{torchvision}")
     if found["devices"]:
         yield Finding("CUDA by torch", "ok", f"CUDA {found['built_for']}: {', '.join(found['devices'])}")
     elif found["built_for"] is None:
         cure = "on a machine with a GPU, install torch's CUDA build"
         yield Finding("CUDA by torch", "not here", "this torch is built without CUDA", cure)
     else:
-        cure = "cells run on the CPU; with a GPU here, mend the driver first (nvidia-smi)"
+        cure = "cells run on the CPU; if this machine has a GPU, repair its driver first (nvidia-smi)"
         yield Finding("CUDA by torch", "not here", f"torch for CUDA {found['built_for']} sees no device", cure)
 
 
-def decode_finding(found: dict[str, Any] | str) -> Finding:
-    """Whether five frames of H.264 can be written and read."""
+def decode_finding(found: Answer | str) -> Finding:
+    """Return whether five frames of H.264 can be written and read."""
     if isinstance(found, str):
         return Finding("video by PyAV", "lacking", found, "pip install --force-reinstall av: its wheel carries FFmpeg")
+    if found["av"] is None:
+        return Finding("video by PyAV", "not here", "an optional extra", "only for video: pip install av")
     return Finding("video by PyAV", "ok", f"PyAV {found['av']} writes and reads H.264")
 
 
 def _disk() -> Finding:
     free_bytes = shutil.disk_usage(Path.cwd()).free
     if free_bytes < LITTLE_DISK_BYTES:
-        cure = f"data and runs need some room: keep {format_bytes(LITTLE_DISK_BYTES)} free, or use --out elsewhere"
+        cure = f"data and runs need room: keep {format_bytes(LITTLE_DISK_BYTES)} free, or use --out elsewhere"
         return Finding("disk here", "lacking", f"{format_bytes(free_bytes)} free", cure)
     return Finding("disk here", "ok", f"{format_bytes(free_bytes)} free")
 
@@ -139,7 +164,7 @@ def _memory_profiler() -> Finding:
 
 
 def _fork_server() -> Finding:
-    """Check that the process of a cell can be forked and ends as it should."""
+    """Check that the process of a cell can be forked and ends normally."""
     from slr_bench.execute.job import DescribeEnvironment
     from slr_bench.run.driver import temporary_driver
 
@@ -152,3 +177,23 @@ def _fork_server() -> Finding:
     if ending.result is None:
         return Finding("fork server", "lacking", f"a child ended with {ending.code or ending.signal}", cure)
     return Finding("fork server", "ok", "a cell's process starts and reports")
+
+
+def findings_table(findings: Sequence[Finding]) -> RenderableType:
+    """Make a table with one row per finding; a cure is a line below the detail that it mends."""
+    table = Table(box=None, padding=(0, 1), pad_edge=False, show_header=False)
+    table.add_column(max_width=26, overflow="fold")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in findings:
+        text = Text(plain(finding.detail))
+        if finding.cure and finding.state != "ok":
+            text.append(f"\n→ {plain(finding.cure)}", style="dim")
+        table.add_row(Text(plain(finding.name, 60)), Text(finding.state, style=_STYLES[finding.state]), text)
+    return table
+
+
+def findings_json(findings: Sequence[Finding]) -> Answer:
+    """Return ``{"findings": [{name, state, detail, cure}], "lacking": count}``; ``cure`` is null if there is none."""
+    rows = [{**finding._asdict(), "cure": finding.cure or None} for finding in findings]
+    return {"findings": rows, "lacking": sum(finding.state == "lacking" for finding in findings)}

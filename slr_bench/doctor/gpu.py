@@ -1,4 +1,4 @@
-"""What the driver tells of each GPU, and what it keeps to itself."""
+"""Checks which quantities the driver of each GPU reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ State = Literal["ok", "lacking", "not here"]
 
 
 class Finding(NamedTuple):
-    """One thing looked at. ``cure`` is what to do where it is not ok."""
+    """The result of one check. ``cure`` is what to do if it is not ok."""
 
     name: str
     state: State
@@ -24,7 +24,7 @@ class Finding(NamedTuple):
 
 
 def gpu_findings(load: Callable[[], Any] = load_library) -> Iterator[Finding]:
-    """NVML and each card: what the driver tells of it."""
+    """Check NVML, and for each GPU the quantities that its driver reports."""
     try:
         library = load()
         devices = list_devices(library)
@@ -61,7 +61,7 @@ def _card_findings(library: Any, uuid: str, name: str) -> Iterator[Finding]:
     fields = {**reading._asdict(), **state._asdict(), "energy_mj": nvml.energy_mj()}
     del fields["total_bytes"]
     if nvml.space.is_machines:
-        del fields["process_bytes"]  # doctor itself uses no GPU: that it is not listed says nothing
+        del fields["process_bytes"]  # doctor itself uses no GPU, so its absence from the list means nothing
     nulls = {field: nvml.why(field) for field, value in fields.items() if value is None}
     total = format_bytes(reading.total_bytes)
     if not nulls:

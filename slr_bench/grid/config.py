@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from slr_bench.errors import ConfigError
 from slr_bench.files import Overrides
+from slr_bench.grid.project_file import use_projects_of
 from slr_bench.grid.techniques import AblationChain, Technique
 from slr_bench.grid.yaml_files import read_yaml, validate
 from slr_bench.units import nearest, parse_bytes
@@ -126,6 +127,7 @@ def load_grid(path: Path) -> GridConfig:
         ConfigError: unreadable, unknown key (nearest offered), wrong type, empty grid.
     """
     values = read_yaml(path)
+    use_projects_of(path.parent)
     if not GridConfig.model_fields.keys() & values.keys():
         return GridConfig(base=path.resolve(), repeats=1)
     if isinstance(values.get("techniques"), str):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from importlib.metadata import entry_points
 from typing import Any, Final, NamedTuple
 
 from slr_bench.errors import ConfigError
 from slr_bench.grid.config import GridConfig
-from slr_bench.grid.workload import GROUP, WorkloadSpec, find_workload
+from slr_bench.grid.workload import WorkloadSpec, find_workload, registrations
 
 Schema = dict[str, Any]
 
@@ -69,10 +68,10 @@ def keys_of(schema: Schema, definitions: Mapping[str, Schema], prefix: str = "")
 def alike(spec: WorkloadSpec) -> list[str]:
     """Names of the registered workloads that have the same settings, this one first."""
     names = {spec.name: None}
-    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+    for registered in sorted({one.name for one in registrations()}):
         with contextlib.suppress(ConfigError):  # one that does not load is no concern of the others
-            if find_workload(point.name).settings is spec.settings:
-                names[point.name] = None
+            if find_workload(registered).settings is spec.settings:
+                names[registered] = None
     return list(names)
 
 

@@ -1,6 +1,8 @@
-"""What can be measured: named workloads, registered as entry points of the group ``slr_bench.workloads``.
+"""Describes what can be measured: workloads, by the names under which projects and packages register them.
 
-A spec is the parent's half and imports no torch; what ``build`` returns is the child's half.
+A project names its workloads in its ``pyproject.toml`` (:mod:`slr_bench.grid.project_file`); an installed package may
+register them as entry points of the group ``slr_bench.workloads``. A spec is the parent's half of a workload and
+imports no torch; what ``build`` returns is the child's half.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from slr_bench.errors import ConfigError
 from slr_bench.grid.description import GENERIC, WorkloadDescription
+from slr_bench.grid.project_file import Project, projects
 from slr_bench.record import Metric
 from slr_bench.units import nearest
 
@@ -148,21 +151,49 @@ class WorkloadSpec(WorkloadDescription):
     """Checked by the parent before any process starts; returns facts bound to the run (``data_fingerprint``)."""
 
 
-def find_workload(name: str) -> WorkloadSpec:
-    """The registered workload of this name.
+class Registration(NamedTuple):
+    """The place of a workload's spec."""
+
+    name: str
+    value: str
+    """``module:spec``."""
+    project: Project | None = None
+    """The project whose file names it; None for an entry point of an installed package."""
+
+    @property
+    def module(self) -> str:
+        """Module that holds the spec."""
+        return self.value.partition(":")[0].strip()
+
+
+def registrations() -> list[Registration]:
+    """Return every registered workload, each place once. A name in a project file hides installed ones.
 
     Raises:
-        ConfigError: none is registered under it, or two are; it does not load, or its settings cannot be a cell's.
+        ConfigError: A project file cannot be read.
     """
-    points = list(entry_points(group=GROUP))
-    found = list({point.value: point for point in points if point.name == name}.values())
+    named = [Registration(name, value, found) for found in projects() for name, value in found.workloads.items()]
+    first = {one.name: one for one in reversed(named)}
+    installed = [Registration(point.name, point.value) for point in entry_points(group=GROUP)]
+    others = {(one.name, one.value): one for one in installed if one.name not in first}
+    return [*reversed(first.values()), *others.values()]
+
+
+def find_workload(name: str) -> WorkloadSpec:
+    """Return the registered workload with this name.
+
+    Raises:
+        ConfigError: None or two are registered under it, it cannot be loaded, or its settings cannot be a cell's.
+    """
+    known = registrations()
+    found = [one for one in known if one.name == name]
     if not found:
-        known = nearest(name, {point.name for point in points})
         raise ConfigError(
-            f"workload: no workload {name!r} is registered{known} (or install the package that registers it)"
+            f"workload: no workload {name!r} is registered{nearest(name, {one.name for one in known})} (or name it in "
+            "the [tool.slr-bench.workloads] table of your pyproject.toml, or install the package that registers it)"
         )
     if len(found) > 1:
-        places = " and ".join(sorted(point.value for point in found))
+        places = " and ".join(sorted(one.value for one in found))
         raise ConfigError(f"workload {name!r} is registered twice, as {places}; give one of them another name")
     return _loaded(found[0])
 
@@ -183,17 +214,21 @@ def units_per_step(work: StepWork, spec: WorkloadDescription) -> tuple[int, str]
     return work.samples_per_step, spec.throughput_metric
 
 
-def _loaded(point: EntryPoint) -> WorkloadSpec:
+def _loaded(registration: Registration) -> WorkloadSpec:
+    name, value, project = registration
+    if project is not None:
+        project.go_on_import_path()
     try:
-        spec = point.load()
+        spec = EntryPoint(name, value, GROUP).load()
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"workload {point.name!r} does not load from {point.value}: {error}") from error
+        where = "" if project is None else f" (named in {project.root / 'pyproject.toml'})"
+        raise ConfigError(f"workload {name!r} does not load from {value}: {error}{where}") from error
     if not isinstance(spec, WorkloadSpec):
-        raise ConfigError(f"workload {point.name!r}: {point.value} is a {type(spec).__name__}, not a WorkloadSpec")
+        raise ConfigError(f"workload {name!r}: {value} is a {type(spec).__name__}, not a WorkloadSpec")
     problem = _problem(spec.settings)
     if problem:
-        raise ConfigError(f"workload {point.name!r}: {spec.settings.__name__} {problem}")
-    return spec if spec.packages else replace(spec, packages=(point.module.partition(".")[0],))
+        raise ConfigError(f"workload {name!r}: {spec.settings.__name__} {problem}")
+    return spec if spec.packages else replace(spec, packages=(registration.module.partition(".")[0],))
 
 
 def _problem(settings: type[BaseModel]) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import slr_bench
 from slr_bench.errors import ConfigError
+from slr_bench.grid import project_file
 from slr_bench.grid.workload import GROUP
 from slr_bench.run.revisions import git
 from slr_bench.worker import old_names
@@ -71,7 +72,7 @@ class Tree:
         places = [self.harness, *(path for path in moved if path.is_dir()), self.directory, *outside]
         # Without the safe path, `python -m` would put the user's directory before all of these.
         search_path = os.pathsep.join(map(str, dict.fromkeys(places)))
-        return {"PYTHONPATH": search_path, "PYTHONSAFEPATH": "1", old_names.VARIABLE: "1"}
+        return {"PYTHONPATH": search_path, "PYTHONSAFEPATH": "1", old_names.VARIABLE: "1", project_file.VARIABLE: ""}
 
 
 def _below(path: Path, top: Path) -> Path | None:

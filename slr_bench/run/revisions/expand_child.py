@@ -10,7 +10,6 @@ import contextlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from slr_bench.errors import ConfigError, SlrBenchError
 from slr_bench.files import flatten
 from slr_bench.grid.cells import Cell, expand_each
 from slr_bench.grid.config import GridConfig
-from slr_bench.grid.workload import GROUP
+from slr_bench.grid.workload import registrations
 from slr_bench.run.binding import source_hash
 from slr_bench.run.driver import prepare
 from slr_bench.worker.old_names import install_if_needed
@@ -77,7 +76,7 @@ def _cell(cell: Cell, part: int, facts: Mapping[str, str]) -> dict[str, Any]:
 
 def _refuse_foreign(cells: Sequence[Cell], foreign: Path) -> None:
     """A package that this source lacks must not be taken from the user's working tree instead."""
-    homes = {point.name: point.module for point in entry_points(group=GROUP)}
+    homes = {one.name: one.module for one in registrations()}
     names = {name for cell in cells for name in (homes[cell.spec.name], *cell.spec.packages)}
     for name in sorted(names):
         found = find_spec(name)

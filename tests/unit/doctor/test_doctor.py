@@ -1,10 +1,20 @@
 """What the doctor finds on machines made by hand: every lack has its cure."""
 
+import io
+
 import pytest
 from fake_nvml import LIBRARY_NOT_FOUND, NO_PERMISSION, NOT_SUPPORTED, FakeCard, FakeNvml
+from rich.console import Console
 
-from slr_bench.doctor.doctor import ask_child, decode_finding, memory_findings, torch_findings
-from slr_bench.doctor.gpu import gpu_findings
+from slr_bench.doctor.doctor import (
+    decode_finding,
+    findings_json,
+    findings_table,
+    memory_findings,
+    run_in_child,
+    torch_findings,
+)
+from slr_bench.doctor.gpu import Finding, gpu_findings
 from slr_bench.errors import ProbeUnavailableError
 from slr_bench.probes.nvml_words import explain
 
@@ -68,7 +78,7 @@ TORCH = {"torch": "2.14", "torchvision": "0.29", "built_for": "13.0", "devices":
     ("found", "state", "words"),
     [
         (TORCH, "ok", "H100"),
-        (TORCH | {"devices": []}, "not here", "mend the driver"),
+        (TORCH | {"devices": []}, "not here", "repair its driver"),
         (TORCH | {"devices": [], "built_for": None}, "not here", "CUDA build"),
     ],
 )
@@ -85,8 +95,37 @@ def test_a_torch_or_decoder_that_breaks_is_a_lack_with_its_own_words():
     assert decode_finding({"av": "18.1"}).state == "ok"
 
 
+def test_what_only_the_recogniser_needs_is_no_lack():
+    bare = {name: value for name, value in TORCH.items() if name != "torchvision"}
+    assert by_name(torch_findings(bare))["torch"] == Finding("torch", "ok", "2.14")
+    assert decode_finding({"av": None}).state == "not here"
+
+
 def test_a_child_that_dies_takes_nobody_with_it():
-    assert ask_child("import os; os.abort()") == "the child ended with status -6"
-    assert ask_child("raise ImportError('gone')") == "ImportError: gone"
-    assert ask_child("print('not json')") == "JSONDecodeError in the child"
-    assert ask_child("print('noise'); print('{\"a\": 1}')") == {"a": 1}
+    assert run_in_child("import os; os.abort()") == "the child ended with status -6"
+    assert run_in_child("raise ImportError('gone')") == "ImportError: gone"
+    assert run_in_child("print('not json')") == "JSONDecodeError in the child"
+    assert run_in_child("print('noise'); print('{\"a\": 1}')") == {"a": 1}
+
+
+FOUND = [
+    Finding("Python", "ok", "3.12"),
+    Finding("GPU 0 NVIDIA GeForce RTX 4090 Laptop GPU", "lacking", "temperature unknown", "ask as root " * 9),
+    Finding("NVML", "not here", "\x1b[31mno driver", "install it"),
+]
+
+
+def test_the_table_fits_80_columns_and_prints_no_foreign_escapes():
+    console = Console(file=io.StringIO(), width=80)
+    console.print(findings_table(FOUND))
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("→") == 2
+    assert "\x1b" not in text
+    assert text.count("root") == 9
+
+
+def test_json_has_null_for_no_cure_and_counts_the_lacks():
+    found = findings_json(FOUND)
+    assert found["lacking"] == 1
+    assert found["findings"][0] == {"name": "Python", "state": "ok", "detail": "3.12", "cure": None}

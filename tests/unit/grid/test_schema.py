@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict
 from models.config import Settings
 from slr_bench.errors import ConfigError
 from slr_bench.files import flatten
-from slr_bench.grid import schema as schema_module
 from slr_bench.grid import workload
 from slr_bench.grid.cells import expand
 from slr_bench.grid.config import GridConfig, load_grid
+from slr_bench.grid.project_file import VARIABLE
 from slr_bench.grid.reference import reference
 from slr_bench.grid.schema import grid_schema, keys_of, training_schema
 from slr_bench.grid.workload import GROUP, WorkloadSpec, find_workload
@@ -116,8 +116,8 @@ def test_the_grid_of_another_workload_has_its_keys_and_must_name_it(monkeypatch)
     """A grid without a workload is one of train_step."""
     spec = WorkloadSpec("foreign", Foreign, print)
     points = [EntryPoint("foreign", "no_such:spec", GROUP), EntryPoint("broken", "no_such:spec", GROUP)]
-    for module in (workload, schema_module):
-        monkeypatch.setattr(module, "entry_points", lambda group: points)
+    monkeypatch.setattr(workload, "entry_points", lambda group: points)
+    monkeypatch.setenv(VARIABLE, "")
     schema = grid_schema(spec)
     assert mistakes({"workload": "foreign", "axes": {"width": [8, 16]}}, schema) == []
     assert mistakes({"axes": {"width": [8]}}, schema) == ["file: workload is missing"]

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from slr_bench.errors import ConfigError
 from slr_bench.grid import workload
+from slr_bench.grid.project_file import VARIABLE
 from slr_bench.grid.workload import GROUP, WorkloadSpec, find_workload
 
 
@@ -22,6 +23,7 @@ def registry(monkeypatch):
     points += [EntryPoint("good", values["good"], GROUP)]  # seen twice, as from a checkout that is installed
     points += [EntryPoint("twice", f"{owner}.bench:spec", GROUP) for owner in ("mine", "theirs")]
     monkeypatch.setattr(workload, "entry_points", lambda group: points if group == GROUP else [])
+    monkeypatch.setenv(VARIABLE, "")
 
 
 def test_a_registered_workload_is_loaded():
