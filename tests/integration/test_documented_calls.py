@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from markdown_page import Page
 
 from models.config import Settings, load_settings
 from slr_bench.files import parse_overrides
@@ -110,3 +111,28 @@ def test_the_advisor_turns_troubleshooting_into_commands(capsys, monkeypatch):
     pairs = [word for option, word in pairwise(words) if option == "--set"]
     training = load_settings(ROOT / words[3], parse_overrides(pairs)).training
     assert (training.batch_size, training.gradient_accumulation_steps, training.mixed_precision) == (16, 2, True)
+
+
+def examples_with_output():
+    """Return every command of the README that is followed by its output, with the lines of this output."""
+    examples = []
+    blocks = Page(ROOT / "README.md").blocks
+    for block, after in pairwise(blocks):
+        if block.language == "bash" and after.language == "text":
+            (line,) = Page.lines(block)
+            examples.append(pytest.param(line, after.text.splitlines(), id=line.split()[1]))
+    return examples
+
+
+def test_readme_shows_the_output_of_five_commands():
+    assert [case.id for case in examples_with_output()] == ["profile", "run", "predict", "plan", "gate"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("line", "promised"), examples_with_output())
+def test_output_in_the_readme_is_that_of_the_command(line, promised, tmp_path):
+    line = line.replace("slr-bench", "python -m slr_bench", 1).replace("reports/latest-fake", str(tmp_path))
+    result = call(line.replace("HEAD~1", "HEAD"))  # the last commit may change bytes on purpose
+    assert result.returncode == 0, result.stderr
+    printed = " ".join(result.stdout.split())
+    assert [text for text in promised if " ".join(text.split()) not in printed] == []
