@@ -13,16 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from models.config import Settings, load_settings
-from models.training.advice import advised
+from models.training import CHECKPOINT_NAME, CONFIG_NAME
+from models.training.advice import apply_advice
 from models.training.advisor import DEFAULT_CONFIG, advise, setting_overrides, setting_words, show
 from models.training.machine import Machine
-from models.training.output_files import CHECKPOINT_NAME, CONFIG_NAME
 from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, SlrBenchError
 from slr_bench.units import warn_in_one_line
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit code. A mistake of the user's ends in one line on stderr."""
+    """Run the command and return its exit code. Errors that the user can mend print one line on stderr."""
     options = _parser().parse_args(arguments)
     warn_in_one_line()
     try:
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         _prepare(options.output_dir, options.resume)
         weights = [] if options.weights is None else [f"model.weights={options.weights}"]
         words = shlex.join(setting_words(options, [*options.set, *weights]))
-        with _held(options.output_dir):
+        with _locked(options.output_dir):
             if options.auto:
                 settings = _fitted(settings, options.output_dir, options.resume, words)
             _train(settings, options.output_dir, options.resume, words)
@@ -38,9 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        kept = options.output_dir / CHECKPOINT_NAME
-        left = f"{kept} is as it was last saved, go on with --resume" if kept.exists() else "nothing was saved yet"
-        print(f"error: interrupted at once; {left}", file=sys.stderr)
+        checkpoint = options.output_dir / CHECKPOINT_NAME
+        hint = f"{checkpoint} is unchanged, continue with --resume" if checkpoint.exists() else "nothing was saved yet"
+        print(f"error: interrupted immediately; {hint}", file=sys.stderr)
         return EXIT_INTERRUPTED
     return EXIT_OK
 
@@ -52,13 +52,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--data-dir", metavar="D", help="data in WLASL layout; sets data.dir")
-    add("--output-dir", type=Path, metavar="O", default=Path("outputs"), help="for checkpoint, metrics, configuration")
+    add(
+        "--output-dir",
+        type=Path,
+        metavar="O",
+        default=Path("outputs"),
+        help="directory for checkpoint, metrics and configuration",
+    )
     add("--config", type=Path, metavar="C", default=DEFAULT_CONFIG, help="configuration file")
-    add("--num-classes", type=int, metavar="N", help="sign classes; sets model.num_classes")
+    add("--num-classes", type=int, metavar="N", help="number of sign classes; sets model.num_classes")
     add("--set", action="append", default=[], metavar="A.B=C", help="change one key of the configuration; repeatable")
-    add("--weights", metavar="F", help="file of weights to begin with; sets model.weights")
-    add("--auto", action="store_true", help="first pick workers, cache and micro-batch for this machine")
-    add("--resume", action="store_true", help="go on from the checkpoint in the output directory")
+    add("--weights", metavar="F", help="file of weights to start from; sets model.weights")
+    add("--auto", action="store_true", help="first choose workers, cache and micro-batch for this machine")
+    add("--resume", action="store_true", help="continue from the checkpoint in the output directory")
     return parser
 
 
@@ -69,7 +75,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     settings = load_settings(options.config, overrides)
     if settings.data.dir is None:
         raise ConfigError(
-            "no data directory: give --data-dir DIR, or make one with "
+            "no data directory: pass --data-dir DIR, or make one with "
             "python -m models.data.synthetic --out DIR --num-classes 20"
         )
     if not settings.data.dir.is_dir():
@@ -78,7 +84,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _prepare(output_dir: Path, resume: bool) -> None:
-    """Find out before the work, not after the first epoch, that results can be kept."""
+    """Check before the work that results can be saved."""
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output_dir):
@@ -91,13 +97,13 @@ def _prepare(output_dir: Path, resume: bool) -> None:
         )
     if resume and not (output_dir / CHECKPOINT_NAME).exists():
         raise ConfigError(
-            f"{output_dir} holds no {CHECKPOINT_NAME} to go on from; check --output-dir, "
-            "or leave out --resume to begin anew"
+            f"{output_dir} holds no {CHECKPOINT_NAME} to continue from; check --output-dir, "
+            "or leave out --resume to start anew"
         )
 
 
 @contextmanager
-def _held(output_dir: Path) -> Iterator[None]:
+def _locked(output_dir: Path) -> Iterator[None]:
     """Keep other trainings out of the directory while this one runs."""
     descriptor = os.open(output_dir, os.O_RDONLY)
     try:
@@ -116,45 +122,47 @@ def _held(output_dir: Path) -> Iterator[None]:
 
 
 def _fitted(settings: Settings, output_dir: Path, resume: bool, words: str) -> Settings:
-    """The setting for this machine. A resumed training keeps the batches that it began with."""
+    """Return the setting for this machine. A resumed training keeps the batches that it started with."""
     if resume and (output_dir / CONFIG_NAME).exists():
         before = load_settings(output_dir / CONFIG_NAME).training
-        kept = {"batch_size": before.batch_size, "gradient_accumulation_steps": before.gradient_accumulation_steps}
-        training = settings.training.model_copy(update=kept)
+        batches = {"batch_size": before.batch_size, "gradient_accumulation_steps": before.gradient_accumulation_steps}
+        training = settings.training.model_copy(update=batches)
         settings = settings.model_copy(update={"training": training})
-    machine = Machine.here()
+    machine = Machine.current()
     advice = advise(settings, machine, measure=not resume, arguments=words)
     show(advice, machine, sys.stderr)
-    return advised(settings, advice)
+    return apply_advice(settings, advice)
 
 
 def _train(settings: Settings, output_dir: Path, resume: bool, words: str) -> None:
-    # Imported here: a mistake in the configuration is told at once, not after seconds of importing torch.
+    # Imported here, so that an error in the configuration is reported before torch is imported, which takes seconds.
     import torch
 
     from models.data.loading.clips import build_loaders
+    from models.layers.placement import default_device
     from models.networks.efficient import build_recogniser
-    from models.training.batch_size import out_of_memory_told
-    from models.training.efficient_trainer import EfficientTrainer
-    from models.training.frozen_features import with_kept_features
+    from models.training.efficient_trainer import build_trainer
+    from models.training.loaders import Splits, with_stored_features
     from models.training.optimization import steps_per_epoch
+    from models.training.out_of_memory import explain_out_of_memory
 
     loaders = build_loaders(settings)
     if left_out := loaders.manifest.left_out_text:
-        print(f"{left_out}; all of them: python -m models.data.wlasl check {settings.data.dir}", file=sys.stderr)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        print(f"{left_out}; list all: python -m models.data.wlasl check {settings.data.dir}", file=sys.stderr)
+    device = default_device()
     torch.manual_seed(settings.training.seed)
     total_steps = settings.training.epochs * steps_per_epoch(len(loaders.train.indices), settings.training)
     try:
-        with out_of_memory_told(lambda: "the network", may_halve=False, advisor_arguments=words):
-            model = build_recogniser(settings.model, settings.training.recompute)
-            loaders = with_kept_features(loaders, model.to(device), settings, device)
-            trainer = EfficientTrainer(
-                model.to(device), settings.training, device, total_steps,
-                settings=settings, data_fingerprint=loaders.manifest.fingerprint,
+        with explain_out_of_memory(lambda: "the network", may_halve=False, advisor_arguments=words):
+            model = build_recogniser(settings.model, settings.training.recompute).to(device)
+            loaders = with_stored_features(loaders, model, settings, device)
+            trainer = build_trainer(
+                model, settings.training, device, total_steps, Splits(loaders.train, loaders.val),
+                settings, loaders.manifest.fingerprint,
             )  # fmt: skip
-        with out_of_memory_told(trainer.micro_batch_text, trainer.halving_could_help, words):
-            trainer.fit(loaders.train, loaders.val, output_dir, resume)
+        micro_batches = trainer.micro_batches
+        with explain_out_of_memory(micro_batches.description, micro_batches.halving_could_help, words):
+            trainer.fit(output_dir, resume)
             if padding := loaders.padding_text:
                 print(padding, file=sys.stderr)
     finally:

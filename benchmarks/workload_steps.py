@@ -20,9 +20,11 @@ from models.data.loading.clips import build_loaders
 from models.layers.placement import to_channels_last
 from models.networks.backbone import select_frames
 from models.networks.efficient import build_recogniser
-from models.training.efficient_trainer import EfficientTrainer
-from models.training.frozen_features import with_kept_features
+from models.training.efficient_trainer import Trainer
+from models.training.loaders import Splits, with_stored_features
+from models.training.micro_batches import MicroBatches
 from models.training.optimization import autocast, fp32_products, steps_per_epoch
+from models.training.stepper import Stepper
 from slr_bench.grid.workload import BuildContext
 from slr_bench.record import Metric
 
@@ -99,31 +101,32 @@ class TrainStep(_Steps):
 
     def __init__(self, settings: Settings, context: BuildContext) -> None:
         super().__init__(settings, context)
-        self._trainer = EfficientTrainer(
-            self._model, settings.training, context.device, total_steps=1000, phase=context.phase
-        )
-
+        self._stepper = Stepper(self._model, settings.training, context.device, total_steps=1000, phase=context.phase)
         self._has_stepped = False
+        self._previous: list[Tensor] = []
+        """Numbers of the previous step, which a trainer reads before the next one; they count as live bytes."""
 
     def step(self) -> None:
-        """Every micro-batch forward and backward, then the update. The first goes on until fp16's scale has stopped
-        falling: as long as it falls updates are skipped, and no optimizer state exists.
+        """Run every micro-batch forward and backward, then the update.
+
+        The first call repeats this until the scale of fp16 has stopped falling. While it falls, updates are skipped and
+        no optimizer state exists.
         """
         while True:
-            before = 0.0 if self._has_stepped else self._trainer.scaler.get_scale()
-            self._trainer.step(self._handed_over(), self.samples_per_step)
-            self._has_stepped = self._has_stepped or not 1.0 < self._trainer.scaler.get_scale() < before
+            result = self._stepper.step(self._handed_over(), self.samples_per_step)
+            self._previous = [*result.losses, result.correct]
+            self._has_stepped = self._has_stepped or not result.is_skipped or self._stepper.scaler.get_scale() <= 1.0
             if self._has_stepped:
                 return
 
     def tensors(self) -> Mapping[str, Iterable[Tensor]]:
         """State between steps."""
-        entries = self._trainer.optimizer.state.values()
+        entries = self._stepper.optimizer.state.values()
         state = [value for entry in entries for value in entry.values() if isinstance(value, Tensor)]
         return {
             "parameter": list(self._model.parameters()),
             "buffer": list(self._model.buffers()),
-            "optimizer state": [*state, *self._trainer.scaler.tensors()],
+            "optimizer state": [*state, *self._stepper.scaler.tensors()],
             "loader": self._loader_tensors(),
         }
 
@@ -151,10 +154,10 @@ class Inference(_Steps):
                     clips_BTCHW = batch.clips_BTCHW.to(device, non_blocking=True)
                     del batch
                 with self._context.phase("forward"):
-                    seen = select_frames(self._model, clips_BTCHW)
+                    selected = select_frames(self._model, clips_BTCHW)
                     del clips_BTCHW
-                    self._model(seen)
-                    del seen
+                    self._model(selected)
+                    del selected
 
     def tensors(self) -> Mapping[str, Iterable[Tensor]]:
         """The model, and what the loader holds."""
@@ -184,17 +187,17 @@ class TrainEpochs:
         training = self._settings.training
         with closing(build_loaders(self._settings)) as loaders:
             steps = training.epochs * steps_per_epoch(len(loaders.train.indices), training)
-            trainer = EfficientTrainer(
-                self._model, training, self._context.device, total_steps=steps, phase=self._context.phase
-            )
+            stepper = Stepper(self._model, training, self._context.device, total_steps=steps, phase=self._context.phase)
+            micro_batches = MicroBatches(stepper)
             start_s = time.perf_counter()
-            kept = with_kept_features(loaders, self._model, self._settings, self._context.device)
-            history = trainer.fit(kept.train, kept.val, output_dir=None)  # a line an epoch to stderr: the run's log
+            kept = with_stored_features(loaders, self._model, self._settings, self._context.device)
+            trainer = Trainer(stepper, micro_batches, Splits(kept.train, kept.val))
+            result = trainer.fit(output_dir=None)  # prints a line per epoch to stderr, the log of the run
             training_s = time.perf_counter() - start_s
             kept.close()
-        assert trainer.last_evaluation is not None, "fit evaluates after every epoch"
-        self._details = {"val_ranks": trainer.last_evaluation.ranks, "epochs": [asdict(epoch) for epoch in history]}
-        last = history[-1]
+        assert result.evaluation is not None, "fit evaluates after every epoch"
+        self._details = {"val_ranks": result.evaluation.ranks, "epochs": [asdict(epoch) for epoch in result.epochs]}
+        last = result.epochs[-1]
         clock = "perf_counter around all epochs, decoding included"
         split = f"val split ({len(loaders.val.indices)} clips), after epoch {training.epochs}"
         return {

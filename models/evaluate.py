@@ -1,6 +1,6 @@
 """Accuracy of a trained network on a split: ``python -m models.evaluate --checkpoint O/checkpoint.pt --split test``.
 
-A training is judged on the validation split after each epoch; the test split is looked at here, once, at the end.
+A training is evaluated on the validation split after each epoch. The test split is used only here, once, at the end.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -22,17 +21,18 @@ from models.config import Settings
 from models.data.loading.batches import Batch
 from models.data.loading.clips import SplitLoader, build_loaders
 from models.data.wlasl import SPLITS
+from models.layers.placement import default_device
 from models.networks.efficient import load_recogniser
-from models.training.batch_size import out_of_memory_told
 from models.training.evaluation import Evaluation, evaluate
 from models.training.optimization import autocast, fp32_products
+from models.training.out_of_memory import explain_out_of_memory
 from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, DataError, SlrBenchError
 from slr_bench.files import parse_overrides
 from slr_bench.units import warn_in_one_line
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit code. A mistake of the user's ends in one line on stderr."""
+    """Run the command and return its exit code. Errors that the user can mend print one line on stderr."""
     options = _parser().parse_args(arguments)
     warn_in_one_line()
     try:
@@ -52,11 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--checkpoint", type=Path, required=True, metavar="F", help="checkpoint.pt of train_efficient_model.py")
-    add("--split", choices=SPLITS, default="test", help="clips to judge it on [test]")
-    add("--data-dir", type=Path, metavar="D", help="data in WLASL layout, in place of the training's")
-    add("--config", type=Path, metavar="C", help="configuration of the checkpoint, where that does not hold its own")
+    add("--split", choices=SPLITS, default="test", help="clips to evaluate on [test]")
+    add("--data-dir", type=Path, metavar="D", help="data in WLASL layout, instead of those of the training")
+    add("--config", type=Path, metavar="C", help="configuration of the checkpoint, if it does not contain its own")
     add("--set", action="append", default=[], metavar="A.B=C", help="change one key of the configuration; repeatable")
-    add("--json", action="store_true", help="one JSON object, with the rank of each clip's true class")
+    add("--json", action="store_true", help="print one JSON object, with the rank of each clip's true class")
     return parser
 
 
@@ -71,38 +71,38 @@ def _run(options: argparse.Namespace) -> None:
     loader: SplitLoader = getattr(loaders, options.split)
     if not loader.indices:
         raise DataError(f"{settings.data.dir} has no {options.split} clips; choose another --split or --data-dir")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    what = f"a batch of {loader.batch_size} clips (training.batch_size)"
-    with closing(loaders), out_of_memory_told(lambda: what, may_halve=False), fp32_products(settings.training):
+    device = default_device()
+    batch = f"a batch of {loader.batch_size} clips (training.batch_size)"
+    with closing(loaders), explain_out_of_memory(lambda: batch, may_halve=False), fp32_products(settings.training):
         network, precision = model.to(device), autocast(device, settings.training)
-        found = evaluate(network, _watched(loader, options.split), device, precision)
+        evaluation = evaluate(network, _with_progress(loader, options.split), device, precision)
         if padding := loaders.padding_text:
             print(padding, file=sys.stderr)
     if options.json:
-        print(json.dumps({"split": options.split, "fingerprint": loaders.manifest.fingerprint} | asdict(found)))
+        print(json.dumps({"split": options.split, "fingerprint": loaders.manifest.fingerprint} | asdict(evaluation)))
     else:
-        Console(highlight=False).print(table(found, settings, options.split))
+        Console(highlight=False).print(table(evaluation, settings, options.split))
 
 
-def _watched(loader: SplitLoader, split: str) -> Iterator[Batch]:
+def _with_progress(loader: SplitLoader, split: str) -> Iterator[Batch]:
     console = Console(stderr=True)
-    batches = track(loader, f"judging {split}", console=console, transient=True, disable=not console.is_terminal)
-    yield from batches
+    text = f"evaluating {split}"
+    yield from track(loader, text, console=console, transient=True, disable=not console.is_terminal)
 
 
-def table(found: Evaluation, settings: Settings, split: str) -> Table:
-    """Top-1, -5 and -10, per instance and per class, as WLASL's papers give them."""
+def table(evaluation: Evaluation, settings: Settings, split: str) -> Table:
+    """Return top-1, -5 and -10 per instance and per class, as in the WLASL papers."""
     classes = settings.model.num_classes
-    shown = Table(
-        title=f"{found.clips:,} {split} clips, {classes} classes, loss {found.loss:.3f}", title_justify="left"
+    result = Table(
+        title=f"{evaluation.clips:,} {split} clips, {classes} classes, loss {evaluation.loss:.3f}", title_justify="left"
     )
     for name in ("accuracy", "top-1", "top-5", "top-10"):
-        shown.add_column(name, justify="left" if name == "accuracy" else "right")
-    per_instance = (found.top1, found.top5, found.top10)
-    per_class = (found.per_class_top1, found.per_class_top5, found.per_class_top10)
-    shown.add_row("per instance", *(f"{100 * value:.1f} %" for value in per_instance))
-    shown.add_row("per class", *(f"{100 * value:.1f} %" for value in per_class))
-    return shown
+        result.add_column(name, justify="left" if name == "accuracy" else "right")
+    per_instance = (evaluation.top1, evaluation.top5, evaluation.top10)
+    per_class = (evaluation.per_class_top1, evaluation.per_class_top5, evaluation.per_class_top10)
+    result.add_row("per instance", *(f"{100 * value:.1f} %" for value in per_instance))
+    result.add_row("per class", *(f"{100 * value:.1f} %" for value in per_class))
+    return result
 
 
 if __name__ == "__main__":

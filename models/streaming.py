@@ -1,4 +1,4 @@
-"""Recognition of an endless stream, and its command: ``python -m models.streaming --checkpoint F --video F``.
+"""Recognises signs in an endless stream: ``python -m models.streaming --checkpoint F --video F``.
 
 T frame, C channel, H height, W width, D feature, S remembered and new frame, K sign class
 """
@@ -21,6 +21,7 @@ from models.config import working_size
 from models.data.loading.transforms import centre_crop
 from models.data.video.live import LiveVideo, Source, open_live
 from models.data.wlasl.files import list_directory, load_class_list
+from models.layers.placement import default_device
 from models.layers.temporal_shift import FrameHistory
 from models.networks.efficient import EfficientRecogniser, load_recogniser
 from models.streaming_display import StreamDisplay
@@ -33,23 +34,23 @@ SIGN_S = 2.4
 
 
 class StreamingRecogniser:
-    """What a causal network says at every frame of a stream, a few frames at a time.
+    """Runs a causal network on a stream, a few frames at a time, and returns its logits at every frame.
 
-    Equal to the network's ``at_every_frame`` on the whole video, however it is cut into pieces (rounding apart: other
-    batch sizes, other kernels). Between pieces it remembers the last frame's first eighth of the channels for every
-    shifted convolution, the keys and values of the attention's window and the features of ``num_frames - 1`` frames:
-    bytes that depend on the network and the frame size alone. A frame costs one frame of the backbone.
+    The logits equal the network's ``at_every_frame`` on the whole video, however it is split into pieces, except for
+    rounding: other batch sizes use other kernels. Between pieces it keeps the last frame's first eighth of the channels
+    for every shifted convolution, the keys and values of the attention's window, and the features of ``num_frames - 1``
+    frames. These bytes depend only on the network and the frame size. A frame costs one frame of the backbone.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """``model`` is put into evaluation. Several recognisers may share it, in one thread.
+        """Put ``model`` into evaluation mode. Several recognisers may share it within one thread.
 
         Raises:
-            ConfigError: the network sees later frames.
+            ConfigError: the network is not causal.
         """
         if not getattr(model, "causal", False):
             raise ConfigError(
-                "the network was not built with model.causal: true: its shift, attention and pyramid see later frames, "
+                "the network was not built with model.causal: true: its shift, attention and pyramid use later frames, "
                 "which a stream does not have yet; train one with --set model.causal=true "
                 "--set model.attention=sparse --set model.attention_global_frames=0"
             )
@@ -61,16 +62,16 @@ class StreamingRecogniser:
         self._features = FrameHistory(self.model.num_frames - 1, dim=1)
         self._frame_shape: torch.Size | None = None
         self.frames_pushed = 0
-        """Since the stream began."""
+        """Frames since the beginning of the stream."""
 
     def push(self, frames_TCHW: Tensor) -> Tensor:
-        """The stream's next frames, one or more (uint8, or float in 0..1), to the ``logits_TK`` at each of them.
+        """Return the ``logits_TK`` at each of the next frames of the stream, one or more (uint8, or float in 0..1).
 
         Raises:
-            ConfigError: no frame, or frames of another size than those before.
+            ConfigError: there is no frame, or the frames have another size than those before.
         """
         if len(frames_TCHW) == 0:
-            raise ConfigError("no frame to look at: push one or more, (frames, channels, height, width)")
+            raise ConfigError("push needs at least one frame, (frames, channels, height, width); got none")
         if self._frame_shape not in (None, frames_TCHW.shape[1:]):
             raise ConfigError(
                 f"a frame of {list(frames_TCHW.shape[1:])} after frames of {list(self._frame_shape or ())} (channels, "
@@ -78,26 +79,27 @@ class StreamingRecogniser:
             )
         self._frame_shape = frames_TCHW.shape[1:]
         self.frames_pushed += len(frames_TCHW)
-        with torch.no_grad(), self._remembering_frames():
+        with torch.no_grad(), self._with_histories():
             x_1TD = self._attended(self.model.backbone(frames_TCHW.unsqueeze(0)))
             x_1SD = self._features.append(x_1TD)
-            windows_1TLD = self.model.pyramid.ending_at_each(x_1SD, self._seen(x_1SD.shape[1]), self.model.num_frames)
+            keep_1S = self._is_frame(x_1SD.shape[1])
+            windows_1TLD = self.model.pyramid.ending_at_each(x_1SD, keep_1S, self.model.num_frames)
             return self.model.classify(windows_1TLD)[0]
 
     @property
     def device(self) -> torch.device:
-        """Where the network lies, and frames must."""
+        """Device of the network; frames must be on it."""
         return self.model.classifier.weight.device
 
     def reset(self) -> None:
-        """The next frame begins another video, of the same frame size."""
-        for remembered in self._remembered():
-            remembered.clear()
+        """Start another video of the same frame size with the next frame."""
+        for history in self._histories():
+            history.clear()
         self.frames_pushed = 0
 
     def state(self) -> list[Tensor]:
-        """All that is kept between pieces; the same tensors for as long as the stream runs."""
-        return [remembered.frames for remembered in self._remembered() if remembered.frames is not None]
+        """Return all that is kept between pieces; the tensors stay the same while the stream runs."""
+        return [history.frames for history in self._histories() if history.frames is not None]
 
     def _attended(self, x_1TD: Tensor) -> Tensor:
         attention = self.model.attention
@@ -105,19 +107,19 @@ class StreamingRecogniser:
             return x_1TD
         q, k, v = attention.qkv(x_1TD)
         k, v = self._keys.append(k), self._values.append(v)
-        return attention.finish(x_1TD, attention.attend(q, k, v, self._seen(k.shape[2])))
+        return attention.finish(x_1TD, attention.attend(q, k, v, self._is_frame(k.shape[2])))
 
-    def _seen(self, frames: int) -> Tensor:
-        """Which of the last ``frames`` frames there were: (1, S), False before the stream's beginning."""
+    def _is_frame(self, frames: int) -> Tensor:
+        """Return which of the last ``frames`` positions hold a frame: (1, S), False before the stream's beginning."""
         return (torch.arange(frames, device=self.device) >= frames - self.frames_pushed)[None]
 
-    def _remembered(self) -> list[FrameHistory]:
-        return [self._keys, self._values, self._features, *(past for _, past in self._shifted)]
+    def _histories(self) -> list[FrameHistory]:
+        return [self._keys, self._values, self._features, *(history for _, history in self._shifted)]
 
     @contextmanager
-    def _remembering_frames(self) -> Iterator[None]:
-        for conv, past in self._shifted:
-            conv.history = past
+    def _with_histories(self) -> Iterator[None]:
+        for conv, history in self._shifted:
+            conv.history = history
         try:
             yield
         finally:
@@ -126,7 +128,7 @@ class StreamingRecogniser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit code. A mistake of the user's ends in one line on stderr."""
+    """Run the command and return its exit code. Errors that the user can mend print one line on stderr."""
     options = _parser().parse_args(arguments)
     warn_in_one_line()
     try:
@@ -137,7 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("error: interrupted before the stream began", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # whoever read the lines has seen enough
+    except BrokenPipeError:  # the reader of the lines has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return EXIT_OK
 
@@ -152,9 +154,9 @@ def _parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--video", metavar="F", help="video file; - reads a video from standard input")
     source.add_argument("--camera", type=int, metavar="N", help="camera number: /dev/videoN")
-    add("--stride", type=int, metavar="K", help=f"look at every K-th frame (so that model.num_frames span {SIGN_S} s)")
-    add("--classes", type=Path, metavar="D", help="data directory with the class list (the one of the training)")
-    add("--config", type=Path, metavar="C", help="configuration of the checkpoint, where that does not hold its own")
+    add("--stride", type=int, metavar="K", help=f"use every K-th frame [so that model.num_frames span {SIGN_S} s]")
+    add("--classes", type=Path, metavar="D", help="data directory with the class list [that of the training]")
+    add("--config", type=Path, metavar="C", help="configuration of the checkpoint, if it does not contain its own")
     add("--set", action="append", default=[], metavar="A.B=C", help="change one key of the configuration; repeatable")
     return parser
 
@@ -163,16 +165,15 @@ def _run(options: argparse.Namespace) -> None:
     if options.stride is not None and options.stride < 1:
         raise ConfigError(f"--stride {options.stride}: use 1 for every frame, or more")
     model, settings = load_recogniser(options.checkpoint, options.config, parse_overrides(options.set))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    recogniser = StreamingRecogniser(model.to(device))
+    recogniser = StreamingRecogniser(model.to(default_device()))
     glosses = _glosses(options.classes, settings.data.dir)
     with open_live(_source(options)) as video:
         stride = options.stride or default_stride(video.fps, settings.model.num_frames)
-        # Ctrl-C is how one leaves a camera: the stream ends there, with its summary.
+        # Ctrl-C is the usual way to leave a camera, so the stream ends there with its summary.
         with StreamDisplay(glosses, stride, video.fps) as display, suppress(KeyboardInterrupt):
             _recognise(recogniser, video, stride, settings.data.frame_size, display)
         if video.damaged_packets:
-            print(f"damaged packets of the stream that were skipped: {video.damaged_packets}", file=sys.stderr)
+            print(f"skipped damaged packets of the stream: {video.damaged_packets}", file=sys.stderr)
 
 
 def _recognise(
@@ -187,7 +188,7 @@ def _recognise(
 
 
 def default_stride(fps: float | None, num_frames: int) -> int:
-    """Every how many frames to look, so that ``num_frames`` of them span a sign as in training, on average."""
+    """Return the stride at which ``num_frames`` frames span a sign, as they do in training on average."""
     return max(1, round((fps or 25.0) * SIGN_S / num_frames))
 
 
@@ -198,7 +199,7 @@ def _source(options: argparse.Namespace) -> Source:
 
 
 def _glosses(named: Path | None, trained_on: Path | None) -> dict[int, str]:
-    """Gloss by class id, from the directory that is named or, if it is still there, that of the training."""
+    """Return the gloss by class id, from the named directory or, if it still exists, from that of the training."""
     directory = named or (trained_on if trained_on and trained_on.is_dir() else None)
     if directory is None:
         return {}

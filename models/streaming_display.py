@@ -1,4 +1,4 @@
-"""What the streaming command prints: a table that is redrawn on a terminal, lines elsewhere.
+"""Output of the streaming command: a table that is redrawn on a terminal, lines elsewhere.
 
 K sign class
 """
@@ -21,18 +21,18 @@ from models.data.video.live import LiveFrame
 
 TOP = 5
 LATENCIES_KEPT = 1000
-"""Frames whose latency counts: the last ones, so that an endless stream needs no endless list."""
+"""Number of last frames whose latency counts, so that an endless stream needs no endless list."""
 
 
 class StreamDisplay:
-    """Running top-5 on stdout, one line a frame or a live table; in the end the latency."""
+    """Shows the running top-5 on stdout, as one line per frame or a live table, and the latency at the end."""
 
     def __init__(
         self, glosses: Mapping[int, str], stride: int, fps: float | None, console: Console | None = None
     ) -> None:
         self._glosses = glosses
         console = console or Console()
-        rate = f" of {fps:.3g} a second" if fps else ""
+        rate = f" of {fps:.3g} per second" if fps else ""
         self._pace = f"every frame{rate}" if stride == 1 else f"one frame in {stride}{rate}"
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._latencies_s: deque[float] = deque(maxlen=LATENCIES_KEPT)
@@ -52,23 +52,23 @@ class StreamDisplay:
             print(self._summary(), flush=True)
 
     def show(self, frame: LiveFrame, probabilities_K: Tensor, latency_s: float) -> None:
-        """The likeliest classes at ``frame``, found ``latency_s`` after it was decoded."""
+        """Show the likeliest classes at ``frame``, known ``latency_s`` after it was decoded."""
         self._latencies_s.append(latency_s)
         self._frames += 1
         values, classes = probabilities_K.topk(min(TOP, len(probabilities_K)))
         top = [(self._name(label), value) for label, value in zip(classes.tolist(), values.tolist(), strict=True)]
-        place = f"frame {frame.number:6d}" + ("" if frame.time_s is None else f"  {frame.time_s:8.2f} s")
+        position = f"frame {frame.number:6d}" + ("" if frame.time_s is None else f"  {frame.time_s:8.2f} s")
         if self._live:
-            self._live.update(self._table(place, top), refresh=True)
+            self._live.update(self._table(position, top), refresh=True)
         else:
             signs = "  ".join(f"{name} {value:.2f}" for name, value in top)
-            print(f"{place}  {signs}  ({1000 * latency_s:.1f} ms)", flush=True)
+            print(f"{position}  {signs}  ({1000 * latency_s:.1f} ms)", flush=True)
 
     def _name(self, label: int) -> str:
         return self._glosses.get(label, f"class {label}")
 
-    def _table(self, place: str, top: list[tuple[str, float]]) -> Table:
-        table = Table(title=place, caption=self._summary(), box=None, show_header=False, min_width=44)
+    def _table(self, position: str, top: list[tuple[str, float]]) -> Table:
+        table = Table(title=position, caption=self._summary(), box=None, show_header=False, min_width=48)
         for name, value in top:
             table.add_row(escape(name), f"{value:.2f}", "\u2588" * round(20 * value))
         return table
@@ -78,4 +78,4 @@ class StreamDisplay:
             return "no frames"
         median_ms, slow_ms = 1000 * np.percentile(self._latencies_s, [50, 95])
         last = f" (of the last {LATENCIES_KEPT})" if self._frames > LATENCIES_KEPT else ""
-        return f"{self._frames} frames ({self._pace}): {median_ms:.1f} ms a frame, 95 % within {slow_ms:.1f} ms{last}"
+        return f"{self._frames} frames ({self._pace}): {median_ms:.1f} ms per frame, 95 % within {slow_ms:.1f} ms{last}"

@@ -27,9 +27,12 @@ from models.data.loading.clips import Loaders, SplitLoader, build_loaders
 from models.data.synthetic.dataset import render_dataset
 from models.data.synthetic.lexicon import pairs
 from models.data.wlasl import SPLITS
+from models.layers.placement import default_device
 from models.networks.efficient import build_recogniser
-from models.training.efficient_trainer import EfficientTrainer
+from models.training.efficient_trainer import build_trainer
+from models.training.loaders import Splits
 from models.training.optimization import autocast, steps_per_epoch
+from models.training.stepper import Stepper
 from slr_bench.errors import EXIT_OK, ConfigError, SlrBenchError
 from slr_bench.files import parse_overrides
 from slr_bench.grid.cells import expand
@@ -73,17 +76,17 @@ def accuracy_within_pairs(settings: Settings, order_pairs: Sequence[tuple[int, i
     clips. A tie counts half."""
     partner = {a: b for pair in order_pairs for a, b in (pair, pair[::-1])}
     torch.manual_seed(settings.training.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     model = build_recogniser(settings.model, settings.training.recompute).to(device)
     with closing(build_loaders(settings)) as loaders:
         train, val, test = (
             _of_classes(loaders, split, partner) for split in (loaders.train, loaders.val, loaders.test)
         )
         total_steps = settings.training.epochs * steps_per_epoch(len(train.indices), settings.training)
-        trainer = EfficientTrainer(model, settings.training, device, total_steps)
-        trainer.fit(train, val, output_dir=None, console=Console(quiet=True))
+        trainer = build_trainer(model, settings.training, device, total_steps, Splits(train, val))
+        trainer.fit(output_dir=None, console=Console(quiet=True))
         model.eval()
-        points_B = torch.cat([_points(trainer, split, partner) for split in (val, test)])
+        points_B = torch.cat([_points(trainer.stepper, split, partner) for split in (val, test)])
     return points_B.sum().item(), len(points_B)
 
 
@@ -93,11 +96,11 @@ def _of_classes(loaders: Loaders, split: SplitLoader, classes: Mapping[int, int]
 
 
 @torch.no_grad()
-def _points(trainer: EfficientTrainer, split: SplitLoader, partner: Mapping[int, int]) -> Tensor:
+def _points(stepper: Stepper, split: SplitLoader, partner: Mapping[int, int]) -> Tensor:
     points = []
     for batch in split:
-        with autocast(trainer.device, trainer.config):
-            logits_BK = trainer.model(batch.clips_BTCHW.to(trainer.device)).float().cpu()
+        with autocast(stepper.device, stepper.config):
+            logits_BK = stepper.model(batch.clips_BTCHW.to(stepper.device)).float().cpu()
         points.append(points_within_pairs(logits_BK, batch.labels_B, partner))
     return torch.cat(points)
 

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without running code from them, resumed exactly."""
+"""Checkpoints: written completely or not at all, read without running code from them, resumed exactly."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from slr_bench.files import write_atomically
 
 SCHEMA = 2  # 1: the training section as ``config``; 2: the whole setting as ``settings``, events and micro-batch
 
-# What changes memory, speed or messages and no weight: a checkpoint may be resumed under other values. So may
-# ``dynamic_batch_size``, which rescues a training that does not fit, ``weights``, which only begins one, and paths.
+# Keys whose values may differ on resume, because they change memory, speed or messages and no weight. Also paths,
+# ``dynamic_batch_size``, which rescues a training that does not fit, and ``weights``, which only start one.
 HARMLESS = {
     "model": {"weights", "enable_feature_caching", "cache_size_limit_mb"},
     "data": {"dir", "chunk_size", "max_frames_in_memory", "num_workers", "prefetch_batches"},
@@ -32,35 +32,37 @@ Section = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Bond:
-    """What a checkpoint belongs to: under another, resuming would train otherwise than going on would have."""
+class TrainingIdentity:
+    """Identifies the training of a checkpoint. Resumed as another one, it would end with different weights."""
 
     settings: dict[str, Section]
-    """Sections of a :class:`Settings` as JSON would have them."""
+    """Sections of a :class:`Settings` in their JSON form."""
     total_steps: int
     data_fingerprint: str | None = None
-    """Of the clips (``Manifest.fingerprint``); None where nobody says, also in checkpoints from before it was kept."""
+    """Identifies the clips (``Manifest.fingerprint``); None if unknown, as in older checkpoints."""
 
 
 class Stateful(Protocol):
-    """Model, optimizer, schedule, gradient scaler."""
+    """A part with a state: model, optimizer, schedule or gradient scaler."""
 
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
 
 
-def save_checkpoint(path: Path, parts: Mapping[str, Stateful], bond: Bond, progress: dict[str, Any]) -> None:
+def save_checkpoint(
+    path: Path, parts: Mapping[str, Stateful], identity: TrainingIdentity, progress: dict[str, Any]
+) -> None:
     """Write the state of ``parts`` (``model`` among them), the random states and ``progress`` (plain containers).
 
     Raises:
-        ConfigError: the place cannot be written; an earlier checkpoint stays as it was.
+        ConfigError: the path cannot be written; an earlier checkpoint is unchanged.
     """
     content = {
         "format": CHECKPOINT_FORMAT,
         "schema": SCHEMA,
-        "settings": bond.settings,
-        "total_steps": bond.total_steps,
-        "data_fingerprint": bond.data_fingerprint,
+        "settings": identity.settings,
+        "total_steps": identity.total_steps,
+        "data_fingerprint": identity.data_fingerprint,
         "progress": progress,
         "random": random_state(),
         "parts": {name: part.state_dict() for name, part in parts.items()},
@@ -68,12 +70,14 @@ def save_checkpoint(path: Path, parts: Mapping[str, Stateful], bond: Bond, progr
     write_atomically(path, lambda file: torch.save(content, file), make_directory=True)
 
 
-def load_checkpoint(path: Path, parts: Mapping[str, Stateful], bond: Bond) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Put a checkpoint's state into ``parts``; returns its ``progress`` and random state, which is not set yet.
+def load_checkpoint(
+    path: Path, parts: Mapping[str, Stateful], identity: TrainingIdentity
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Load a checkpoint's state into ``parts``; return its ``progress`` and its random state, which is not set yet.
 
     Raises:
-        ConfigError: missing, truncated or foreign file, another network, settings or data that would train otherwise.
-            Nothing has been loaded then.
+        ConfigError: the file is missing, truncated or foreign, or its network, settings or data differ. Nothing has
+            been loaded then.
     """
     content = read_tensor_file(path, "checkpoint")
     if content.get("format") != CHECKPOINT_FORMAT or content.get("schema") not in (1, SCHEMA):
@@ -84,19 +88,22 @@ def load_checkpoint(path: Path, parts: Mapping[str, Stateful], bond: Bond) -> tu
         raise ConfigError(f"checkpoint: {path} lacks {', '.join(sorted(missing)) or 'some parts'}; train anew")
     network = state_difference(parts["model"].state_dict(), content["parts"]["model"])
     if network:
-        raise ConfigError(f"checkpoint: {path} is of another network: {network}; resume with the same model settings")
+        raise ConfigError(f"checkpoint: {path} holds another network: {network}; resume with the same model settings")
     before = {"training": content["config"]} if content["schema"] == 1 else content["settings"]
-    if difference := _settings_difference(before, bond.settings):
+    if difference := _settings_difference(before, identity.settings):
         raise ConfigError(f"checkpoint: {path} was made with {difference}; resume with the same settings")
-    if content["total_steps"] != bond.total_steps:
+    if content["total_steps"] != identity.total_steps:
         raise ConfigError(
             f"checkpoint: {path} was made for {content['total_steps']} optimizer steps, now there are "
-            f"{bond.total_steps}; resume with the same data"
+            f"{identity.total_steps}; resume with the same data"
         )
-    if bond.data_fingerprint is not None and content.get("data_fingerprint") not in (None, bond.data_fingerprint):
+    if identity.data_fingerprint is not None and content.get("data_fingerprint") not in (
+        None,
+        identity.data_fingerprint,
+    ):
         raise ConfigError(
             f"checkpoint: {path} was made on other clips (their ids, classes, splits, frames or file sizes differ); "
-            "resume with the same data, or begin from its weights with --weights and another --output-dir"
+            "resume with the same data, or start from its weights with --weights and another --output-dir"
         )
     for name, part in parts.items():
         part.load_state_dict(content["parts"][name])
@@ -104,7 +111,7 @@ def load_checkpoint(path: Path, parts: Mapping[str, Stateful], bond: Bond) -> tu
 
 
 def _settings_difference(saved: dict[str, Section], now: dict[str, Section]) -> str:
-    """The first key that both know of and that trains otherwise; a key younger than the checkpoint had its default."""
+    """Describe the first key that differs and affects training; a key newer than the checkpoint had its default."""
     defaults = Settings().model_dump(mode="json")
     for section in [name for name in now if name in saved]:
         for key, value in now[section].items():
@@ -115,13 +122,13 @@ def _settings_difference(saved: dict[str, Section], now: dict[str, Section]) -> 
 
 
 def random_state() -> dict[str, Any]:
-    """States of torch's generators (CPU, every CUDA device in use) and of Python's own, in plain containers."""
+    """Return the states of torch's generators (CPU, each CUDA device in use) and Python's, in plain containers."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return {"cpu": torch.get_rng_state(), "cuda": cuda, "python": random.getstate()}
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Continue the random numbers where :func:`random_state` was taken."""
+    """Continue the random numbers from a :func:`random_state`."""
     torch.set_rng_state(state["cpu"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])

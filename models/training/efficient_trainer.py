@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from types import FrameType, TracebackType
+from typing import Any, NoReturn, Self, get_args
 
 import torch
 import yaml
@@ -16,177 +19,241 @@ from rich.console import Console
 from torch import nn
 
 from models.config import Settings, TrainingConfig
-from models.training.batch_size import MicroBatchSize
-from models.training.checkpoint import Bond, load_checkpoint, save_checkpoint, set_random_state
+from models.training import CHECKPOINT_NAME, CONFIG_NAME, METRICS_NAME
+from models.training.checkpoint import TrainingIdentity, load_checkpoint, save_checkpoint, set_random_state
 from models.training.evaluation import Evaluation
-from models.training.fitting import Event, FittingStepper
-from models.training.interruption import Interruption, TrainingInterrupted
-from models.training.loaded_epoch import EpochLoader, LoadedEpoch
-from models.training.memory import MemoryTracker
+from models.training.loaders import LoadedEpoch, Sheddable, Splits
+from models.training.memory import MemoryPressure, MemoryTracker
+from models.training.micro_batches import Event, FittedStep, MicroBatches
 from models.training.optimization import AUTOCAST_DTYPES
-from models.training.output_files import CHECKPOINT_NAME, CONFIG_NAME, METRICS_NAME
-from models.training.pressure import MemoryPressure
 from models.training.progress import EpochResult, Tally, TrainingDisplay
-from models.training.stepper import Phase, no_phase
+from models.training.stepper import Stepper, StepResult
 from slr_bench.errors import DataError, SlrBenchError
 from slr_bench.files import write_atomically
 
-__all__ = ["CHECKPOINT_NAME", "EfficientTrainer", "MemoryTracker", "Phase", "TrainingDiverged", "no_phase"]
+__all__ = ["MemoryTracker", "Trainer", "TrainingDiverged", "TrainingInterrupted", "TrainingResult", "build_trainer"]
 
 METRICS_SCHEMA = 2  # 1: first version; 2: events
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class TrainingDiverged(SlrBenchError):
-    """The loss is no finite number any more."""
+    """The loss is not a finite number any more."""
+
+
+class TrainingInterrupted(SlrBenchError):
+    """A signal ended the training; ``exit_code`` is 128 + its number."""
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+class Interruption:
+    """Notes the first SIGINT or SIGTERM while open; a second one acts as it would have without.
+
+    Loader processes that are forked inside inherit the handler. Ctrl-C in a terminal reaches the whole process group,
+    and the handler keeps it from ending them before the step has its batch. In a thread other than the main one it does
+    nothing.
+    """
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal_number = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
 
 
 @dataclass
 class _Progress:
-    """Where a training stands: the epoch it is in, what that has seen, and the epochs before."""
+    """The position of a training: the current epoch, its tally, and the results of the epochs before."""
 
     epoch: int = 0
     tally: Tally = field(default_factory=Tally)
     history: list[EpochResult] = field(default_factory=list)
 
     @classmethod
-    def of(cls, saved: dict[str, Any]) -> _Progress:
+    def from_saved(cls, saved: dict[str, Any]) -> _Progress:
         return cls(saved["epoch"], Tally(**saved["tally"]), [EpochResult(**epoch) for epoch in saved["history"]])
 
 
-class EfficientTrainer(FittingStepper):
-    """Trains ``model`` as ``config`` says; :meth:`step` takes one optimizer step, :meth:`fit` all of them."""
+@dataclass(frozen=True)
+class TrainingResult:
+    """The outcome of a whole training."""
+
+    epochs: list[EpochResult]
+    evaluation: Evaluation | None
+    """Validation after the last epoch; None if a resumed training was already complete."""
+    events: list[Event]
+    """What the training changed about itself."""
+
+
+class Trainer:
+    """Trains a network on its splits: :meth:`fit` runs all epochs, :meth:`step` takes one optimizer step."""
 
     def __init__(
         self,
-        model: nn.Module,
-        config: TrainingConfig,
-        device: torch.device | str,
-        total_steps: int,
-        phase: Phase = no_phase,
+        stepper: Stepper,
+        micro_batches: MicroBatches,
+        loaders: Splits,
         settings: Settings | None = None,
         data_fingerprint: str | None = None,
     ) -> None:
-        """``settings``: the whole setting, kept in checkpoints; without it they keep ``config`` alone.
+        """``settings`` is the whole setting, which checkpoints keep; without it they keep the training section alone.
 
-        ``data_fingerprint``: of the clips (``Manifest.fingerprint``); a checkpoint is resumed on no others.
+        ``data_fingerprint`` identifies the clips (``Manifest.fingerprint``). A checkpoint is resumed only on the same
+        clips.
         """
-        super().__init__(model, config, device, total_steps, phase)
-        self.last_evaluation: Evaluation | None = None
+        self.stepper, self.micro_batches, self.loaders = stepper, micro_batches, loaders
+        self.config = stepper.config
         whole = settings.model_dump(mode="json") if settings else {}
-        sections = whole | {"training": config.model_dump(mode="json")}
-        self._bond = Bond(sections, total_steps, data_fingerprint)
+        sections = whole | {"training": self.config.model_dump(mode="json")}
+        self._identity = TrainingIdentity(sections, stepper.total_steps, data_fingerprint)
         self._config_text = yaml.safe_dump(sections, sort_keys=False) if settings else None
+        shed = [lambda what=what: loaders.train.shed(what) for what in get_args(Sheddable)]
+        self._pressure = MemoryPressure(shed, micro_batches.halve, stepper.device.type)
 
-    def fit(
-        self,
-        train_loader: EpochLoader,
-        val_loader: EpochLoader,
-        output_dir: Path | None,
-        resume: bool = False,
-        console: Console | None = None,
-    ) -> list[EpochResult]:
-        """Train ``config.epochs`` epochs; the last one is the result: no epoch is chosen by its accuracy.
+    def fit(self, output_dir: Path | None, resume: bool = False, console: Console | None = None) -> TrainingResult:
+        """Train ``config.epochs`` epochs. The last epoch is the result; none is selected by its accuracy.
 
-        ``output_dir`` gets ``config.yml`` (of the whole setting, if there is one), ``checkpoint.pt`` (after every
-        epoch, and on SIGINT or SIGTERM after the running step or batch of validation) and ``metrics.json``. ``resume``
-        goes on from that checkpoint exactly: an interrupted run ends with the weights of an uninterrupted one, provided
-        that memory changes the micro-batch at the same steps. Batches of the epoch that were used already are not
-        loaded again.
+        ``output_dir`` gets ``config.yml`` (the whole setting, if there is one), ``checkpoint.pt`` and ``metrics.json``.
+        The checkpoint is written after every epoch, and on SIGINT or SIGTERM after the running step or batch of
+        validation. ``resume`` continues exactly from that checkpoint: an interrupted run ends with the weights of an
+        uninterrupted one, provided that memory changes the micro-batch at the same steps. Batches of the epoch that
+        were already used are not loaded again.
 
         Raises:
-            ConfigError: no checkpoint that fits, or the directory cannot be written.
+            ConfigError: no checkpoint fits, or the directory cannot be written.
             DataError: a clip cannot be read, or a split is empty.
             TrainingDiverged: the loss is NaN or infinite; nothing is saved after that.
-            TrainingInterrupted: after a signal, with all that resuming needs saved.
-            torch.OutOfMemoryError, MemoryError, RuntimeError: memory ran out and the micro-batch may not be, or cannot
-                be, halved any more.
+            TrainingInterrupted: a signal arrived; everything that resuming needs is saved.
+            torch.OutOfMemoryError, MemoryError, RuntimeError: memory ran out, and the micro-batch cannot be halved (any
+                more) or dynamic_batch_size is off.
         """
-        for name, loader in (("training", train_loader), ("validation", val_loader)):
+        for name, loader in (("training", self.loaders.train), ("validation", self.loaders.val)):
             if not loader.indices:
                 raise DataError(f"the {name} split has no clips; check the split file and the videos")
         progress = self._resumed(output_dir) if resume else _Progress()
-        if output_dir is not None and self._config_text is not None:  # not before the checkpoint was found to fit
-            _write_text(output_dir / CONFIG_NAME, self._config_text)
-        pressure = self.pressure(train_loader)
-        console = console or Console(stderr=True)
-        with Interruption() as signalled, TrainingDisplay(console, self.total_steps, self._steps_taken()) as display:
-            self.tell = display.note
+        if output_dir is not None and self._config_text is not None:  # only after the checkpoint was found to fit
+            write_atomically(output_dir / CONFIG_NAME, self._config_text, make_directory=True)
+        evaluation, epochs = None, self.config.epochs
+        steps = self.stepper.total_steps, self.stepper.steps_taken
+        with Interruption() as interruption, TrainingDisplay(console or Console(stderr=True), *steps) as display:
 
-            def end_if_told() -> None:
-                if signalled.signal_number is not None:
-                    self._end_early(signalled.signal_number, progress, output_dir)
+            def end_if_interrupted() -> None:
+                if interruption.signal_number is not None:
+                    self._end_early(interruption.signal_number, progress, output_dir)
 
-            if progress.epoch >= self.config.epochs:
-                display.note(f"already complete: all {self.config.epochs} epochs are done; nothing is left to train")
-            while progress.epoch < self.config.epochs:
-                accumulation = self.config.gradient_accumulation_steps
-                loaded = LoadedEpoch(train_loader, accumulation, progress.epoch, progress.tally.steps)
-                while progress.tally.clips < loaded.clips:
-                    self._next_step(loaded, progress.tally, pressure, display)
-                    end_if_told()
-                evaluation = self.fitting_evaluation(val_loader, end_if_told)
-                self.last_evaluation = evaluation
-                result = EpochResult.of(progress.epoch, progress.tally, evaluation, self.device, self.peaks)
+            if progress.epoch >= epochs:
+                display.note(f"already complete: all {epochs} epochs are done; nothing is left to train")
+            while progress.epoch < epochs:
+                self._train_epoch(progress, display, end_if_interrupted)
+                evaluation = self.micro_batches.evaluate(self.loaders.val, display.note, end_if_interrupted)
+                result = EpochResult.of(
+                    progress.epoch, progress.tally, evaluation, self.stepper.device, self.micro_batches.peaks
+                )
                 progress = _Progress(progress.epoch + 1, Tally(), [*progress.history, result])
-                display.epoch(result, self.config.epochs)
+                display.epoch(result, epochs)
                 self._save(progress, output_dir)
-                end_if_told()
-        return progress.history
+                end_if_interrupted()
+        return TrainingResult(progress.history, evaluation, self.micro_batches.events)
+
+    def _train_epoch(
+        self, progress: _Progress, display: TrainingDisplay, end_if_interrupted: Callable[[], None]
+    ) -> None:
+        accumulation = self.config.gradient_accumulation_steps
+        loaded = LoadedEpoch(self.loaders.train, accumulation, progress.epoch, progress.tally.steps)
+        while progress.tally.clips < loaded.clips:
+            self.step(loaded, progress.tally, display)
+            end_if_interrupted()
+
+    def step(self, loaded: LoadedEpoch, tally: Tally, display: TrainingDisplay) -> StepResult:
+        """Take the next optimizer step of the epoch, add it to ``tally``, show it, and react to full memory.
+
+        Raises:
+            TrainingDiverged: the loss is NaN or infinite.
+        """
+        clips = min(self.config.effective_batch, loaded.clips - tally.clips)
+        start_s = time.monotonic()
+        fitted = self.micro_batches.step(loaded, tally.steps, clips, display.note)
+        result, loss = fitted.result, fitted.result.loss.item()
+        if not math.isfinite(loss):
+            self._diverged(fitted)
+        tally.add(clips, loss, int(result.correct), time.monotonic() - start_s)
+        tracker = self.micro_batches.tracker
+        memory = tracker.check_memory() if tracker else None
+        display.step(loss, result.learning_rate, tally.clips_per_s, memory)
+        if self.micro_batches.adapt(memory, self._pressure, display.note):
+            loaded.restart(tally.steps)
+        return result
+
+    def _diverged(self, fitted: FittedStep) -> NoReturn:
+        losses: Sequence[float] = torch.stack(fitted.result.losses).tolist()
+        first = next(index for index, loss in enumerate(losses) if not math.isfinite(loss))
+        precision = " or set training.precision: fp32" if self.config.precision in AUTOCAST_DTYPES else ""
+        raise TrainingDiverged(
+            f"the loss became {losses[first]} on clips {', '.join(fitted.video_ids[first])}; "
+            f"lower training.learning_rate{precision}, and check these clips"
+        )
 
     def _resumed(self, output_dir: Path | None) -> _Progress:
         assert output_dir is not None, "resuming needs the directory of the checkpoint"
-        path = output_dir / CHECKPOINT_NAME
-        saved, random = load_checkpoint(path, self._parts(), self._bond)
-        if "micro_batch" in saved:
-            self.micro_batch = MicroBatchSize(self.config.batch_size, **saved["micro_batch"])
-        self.events = [Event(**event) for event in saved.get("events", [])]
+        saved, random = load_checkpoint(output_dir / CHECKPOINT_NAME, self._parts(), self._identity)
+        self.micro_batches.restore(saved)
         set_random_state(random)
-        return _Progress.of(saved)
-
-    def _next_step(self, loaded: LoadedEpoch, tally: Tally, pressure: MemoryPressure, display: TrainingDisplay) -> None:
-        clips = min(self.config.effective_batch, loaded.clips - tally.clips)
-        start_s = time.monotonic()
-        learning_rate = self.schedule.get_last_lr()[0]
-        loss, ids = self.fitting_step(loaded, tally.steps, clips)
-        if not math.isfinite(loss):
-            self._diverged(ids)
-        tally.add(clips, loss, int(self.last_correct), time.monotonic() - start_s)
-        memory = self.tracker.check_memory() if self.tracker else None
-        display.step(loss, learning_rate, tally.clips_per_s, memory)
-        if self.adapt(memory, pressure):
-            loaded.restart(tally.steps)
-
-    def _diverged(self, ids: list[Sequence[str]]) -> NoReturn:
-        losses = torch.stack(self.last_losses).tolist()
-        first = next(index for index, loss in enumerate(losses) if not math.isfinite(loss))
-        wider = " or set training.precision: fp32" if self.config.precision in AUTOCAST_DTYPES else ""
-        raise TrainingDiverged(
-            f"the loss became {losses[first]} on clips {', '.join(ids[first])}; "
-            f"lower training.learning_rate{wider}, and look at these clips"
-        )
+        return _Progress.from_saved(saved)
 
     def _end_early(self, signal_number: int, progress: _Progress, output_dir: Path | None) -> NoReturn:
         self._save(progress, output_dir)
         done = f"interrupted in epoch {progress.epoch + 1} of {self.config.epochs}"
         if output_dir is None:
             raise TrainingInterrupted(signal_number, f"{done}; nothing was saved, there is no output directory")
-        raise TrainingInterrupted(signal_number, f"{done}; saved {output_dir / CHECKPOINT_NAME}, go on with --resume")
+        raise TrainingInterrupted(
+            signal_number, f"{done}; saved {output_dir / CHECKPOINT_NAME}, continue with --resume"
+        )
 
     def _save(self, progress: _Progress, output_dir: Path | None) -> None:
         if output_dir is None:
             return
-        events = [asdict(event) for event in self.events]
-        saved = asdict(progress) | {"events": events, "micro_batch": self.micro_batch.state()}
-        save_checkpoint(output_dir / CHECKPOINT_NAME, self._parts(), self._bond, saved)
-        metrics = {"schema": METRICS_SCHEMA, "epochs": saved["history"], "events": events}
-        _write_text(output_dir / METRICS_NAME, json.dumps(metrics, indent=2))
+        saved = asdict(progress) | self.micro_batches.state()
+        save_checkpoint(output_dir / CHECKPOINT_NAME, self._parts(), self._identity, saved)
+        metrics = {"schema": METRICS_SCHEMA, "epochs": saved["history"], "events": saved["events"]}
+        write_atomically(output_dir / METRICS_NAME, json.dumps(metrics, indent=2), make_directory=True)
 
     def _parts(self) -> dict[str, Any]:
-        return {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule, "scaler": self.scaler}
+        stepper = self.stepper
+        return {
+            "model": stepper.model, "optimizer": stepper.optimizer, "schedule": stepper.schedule,
+            "scaler": stepper.scaler,
+        }  # fmt: skip
 
-    def _steps_taken(self) -> int:
-        return int(self.schedule.last_epoch)
 
-
-def _write_text(path: Path, text: str) -> None:
-    write_atomically(path, text, make_directory=True)
+def build_trainer(
+    model: nn.Module,
+    config: TrainingConfig,
+    device: torch.device | str,
+    total_steps: int,
+    loaders: Splits,
+    settings: Settings | None = None,
+    data_fingerprint: str | None = None,
+) -> Trainer:
+    """Compose a :class:`Trainer`; ``model`` is on ``device``, and ``total_steps`` are its optimizer steps."""
+    stepper = Stepper(model, config, device, total_steps)
+    return Trainer(stepper, MicroBatches(stepper), loaders, settings, data_fingerprint)

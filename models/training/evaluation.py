@@ -1,4 +1,4 @@
-"""Accuracy on a split. No gradients, no batch statistics.
+"""Accuracy on a split, computed without gradients and without batch statistics.
 
 B clip, T frame, C channel, H height, W width, K sign class
 """
@@ -18,7 +18,7 @@ from slr_bench.errors import DataError
 
 
 class ClipBatch(Protocol):
-    """What a loader yields."""
+    """A batch of clips as a loader yields it."""
 
     @property
     def clips_BTCHW(self) -> Tensor: ...
@@ -30,10 +30,10 @@ class ClipBatch(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Fractions of 1, as WLASL's papers give them: per instance, and per class.
+    """Accuracies as fractions of 1, per instance and per class as in the WLASL papers.
 
-    ``top5`` is the share of clips whose true class is among the five highest scores; ``per_class_top5`` that share
-    within each class that occurs, averaged over these classes: each weighs the same, however many clips it has.
+    ``top5`` is the share of clips whose true class is among the five highest scores. ``per_class_top5`` is the mean of
+    that share over the classes that occur, so that each class has the same weight.
     """
 
     top1: float
@@ -45,15 +45,15 @@ class Evaluation:
     loss: float
     clips: int
     ranks: dict[str, int]
-    """Video id -> rank of the true class, 0 is best: two trainings are compared clip by clip."""
+    """Rank of the true class by video id, 0 is best; used to compare two trainings clip by clip."""
 
 
 def evaluate(
     model: nn.Module, batches: Iterable[ClipBatch], device: torch.device, autocast: AbstractContextManager[object]
 ) -> Evaluation:
-    """Run ``model`` over ``batches`` in evaluation mode; the mode it was in comes back afterwards.
+    """Run ``model`` over ``batches`` in evaluation mode, and restore its mode afterwards.
 
-    The loss is plain cross-entropy (no label smoothing), mean over clips. Of at most five classes, top-5 is 1.
+    The loss is plain cross-entropy (no label smoothing), averaged over clips. With at most five classes, top-5 is 1.
 
     Raises:
         DataError: there are no clips.
@@ -90,10 +90,10 @@ def _mean_over_classes(hit_B: Tensor, labels_B: Tensor) -> float:
 def _scored(
     model: nn.Module, batch: ClipBatch, device: torch.device, autocast: AbstractContextManager[object]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Label, rank of the true class (0 is best) and loss of every clip; three numbers a clip stay, on the CPU."""
+    """Return label, rank of the true class (0 is best) and loss of every clip, on the CPU."""
     labels_B = batch.labels_B.to(device, non_blocking=True)
     with autocast:
         logits_BK = model(batch.clips_BTCHW.to(device, non_blocking=True)).float()
     own_B1 = logits_BK.gather(1, labels_B.unsqueeze(1))
-    rank_B = (~(logits_BK < own_B1)).sum(1) - 1  # a tie counts against the model, and so does NaN
+    rank_B = (~(logits_BK < own_B1)).sum(1) - 1  # a tie counts against the model, and NaN does too
     return labels_B.cpu(), rank_B.cpu(), F.cross_entropy(logits_BK, labels_B, reduction="none").cpu()

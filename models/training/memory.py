@@ -1,9 +1,9 @@
-"""How full the memory is while training, at its fullest too, and one line of advice when it gets tight."""
+"""Memory use while training, now and at its peak, and the reactions to full memory: advice, shedding, halving."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypedDict
 
 import torch
 
@@ -12,13 +12,47 @@ from slr_bench.probes.host import HostMemory, high_water_bytes, read_host_memory
 from slr_bench.probes.thresholds import LEVELS, Level, Thresholds
 from slr_bench.units import GIB
 
-REARM_BELOW = 0.05  # a level is announced again only after use has fallen this far below its threshold
+REARM_BELOW = 0.05
+"""Fraction by which use must fall below a threshold before its level is announced again."""
+SETTLE_READINGS = 5
+"""Readings without another action after an action: caches empty and processes end with a delay."""
+
+Action = Callable[[], str | None]
+"""Frees memory and describes it; returns None, and does nothing, if nothing is left to free."""
+
+
+class GpuReading(TypedDict):
+    """Use of the GPU in GiB; zeros without a GPU."""
+
+    gpu_available: bool
+    gpu_allocated: float
+    gpu_reserved: float
+    gpu_peak_allocated: float
+    gpu_total: float
+    gpu_percent: float
+    """Use of the whole device at the peak of this process."""
+
+
+class MemoryReading(GpuReading):
+    """Use of RAM and GPU in GiB. ``ram_*`` is of the cgroup or the machine, as ``ram_source`` states."""
+
+    ram_used: float
+    ram_total: float
+    ram_percent: float
+    ram_peak_percent: float
+    """Use if this process held what it held at its peak."""
+    ram_source: str
+    ram_level: Level
+    """Level at the peak."""
+    gpu_level: Level
+    level: Level
+    """Level of the fuller memory."""
 
 
 class OwnPeaks:
-    """This process's peaks. Their marks can be set back, so that they tell of what follows, without being forgotten.
+    """Memory peaks of this process. Their marks can be reset to measure what follows; earlier peaks are remembered.
 
-    A meter around the training that reads the same marks sees only what came after the last setting back.
+    A meter around the training that reads the same marks reads only what came after the last reset.
     """
 
     def __init__(self) -> None:
@@ -26,14 +60,14 @@ class OwnPeaks:
         self._host_works = True
 
     def rss_bytes(self) -> int | None:
-        """The kernel's high-water mark since the process began; None where the kernel does not report it."""
+        """Return the kernel's high-water mark since the process began, or None if the kernel does not report it."""
         try:
             return max(self._rss_before, high_water_bytes())
         except ProbeUnavailableError:
             return None
 
     def rss_over_now_bytes(self) -> int:
-        """How much more was resident at the fullest since the mark was last set back; 0 where that cannot be read."""
+        """Return the bytes resident at the peak since the last reset, above those resident now; 0 if unreadable."""
         if not self._host_works:
             return 0
         try:
@@ -42,11 +76,11 @@ class OwnPeaks:
             return 0
 
     def gpu_bytes(self, device: torch.device) -> int | None:
-        """Torch's allocator on a CUDA ``device`` since the process began; None for the CPU."""
+        """Return the peak of torch's allocator on a CUDA ``device`` since the process began; None for the CPU."""
         return max(self._gpu_before, torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None
 
-    def set_back(self) -> None:
-        """Begin the marks anew from what is held now. Some containers refuse it for RAM: peaks are not used then."""
+    def reset(self) -> None:
+        """Restart the marks from the current use. Some containers refuse it for RAM; its peaks are then not used."""
         if torch.cuda.is_initialized():
             self._gpu_before = max(self._gpu_before, torch.cuda.max_memory_allocated())
             torch.cuda.reset_peak_memory_stats()
@@ -58,14 +92,14 @@ class OwnPeaks:
 
 
 class MemoryTracker:
-    """Reads GPU and RAM use and holds it against two thresholds (fractions of the memory that may be used)."""
+    """Reads GPU and RAM use and compares it with two thresholds, fractions of the memory that may be used."""
 
     def __init__(
         self,
         warning_threshold: float = 0.9,
         critical_threshold: float = 0.95,
         read_host: Callable[[], HostMemory] = read_host_memory,
-        read_gpu: Callable[[], dict[str, Any]] | None = None,
+        read_gpu: Callable[[], GpuReading] | None = None,
         peaks: OwnPeaks | None = None,
     ) -> None:
         self.peaks = peaks or OwnPeaks()
@@ -74,15 +108,8 @@ class MemoryTracker:
         self._read_gpu = read_gpu or read_gpu_memory
         self._announced: Level = "ok"
 
-    def check_memory(self) -> dict[str, Any]:
-        """Sizes in GiB. ``ram_*`` is the use and limit of the cgroup or the machine, as ``ram_source`` says.
-
-        Keys: ``gpu_available, gpu_allocated, gpu_reserved, gpu_peak_allocated, gpu_total`` (0.0 without a GPU),
-        ``gpu_percent`` (use of the whole device at this process's :class:`OwnPeaks`), ``ram_used, ram_total,
-        ram_percent, ram_source, ram_peak_percent`` (now, and had this process what it held at its peak), the levels
-        ``ram_level`` and ``gpu_level`` (``ok | warning | critical``, both at the peak) and ``level``, of whichever
-        memory is fuller.
-        """
+    def check_memory(self) -> MemoryReading:
+        """Read the memory now."""
         host = self._read_host()
         gpu = self._read_gpu()
         ram_fraction = host.used_bytes / host.limit_bytes
@@ -100,15 +127,15 @@ class MemoryTracker:
             "level": self._thresholds.level(max(peak_fraction, gpu_fraction)),
         }
 
-    def doubling_fits(self, stats: dict[str, Any]) -> bool:
-        """Whether all memories stay below ``warning`` if what a step needs over rest becomes twice as much."""
+    def doubling_fits(self, stats: MemoryReading) -> bool:
+        """Return whether all memories stay below ``warning`` if a step needs twice as much above the idle use."""
         ram = 2 * stats["ram_peak_percent"] - stats["ram_percent"]
-        over_rest = stats["gpu_peak_allocated"] - stats["gpu_allocated"]
-        gpu = stats["gpu_percent"] + (100 * over_rest / stats["gpu_total"] if stats["gpu_total"] else 0.0)
+        over_idle = stats["gpu_peak_allocated"] - stats["gpu_allocated"]
+        gpu = stats["gpu_percent"] + (100 * over_idle / stats["gpu_total"] if stats["gpu_total"] else 0.0)
         return bool(max(ram, gpu) < 100 * self._thresholds.warning)
 
-    def advice(self, stats: dict[str, Any]) -> str | None:
-        """A line when ``stats`` reach a level that was not announced yet, else None: not one line every step."""
+    def advice(self, stats: MemoryReading) -> str | None:
+        """Return a line when ``stats`` reach a level that was not announced yet, otherwise None."""
         fraction = max(stats["ram_peak_percent"], stats["gpu_percent"]) / 100
         while self._announced != "ok" and fraction < getattr(self._thresholds, self._announced) - REARM_BELOW:
             self._announced = LEVELS[LEVELS.index(self._announced) - 1]
@@ -116,7 +143,7 @@ class MemoryTracker:
         if LEVELS.index(level) <= LEVELS.index(self._announced):
             return None
         self._announced = level
-        line = f"memory {level}: {fullest(stats)}"
+        line = f"memory {level}: {fullest_memory(stats)}"
         gpu_is_fuller = stats["gpu_percent"] > stats["ram_peak_percent"]
         if level == "warning":
             return line
@@ -128,21 +155,23 @@ class MemoryTracker:
         )
 
 
-def fullest(stats: dict[str, Any]) -> str:
-    """``"RAM is 92 % full"``, or the GPU's memory if that is fuller."""
+def fullest_memory(stats: MemoryReading) -> str:
+    """Return ``"RAM is 92 % full"``, or the same of the GPU's memory if that is fuller."""
     if stats["gpu_percent"] > stats["ram_peak_percent"]:
         return f"GPU memory is {stats['gpu_percent']:.0f} % full"
     return f"RAM is {stats['ram_peak_percent']:.0f} % full"
 
 
-def read_gpu_memory() -> dict[str, Any]:
-    """The current CUDA device, GiB. The allocator's cache counts as free: this process can use it again."""
+def read_gpu_memory() -> GpuReading:
+    """Read the current CUDA device. The allocator's cache counts as free, because this process can use it again."""
     if not torch.cuda.is_available():
-        keys = ("gpu_allocated", "gpu_reserved", "gpu_peak_allocated", "gpu_total", "gpu_percent")
-        return {"gpu_available": False, **dict.fromkeys(keys, 0.0)}
+        return {
+            "gpu_available": False, "gpu_allocated": 0.0, "gpu_reserved": 0.0, "gpu_peak_allocated": 0.0,
+            "gpu_total": 0.0, "gpu_percent": 0.0,
+        }  # fmt: skip
     free, total = torch.cuda.mem_get_info()
     peak, reserved = torch.cuda.max_memory_allocated(), torch.cuda.memory_reserved()
-    # At the end of a step most is freed again: what decides is the peak, beside what others hold of the device.
+    # At the end of a step most memory is free again, so the peak decides, beside what other processes hold.
     outside_allocator = total - free - reserved
     return {
         "gpu_available": True,
@@ -152,3 +181,33 @@ def read_gpu_memory() -> dict[str, Any]:
         "gpu_total": total / GIB,
         "gpu_percent": 100 * (outside_allocator + peak) / total,
     }
+
+
+class MemoryPressure:
+    """Takes actions on full memory: one at a time, the least harmful first, each with time to take effect.
+
+    The micro-batch fills the GPU's memory, so it is halved when that is ``critical``. The loader fills RAM, and without
+    a GPU the micro-batch does too. From ``warning`` on the loader sheds memory; at ``critical`` a micro-batch in RAM is
+    halved first. What was shed is not taken back, because it would fill the memory again.
+    """
+
+    def __init__(self, shed: Sequence[Action], halve: Action, device_type: str, settle: int = SETTLE_READINGS) -> None:
+        self._shed, self._halve, self._device_type = tuple(shed), halve, device_type
+        self._settle, self._resting = settle, 0
+
+    def react(self, stats: MemoryReading) -> str | None:
+        """Take an action if a reading calls for one, and describe it; return None if nothing was done."""
+        if self._resting:
+            self._resting -= 1
+            return None
+        for act in self._actions(stats):
+            done = act()
+            if done:
+                self._resting = self._settle
+                return done
+        return None
+
+    def _actions(self, stats: MemoryReading) -> list[Action]:
+        in_ram = self._device_type == "cpu" and stats["ram_level"] == "critical"
+        actions = [self._halve] if in_ram or stats["gpu_level"] == "critical" else []
+        return actions + (list(self._shed) if stats["ram_level"] != "ok" else [])

@@ -1,4 +1,4 @@
-"""What a person sees while training: one live line in a terminal, one line an epoch anywhere."""
+"""Progress of a training on screen: one live line in a terminal, one line per epoch anywhere."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import torch
 from rich.console import Console, RenderableType
@@ -17,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from models.training.evaluation import Evaluation
-from models.training.memory import OwnPeaks
+from models.training.memory import MemoryReading, OwnPeaks
 from slr_bench.probes.live import LiveReader
 from slr_bench.units import format_bytes, sparkline
 
@@ -27,7 +28,7 @@ _SPARK_WIDTH = 24
 
 @dataclass
 class Tally:
-    """The epoch so far, over its training clips as the optimizer saw them."""
+    """Sums over the training clips of the current epoch so far."""
 
     steps: int = 0
     clips: int = 0
@@ -36,7 +37,7 @@ class Tally:
     seconds: float = 0.0
 
     def add(self, clips: int, loss: float, correct: int, seconds: float) -> None:
-        """One optimizer step over ``clips`` clips with mean loss ``loss``."""
+        """Add an optimizer step over ``clips`` clips with mean loss ``loss``."""
         self.steps += 1
         self.clips += clips
         self.correct += correct
@@ -45,24 +46,24 @@ class Tally:
 
     @property
     def loss(self) -> float:
-        """Mean over the clips seen."""
+        """Mean loss over the clips so far."""
         return self.loss_sum / max(1, self.clips)
 
     @property
     def clips_per_s(self) -> float:
-        """Training speed, loading included, validation not."""
+        """Training speed with loading and without validation."""
         return self.clips / self.seconds if self.seconds else 0.0
 
 
 @dataclass(frozen=True)
 class EpochResult:
-    """One entry of ``metrics.json``. Accuracies are fractions; peaks are those of the process since its start."""
+    """One entry of ``metrics.json``. Accuracies are fractions; peaks cover the process since its start."""
 
     epoch: int
-    """From 1."""
+    """Number of the epoch, from 1."""
     loss: float
     train_top1: float
-    """Of the training clips as they were seen: augmented, with dropout, while the weights moved."""
+    """Accuracy on the training clips during training: augmented, with dropout, while the weights moved."""
     val_top1: float
     val_top5: float
     val_per_class_top1: float
@@ -70,17 +71,17 @@ class EpochResult:
     clips_per_s: float
     train_s: float
     peak_rss_bytes: int | None
-    """Kernel high-water mark of the training process; null where the kernel does not report it."""
+    """Kernel high-water mark of the training process; null if the kernel does not report it."""
     peak_gpu_allocated_bytes: int | None
-    """Torch's allocator; null on the CPU."""
+    """Peak of torch's allocator; null on the CPU."""
     val_top10: float | None = None
-    """This and the two below are null only in epochs before a resumed checkpoint that did not have them yet."""
+    """This and the two fields below are null only in epochs resumed from a checkpoint that did not have them yet."""
     val_per_class_top5: float | None = None
     val_per_class_top10: float | None = None
 
     @classmethod
     def of(cls, epoch: int, tally: Tally, evaluation: Evaluation, device: torch.device, peaks: OwnPeaks) -> EpochResult:
-        """The finished epoch number ``epoch`` (from 0)."""
+        """Return the result of the finished epoch number ``epoch`` (from 0)."""
         return cls(
             epoch=epoch + 1,
             loss=tally.loss,
@@ -100,9 +101,9 @@ class EpochResult:
 
 
 class MemoryPanel:
-    """RAM of the trainer and its loader workers in one line, from the readings of ``slr-bench watch``.
+    """RAM of the trainer and its loader workers in one line, read as ``slr-bench watch`` reads it.
 
-    It looks every ``PANEL_PERIOD_S`` at most, and walks page tables for 1 % of the time at most.
+    It reads at most every ``PANEL_PERIOD_S`` and spends at most 1 % of the time on walking page tables.
     """
 
     def __init__(self, reader: LiveReader, clock: Callable[[], float] = time.monotonic) -> None:
@@ -112,7 +113,7 @@ class MemoryPanel:
         self.line = ""
 
     def update(self) -> None:
-        """Look again if it is time."""
+        """Read again if the period is over."""
         if self._clock() < self._next_s:
             return
         self._next_s = self._clock() + PANEL_PERIOD_S
@@ -121,9 +122,9 @@ class MemoryPanel:
             return
         self._history.append(reading.ram_bytes)
         count = len(reading.processes)
-        who = "1 process" if count == 1 else f"{count} processes"
+        processes = "1 process" if count == 1 else f"{count} processes"
         self.line = (
-            f"RAM of {who} {format_bytes(reading.ram_bytes)} ({reading.ram_kind}), "
+            f"RAM of {processes} {format_bytes(reading.ram_bytes)} ({reading.ram_kind}), "
             f"peak {format_bytes(self._reader.peaks.ram_bytes[reading.ram_kind])} "
             f"{sparkline(self._history, _SPARK_WIDTH)}"
         )
@@ -138,31 +139,34 @@ class _ProgressOverPanel(Progress):
             yield Text(self.panel.line, style="dim", overflow="ellipsis", no_wrap=True)
 
 
-class _Notes(logging.Handler):
-    """What the layers tell once (the attention that ``auto`` chose) becomes a line that stays."""
-
+class _NoteHandler(logging.Handler):
     def __init__(self, note: Callable[[str], None]) -> None:
         super().__init__(logging.INFO)
         self._note = note
-        self._logger = logging.getLogger("models")
-        self._level_before = self._logger.level
 
     def emit(self, record: logging.LogRecord) -> None:
         self._note(record.getMessage())
 
-    def begin(self) -> None:
-        self._level_before = self._logger.level
-        self._logger.setLevel(logging.INFO)
-        self._logger.addHandler(self)
 
-    def end(self) -> None:
-        self._logger.removeHandler(self)
-        self._logger.setLevel(self._level_before)
+@contextmanager
+def _noting_logs(note: Callable[[str], None]) -> Iterator[None]:
+    """Print what the layers log while open, for example the attention that ``auto`` chose."""
+    logger, handler = logging.getLogger("models"), _NoteHandler(note)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 class TrainingDisplay:
-    """One rich Progress over all optimizer steps, and the memory below; draws nothing where there is no terminal. What
-    the layers log meanwhile is told."""
+    """One rich progress bar over all optimizer steps with the memory below; draws nothing without a terminal.
+
+    Also prints what the layers log while it is open.
+    """
 
     def __init__(self, console: Console, total_steps: int, steps_done: int, panel: MemoryPanel | None = None) -> None:
         self._console = console
@@ -173,21 +177,20 @@ class TrainingDisplay:
         if console.is_terminal:
             self._progress.panel = panel or MemoryPanel(LiveReader(os.getpid()))
         self._task = self._progress.add_task("training", total=total_steps, completed=steps_done, now="")
-        self._notes = _Notes(self.note)
+        self._open = ExitStack()
 
     def __enter__(self) -> Self:
-        self._notes.begin()
-        self._progress.start()
+        self._open.enter_context(_noting_logs(self.note))
+        self._open.enter_context(self._progress)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
-        self._notes.end()
+        self._open.close()
 
-    def step(self, loss: float, learning_rate: float, clips_per_s: float, memory: dict[str, Any] | None) -> None:
-        """An optimizer step is done."""
+    def step(self, loss: float, learning_rate: float, clips_per_s: float, memory: MemoryReading | None) -> None:
+        """Show a finished optimizer step."""
         now = f"loss {loss:.3f}  lr {learning_rate:.1e}  {clips_per_s:.1f} clips/s"
         if memory:
             now += f"  RAM {memory['ram_used']:.1f}/{memory['ram_total']:.1f} GiB"
@@ -198,7 +201,7 @@ class TrainingDisplay:
         self._progress.update(self._task, advance=1, now=now)
 
     def epoch(self, result: EpochResult, epochs: int) -> None:
-        """An epoch is done: a line that stays."""
+        """Print the line of a finished epoch."""
         peak = result.peak_gpu_allocated_bytes or result.peak_rss_bytes
         self.note(
             f"epoch {result.epoch}/{epochs}  loss {result.loss:.3f}  train top-1 {result.train_top1:.1%}  "
@@ -207,5 +210,5 @@ class TrainingDisplay:
         )
 
     def note(self, line: str) -> None:
-        """A line that stays, above the live one."""
+        """Print a line that stays, above the live one."""
         self._console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,20 +18,52 @@ from models.config import TrainingConfig
 from models.layers.placement import offloaded, to_channels_last
 from models.networks.backbone import SelectedFrames, select_frames
 from models.training.evaluation import ClipBatch, Evaluation, evaluate
-from models.training.in_backward import update_in_backward
-from models.training.optimization import autocast, build_optimizer, fp32_products, one_cycle
-from models.training.scaler import GradScaler
+from models.training.optimization import (
+    GradScaler,
+    autocast,
+    build_optimizer,
+    fp32_products,
+    one_cycle,
+    update_in_backward,
+)
 
 Phase = Callable[[str], AbstractContextManager[object]]
 
 
 def no_phase(name: str) -> AbstractContextManager[object]:
-    """Marks nothing. Phases are ``load``, ``forward``, ``backward`` and ``optimizer``."""
+    """Mark nothing. Phases are ``load``, ``forward``, ``backward`` and ``optimizer``."""
     return nullcontext()
 
 
+@dataclass(frozen=True)
+class Gradients:
+    """Describes the gradients that the parameters hold after :meth:`Stepper.accumulate`."""
+
+    losses: list[Tensor]
+    """Share of each micro-batch in the mean loss (scalars)."""
+    correct: list[Tensor]
+    """Correctly classified clips of each micro-batch (scalars)."""
+    clips: int
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Describes one optimizer step. Its tensors stay on the device; reading a number from them waits for it."""
+
+    loss: Tensor
+    """Mean loss over the clips (scalar)."""
+    losses: list[Tensor]
+    """Share of each micro-batch in ``loss`` (scalars)."""
+    correct: Tensor
+    """Clips that were classified correctly before the update (scalar)."""
+    clips: int
+    learning_rate: float
+    is_skipped: bool
+    """Whether gradients overflowed in fp16, so that weights and learning rate stayed as they were."""
+
+
 class Stepper:
-    """Takes optimizer steps as ``config`` says. ``phase(name)`` is entered around each part of one, for meters."""
+    """Takes optimizer steps as ``config`` describes them. ``phase(name)`` is entered around each part, for meters."""
 
     def __init__(
         self,
@@ -40,7 +73,7 @@ class Stepper:
         total_steps: int,
         phase: Phase = no_phase,
     ) -> None:
-        """``model`` lies on ``device``; ``total_steps`` of the optimizer carry the learning rate's rise and fall."""
+        """``model`` is on ``device``; the learning rate rises and falls over ``total_steps`` of the optimizer."""
         self.device = torch.device(device)
         self.model = model
         self.config = config
@@ -58,35 +91,59 @@ class Stepper:
         if config.precision == "fp16" and self.device.type == "cpu":
             warnings.warn("fp16 on a CPU is slow and narrow; use fp32, or bf16 for fewer bytes", stacklevel=2)
         if config.activation_offload and self.device.type == "cpu":
-            warnings.warn("activation_offload has no effect on a CPU: activations lie in host memory", stacklevel=2)
+            warnings.warn("activation_offload has no effect on a CPU: activations are in host memory", stacklevel=2)
 
-    def step(self, micro_batches: Iterable[ClipBatch], clips_in_step: int) -> Tensor:
-        """One optimizer step over ``micro_batches``, which together hold ``clips_in_step`` clips.
+    @property
+    def steps_taken(self) -> int:
+        """Number of optimizer steps so far, without skipped ones."""
+        return int(self.schedule.last_epoch)
 
-        Each micro-batch's mean loss weighs its share of the clips: unequal ones, and a partial last window, give the
-        gradient of the full batch. Not so under batch norm, which normalises each micro-batch by its own statistics
-        and moves the running ones once for each; ``model.norm: group`` knows no batch. Only one micro-batch is alive
-        at a time, and no gradient outlives the step. Returns the mean loss (scalar); nothing here waits for the
-        device, fp16's scaler apart. ``last_losses`` (a scalar each micro-batch, weighted) and ``last_correct`` (clips)
-        describe the step afterwards.
+    def step(self, micro_batches: Iterable[ClipBatch], clips: int) -> StepResult:
+        """Take one optimizer step over ``micro_batches``, which together hold ``clips`` clips.
+
+        Only one micro-batch is alive at a time, and no gradient outlives the step. Nothing here waits for the device,
+        except the scaler of fp16.
+        """
+        return self.update(self.accumulate(micro_batches, clips))
+
+    def accumulate(self, micro_batches: Iterable[ClipBatch], clips: int) -> Gradients:
+        """Compute the gradients of a step without moving the weights; it can be repeated after a failure.
+
+        The mean loss of each micro-batch is weighted by its share of the clips. Unequal micro-batches and a partial
+        window at the end therefore give the gradient of the full batch. Batch norm is an exception: it normalises each
+        micro-batch by its own statistics and moves the running ones once for each. ``model.norm: group`` avoids that.
         """
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        losses, correct = [], []
+        gradients = Gradients([], [], clips)
         with fp32_products(self.config):
             for clips_BTCHW, labels_B in self._on_device(micro_batches):
-                loss, hits = self._accumulate(clips_BTCHW, labels_B, len(labels_B) / clips_in_step)
-                losses.append(loss)
-                correct.append(hits)
+                loss, correct = self._backward(clips_BTCHW, labels_B, len(labels_B) / clips)
+                gradients.losses.append(loss)
+                gradients.correct.append(correct)
                 del clips_BTCHW, labels_B  # before the next one is loaded
+        return gradients
+
+    def update(self, gradients: Gradients) -> StepResult:
+        """Move the weights by the accumulated gradients and free these. Must not be repeated after a failure."""
+        learning_rate = float(self.schedule.get_last_lr()[0])
         with self.phase("optimizer"):
-            self._update()
-        self.last_losses = losses
-        self.last_correct = torch.stack(correct).sum()
-        return torch.stack(losses).sum()
+            is_skipped = self._update()
+        correct = torch.stack(gradients.correct).sum()
+        loss = torch.stack(gradients.losses).sum()
+        return StepResult(loss, gradients.losses, correct, gradients.clips, learning_rate, is_skipped)
+
+    def evaluate(self, loader: Iterable[ClipBatch]) -> Evaluation:
+        """Return accuracy and plain cross-entropy on a split.
+
+        Raises:
+            DataError: the split has no clips.
+        """
+        with fp32_products(self.config):
+            return evaluate(self.model, loader, self.device, autocast(self.device, self.config))
 
     def _on_device(self, micro_batches: Iterable[ClipBatch]) -> Iterator[tuple[Tensor | SelectedFrames, Tensor]]:
-        """Micro-batches; of a network that looks at a part of the clips (``see``), that part: the rest is free then."""
+        """Yield micro-batches, reduced to the part of the clips that the network selects; the rest is free then."""
         source = iter(micro_batches)
         while True:
             with self.phase("load"):
@@ -97,14 +154,13 @@ class Stepper:
                 labels_B = batch.labels_B.to(self.device, non_blocking=True)
                 del batch
             with self.phase("forward"), torch.no_grad():
-                seen = select_frames(self.model, clips_BTCHW)
+                selected = select_frames(self.model, clips_BTCHW)
             del clips_BTCHW
-            yield seen, labels_B
-            del seen, labels_B
+            yield selected, labels_B
+            del selected, labels_B
 
-    def _accumulate(
-        self, clips_BTCHW: Tensor | SelectedFrames, labels_B: Tensor, share: float
-    ) -> tuple[Tensor, Tensor]:
+    def _backward(self, clips_BTCHW: Tensor | SelectedFrames, labels_B: Tensor, share: float) -> tuple[Tensor, Tensor]:
+        """Add the gradients of a micro-batch; return its share of the loss and its correctly classified clips."""
         with self.phase("forward"), autocast(self.device, self.config), self._saving():
             logits_BK = self.model(clips_BTCHW)
             logits_BK = logits_BK.to(torch.promote_types(logits_BK.dtype, torch.float32))
@@ -117,22 +173,16 @@ class Stepper:
         offloads = self.config.activation_offload and self.device.type != "cpu"
         return offloaded(self.model) if offloads else nullcontext()
 
-    def _update(self) -> None:
+    def _update(self) -> bool:
+        """Take the optimizer step; return whether it was skipped."""
         if self.config.gradient_clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip_norm)
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.scaler.get_scale() >= scale:  # a lower scale means that fp16 overflowed and the step was skipped
+        is_skipped = self.scaler.get_scale() < scale  # fp16 overflowed
+        if not is_skipped:
             self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
-
-    def evaluate(self, loader: Iterable[ClipBatch]) -> Evaluation:
-        """Accuracy and plain cross-entropy on a split.
-
-        Raises:
-            DataError: the split has no clips.
-        """
-        with fp32_products(self.config):
-            return evaluate(self.model, loader, self.device, autocast(self.device, self.config))
+        return is_skipped

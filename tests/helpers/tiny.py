@@ -10,7 +10,11 @@ import torch
 from torch import nn
 
 from models.config import TrainingConfig
+from models.training.efficient_trainer import Trainer
+from models.training.loaders import Splits
 from models.training.memory import MemoryTracker, OwnPeaks
+from models.training.micro_batches import MicroBatches
+from models.training.stepper import Stepper
 from slr_bench.probes.host import HostMemory
 
 CLASSES = 3
@@ -24,7 +28,7 @@ class TinyBatch:
 
 
 class TinyNet(nn.Module):
-    """Batch norm and dropout are in it: what resume and recomputation get wrong first."""
+    """A network with batch norm and dropout, which are the first to go wrong on resume and in recomputation."""
 
     def __init__(self, norm=True, dropout=0.3):
         super().__init__()
@@ -40,7 +44,7 @@ class TinyNet(nn.Module):
 
 
 class TinyLoader:
-    """A split in memory, with the interface of the real loader: the order depends on the epoch alone."""
+    """A split in memory with the interface of the real loader; the order depends on the epoch alone."""
 
     def __init__(self, clips, batch_size, shuffle=True):
         generator = torch.Generator().manual_seed(7)
@@ -75,21 +79,27 @@ def tiny_config(**changes):
     return TrainingConfig.model_validate(values | changes)
 
 
+def tiny_trainer(config, total_steps, train, val, model=None):
+    """A trainer on the CPU whose checkpoints hold the training section alone."""
+    stepper = Stepper(model or TinyNet(), config, "cpu", total_steps)
+    return Trainer(stepper, MicroBatches(stepper), Splits(train, val))
+
+
 class NoPeaks(OwnPeaks):
-    """The process of the tests has held much more than it holds: nothing that a fake reading is to know."""
+    """Peaks that the test sets. The real process of the tests has held much more than it holds now."""
 
     over_now_bytes = 0
-    set_back_times = 0
+    resets = 0
 
     def rss_over_now_bytes(self):
         return self.over_now_bytes
 
-    def set_back(self):
-        self.set_back_times += 1
+    def reset(self):
+        self.resets += 1
 
 
 def fake_tracker(ram_percent, gpu_percent=lambda: 0.0, peaks=None, **thresholds):
-    """A tracker on a machine of 10 GiB of RAM and a GPU of 10 GiB, of which half a percent is used between steps."""
+    """A tracker on a machine with 10 GiB of RAM and a GPU of 10 GiB; half a percent of it is used between steps."""
     gib = 2**30
 
     def read_gpu():
@@ -105,15 +115,15 @@ def fake_tracker(ram_percent, gpu_percent=lambda: 0.0, peaks=None, **thresholds)
     )
 
 
-def interrupt_after(subject, steps, signal_number=signal.SIGTERM):
-    """Send this process the signal during optimizer step number ``steps``."""
-    plain, taken = subject.step, []
+def interrupt_after(trainer, steps, signal_number=signal.SIGTERM):
+    """Send this process the signal during attempt number ``steps`` at an optimizer step."""
+    plain, attempts = trainer.stepper.accumulate, []
 
-    def step(micro_batches, clips_in_step):
-        taken.append(1)
-        if len(taken) == steps:
+    def accumulate(micro_batches, clips):
+        attempts.append(1)
+        if len(attempts) == steps:
             os.kill(os.getpid(), signal_number)
-        return plain(micro_batches, clips_in_step)
+        return plain(micro_batches, clips)
 
-    subject.step = step
-    return subject
+    trainer.stepper.accumulate = accumulate
+    return trainer

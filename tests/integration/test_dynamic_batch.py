@@ -1,4 +1,4 @@
-"""Trainings in a process of their own that may not have more data than a few clips' activations."""
+"""Trainings in a separate process whose memory is limited to the activations of a few clips."""
 
 import resource
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOM_MIB = 165
-"""Over what the process has when the training begins. Measured: a step of 4 clips needs 100 to 140, of 8 200 to 220."""
+"""Memory above that at the start of the training. A step of 4 clips needs 100 to 140, of 8 200 to 220."""
 
 
 def data_bytes():
@@ -18,14 +18,15 @@ def data_bytes():
 
 
 def train_short_of_memory(batch_size):
-    """One epoch of one step; prints the micro-batches that were tried."""
+    """Train one epoch of one step, and print the micro-batches that were tried."""
     sys.path.insert(0, str(ROOT / "tests" / "helpers"))
     import torch
     from tiny import CLASSES, TinyBatch, TinyLoader
 
     from models.config import Settings
     from models.networks.efficient import build_recogniser
-    from models.training.efficient_trainer import EfficientTrainer
+    from models.training.efficient_trainer import build_trainer
+    from models.training.loaders import Splits
 
     class Loader(TinyLoader):
         def batches(self, first=0):
@@ -40,16 +41,16 @@ def train_short_of_memory(batch_size):
     model = build_recogniser(settings.model, settings.training.recompute)
     limit = data_bytes() + ROOM_MIB * 2**20
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    trainer = EfficientTrainer(model, settings.training, "cpu", 1)
     loader = Loader(batch_size, batch_size)
-    trainer.fit(loader, loader, None)
-    print(batch_size, *[event.micro_batch for event in trainer.events])
+    trainer = build_trainer(model, settings.training, "cpu", 1, Splits(loader, loader))
+    result = trainer.fit(None)
+    print(batch_size, *[event.micro_batch for event in result.events])
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA and /proc are Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA and /proc exist only on Linux")
 @pytest.mark.parametrize(("batch_size", "tried"), [(4, "4"), (16, "16 8 4")])
-def test_after_running_out_of_memory_it_stops_at_the_size_that_fits_a_fresh_process(batch_size, tried):
+def test_micro_batch_is_halved_until_it_fits_the_memory_of_a_process(batch_size, tried):
     command = [sys.executable, __file__, str(batch_size)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
     assert run.returncode == 0, run.stderr[-2000:]

@@ -63,7 +63,7 @@ def test_prints_the_running_top_5_and_the_latency(place, capsys):
         assert values == sorted(values, reverse=True)
         assert line.endswith(" ms)")
     assert re.fullmatch(
-        r"4 frames \(one frame in 5 of 25 a second\): [\d.]+ ms a frame, 95 % within [\d.]+ ms", summary
+        r"4 frames \(one frame in 5 of 25 per second\): [\d.]+ ms per frame, 95 % within [\d.]+ ms", summary
     )
 
 
@@ -100,7 +100,7 @@ def test_a_damaged_packet_does_not_end_a_stream(place, tmp_path, capsys):
     assert run(place, "--stride", 1, video=path) == 0
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 19 + 1  # and the summary
-    assert err == "damaged packets of the stream that were skipped: 1\n"
+    assert err == "skipped damaged packets of the stream: 1\n"
     for start, size in packets:
         data[start : start + size] = b"\xff" * size
     path.write_bytes(data)
@@ -115,7 +115,7 @@ def test_a_live_table_on_a_terminal():
     shown = console.file.getvalue()
     assert "[book]" in shown
     assert "class 2" in shown
-    assert "1 frames (one frame in 4): 12.0 ms a frame" in shown
+    assert "1 frames (one frame in 4): 12.0 ms per frame" in shown
 
 
 def told(capsys):

@@ -154,7 +154,7 @@ def mistake(capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "no data directory: give --data-dir"),
+        ([], "no data directory: pass --data-dir"),
         (["--data-dir", "/nowhere"], "/nowhere does not exist"),
         (["--config", "nowhere.yml"], "cannot read configuration nowhere.yml"),
         (["--set", "training.bach_size=3"], "did you mean 'batch_size'"),
@@ -197,7 +197,7 @@ def test_it_picks_settings_for_the_machine_and_keeps_the_batches_when_it_resumes
     from models.training.machine import Machine
 
     machine = Machine(cores=1, ram_free_bytes=100 * 2**20, ram_limit_bytes=2**30)
-    monkeypatch.setattr(Machine, "here", lambda: machine)
+    monkeypatch.setattr(Machine, "current", lambda: machine)
     monkeypatch.setattr(step_need, "measure_step_need", lambda *_: StepNeed(0, 60 * 2**20))
     arguments = ("--data-dir", data, "--output-dir", tmp_path, "--num-classes", 2, "--auto")
     code, err = train_here(capsys, monkeypatch, *arguments, settings=["training.epochs=1", "data.num_workers=1"])
@@ -240,7 +240,7 @@ def test_a_checkpoint_of_ours_begins_a_training_of_the_whole_network(data, train
                 settings=["training.epochs=1", "training.learning_rate=1e-30"],
             )  # fmt: skip
         assert code == 0, err
-        assert kept != any("knows 100 classes, model.num_classes is 2" in str(one.message) for one in warned)
+        assert kept != any("has 100 classes, model.num_classes is 2" in str(one.message) for one in warned)
         before, after = weights(trained[0]), weights(tmp_path / str(classes))
         same = {
             name
@@ -320,7 +320,7 @@ def test_what_cannot_be_judged_is_one_line(data, trained, capsys):
     assert out.startswith("6 train clips, 100 classes, loss ")
 
 
-HALVES = ", training.dynamic_batch_size: true halves the micro-batch by itself"
+HALVES = ", or set training.dynamic_batch_size: true to halve the micro-batch automatically"
 
 
 @pytest.mark.parametrize(
@@ -334,7 +334,7 @@ def test_what_does_not_fit_is_one_line_with_the_cure(data, tmp_path, capsys, mon
     """It names the size that was tried last, and no cure that has been tried."""
     from models.training.stepper import Stepper
 
-    monkeypatch.setattr(Stepper, "_accumulate", lambda *_: torch.empty(2**50, dtype=torch.uint8))
+    monkeypatch.setattr(Stepper, "_backward", lambda *_: torch.empty(2**50, dtype=torch.uint8))
     arguments = ("--data-dir", data, "--output-dir", tmp_path, "--num-classes", 2)
     code, err = train_here(capsys, monkeypatch, *arguments, settings=[setting])
     assert code == 6
@@ -342,7 +342,7 @@ def test_what_does_not_fit_is_one_line_with_the_cure(data, tmp_path, capsys, mon
     words = shlex.join(["--data-dir", str(data), "--num-classes", "2", *pairs])
     assert err.splitlines()[-1] == (
         f"error: out of memory: a micro-batch of {tried} (training.batch_size: 2) does not fit; "
-        f"python -m models.training.advisor --symptom oom {words} says what to change{cure}"
+        f"run python -m models.training.advisor --symptom oom {words} to see what to change{cure}"
     )
     from models.training import advisor
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from models.training.batch_size import DoesNotFit, OutOfMemory, attempt, out_of_memory_told
+from models.training.out_of_memory import DoesNotFit, OutOfMemory, explain_out_of_memory, run_or_catch_oom
 from slr_bench.execute.job import Job, MeasureCell, Work
 from slr_bench.oom import ALLOCATION_ERRORS, OutOfMemoryKind, out_of_memory_kind
 from slr_bench.record import Outcome
@@ -83,10 +83,10 @@ def test_worker_and_trainer_classify_alike(error, kind, monkeypatch):
     monkeypatch.setattr("slr_bench.worker.measure.measure", fails)
     outcome, _, _ = worker.do_task(Job(MeasureCell(Work("toy", {}), 1, 1, 1)), lambda message: None)
     assert outcome == {GPU: Outcome.OOM_GPU, HOST: Outcome.OOM_HOST}[kind]
-    assert isinstance(attempt(fails, lambda: True), OutOfMemory)
+    assert isinstance(run_or_catch_oom(fails, lambda: True), OutOfMemory)
     memory = {GPU: "GPU memory", HOST: "memory"}[kind]
     reports = pytest.raises(DoesNotFit, match=f"^out of {memory}: a step does not fit")
-    with reports, out_of_memory_told(lambda: "a step", may_halve=False):
+    with reports, explain_out_of_memory(lambda: "a step", may_halve=False):
         fails()
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from models.config import Settings, load_settings
 from models.training import advisor
-from models.training.advice import SAFE_PART, StepNeed, advised, against, for_machine
+from models.training.advice import SAFE_PART, StepNeed, apply_advice, cure, fit_machine
 from models.training.machine import Machine
 from models.training.step_need import measure_step_need
 from slr_bench.files import parse_overrides
@@ -40,7 +40,7 @@ def chosen(advice):
 
 def test_the_reference_on_a_laptop_with_a_gpu():
     """3.2 of 4 GiB hold 200 + 16 x 150 MiB and not 32; seven processes are one less than the cores."""
-    advice = for_machine(Settings(), LAPTOP, clips=1000, need=NEED)
+    advice = fit_machine(Settings(), LAPTOP, clips=1000, need=NEED)
     assert chosen(advice) == {
         "training.batch_size": 16,
         "training.gradient_accumulation_steps": 2,
@@ -55,28 +55,28 @@ def test_the_reference_on_a_laptop_with_a_gpu():
 
 def test_a_small_machine_without_a_gpu_shrinks_the_cache_before_the_batch():
     small = Machine(cores=2, ram_free_bytes=1 * GIB, ram_limit_bytes=2 * GIB)
-    got = chosen(for_machine(Settings(), small, clips=1000, need=StepNeed(100 * MIB, 80 * MIB)))
+    got = chosen(fit_machine(Settings(), small, clips=1000, need=StepNeed(100 * MIB, 80 * MIB)))
     assert "training.batch_size" not in got  # 8: 740 MiB of 819; never more than was set: it is no faster on a CPU
     assert got["data.num_workers"] == 0
     assert got["data.max_frames_in_memory"] == 128
     assert got["data.chunk_size"] == 8
     assert got["model.cache_size_limit_mb"] == 60
     tighter = Machine(cores=2, ram_free_bytes=950 * MIB, ram_limit_bytes=2 * GIB)
-    got = chosen(for_machine(Settings(), tighter, clips=1000, need=StepNeed(100 * MIB, 80 * MIB)))
+    got = chosen(fit_machine(Settings(), tighter, clips=1000, need=StepNeed(100 * MIB, 80 * MIB)))
     assert "training.batch_size" not in got
     assert got["model.enable_feature_caching"] is False
 
 
 def test_what_does_not_fit_at_all_is_told():
-    advice = for_machine(Settings(), LAPTOP, None, StepNeed(8 * GIB, GIB))
+    advice = fit_machine(Settings(), LAPTOP, None, StepNeed(8 * GIB, GIB))
     (batch,) = [one for one in advice if one.key == "training.batch_size"]
     assert batch.value == 1
-    assert batch.why.endswith("more than the 3.20 GiB that are free: see --symptom oom")
+    assert batch.why.endswith("more than the free 3.20 GiB: see --symptom oom")
 
 
 def test_an_optimizer_in_backward_keeps_its_batch():
     changes = {"training__gradient_accumulation_steps": 1, "training__gradient_clip_norm": None}
-    got = chosen(for_machine(setting(training__optimizer_in_backward=True, **changes), LAPTOP, None, NEED))
+    got = chosen(fit_machine(setting(training__optimizer_in_backward=True, **changes), LAPTOP, None, NEED))
     assert not [key for key in got if key.startswith("training.")]
 
 
@@ -101,7 +101,7 @@ needs = st.one_of(st.none(), st.builds(StepNeed, st.integers(0, 4 * GIB), st.int
 @settings(deadline=None)
 @given(starts, machines, st.one_of(st.none(), st.integers(0, 30_000)), needs)
 def test_whatever_the_machine_the_advice_is_valid_fits_and_keeps_the_effective_batch(before, machine, clips, need):
-    after = advised(before, for_machine(before, machine, clips, need))
+    after = apply_advice(before, fit_machine(before, machine, clips, need))
     training, data = after.training, after.data
     assert training.effective_batch == before.training.effective_batch
     assert data.num_workers < machine.cores
@@ -111,22 +111,22 @@ def test_whatever_the_machine_the_advice_is_valid_fits_and_keeps_the_effective_b
     if data.max_frames_in_memory > batch:  # one batch there must be
         assert of_loader <= SAFE_PART * machine.ram_free_bytes + MIB
     if need and training.batch_size > 1 and training.batch_size != before.training.batch_size:
-        assert need.of(training.batch_size) <= SAFE_PART * machine.device_free_bytes
+        assert need.bytes_for(training.batch_size) <= SAFE_PART * machine.device_free_bytes
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         ({"avx2"}, "neither amx_bf16 nor avx512_bf16"),
-        ({"avx2", "avx512_bf16"}, "has avx512_bf16, but no amx_bf16"),
+        ({"avx2", "avx512_bf16"}, "has avx512_bf16 but no amx_bf16"),
         ({"avx512_bf16", "amx_bf16"}, None),
         ({"asimd", "bf16"}, None),
     ],
 )
 def test_a_slow_cpu_is_told_by_its_flags_whether_bf16_costs_time(flags, words):
     cpu = Machine(cores=2, ram_free_bytes=8 * GIB, ram_limit_bytes=8 * GIB, cpu_flags=frozenset(flags))
-    slow = {one.key: one for one in against("slow", setting(), cpu)}
-    oom = {one.key: one for one in against("oom", setting(training__precision="fp32"), cpu)}
+    slow = {one.key: one for one in cure("slow", setting(), cpu)}
+    oom = {one.key: one for one in cure("oom", setting(training__precision="fp32"), cpu)}
     assert oom["training.precision"].value == "bf16"
     assert ("slower" in oom["training.precision"].why) == (words is not None)
     if words is None:
@@ -141,10 +141,10 @@ def test_a_slow_cpu_is_told_by_its_flags_whether_bf16_costs_time(flags, words):
 def test_cures_can_be_repeated_until_none_is_left(now, machine, symptom):
     effective = now.training.effective_batch
     for _ in range(30):
-        advice = against(symptom, now, machine)
+        advice = cure(symptom, now, machine)
         if not advice:
             break
-        now = advised(now, advice)
+        now = apply_advice(now, advice)
         assert now.training.effective_batch == effective
     assert not advice
     if symptom == "oom":
@@ -159,7 +159,7 @@ def test_cures_can_be_repeated_until_none_is_left(now, machine, symptom):
 )
 def test_fp16_is_slow_where_there_is_no_gpu(machine, precision, advised_type):
     """Whatever the processor has: it was measured on one with avx512_fp16."""
-    slow = {one.key: one for one in against("slow", setting(training__precision=precision), machine)}
+    slow = {one.key: one for one in cure("slow", setting(training__precision=precision), machine)}
     assert (slow["training.precision"].value if "training.precision" in slow else None) == advised_type
     if advised_type:
         assert "fp16" in slow["training.precision"].why
@@ -167,34 +167,34 @@ def test_fp16_is_slow_where_there_is_no_gpu(machine, precision, advised_type):
 
 def test_at_one_clip_nothing_is_said_of_halving():
     two = setting(training__batch_size=2, training__dynamic_batch_size=True)
-    assert chosen(against("oom", two, LAPTOP))["training.batch_size"] == 1
-    assert "training.dynamic_batch_size" not in chosen(against("oom", two, LAPTOP))
+    assert chosen(cure("oom", two, LAPTOP))["training.batch_size"] == 1
+    assert "training.dynamic_batch_size" not in chosen(cure("oom", two, LAPTOP))
     four = setting(training__batch_size=4)
-    assert chosen(against("oom", four, LAPTOP))["training.dynamic_batch_size"] is True
+    assert chosen(cure("oom", four, LAPTOP))["training.dynamic_batch_size"] is True
 
 
 def test_every_part_that_has_a_twin_with_fewer_bytes_is_named():
     last = setting(training__batch_size=1, model__stem="split")
-    assert not against("oom", last, LAPTOP)
+    assert not cure("oom", last, LAPTOP)
     parts = {"model__max_pool": "plain", "model__temporal_shift": "plain", "model__attention": "dense"}
     worse = setting(training__batch_size=1, model__stem="split", **parts)
-    assert advised(worse, against("oom", worse, LAPTOP)) == last
+    assert apply_advice(worse, cure("oom", worse, LAPTOP)) == last
 
 
 def test_out_of_memory_does_what_the_page_says():
     """Reduce batch size, increase gradient accumulation steps, enable mixed precision."""
-    got = chosen(against("oom", setting(training__precision="fp32"), LAPTOP))
+    got = chosen(cure("oom", setting(training__precision="fp32"), LAPTOP))
     assert got["training.batch_size"] == 4
     assert got["training.gradient_accumulation_steps"] == 8
     assert got["training.precision"] == "bf16"
-    odd = chosen(against("oom", setting(training__batch_size=9, training__gradient_accumulation_steps=1), LAPTOP))
+    odd = chosen(cure("oom", setting(training__batch_size=9, training__gradient_accumulation_steps=1), LAPTOP))
     assert (odd["training.batch_size"], odd["training.gradient_accumulation_steps"]) == (3, 3)
 
 
 def test_high_ram_use_does_what_the_page_says():
     """Reduce number of workers, decrease cache sizes, enable memory tracking."""
     before = setting(data__num_workers=4, training__enable_memory_tracking=False)
-    assert chosen(against("ram", before, LAPTOP)) == {
+    assert chosen(cure("ram", before, LAPTOP)) == {
         "data.num_workers": 2, "data.prefetch_batches": 1, "data.chunk_size": 8, "model.cache_size_limit_mb": 512,
         "training.enable_memory_tracking": True,
     }  # fmt: skip
@@ -203,14 +203,14 @@ def test_high_ram_use_does_what_the_page_says():
 def test_slow_training_does_what_the_page_says():
     """Adjust chunk sizes, optimize data loading, balance memory vs. speed."""
     before = setting(data__chunk_size=4, data__num_workers=0, model__enable_feature_caching=False)
-    got = chosen(against("slow", before, LAPTOP, clips=100))
+    got = chosen(cure("slow", before, LAPTOP, clips=100))
     assert got["data.chunk_size"] == 32
     assert got["data.num_workers"] == 6
     assert got["model.enable_feature_caching"] is True
     assert got["training.recompute"] == "stage"
     cpu = Machine(cores=2, ram_free_bytes=8 * GIB, ram_limit_bytes=8 * GIB)
-    assert chosen(against("slow", before, cpu))["training.precision"] == "fp32"
-    assert "data.num_workers" not in chosen(against("slow", setting(data__num_workers=5), cpu)), "never fewer"
+    assert chosen(cure("slow", before, cpu))["training.precision"] == "fp32"
+    assert "data.num_workers" not in chosen(cure("slow", setting(data__num_workers=5), cpu)), "never fewer"
 
 
 TINY = ["model.base_channels=8", "model.num_frames=4", "data.frame_size=32", "training.precision=fp32"]
@@ -232,7 +232,7 @@ def test_a_step_is_measured():
     need = measure_step_need(small, torch.device("cpu"))
     assert 2 * 8 * 16 * 56 * 56 * 4 < need.per_clip_bytes < 64 * MIB
     assert 0 <= need.fixed_bytes < GIB
-    assert need.of(3) - need.of(1) == 2 * need.per_clip_bytes
+    assert need.bytes_for(3) - need.bytes_for(1) == 2 * need.per_clip_bytes
 
 
 def test_a_step_that_does_not_fit_is_one_line(monkeypatch, capsys):
@@ -243,22 +243,22 @@ def test_a_step_that_does_not_fit_is_one_line(monkeypatch, capsys):
     arguments = tiny_arguments("--num-classes", 7)
     assert advisor.main(arguments) == 6
     line = capsys.readouterr().err
-    command, says, _ = line.partition(" says what to change")
-    assert says
-    assert line.startswith("error: out of memory: a step of two clips does not fit; python -m models.training")
-    cure = shlex.split(command.partition("python -m models.training.advisor ")[2])
-    assert cure[:2] == ["--symptom", "oom"]
-    assert sorted(cure[2:]) == sorted(arguments), "it advises about the setting that did not fit"
+    command, purpose, _ = line.partition(" to see what to change")
+    assert purpose
+    assert line.startswith("error: out of memory: a step of two clips does not fit; run python -m models.training")
+    words = shlex.split(command.partition("python -m models.training.advisor ")[2])
+    assert words[:2] == ["--symptom", "oom"]
+    assert sorted(words[2:]) == sorted(arguments), "it advises about the setting that did not fit"
 
 
 def test_the_command_prints_why_and_the_command_that_does_it(tmp_path, capsys, monkeypatch):
     out = tmp_path / "advised.yml"
-    monkeypatch.setattr(Machine, "here", lambda: LAPTOP)
-    monkeypatch.setattr(advisor, "advise", lambda *_: for_machine(Settings(), LAPTOP, None, NEED))
+    monkeypatch.setattr(Machine, "current", lambda: LAPTOP)
+    monkeypatch.setattr(advisor, "advise", lambda *_: fit_machine(Settings(), LAPTOP, None, NEED))
     assert advisor.main(["--set", "training.epochs=3", "--set", "training.batch_size=4"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "8 cores, 12.00 GiB of 16.00 GiB RAM free, GPU, 4.00 GiB free"
-    assert "the largest of the effective batch 32 within 3.20 GiB" in " ".join(lines)
+    assert "divides the effective batch 32 and fits 3.20 GiB" in " ".join(lines)
     command = lines[-1].split()
     assert command[:3] == ["python", "train_efficient_model.py", "--set"], "both commands have the same default"
     assert command[-2:] == ["--data-dir", "DIR"]

@@ -9,16 +9,23 @@ import torch
 from tiny import TinyNet, tiny_config
 
 from models.config import Settings
-from models.training.checkpoint import HARMLESS, Bond, load_checkpoint, random_state, save_checkpoint, set_random_state
+from models.training.checkpoint import (
+    HARMLESS,
+    TrainingIdentity,
+    load_checkpoint,
+    random_state,
+    save_checkpoint,
+    set_random_state,
+)
 from slr_bench.errors import ConfigError
 from slr_bench.files import write_atomically
 
 CONFIG = {"training": tiny_config().model_dump(mode="json")}
-BOND = Bond(CONFIG, 9)
+IDENTITY = TrainingIdentity(CONFIG, 9)
 
 
 def saved(path, model=None):
-    save_checkpoint(path, {"model": model or TinyNet()}, BOND, {"epoch": 1})
+    save_checkpoint(path, {"model": model or TinyNet()}, IDENTITY, {"epoch": 1})
     return path
 
 
@@ -27,7 +34,7 @@ def test_round_trip(tmp_path):
     model = TinyNet()
     path = saved(tmp_path / "new" / "c.pt", model)
     other = TinyNet()
-    progress, _ = load_checkpoint(path, {"model": other}, BOND)
+    progress, _ = load_checkpoint(path, {"model": other}, IDENTITY)
     assert progress == {"epoch": 1}
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
 
@@ -37,7 +44,7 @@ def test_random_numbers_continue(tmp_path):
     expected = (torch.rand(3), random.random())
     random.seed(1)
     torch.manual_seed(1)
-    set_random_state(load_checkpoint(path, {"model": TinyNet()}, BOND)[1])
+    set_random_state(load_checkpoint(path, {"model": TinyNet()}, IDENTITY)[1])
     found = (torch.rand(3), random.random())
     assert torch.equal(found[0], expected[0])
     assert found[1] == expected[1]
@@ -83,7 +90,7 @@ def test_truncated(tmp_path, keep):
     path = saved(tmp_path / "c.pt")
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ConfigError, match=r"c\.pt is truncated or not a file of tensors"):
-        load_checkpoint(path, {"model": TinyNet()}, BOND)
+        load_checkpoint(path, {"model": TinyNet()}, IDENTITY)
 
 
 def test_a_checkpoint_with_a_wrong_bit_is_refused_and_loads_nothing(tmp_path):
@@ -95,7 +102,7 @@ def test_a_checkpoint_with_a_wrong_bit_is_refused_and_loads_nothing(tmp_path):
     path.write_bytes(content)
     before = [value.clone() for value in other.state_dict().values()]
     with pytest.raises(ConfigError, match=r"checkpoint: .*c\.pt is damaged in its record archive/data/\d+;"):
-        load_checkpoint(path, {"model": other}, BOND)
+        load_checkpoint(path, {"model": other}, IDENTITY)
     assert all(map(torch.equal, before, other.state_dict().values()))
 
 
@@ -106,7 +113,7 @@ def test_foreign(tmp_path, content):
     path = tmp_path / "c.pt"
     torch.save(content, path)
     with pytest.raises(ConfigError, match="not written by this trainer"):
-        load_checkpoint(path, {"model": TinyNet()}, BOND)
+        load_checkpoint(path, {"model": TinyNet()}, IDENTITY)
 
 
 @contextmanager
@@ -131,7 +138,7 @@ def test_a_disk_that_fills_while_saving_spares_the_earlier_checkpoint(tmp_path, 
         saved(path, TinyNet())
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
-    load_checkpoint(path, {"model": TinyNet()}, BOND)
+    load_checkpoint(path, {"model": TinyNet()}, IDENTITY)
 
 
 def whole(**changes):
@@ -145,7 +152,7 @@ def whole(**changes):
 
 def test_the_whole_setting_is_carried_and_reads_back(tmp_path):
     path = tmp_path / "c.pt"
-    save_checkpoint(path, {"model": TinyNet()}, Bond(whole(model__num_classes=7), 9), {})
+    save_checkpoint(path, {"model": TinyNet()}, TrainingIdentity(whole(model__num_classes=7), 9), {})
     content = torch.load(path, weights_only=True)
     assert content["schema"] == 2
     assert Settings.model_validate(content["settings"]).model.num_classes == 7
@@ -164,20 +171,20 @@ def test_the_whole_setting_is_carried_and_reads_back(tmp_path):
 )
 def test_a_setting_that_trains_otherwise_is_refused_and_one_that_only_saves_memory_is_not(tmp_path, change, words):
     path = tmp_path / "c.pt"
-    save_checkpoint(path, {"model": TinyNet()}, Bond(whole(), 9), {"epoch": 2})
+    save_checkpoint(path, {"model": TinyNet()}, TrainingIdentity(whole(), 9), {"epoch": 2})
     if words is None:
-        assert load_checkpoint(path, {"model": TinyNet()}, Bond(whole(**change), 9))[0] == {"epoch": 2}
+        assert load_checkpoint(path, {"model": TinyNet()}, TrainingIdentity(whole(**change), 9))[0] == {"epoch": 2}
         return
     with pytest.raises(ConfigError, match=words):
-        load_checkpoint(path, {"model": TinyNet()}, Bond(whole(**change), 9))
+        load_checkpoint(path, {"model": TinyNet()}, TrainingIdentity(whole(**change), 9))
 
 
 def test_other_clips_are_refused_and_unknown_ones_are_not(tmp_path):
     """A checkpoint from before the fingerprint was kept says nothing, and so does a caller without a directory."""
     path = tmp_path / "c.pt"
-    known, other, unknown = (Bond(CONFIG, 9, fingerprint) for fingerprint in ("ab", "cd", None))
+    known, other, unknown = (TrainingIdentity(CONFIG, 9, fingerprint) for fingerprint in ("ab", "cd", None))
     save_checkpoint(path, {"model": TinyNet()}, known, {"epoch": 1})
-    with pytest.raises(ConfigError, match=r"made on other clips .*; resume with the same data, or begin from"):
+    with pytest.raises(ConfigError, match=r"made on other clips .*; resume with the same data, or start from"):
         load_checkpoint(path, {"model": TinyNet()}, other)
     for bond in (known, unknown):
         assert load_checkpoint(path, {"model": TinyNet()}, bond)[0] == {"epoch": 1}
@@ -210,9 +217,11 @@ def old_checkpoint(path):
 
 def test_a_checkpoint_of_schema_1_is_read_and_a_key_younger_than_it_had_its_default(tmp_path):
     path = old_checkpoint(tmp_path / "c.pt")
-    assert load_checkpoint(path, {"model": TinyNet()}, BOND)[0] == {"epoch": 1}
+    assert load_checkpoint(path, {"model": TinyNet()}, IDENTITY)[0] == {"epoch": 1}
     with pytest.raises(ConfigError, match=r"made with training\.channels_last=False, now it is True"):
-        load_checkpoint(path, {"model": TinyNet()}, Bond({"training": CONFIG["training"] | {"channels_last": True}}, 9))
+        load_checkpoint(
+            path, {"model": TinyNet()}, TrainingIdentity({"training": CONFIG["training"] | {"channels_last": True}}, 9)
+        )
 
 
 def test_a_file_of_ours_that_lacks_something(tmp_path):
@@ -221,9 +230,9 @@ def test_a_file_of_ours_that_lacks_something(tmp_path):
     del content["progress"]
     torch.save(content, path)
     with pytest.raises(ConfigError, match="lacks progress; train anew"):
-        load_checkpoint(path, {"model": TinyNet()}, BOND)
+        load_checkpoint(path, {"model": TinyNet()}, IDENTITY)
     with pytest.raises(ConfigError, match="lacks some parts; train anew"):
-        load_checkpoint(saved(path), {"model": TinyNet(), "optimizer": TinyNet()}, BOND)
+        load_checkpoint(saved(path), {"model": TinyNet(), "optimizer": TinyNet()}, IDENTITY)
 
 
 class Evil:
@@ -235,5 +244,5 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path, capsys):
     path = tmp_path / "c.pt"
     torch.save({"format": "slr-recogniser-checkpoint", "schema": 2, "progress": Evil()}, path)
     with pytest.raises(ConfigError, match="not a file of tensors"):
-        load_checkpoint(path, {"model": TinyNet()}, BOND)
+        load_checkpoint(path, {"model": TinyNet()}, IDENTITY)
     assert "code ran" not in capsys.readouterr().out

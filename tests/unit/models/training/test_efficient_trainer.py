@@ -10,33 +10,34 @@ from types import SimpleNamespace
 import pytest
 import torch
 from rich.console import Console
-from tiny import TinyLoader, TinyNet, fake_tracker, interrupt_after, tiny_config
+from tiny import TinyLoader, fake_tracker, interrupt_after, tiny_config, tiny_trainer
 
-from models.training.efficient_trainer import CHECKPOINT_NAME, EfficientTrainer, TrainingDiverged
-from models.training.interruption import TrainingInterrupted
+from models.training import CHECKPOINT_NAME
+from models.training.efficient_trainer import TrainingDiverged, TrainingInterrupted
 from models.training.optimization import steps_per_epoch
 from slr_bench.errors import ConfigError, DataError
 
 CLIPS = 18  # micro-batches of 4: windows of 8, 8 and 2
 
 
-def trainer(seed=0, clips=CLIPS, **changes):
+def trainer(seed=0, clips=CLIPS, train=None, **changes):
     torch.manual_seed(seed)
     config = tiny_config(**changes)
-    return EfficientTrainer(TinyNet(), config, "cpu", config.epochs * steps_per_epoch(clips, config))
+    train, val = train or TinyLoader(CLIPS, 4), TinyLoader(6, 4, shuffle=False)
+    return tiny_trainer(config, config.epochs * steps_per_epoch(clips, config), train, val)
 
 
 def quiet():
     return Console(file=io.StringIO())
 
 
-def fit(subject, output_dir=None, resume=False, train=None, console=None):
-    train = train or TinyLoader(CLIPS, 4)
-    return subject.fit(train, TinyLoader(6, 4, shuffle=False), output_dir, resume, console or quiet())
+def fit(subject, output_dir=None, resume=False, console=None):
+    return subject.fit(output_dir, resume, console or quiet()).epochs
 
 
 def same_weights(a, b):
-    return all(torch.equal(x, b.model.state_dict()[name]) for name, x in a.model.state_dict().items())
+    first, second = a.stepper.model.state_dict(), b.stepper.model.state_dict()
+    return all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +64,14 @@ def test_an_interrupted_training_ends_with_the_uninterrupted_weights(uninterrupt
 
 def test_resume_at_an_epoch_boundary_is_exact(uninterrupted, tmp_path):
     first = trainer()
-    plain = first.evaluate
+    plain = first.stepper.evaluate
 
     def evaluate(batches):
         evaluation = plain(batches)
         os.kill(os.getpid(), signal.SIGTERM)
         return evaluation
 
-    first.evaluate = evaluate
+    first.stepper.evaluate = evaluate
     with pytest.raises(TrainingInterrupted, match="in epoch 2 of 3"):
         fit(first, tmp_path)
     resumed = trainer(seed=99)
@@ -81,15 +82,15 @@ def test_resume_at_an_epoch_boundary_is_exact(uninterrupted, tmp_path):
 def test_a_signal_in_validation_ends_it_and_resuming_validates_anew(uninterrupted, tmp_path):
     """Not the whole of it: who ends a training may not wait that long before killing it."""
     first = trainer()
-    plain, seen = first.model.forward, []
+    plain, seen = first.stepper.model.forward, []
 
     def forward(clips_BTCHW):
-        if not first.model.training:
+        if not first.stepper.model.training:
             seen.append(len(clips_BTCHW))
             os.kill(os.getpid(), signal.SIGTERM)
         return plain(clips_BTCHW)
 
-    first.model.forward = forward
+    first.stepper.model.forward = forward
     with pytest.raises(TrainingInterrupted, match="in epoch 1 of 3"):
         fit(first, tmp_path)
     assert seen == [4]  # of 6
@@ -149,17 +150,17 @@ def test_diverged_loss_names_the_clips_and_spares_the_checkpoint(tmp_path):
     fit(trainer(), tmp_path)
     before = (tmp_path / CHECKPOINT_NAME).read_bytes()
     subject = trainer()
-    plain, calls = subject.model.forward, []
+    plain, calls = subject.stepper.model.forward, []
 
     def poisoned(clips_BTCHW):
         calls.append(1)
         return plain(clips_BTCHW) * (float("nan") if len(calls) == 2 else 1.0)
 
-    subject.model.forward = poisoned
+    subject.stepper.model.forward = poisoned
     loader = TinyLoader(CLIPS, 4)
     second = list(loader)[1].video_ids
     with pytest.raises(TrainingDiverged, match=f"became nan on clips {', '.join(second)}; lower training") as error:
-        fit(subject, tmp_path, train=loader)
+        fit(subject, tmp_path)
     assert error.value.exit_code == 2
     assert (tmp_path / CHECKPOINT_NAME).read_bytes() == before
 
@@ -176,7 +177,7 @@ def test_one_micro_batch_is_alive_in_fit_too():
                 del batch
                 yield hand_over.pop()
 
-    fit(trainer(epochs=2), train=Watched(CLIPS, 4))
+    fit(trainer(epochs=2, train=Watched(CLIPS, 4)))
     assert len(alive) == 10
     assert alive == [0] * 10
 
@@ -200,7 +201,7 @@ def test_a_terminal_shows_loss_rate_speed_and_memory():
 
 def test_memory_advice_is_printed_once():
     subject = trainer(enable_memory_tracking=True)
-    subject.tracker = fake_tracker(lambda: 92)
+    subject.micro_batches.tracker = fake_tracker(lambda: 92)
     console = quiet()
     fit(subject, console=console)
     assert console.file.getvalue().count("memory warning: RAM is 92 % full") == 1
@@ -213,8 +214,8 @@ def test_a_training_that_crashed_goes_on_from_its_last_epoch_to_the_same_weights
         raise KeyError("power cut")
 
     crashed = trainer()
-    plain = crashed.step
-    crashed.step = lambda *arguments: crash() if crashed.schedule.last_epoch == 5 else plain(*arguments)
+    plain = crashed.stepper.accumulate
+    crashed.stepper.accumulate = lambda *arguments: crash() if crashed.stepper.steps_taken == 5 else plain(*arguments)
     with pytest.raises(KeyError):
         fit(crashed, tmp_path)
     resumed = trainer(seed=99)
@@ -233,7 +234,7 @@ def test_resuming_loads_no_batch_again_that_was_used(tmp_path):
 
     with pytest.raises(TrainingInterrupted):
         fit(interrupt_after(trainer(), 5), tmp_path)
-    fit(trainer(), tmp_path, resume=True, train=Asked(CLIPS, 4))
+    fit(trainer(train=Asked(CLIPS, 4)), tmp_path, resume=True)
     assert asked == [(1, 4), (2, 0)]
 
 
@@ -262,7 +263,7 @@ def test_what_only_saves_memory_may_change_on_resume(tmp_path):
 def test_another_network_is_refused(tmp_path):
     fit(trainer(), tmp_path)
     other = trainer()
-    other.model.head = torch.nn.Linear(8, 5)
+    other.stepper.model.head = torch.nn.Linear(8, 5)
     with pytest.raises(ConfigError, match=r"head\.weight is \(3, 8\), expected \(5, 8\)"):
         fit(other, tmp_path, resume=True)
 
@@ -273,9 +274,11 @@ def test_nothing_to_resume_from(tmp_path):
 
 
 def test_an_empty_split_is_told_before_the_first_step():
+    empty = SimpleNamespace(indices=())
     with pytest.raises(DataError, match="training split has no clips"):
-        trainer().fit(SimpleNamespace(indices=()), TinyLoader(6, 4), None)
-    subject = trainer()
+        fit(trainer(train=empty))
+    config = tiny_config()
+    subject = tiny_trainer(config, 9, TinyLoader(6, 4), empty)
     with pytest.raises(DataError, match="validation split has no clips"):
-        subject.fit(TinyLoader(6, 4), SimpleNamespace(indices=()), None)
-    assert subject.schedule.last_epoch == 0
+        fit(subject)
+    assert subject.stepper.steps_taken == 0

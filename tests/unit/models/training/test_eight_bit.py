@@ -9,8 +9,7 @@ from tiny import TinyNet, tiny_config
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from models.training.in_backward import update_in_backward
-from models.training.optimization import build_optimizer
+from models.training.optimization import build_optimizer, update_in_backward
 from slr_bench.errors import UnsupportedSettingError
 
 CONFIG = tiny_config(optimizer="adamw_8bit", learning_rate=0.01, weight_decay=0.1)

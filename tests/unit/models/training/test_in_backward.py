@@ -9,9 +9,8 @@ from torch import nn
 
 from models.config import ModelConfig
 from models.networks.efficient import build_recogniser
-from models.training.checkpoint import Bond, load_checkpoint, save_checkpoint
-from models.training.in_backward import update_in_backward
-from models.training.optimization import build_optimizer
+from models.training.checkpoint import TrainingIdentity, load_checkpoint, save_checkpoint
+from models.training.optimization import build_optimizer, update_in_backward
 from models.training.stepper import Stepper
 from slr_bench.trace.recorder import Recorder
 
@@ -82,7 +81,7 @@ def parts(stepper):
 
 
 def bond(stepper):
-    return Bond({"training": stepper.config.model_dump(mode="json")}, 6)
+    return TrainingIdentity({"training": stepper.config.model_dump(mode="json")}, 6)
 
 
 @pytest.mark.parametrize("resumed_in_backward", [True, False])

@@ -119,12 +119,12 @@ def test_whether_twice_a_steps_memory_fits(now, peak_over_now_gib, gpu_percent, 
 
 def test_own_peaks_of_this_process():
     peaks = OwnPeaks()
-    peaks.set_back()
+    peaks.reset()
     with mmap.mmap(-1, 128 * 2**20) as held:  # a tensor's memory may stay in the heap when it goes
         held.write(b"1" * len(held))
     assert peaks.rss_over_now_bytes() > 100 * 2**20
     before = peaks.rss_bytes()
-    peaks.set_back()
+    peaks.reset()
     assert peaks.rss_over_now_bytes() < 16 * 2**20
     assert peaks.rss_bytes() == before > rss_bytes()
     assert peaks.gpu_bytes(torch.device("cpu")) is None
@@ -138,5 +138,5 @@ def test_peaks_that_cannot_be_set_back_are_not_used(monkeypatch):
     monkeypatch.setattr("models.training.memory.high_water_bytes", lambda: 2 * rss_bytes())
     peaks = OwnPeaks()
     assert peaks.rss_over_now_bytes() > 0
-    peaks.set_back()
+    peaks.reset()
     assert peaks.rss_over_now_bytes() == 0

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import fake_tracker
 
-from models.training.pressure import MemoryPressure
+from models.training.memory import MemoryPressure
 
 
 class Machine:

@@ -40,8 +40,8 @@ def cut(batch, sizes):
 def test_unequal_micro_batches_equal_the_full_batch(sizes, optimizer):
     batch = clips(sum(sizes))
     whole, parts = make(optimizer=optimizer), make(optimizer=optimizer)
-    loss_whole = whole.step([batch], sum(sizes))
-    loss_parts = parts.step(cut(batch, sizes), sum(sizes))
+    loss_whole = whole.step([batch], sum(sizes)).loss
+    loss_parts = parts.step(cut(batch, sizes), sum(sizes)).loss
     torch.testing.assert_close(loss_parts, loss_whole, rtol=1e-12, atol=1e-12)
     for a, b in zip(parts.model.parameters(), whole.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)  # AdamW divides by tiny gradients
@@ -125,10 +125,12 @@ def test_what_a_step_says_of_itself():
     stepper = make()
     batch = clips(5)
     expected = (stepper.model(batch.clips_BTCHW).argmax(1) == batch.labels_B).sum()
-    loss = stepper.step(cut(batch, [2, 3]), 5)
-    assert len(stepper.last_losses) == 2
-    assert torch.equal(torch.stack(stepper.last_losses).sum(), loss)
-    assert stepper.last_correct == expected
+    rate = stepper.schedule.get_last_lr()[0]
+    result = stepper.step(cut(batch, [2, 3]), 5)
+    assert len(result.losses) == 2
+    assert torch.equal(torch.stack(result.losses).sum(), result.loss)
+    assert result.correct == expected
+    assert (result.clips, result.learning_rate, result.is_skipped) == (5, rate, False)
 
 
 def test_bf16_keeps_master_weights_in_fp32():
@@ -169,7 +171,7 @@ def test_fp16_overflow_moves_neither_weights_nor_schedule():
     before = {name: value.clone() for name, value in stepper.model.state_dict().items()}
     rate = stepper.schedule.get_last_lr()
     stepper.model.head.weight.register_hook(lambda grad: grad * float("inf"))
-    stepper.step(TinyLoader(4, 4), 4)
+    assert stepper.step(TinyLoader(4, 4), 4).is_skipped
     assert all(torch.equal(before[name], value) for name, value in stepper.model.state_dict().items())
     assert stepper.schedule.get_last_lr() == rate
     assert stepper.scaler.get_scale() < 2**16
@@ -247,5 +249,5 @@ def test_runs_on_fake_tensors(precision, optimizer):
     with mode:
         for _ in range(2):  # the second has optimizer state
             batch = TinyBatch(torch.zeros(2, 2, 3, 32, 32, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), ())
-            assert stepper.step(iter([batch]), 2).shape == ()
+            assert stepper.step(iter([batch]), 2).loss.shape == ()
     assert len(stepper.optimizer.state) == len(list(model.parameters()))

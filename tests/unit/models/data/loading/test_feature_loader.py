@@ -10,8 +10,8 @@ from models.data.loading.clip_reader import ClipReader
 from models.data.loading.clips import build_loaders
 from models.data.wlasl import SPLITS
 from models.networks.efficient import build_recogniser
-from models.training.efficient_trainer import EfficientTrainer
-from models.training.frozen_features import with_kept_features
+from models.training.efficient_trainer import build_trainer
+from models.training.loaders import Splits, with_stored_features
 
 LENGTHS = {"train0": 12, "train1": 3, "train2": 14, "train3": 9, "train4": 11, "val0": 8, "val1": 10}
 FRAMES, FEATURES = 4, 64
@@ -60,7 +60,7 @@ def build(data_dir, monkeypatch):
         torch.manual_seed(0)
         with pytest.warns(UserWarning, match="freezes random numbers"):
             model = build_recogniser(settings.model)
-        loaders = with_kept_features(build_loaders(settings), model, settings, CPU)
+        loaders = with_stored_features(build_loaders(settings), model, settings, CPU)
         if room_for is not None:
             loaders.train.loader._features.limit_bytes = room_for * CLIP_BYTES
         built.append(loaders)
@@ -173,7 +173,7 @@ def test_with_augmentation_nothing_is_kept_in_place_of_clips(data_dir):
     settings = settings_for(data_dir)
     settings = settings.model_copy(update={"data": settings.data.model_copy(update={"augment": True})})
     loaders = build_loaders(settings)
-    assert with_kept_features(loaders, torch.nn.Identity(), settings, CPU) is loaders
+    assert with_stored_features(loaders, torch.nn.Identity(), settings, CPU) is loaders
 
 
 def test_training_on_kept_features_is_training_behind_the_frozen_backbone(build, data_dir):
@@ -186,7 +186,7 @@ def test_training_on_kept_features_is_training_behind_the_frozen_backbone(build,
         twin = build_recogniser(settings.model)
     for network, source in ((model, loaders), (twin, plain)):
         torch.manual_seed(1)
-        EfficientTrainer(network, settings.training, "cpu", 6).fit(source.train, source.val, None)
+        build_trainer(network, settings.training, "cpu", 6, Splits(source.train, source.val)).fit(None)
     assert len(decoded) == 7 + 14, "7 clips once, and 14 in two epochs of frames"
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, twin.state_dict()[name], rtol=1e-4, atol=1e-6)

@@ -9,10 +9,9 @@ from collections import Counter
 import pytest
 import torch
 from rich.console import Console
-from tiny import NoPeaks, TinyLoader, TinyNet, fake_tracker, interrupt_after, tiny_config
+from tiny import NoPeaks, TinyLoader, TinyNet, fake_tracker, interrupt_after, tiny_config, tiny_trainer
 
-from models.training.efficient_trainer import EfficientTrainer
-from models.training.interruption import TrainingInterrupted
+from models.training.efficient_trainer import TrainingInterrupted
 from models.training.optimization import steps_per_epoch
 
 CLIPS = 22
@@ -35,8 +34,8 @@ class Memory:
         self.room, self.in_backward, self.sizes = room, in_backward, []
 
     def watch(self, trainer):
-        trainer.model.head.register_forward_hook(self._forward)
-        trainer.peaks = NoPeaks()
+        trainer.stepper.model.head.register_forward_hook(self._forward)
+        trainer.micro_batches.peaks = NoPeaks()
         return trainer
 
     def _forward(self, module, inputs, out):
@@ -49,29 +48,32 @@ class Memory:
             out.register_hook(lambda gradient: torch.empty(2**50, dtype=torch.uint8))
 
 
-def trainer(seed=0, norm=True, dropout=0.3, **changes):
+def trainer(seed=0, norm=True, dropout=0.3, loader=None, **changes):
     torch.manual_seed(seed)
     config = tiny_config(**{"batch_size": 8, "dynamic_batch_size": True} | changes)
     total_steps = config.epochs * steps_per_epoch(CLIPS, config)
-    return EfficientTrainer(TinyNet(norm, dropout), config, "cpu", total_steps)
+    train, val = loader or TinyLoader(CLIPS, 8), TinyLoader(6, 8, shuffle=False)
+    return tiny_trainer(config, total_steps, train, val, TinyNet(norm, dropout))
 
 
-def fit(subject, output_dir=None, resume=False, loader=None, console=None):
-    console = console or Console(file=io.StringIO(), width=300)
-    loader = loader or TinyLoader(CLIPS, 8)
-    return subject.fit(loader, TinyLoader(6, 8, shuffle=False), output_dir, resume, console)
+def fit(subject, output_dir=None, resume=False, console=None):
+    return subject.fit(output_dir, resume, console or Console(file=io.StringIO(), width=300)).epochs
+
+
+def events(subject):
+    return subject.micro_batches.events
 
 
 def assert_same_weights(a, b, **tolerance):
-    for name, value in a.model.state_dict().items():
-        torch.testing.assert_close(value, b.model.state_dict()[name], **tolerance or {"rtol": 0, "atol": 0})
+    for name, value in a.stepper.model.state_dict().items():
+        torch.testing.assert_close(value, b.stepper.model.state_dict()[name], **tolerance or {"rtol": 0, "atol": 0})
 
 
 def started_at(size, **changes):
     """An uninterrupted training that uses micro-batches of ``size`` from the start."""
     subject = trainer(**changes)
-    subject.micro_batch.size = size
-    subject.micro_batch.grow_after_steps = 1000
+    subject.micro_batches.micro_batch.size = size
+    subject.micro_batches.micro_batch.grow_after_steps = 1000
     return subject
 
 
@@ -86,13 +88,12 @@ def test_after_an_out_of_memory_the_step_is_taken_anew_as_if_it_had_begun_so(in_
     assert_same_weights(subject, expected)
     epoch = 8 * [2] + 3 * [2]
     assert memory.sizes == [8, 4, *epoch, *epoch, *epoch]
-    assert [event.micro_batch for event in subject.events] == [4, 2]
+    assert [event.micro_batch for event in events(subject)] == [4, 2]
 
 
 def test_memory_that_runs_out_after_gradients_were_added_up():
     """The second batch of the first window is the one that fails: the gradient of the first is dropped with it."""
     memory = Memory(in_backward=True)
-    subject = memory.watch(trainer(epochs=1))
 
     class Shrinking(TinyLoader):
         def batches(self, first=0):
@@ -101,7 +102,8 @@ def test_memory_that_runs_out_after_gradients_were_added_up():
                     memory.room = 4
                 yield batch
 
-    fit(subject, loader=Shrinking(CLIPS, 8))
+    subject = memory.watch(trainer(epochs=1, loader=Shrinking(CLIPS, 8)))
+    fit(subject)
     expected = started_at(4, epochs=1)
     fit(expected)
     assert memory.sizes == [8, 8, 4, 4, 4, 4, 3, 3]
@@ -112,14 +114,15 @@ def test_no_clip_is_lost_or_seen_twice_and_the_weights_are_those_of_the_whole_ba
     """Without norm over clips and dropout, the micro-batch changes nothing but rounding."""
     seen = []
 
-    class Noting(EfficientTrainer):
-        def _one_step(self, window, clips):
-            loss, ids = super()._one_step(window, clips)
-            seen.extend(name for part in ids for name in part)
-            return loss, ids
-
     plain, shrunk = trainer(norm=False, dropout=0.0, epochs=1), trainer(norm=False, dropout=0.0, epochs=1)
-    shrunk.__class__ = Noting
+    step = shrunk.micro_batches.step
+
+    def noting(*arguments):
+        fitted = step(*arguments)
+        seen.extend(name for ids in fitted.video_ids for name in ids)
+        return fitted
+
+    shrunk.micro_batches.step = noting
     fit(Memory(room=1).watch(shrunk))
     fit(plain)
     assert Counter(seen) == Counter(f"v{index}" for index in range(CLIPS))
@@ -129,28 +132,28 @@ def test_no_clip_is_lost_or_seen_twice_and_the_weights_are_those_of_the_whole_ba
 def test_it_grows_back_and_each_change_is_an_event(tmp_path):
     memory, console = Memory(room=4), Console(file=io.StringIO(), width=300)
     subject = memory.watch(trainer(epochs=4))
-    subject.micro_batch.grow_after_steps = 3
-    subject.tracker = fake_tracker(lambda: 40)
+    subject.micro_batches.micro_batch.grow_after_steps = 3
+    subject.micro_batches.tracker = fake_tracker(lambda: 40)
     fit(subject, tmp_path, console=console)
     epoch = [4, 4, 4, 4, 3, 3]
     # After three good steps 8 is tried, on a last window of 6 clips; the next failure asks for six.
     assert memory.sizes == [8, *epoch, 4, 4, 4, 4, 6, 3, 3, *epoch, *epoch]
-    events = json.loads((tmp_path / "metrics.json").read_text())["events"]
-    assert [(event["step"], event["micro_batch"]) for event in events] == [(0, 4), (3, 8), (3, 4)]
-    assert events[0]["text"] == (
-        "out of memory: micro-batch 8 -> 4 clips, 4 of them a step; effective batch 16 as before, "
+    saved = json.loads((tmp_path / "metrics.json").read_text())["events"]
+    assert [(event["step"], event["micro_batch"]) for event in saved] == [(0, 4), (3, 8), (3, 4)]
+    assert saved[0]["text"] == (
+        "out of memory: micro-batch 8 -> 4 clips, 4 of them per step; effective batch 16 as before, "
         "batch norm averages over 4 clips"
     )
-    assert events[1]["text"].startswith("room in memory: micro-batch 4 -> 8 clips, 2 of them a step")
+    assert saved[1]["text"].startswith("room in memory: micro-batch 4 -> 8 clips, 2 of them per step")
     lines = console.file.getvalue().splitlines()
-    assert [line for line in lines if "micro-batch" in line] == [event["text"] for event in events]
+    assert [line for line in lines if "micro-batch" in line] == [event["text"] for event in saved]
 
 
 def test_it_does_not_grow_into_full_memory():
     memory = Memory(room=4)
     subject = memory.watch(trainer())
-    subject.micro_batch.grow_after_steps = 1
-    subject.tracker = fake_tracker(lambda: 40, lambda: 46)  # twice 46 % of the GPU is too much
+    subject.micro_batches.micro_batch.grow_after_steps = 1
+    subject.micro_batches.tracker = fake_tracker(lambda: 40, lambda: 46)  # twice 46 % of the GPU is too much
     fit(subject)
     assert max(memory.sizes[1:]) == 4
 
@@ -166,10 +169,10 @@ def test_where_it_cannot_or_may_not_shrink_the_error_comes_through(changes):
 def test_memory_that_runs_out_in_the_update_is_not_tried_again():
     """Half of the weights may have moved."""
     subject = trainer()
-    subject.optimizer.step = lambda *_: torch.empty(2**50, dtype=torch.uint8)
+    subject.stepper.optimizer.step = lambda *_: torch.empty(2**50, dtype=torch.uint8)
     with pytest.raises(RuntimeError, match="can't allocate memory"):
         fit(subject)
-    assert subject.events == []
+    assert events(subject) == []
 
 
 def test_validation_that_does_not_fit_is_cut_too():
@@ -182,10 +185,10 @@ def test_validation_that_does_not_fit_is_cut_too():
             if len(out) > 4:
                 raise MemoryError
 
-    subject.model.head.register_forward_hook(look)
+    subject.stepper.model.head.register_forward_hook(look)
     history = fit(subject)
     assert sizes == [6, 3, 3, 3, 3, 3, 3]
-    assert subject.events[0].text.startswith("out of memory in validation: micro-batch 8 -> 4")
+    assert events(subject)[0].text.startswith("out of memory in validation: micro-batch 8 -> 4")
     assert [r.val_top1 for r in history][:1] == [r.val_top1 for r in fit(expected)][:1]
 
 
@@ -200,7 +203,7 @@ def test_resume_is_exact_with_a_micro_batch_that_shrank(tmp_path, steps):
     assert [r.loss for r in fit(resumed, tmp_path, resume=True)] == [r.loss for r in history]
     assert_same_weights(resumed, whole)
     assert 8 not in memory.sizes
-    assert resumed.events == whole.events
+    assert events(resumed) == events(whole)
 
 
 class Shedding(TinyLoader):
@@ -224,18 +227,18 @@ class Shedding(TinyLoader):
 def test_full_memory_sheds_then_halves_and_the_training_is_that_of_smaller_micro_batches():
     """Eight epochs of two steps; an action, then five readings of rest."""
     percents = [91] * 7 + [96] * 6 + [50] * 3
-    subject = trainer(norm=False, dropout=0.0, epochs=8, dynamic_batch_size=False)
-    subject.tracker, subject.peaks = fake_tracker(iter(percents).__next__), NoPeaks()
     loader = Shedding(CLIPS, 8)
-    fit(subject, loader=loader)
-    assert [(event.step, event.micro_batch, event.text) for event in subject.events] == [
+    subject = trainer(norm=False, dropout=0.0, epochs=8, dynamic_batch_size=False, loader=loader)
+    subject.micro_batches.tracker, subject.micro_batches.peaks = fake_tracker(iter(percents).__next__), NoPeaks()
+    fit(subject)
+    assert [(event.step, event.micro_batch, event.text) for event in events(subject)] == [
         (1, 8, "memory warning, RAM is 91 % full: less cache"),
         (7, 8, "memory warning, RAM is 91 % full: less workers"),
-        (13, 4, "memory critical, RAM is 96 % full: micro-batch 8 -> 4 clips, 4 of them a step; "
+        (13, 4, "memory critical, RAM is 96 % full: micro-batch 8 -> 4 clips, 4 of them per step; "
                 "effective batch 16 as before"),
     ]  # fmt: skip
     assert loader.loaded_from == [0, 2, 0, 0, 0, 2, 0, 0, 0, 2, 0]
-    assert subject.peaks.set_back_times == 3
+    assert subject.micro_batches.peaks.resets == 3
     plain = trainer(norm=False, dropout=0.0, epochs=8, dynamic_batch_size=False)
     fit(plain)
     assert_same_weights(subject, plain, rtol=1e-4, atol=1e-6)
@@ -244,9 +247,9 @@ def test_full_memory_sheds_then_halves_and_the_training_is_that_of_smaller_micro
 def test_with_an_optimizer_in_backward_full_memory_is_told_only():
     config = {"optimizer_in_backward": True, "gradient_accumulation_steps": 1, "gradient_clip_norm": None}
     subject = trainer(dynamic_batch_size=False, epochs=1, **config)
-    subject.tracker, console = fake_tracker(lambda: 96), Console(file=io.StringIO(), width=300)
+    subject.micro_batches.tracker, console = fake_tracker(lambda: 96), Console(file=io.StringIO(), width=300)
     fit(subject, console=console)
-    assert (subject.micro_batch.size, subject.events) == (8, [])
+    assert (subject.micro_batches.micro_batch.size, events(subject)) == (8, [])
     assert "memory critical: RAM is 96 % full" in console.file.getvalue()
 
 
@@ -259,4 +262,4 @@ def test_a_signal_that_comes_while_the_step_is_taken_anew_saves_the_step(tmp_pat
     subject = Memory(room=4).watch(trainer())
     with pytest.raises(TrainingInterrupted):
         fit(interrupt_after(subject, 1, signal.SIGINT), tmp_path)
-    assert subject.schedule.last_epoch == 1
+    assert subject.stepper.steps_taken == 1

@@ -9,13 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import TinyBatch, TinyLoader, TinyNet
 
-from models.training.batch_size import (
-    BeforeStep,
-    MicroBatchSize,
-    OutOfMemory,
-    attempt,
-    pieces_of,
-)
+from models.training.loaders import SplitBatches
+from models.training.micro_batches import MicroBatchSize, StateBeforeStep
+from models.training.out_of_memory import OutOfMemory, run_or_catch_oom
 
 
 def test_the_whole_sequence_of_halving_growing_and_waiting_ever_longer():
@@ -66,7 +62,7 @@ def test_pieces_are_the_batches_in_order_evenly_cut(sizes, limit):
         labels_B = torch.arange(first, first + size)
         batches.append(TinyBatch(labels_B.view(-1, 1, 1, 1, 1), labels_B, tuple(f"v{n}" for n in labels_B.tolist())))
         first += size
-    pieces = list(pieces_of(batches, limit))
+    pieces = list(SplitBatches(batches, limit))
     assert [n for piece in pieces for n in piece.labels_B.tolist()] == list(range(first))
     assert all(torch.equal(piece.clips_BTCHW.flatten(), piece.labels_B) for piece in pieces)
     assert [name for piece in pieces for name in piece.video_ids] == [f"v{n}" for n in range(first)]
@@ -89,7 +85,7 @@ def test_a_batch_is_let_go_with_its_last_piece():
             del batch
             yield hand_over.pop()
 
-    for piece in pieces_of(batches(), 2):
+    for piece in SplitBatches(batches(), 2):
         del piece
     assert alive == [0, 0, 0]
 
@@ -108,23 +104,23 @@ def test_nothing_of_a_failed_attempt_is_alive_afterwards():
         loop.append(loop)
         return cpu_allocation()
 
-    assert isinstance(attempt(work, lambda: True), OutOfMemory)
+    assert isinstance(run_or_catch_oom(work, lambda: True), OutOfMemory)
     assert seen[0]() is None
 
 
 def test_an_attempt_gives_results_back_and_other_errors_on():
-    assert attempt(lambda: 7, lambda: False) == 7
+    assert run_or_catch_oom(lambda: 7, lambda: False) == 7
     with pytest.raises(RuntimeError, match="can't allocate memory"):
-        attempt(cpu_allocation, lambda: False)
+        run_or_catch_oom(cpu_allocation, lambda: False)
     with pytest.raises(ZeroDivisionError):
-        attempt(lambda: 1 / 0, lambda: True)
+        run_or_catch_oom(lambda: 1 / 0, lambda: True)
     with pytest.raises(RuntimeError, match="size"):
-        attempt(lambda: torch.zeros(2) @ torch.zeros(3), lambda: True)
+        run_or_catch_oom(lambda: torch.zeros(2) @ torch.zeros(3), lambda: True)
 
 
 def test_before_a_step_restores_statistics_and_random_numbers():
     model = TinyNet()
-    before = BeforeStep(model)
+    before = StateBeforeStep(model)
     expected = (torch.rand(2), random.random())
     buffers = [buffer.clone() for buffer in model.buffers()]
     model.train()
