@@ -48,7 +48,7 @@ def profile(
             elif phase:
                 console.print(f"  {phase}", markup=False, highlight=False)
 
-        found = profile_one(grid, cell, fake, progressed, cuda_rules=fake and device == "cuda")
+        found = profile_one(grid, cell, fake, progressed, cuda_rules=fake and device == "cuda").to_dict()
     if not as_json:
         print_profile(found, console)
     if out is not None:

@@ -1,18 +1,19 @@
-"""A grid expanded by the code of another source tree: ``python -m slr_bench.run.revisions.expand_child``, JSON to JSON.
+"""Expands a grid with the code of another source tree: ``python -m slr_bench.run.revisions.expand_child``.
 
-Settings, their defaults and their checks are part of the source under measurement; only a process that imports it can
-say what the cells are. Imports no torch.
+Settings, their defaults and their checks are part of the source under measurement. Only a process that imports that
+source knows what the cells are. It does not import torch.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
 
 from slr_bench.errors import ConfigError, SlrBenchError
 from slr_bench.files import flatten
@@ -24,58 +25,100 @@ from slr_bench.run.driver import prepare
 from slr_bench.worker.old_names import install_if_needed
 
 
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ExpansionRequest(_Message):
+    """The grid that the parent wants expanded."""
+
+    grid: GridConfig
+    overrides: dict[str, Any]
+    arm: str | None
+    fake: bool
+    foreign: Path
+    """The working tree, from which no package may be imported."""
+
+
+class ExpandedCell(_Message):
+    """One cell, as values that a process without the source can hold."""
+
+    cell_id: str
+    arm: str
+    part: int
+    """Position of the grid's part."""
+    workload: str
+    kind: Literal["step", "whole"]
+    setting: dict[str, Any]
+    paths: tuple[str, ...]
+    """Dotted keys of the setting whose values are paths."""
+    coordinates: dict[str, Any]
+    is_own: bool
+    preload: tuple[str, ...]
+    packages: tuple[str, ...]
+    monotone: tuple[str, ...]
+    facts: dict[str, str]
+
+
+class Expansion(_Message):
+    """The cells of a grid, or the error that kept it from being expanded."""
+
+    cells: tuple[ExpandedCell, ...] = ()
+    refused: dict[str, str] = {}
+    """The reason for each arm that this source cannot run."""
+    hash: str = ""
+    """Hash of the source."""
+    error: str | None = None
+
+
 def main() -> None:
-    """Read a request, write ``cells, refused, hash``, or ``error``."""
-    request = json.load(sys.stdin)
+    """Read a request from stdin and write an expansion to stdout."""
     install_if_needed()
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # what a source prints as it is imported is no answer
-            answer = expand_here(request)
+        with contextlib.redirect_stdout(sys.stderr):  # a source may print while it is imported
+            expansion = expand_here(ExpansionRequest.model_validate_json(sys.stdin.read()))
     except SlrBenchError as error:
-        answer = {"error": str(error)}
-    json.dump(answer, sys.stdout)
+        expansion = Expansion(error=str(error))
+    sys.stdout.write(expansion.model_dump_json())
 
 
-def expand_here(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The cells of a grid as this process's source has them, as JSON values.
+def expand_here(request: ExpansionRequest) -> Expansion:
+    """Return the cells of a grid as the source of this process defines them.
 
     Raises:
-        ConfigError: no arm can be expanded, or a workload would come from the ``foreign`` directory.
-        DataError: a cell's data cannot be used.
+        ConfigError: No arm can be expanded, or a workload would come from the ``foreign`` directory.
+        DataError: The data of a cell cannot be used.
     """
-    grid = GridConfig.model_validate(request["grid"])
-    cells, refused = expand_each(grid, request["overrides"], request["arm"])
-    _refuse_foreign(cells, Path(request["foreign"]))
-    facts = {cell.cell_id: {} for cell in cells} if request["fake"] else prepare(cells, grid.device)
+    grid = request.grid
+    cells, refused = expand_each(grid, request.overrides, request.arm)
+    _refuse_foreign(cells, request.foreign)
+    facts = {cell.cell_id: {} for cell in cells} if request.fake else prepare(cells, grid.device)
     parts = [id(part) for part in grid.parts]
-    return {
-        "cells": [_cell(cell, parts.index(id(cell.part)), facts[cell.cell_id]) for cell in cells],
-        "refused": refused,
-        "hash": source_hash(cells),
-    }
+    expanded = tuple(_expanded(cell, parts.index(id(cell.part)), facts[cell.cell_id]) for cell in cells)
+    return Expansion(cells=expanded, refused=refused, hash=source_hash(cells))
 
 
-def _cell(cell: Cell, part: int, facts: Mapping[str, str]) -> dict[str, Any]:
+def _expanded(cell: Cell, part: int, facts: Mapping[str, str]) -> ExpandedCell:
     values = flatten(cell.settings.model_dump())
-    return {
-        "cell_id": cell.cell_id,
-        "arm": cell.arm,
-        "part": part,
-        "workload": cell.spec.name,
-        "kind": cell.spec.kind,
-        "setting": cell.settings.model_dump(mode="json"),
-        "paths": [key for key, value in values.items() if isinstance(value, Path)],
-        "coordinates": dict(cell.coordinates),
-        "is_own": cell.is_own,
-        "preload": list(cell.spec.preload),
-        "packages": list(cell.spec.packages),
-        "monotone": list(cell.spec.monotone),
-        "facts": dict(facts),
-    }
+    return ExpandedCell(
+        cell_id=cell.cell_id,
+        arm=cell.arm,
+        part=part,
+        workload=cell.spec.name,
+        kind=cell.spec.kind,
+        setting=cell.settings.model_dump(mode="json"),
+        paths=tuple(key for key, value in values.items() if isinstance(value, Path)),
+        coordinates=dict(cell.coordinates),
+        is_own=cell.is_own,
+        preload=cell.spec.preload,
+        packages=cell.spec.packages,
+        monotone=cell.spec.monotone,
+        facts=dict(facts),
+    )
 
 
 def _refuse_foreign(cells: Sequence[Cell], foreign: Path) -> None:
-    """A package that this source lacks must not be taken from the user's working tree instead."""
+    """Refuse a package that this source lacks and that would come from the user's working tree instead."""
     homes = {one.name: one.module for one in registrations()}
     names = {name for cell in cells for name in (homes[cell.spec.name], *cell.spec.packages)}
     for name in sorted(names):

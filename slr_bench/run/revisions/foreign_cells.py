@@ -1,11 +1,11 @@
-"""The parent's half of another source tree: its cells, as that tree's own code expanded them.
+"""Cells of another source tree, as that tree's own code expanded them.
 
-This process never imports the tree: a setting is to it a mapping, a workload a name with what the server must load.
+This process never imports the tree. It knows a setting as a mapping, and a workload as a name with the modules that the
+fork server must import.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pydantic import RootModel
+from pydantic import RootModel, ValidationError
 
 from slr_bench.errors import ConfigError
 from slr_bench.files import Overrides, flatten, nest
@@ -22,6 +22,7 @@ from slr_bench.grid.cells import Cell
 from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import WorkloadSpec
 from slr_bench.run.revisions.checkouts import Tree
+from slr_bench.run.revisions.expand_child import ExpandedCell, Expansion, ExpansionRequest
 from slr_bench.run.session import Source
 from slr_bench.units import plain
 
@@ -34,48 +35,43 @@ class ForeignSetting(RootModel[dict[str, Any]]):
 
 @dataclass(frozen=True)
 class Expanded:
-    """What a tree makes of a grid."""
+    """A grid as the code of a tree expands it."""
 
     grid: GridConfig
     cells: tuple[Cell, ...]
     refused: Mapping[str, str]
-    """Arms that it cannot run, with why."""
+    """The reason for each arm that the tree cannot run."""
     source: Source
 
 
 def expand_in(tree: Tree, grid: GridConfig, overrides: Overrides, arm: str | None, fake: bool) -> Expanded:
-    """Expand a grid with a tree's code. The grid is the caller's; training files that it starts from are the tree's own
-    where it has them.
+    """Expand a grid with the code of a tree.
+
+    The grid is the caller's. Training files that it starts from are those of the tree, if it has them.
 
     Raises:
-        ConfigError: the tree's code refuses the whole grid, or breaks over it.
+        ConfigError: The tree's code refuses the whole grid, or fails over it.
     """
     own = _moved(grid, tree)
-    request = {
-        "grid": own.model_dump(mode="json"),
-        "overrides": overrides,
-        "arm": arm,
-        "fake": fake,
-        "foreign": str(tree.top),
-    }
+    request = ExpansionRequest(grid=own, overrides=dict(overrides), arm=arm, fake=fake, foreign=tree.top)
     variables = dict(tree.variables())
     done = subprocess.run(
         [sys.executable, "-m", EXPANSION],
-        input=json.dumps(request, default=str),
+        input=request.model_dump_json(),
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
         check=False,
     )
     try:
-        answer = json.loads(done.stdout)
-    except ValueError:
+        expansion = Expansion.model_validate_json(done.stdout)
+    except ValidationError:
         raise ConfigError(f"its code broke while it expanded the grid: {_last_line(done.stderr)}") from None
-    if "error" in answer:
-        raise ConfigError(_public(answer["error"], tree))
-    refused = {name: plain(_public(text, tree)) for name, text in answer["refused"].items()}
-    cells = tuple(_cell(values, own) for values in answer["cells"])
-    return Expanded(own, cells, refused, Source(f"{answer['hash']}-{tree.content[:16]}", variables))
+    if expansion.error is not None:
+        raise ConfigError(_public(expansion.error, tree))
+    refused = {name: plain(_public(text, tree)) for name, text in expansion.refused.items()}
+    cells = tuple(_cell(expanded, own) for expanded in expansion.cells)
+    return Expanded(own, cells, refused, Source(f"{expansion.hash}-{tree.content[:16]}", variables))
 
 
 def _moved(grid: GridConfig, tree: Tree) -> GridConfig:
@@ -86,28 +82,27 @@ def _moved(grid: GridConfig, tree: Tree) -> GridConfig:
     return grid.model_copy(update={"base": tree.moved(grid.base) if grid.base else None, "arms": arms})
 
 
-def _cell(values: Mapping[str, Any], grid: GridConfig) -> Cell:
-    flat = flatten(values["setting"])
-    flat |= {key: Path(flat[key]) for key in values["paths"]}
-    facts = values["facts"]
+def _cell(expanded: ExpandedCell, grid: GridConfig) -> Cell:
+    flat = flatten(expanded.setting)
+    flat |= {key: Path(flat[key]) for key in expanded.paths}
     spec = WorkloadSpec(
-        name=values["workload"],
+        name=expanded.workload,
         settings=ForeignSetting,
         build=_not_here,
-        kind=values["kind"],
-        preload=tuple(values["preload"]),
-        packages=tuple(values["packages"]),
-        monotone=tuple(values["monotone"]),
-        prepare=lambda _: facts,
+        kind=expanded.kind,
+        preload=expanded.preload,
+        packages=expanded.packages,
+        monotone=expanded.monotone,
+        prepare=lambda _: expanded.facts,
     )
     return Cell(
-        cell_id=values["cell_id"],
-        arm=values["arm"],
+        cell_id=expanded.cell_id,
+        arm=expanded.arm,
         spec=spec,
-        part=grid.parts[values["part"]],
+        part=grid.parts[expanded.part],
         settings=ForeignSetting(nest(flat)),
-        coordinates=values["coordinates"],
-        is_own=values["is_own"],
+        coordinates=expanded.coordinates,
+        is_own=expanded.is_own,
     )
 
 
@@ -116,7 +111,7 @@ def _not_here(settings: Any, context: Any) -> NoReturn:
 
 
 def _public(text: str, tree: Tree) -> str:
-    """The tree's files by their names in the repository."""
+    """Replace the names of the tree's files by those in the repository."""
     return text.replace(f"{tree.directory}/", "")
 
 
