@@ -33,7 +33,7 @@ def calibrate(
     from slr_bench.grid.cells import expand
     from slr_bench.grid.config import load_grid
     from slr_bench.predict.calibrate import calibrate_gpu
-    from slr_bench.report.views.calibrate import print_calibration
+    from slr_bench.report.views.predict import print_calibration
 
     console = Console(stderr=as_json)
     cells = expand(load_grid(config), parse_overrides(sets))

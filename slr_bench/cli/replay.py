@@ -31,7 +31,7 @@ def replay(
     from rich.console import Console
 
     from slr_bench.predict.allocator.replay import replay_snapshot
-    from slr_bench.report.views.replay import print_replay
+    from slr_bench.report.views.predict import print_replay
     from slr_bench.units import parse_bytes
 
     try:

@@ -70,7 +70,7 @@ def test_measurements_are_written_and_reported(slr_bench, write_grid, tmp_path, 
     else:
         assert "NVIDIA H200, torch 2.14.1+cu130, CUDA 13.0, driver 580.1: device h200" in done.stdout
         assert "Context beside the allocator: 401.0 MiB (399.0 MiB to 403.0 MiB)" in done.stdout
-        assert "cuBLAS workspace a thread: 32.0 MiB" in done.stdout
+        assert "cuBLAS workspace per thread: 32.0 MiB" in done.stdout
         assert "the process ended as crash: hm" in done.stdout
 
 

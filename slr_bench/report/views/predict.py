@@ -1,14 +1,18 @@
-"""Predictions as text."""
+"""Print predictions, replayed snapshots and calibrations."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from slr_bench.grid.cells import Cell as GridCell
+from slr_bench.predict.allocator.replay import SnapshotReplay
+from slr_bench.predict.calibrate import Calibration
 from slr_bench.predict.device import Estimate, Fit
 from slr_bench.predict.host import START_BYTES, HostPrediction
 from slr_bench.predict.peak import CardFit, Prediction
@@ -20,6 +24,7 @@ from slr_bench.report.views.profile import MEANINGS
 from slr_bench.units import format_bytes
 
 OPERATORS_SHOWN: Final = 5
+_BY_RULE: Final = "not measured; the estimate stays"
 _VERDICTS: Final[Mapping[Fit, tuple[str, Tone]]] = {
     Fit.YES: ("fits", "good"),
     Fit.NO: ("does not fit", "bad"),
@@ -28,19 +33,19 @@ _VERDICTS: Final[Mapping[Fit, tuple[str, Tone]]] = {
 }
 TIGHT: Final[tuple[str, Tone]] = ("fits tightly", "warn")
 _STYLES: Final[dict[Tone, str]] = {"": "", "good": "green", "bad": "red", "warn": "yellow"}
-_ENDS: Final = "Least and most are the ends of what is not known, workspaces and context; not a measured 90 %."
+_BOUNDS: Final = "Least and most are bounds (workspaces and context are unknown), not a measured 90 % interval."
 _KINDS: Final = (
-    ("NVML", "nvml", "context and reserved: what nvidia-smi shows of the process"),
+    ("NVML", "nvml", "context and reserved memory, as nvidia-smi shows it"),
     ("reserved", "reserved", "segments of torch's allocator"),
-    ("allocated", "allocated", "blocks given out, rounded up"),
-    ("requested", "requested", "what tensors and operators ask for"),
+    ("allocated", "allocated", "blocks in use, rounded up"),
+    ("requested", "requested", "what tensors and operators request"),
 )
 
 
 def print_prediction(
     cell: GridCell, found: Prediction | HostPrediction, cards: Mapping[str, CardFit], console: Console
 ) -> None:
-    """One setting. ``cards``: where it fits, where no device was named."""
+    """Print the prediction for one setting. ``cards`` are the GPUs to report on if no device was named."""
     step = found.step
     where = found.device.title if isinstance(found, Prediction) else "the CPU"
     title = f"Memory of {cell.spec.name}, arm {cell.arm}, on {where}"
@@ -50,29 +55,29 @@ def print_prediction(
         rows = [(name, getattr(found, kind), meaning) for name, kind, meaning in _KINDS]
     else:
         _print_host_verdict(found, console)
-        rows = [("over start", found.rss_over_start, "high-water mark of the process over its start")]
-    ends = (Column(""), Column("Expected", True), Column("Least", True), Column("Most", True), Column(""))
-    print_table(Table("Peak of a steady step", ends, tuple(_estimate(*row) for row in rows)), console)
+        rows = [("over start", found.rss_over_start, "high-water mark of the process minus its memory at the start")]
+    columns = (Column(""), Column("Expected", True), Column("Least", True), Column("Most", True), Column(""))
+    print_table(Table("Peak of a steady step", columns, tuple(_estimate(*row) for row in rows)), console)
     peak = step.peak_tensor_bytes
     parts = tuple(
         Row((Cell(name), Cell(format_bytes(count)), Cell(f"{100 * count / peak:.1f} %"), Cell(MEANINGS.get(name, ""))))
         for name, count in step.by_category.items()
     )
-    columns = (Column("Category"), Column("Bytes", True), Column("Share", True), Column("", spare=True))
-    print_table(Table(f"Tensors at the peak: {format_bytes(peak)}", columns, parts), console)
+    heads = (Column("Category"), Column("Bytes", True), Column("Share", True), Column("", spare=True))
+    print_table(Table(f"Tensors at the peak: {format_bytes(peak)}", heads, parts), console)
     for line in remarks([found]):
         console.print(Text(line, style="dim"))
     _print_cards(cards, console)
 
 
 def _estimate(name: str, estimate: Estimate, meaning: str) -> Row:
-    ends = (estimate.value, estimate.low, estimate.high)
-    return Row((Cell(name), *(Cell(format_bytes(count), sort=count) for count in ends), Cell(meaning)))
+    values = (estimate.value, estimate.low, estimate.high)
+    return Row((Cell(name), *(Cell(format_bytes(count), sort=count) for count in values), Cell(meaning)))
 
 
 def _print_verdict(found: Prediction, console: Console) -> None:
     if found.incompatibility is not None:
-        console.print(Text(f"It cannot run there: {found.incompatibility}.", style=_STYLES["bad"]))
+        console.print(Text(f"It cannot run on this GPU: {found.incompatibility}.", style=_STYLES["bad"]))
         return
     if found.device.capacity_bytes is None or found.spare_bytes is None:
         return
@@ -86,20 +91,20 @@ def _print_verdict(found: Prediction, console: Console) -> None:
 
 
 def verdict_of(found: Prediction) -> tuple[str, Tone]:
-    """In words; nothing where no card is meant."""
+    """Return the verdict in words; empty if no GPU is given."""
     if found.incompatibility is not None:
-        return "cannot run there", "bad"
+        return "cannot run on it", "bad"
     if found.device.capacity_bytes is None:
         return "", ""
     return TIGHT if found.is_tight else _VERDICTS[found.fit]
 
 
 def pressure(retries: int) -> str:
-    """What a setting pays that fits tightly."""
-    when = f"{retries}× a step" if retries else "in the first step"
+    """Return what a setting costs that fits only if cached memory is released."""
+    when = f"{retries}× per step" if retries else "in the first step"
     return (
-        f"At worst it gives cached memory back {when} to stay in there, and waits for the GPU each time: "
-        "how long is not known. --alloc-conf expandable_segments:True may need less."
+        f"In the worst case it releases cached memory {when} to fit, and waits for the GPU each time. "
+        "The duration is unknown. --alloc-conf expandable_segments:True may need less memory."
     )
 
 
@@ -109,20 +114,20 @@ def _print_host_verdict(found: HostPrediction, console: Console) -> None:
     verdict, tone = _VERDICTS[found.fit]
     whole = format_bytes(found.rss_over_start.value + START_BYTES)
     room = format_bytes(found.capacity_bytes)
-    text = f"It {verdict}: {whole}, with what a process takes before the step, of {room} free."
+    text = f"It {verdict}: {whole}, including the memory of a process before the step, of {room} free."
     console.print(Text(text, style=_STYLES[tone]))
 
 
 def remarks(found: Sequence[Prediction | HostPrediction]) -> list[str]:
-    """How sure the figures are, of predictions for one device."""
+    """Return how certain the predictions for one device are."""
     on_gpu = [one for one in found if isinstance(one, Prediction)]
     if not on_gpu:
         return [
-            "Tensors are exact to the byte; the high-water mark is a rule's, within 10 % or 100 MiB.",
-            f"A process that has imported torch and done nothing takes about {format_bytes(START_BYTES)}, which comes "
-            "on top; what is free is what was free just now.",
+            "Tensors are exact to the byte; the high-water mark is an estimate, within 10 % or 100 MiB.",
+            f"A process that has only imported torch needs another {format_bytes(START_BYTES)} or so. "
+            "Free memory is what was free at the time of the prediction.",
         ]
-    lines = [_ENDS]
+    lines = [_BOUNDS]
     most: dict[str, int] = {}
     for one in on_gpu:
         for entry in one.step.unmodelled:
@@ -131,24 +136,25 @@ def remarks(found: Sequence[Prediction | HostPrediction]) -> list[str]:
         largest = sorted(most.items(), key=lambda item: -item[1])
         named = ", ".join(f"{name} (up to {format_bytes(size)})" for name, size in largest[:OPERATORS_SHOWN])
         more = len(most) - OPERATORS_SHOWN
-        lines.append(f"Not modelled, so in the interval only: {named}" + (f" and {more} more." if more > 0 else "."))
+        named += f" and {more} more" if more > 0 else ""
+        lines.append(f"Not modelled, so only part of the interval: {named}.")
     device = on_gpu[0].device
     if device.calibration is not None:
         lines.append(f"Calibrated on {device.calibration}.")
     if not device.is_calibrated:
         lines.append(
-            "Context and workspaces of this card are rules, not measured; `make calibrate` on one measures them."
+            "Context and workspaces of this GPU are estimated, not measured; `make calibrate` on one measures them."
         )
     return lines
 
 
 def _print_cards(cards: Mapping[str, CardFit], console: Console) -> None:
-    """Every card that is known by what is said of it."""
-    alike: dict[tuple[str, Tone], list[str]] = {_VERDICTS[fits]: [] for fits in (Fit.YES, Fit.MAYBE, Fit.NO)}
+    """Print the known GPUs, grouped by verdict."""
+    groups: dict[tuple[str, Tone], list[str]] = {_VERDICTS[fits]: [] for fits in (Fit.YES, Fit.MAYBE, Fit.NO)}
     for name, (card, fits, lacks) in cards.items():
-        said: tuple[str, Tone] = _VERDICTS[fits] if lacks is None else ("cannot run, in bf16, on", "bad")
-        alike.setdefault(said, []).append(f"{name} ({format_bytes(card.capacity_bytes)})")
-    for (text, tone), names in alike.items():
+        verdict: tuple[str, Tone] = _VERDICTS[fits] if lacks is None else ("cannot run, in bf16, on", "bad")
+        groups.setdefault(verdict, []).append(f"{name} ({format_bytes(card.capacity_bytes)})")
+    for (text, tone), names in groups.items():
         if names:
             console.print(Text(f"It {text}: ", style=_STYLES[tone]) + Text(", ".join(names)))
 
@@ -156,7 +162,7 @@ def _print_cards(cards: Mapping[str, CardFit], console: Console) -> None:
 def print_cells(
     cells: Sequence[GridCell], found: Sequence[Prediction | HostPrediction | Refusal], console: Console
 ) -> None:
-    """A grid."""
+    """Print the predictions for the cells of a grid."""
     several = len({cell.spec.name for cell in cells}) > 1
     rows = []
     for cell, one in zip(cells, found, strict=True):
@@ -198,4 +204,83 @@ def _figures(one: Prediction | HostPrediction | Refusal) -> tuple[Cell, ...]:
         Cell(format_bytes(peak), sort=peak),
         Cell(f"{format_bytes(whole.low)} to {format_bytes(whole.high)}", sort=whole.low),
         Cell(verdict, tone=tone),
+    )
+
+
+def print_replay(found: SnapshotReplay, console: Console) -> None:
+    """Print what was recorded beside what was simulated, and a sentence on the difference."""
+    recording, simulated = found.recording, found.simulated
+    table = RichTable(title=f"{len(recording.events):,} events of device {recording.device}")
+    for column in ("", "recorded", "simulated"):
+        table.add_column(column, justify="left" if not column else "right")
+    reserved = max(recording.reserved_bytes, default=0)
+    rows = [
+        ("peak requested", "–", format_bytes(simulated.peak_requested_bytes)),
+        ("peak allocated", "–", format_bytes(simulated.peak_allocated_bytes)),
+        ("peak reserved", format_bytes(reserved), format_bytes(simulated.peak_reserved_bytes)),
+        ("most segments", str(max(recording.segments, default=0)), str(max(simulated.segments, default=0))),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    console.print(_replay_verdict(found), soft_wrap=True, highlight=False)
+
+
+def _replay_verdict(found: SnapshotReplay) -> str:
+    simulated = found.simulated
+    if simulated.out_of_memory is not None:
+        number = len(simulated.reserved_bytes)
+        return f"Out of memory at event {number + 1:,} of {len(found.recording.events):,}: {simulated.out_of_memory}"
+    waste = simulated.fragmentation
+    lost = "" if waste is None else f" {waste:.1%} of the reserved memory was never allocated at the same time."
+    if found.capacity_bytes is not None:
+        return f"It fits {format_bytes(found.capacity_bytes)}.{lost}"
+    if not found.is_as_recorded:
+        peaks = max(found.recording.reserved_bytes, default=0), simulated.peak_reserved_bytes
+        change = " as much as" if peaks[0] == peaks[1] else f" {format_bytes(abs(peaks[1] - peaks[0]))} "
+        change += "" if peaks[0] == peaks[1] else "more than" if peaks[1] > peaks[0] else "less than"
+        return f"With these settings it reserves{change} recorded.{lost}"
+    if found.first_difference is None:
+        return f"The simulation agrees with the recording after every event, to the byte.{lost}"
+    return (
+        f"The simulation differs from the recording from event {found.first_difference + 1:,} on. Possible causes are "
+        f"other torch rules (--torch), streams that wait for each other, and memory pools.{lost}"
+    )
+
+
+def print_calibration(found: Calibration, written: Sequence[Path], console: Console) -> None:
+    """Print what was measured, what was not and why, and the files."""
+    entry = found.entry
+    lines = [
+        f"Context beside the allocator: {_context(entry['context_bytes'])}",
+        f"cuBLAS workspace per thread: {_bytes(entry['cublas_workspace_bytes'])}",
+        f"Operators' internal memory, as a share of the bounds: {_shares(entry['shares'])}",
+        f"Allocator histories: {len(found.traces)}",
+    ]
+    console.print(Text(f"{entry['measured_on']}: device {found.name}", style="bold"))
+    for line in lines:
+        console.print(Text(line))
+    for note in found.notes:
+        console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)
+    for path in written:
+        console.print(f"written: {path}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _bytes(value: int | None) -> str:
+    return _BY_RULE if value is None else format_bytes(value)
+
+
+def _context(value: Mapping[str, int] | None) -> str:
+    if value is None:
+        return _BY_RULE
+    return f"{format_bytes(value['median'])} ({format_bytes(value['low'])} to {format_bytes(value['high'])})"
+
+
+def _shares(value: Mapping[str, Any] | None) -> str:
+    if value is None:
+        return _BY_RULE
+    kinds = (("where all of it is expected", value["sure"]), ("elsewhere", value["possible"]))
+    return "; ".join(
+        f"{100 * share['value']:.0f} % ({100 * share['low']:.0f} to {100 * share['high']:.0f}) {where}"
+        for where, share in kinds
     )

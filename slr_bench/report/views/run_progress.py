@@ -1,4 +1,4 @@
-"""The grid while it runs: a rich view in a terminal, a line a run elsewhere."""
+"""Show the progress of a grid: a live table in a terminal, one line per run elsewhere."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from slr_bench.record import Outcome, Record
 from slr_bench.run.schedule import Run
 from slr_bench.units import format_bytes, format_seconds
 
-_REFRESHES_A_SECOND = 1  # drawing costs the parent CPU that the cell could use
+_REFRESHES_PER_S = 1  # drawing costs the parent CPU that the cell could use
 
 
 class LiveView:
-    """Listens to the runner. As a context manager it owns the screen region while the grid runs."""
+    """Receives progress events from the runner. As a context manager it owns a region of the screen."""
 
     def __init__(self, console: Console, sides: tuple[str, str] | None = None) -> None:
-        """``sides``: what a and b are called where they are two sources."""
+        """``sides`` are the names of a and b if they are two sources."""
         self._console = console
         self._sides = dict(zip("ab", sides, strict=True)) if sides else {}
         self._records: dict[str, list[Record]] = {}
@@ -49,7 +49,7 @@ class LiveView:
             self._live.__exit__(kind, error, trace)
 
     def planned(self, runs: Sequence[Run], finished: int, note: str | None) -> None:
-        """The plan is known; ``finished`` runs have their records already; ``note``: what else to know of it."""
+        """Print the number of runs. ``finished`` of them have records already; ``note`` is printed as a warning."""
         self._labels = {self._key(run): self._label(run) for run in runs}
         self._progress.update(self._task, total=len(runs), completed=finished)
         kept = f", {finished} of them finished earlier" if finished else ""
@@ -58,15 +58,15 @@ class LiveView:
             self._console.print(note, style="yellow", highlight=False, markup=False)
 
     def started(self, run: Run) -> None:
-        """A process begins."""
+        """Show that a process begins."""
         self._describe(run, "starting")
 
     def progressed(self, run: Run, phase: str) -> None:
-        """The process says where it is."""
+        """Show the phase of a process."""
         self._describe(run, phase)
 
     def finished(self, run: Run, record: Record) -> None:
-        """A record was stored."""
+        """Show a stored record."""
         self._records.setdefault(self._key(run), []).append(record)
         self._progress.advance(self._task)
         if self._live:
@@ -74,7 +74,7 @@ class LiveView:
         else:
             done = self._progress.tasks[0]
             print_line = (
-                f"[{done.completed:.0f}/{done.total:.0f}] {self._label(run)} #{run.repeat + 1}: {_outcome(record)}"
+                f"[{done.completed:.0f}/{done.total:.0f}] {self._label(run)} #{run.repeat + 1}: {_outcome(run, record)}"
             )
             self._console.print(print_line, highlight=False, markup=False, soft_wrap=True)
 
@@ -90,7 +90,7 @@ class LiveView:
             self._draw()
 
     def _draw(self, now: bool = False) -> None:
-        if self._live and (now or time.monotonic() - self._drawn_s > 1 / _REFRESHES_A_SECOND):
+        if self._live and (now or time.monotonic() - self._drawn_s > 1 / _REFRESHES_PER_S):
             self._live.update(self._render(), refresh=True)
             self._drawn_s = time.monotonic()
 
@@ -112,19 +112,21 @@ class LiveView:
 
 
 def cell_label(run: Run) -> str:
-    """``train_step baseline batch_size=4 precision=fp32``."""
+    """Return ``train_step baseline size=4 precision=fp32``."""
     coordinates = " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in run.cell.coordinates.items())
     return f"{run.cell.spec.name} {run.cell.arm} {coordinates}".strip()
 
 
-def _outcome(record: Record) -> str:
+def _outcome(run: Run, record: Record) -> str:
     if record.outcome is not Outcome.OK:
         return f"{record.outcome}: {record.reason}"
+    name = run.cell.spec.accuracy_metric or ""
+    accuracy, text = record.value(name), run.cell.spec.metric_text(name)
     readings = [
         format_bytes(record.value("peak_tensor_bytes")) if record.value("peak_tensor_bytes") is not None else None,
         f"step {format_seconds(record.value('step_time_s'))}" if record.value("step_time_s") is not None else None,
-        f"top-1 {accuracy:.1%}" if (accuracy := record.value("accuracy_top1")) is not None else None,
+        f"{text.label if text else name} {accuracy:.1%}" if accuracy is not None else None,
         f"in {format_seconds(record.duration_s)}",
     ]
-    text = "ok, " + ", ".join(reading for reading in readings if reading)
-    return f"{text}; disturbed, kept with a mark: {'; '.join(record.marks)}" if record.marks else text
+    line = "ok, " + ", ".join(reading for reading in readings if reading)
+    return f"{line}; interference, kept with a warning: {'; '.join(record.marks)}" if record.marks else line

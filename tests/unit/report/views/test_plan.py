@@ -77,8 +77,8 @@ def test_one_figure_stands_for_what_the_choice_needs():
     said = text(one, 200)
     assert f"{need.need_bytes / GIB:.2f} GiB at most" in said
     assert f"to {need.need_bytes / GIB:.2f} GiB)" in said
-    assert "gives cached memory back 1× a step" in said
-    assert "gives cached memory back" not in text(planned(), 200)
+    assert "releases cached memory 1× per step" in said
+    assert "releases cached memory" not in text(planned(), 200)
 
 
 def test_in_80_columns_every_point_of_the_front_has_its_memory_time_and_verdict():

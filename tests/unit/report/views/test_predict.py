@@ -19,7 +19,7 @@ from slr_bench.units import MIB
 STEP = step_profile(
     [ALLOCATE, 0, MIB], flops_by_dtype={"bfloat16": 1}, peak_tensor_bytes=MIB, by_category={"parameter": MIB}
 )
-BY_RULE = "Context and workspaces of this card are rules, not measured"
+BY_RULE = "Context and workspaces of this GPU are estimated, not measured"
 
 
 def told(**changes):
