@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -34,6 +35,8 @@ README = next(page for page in PAGES if page.path == ROOT / "README.md")
 DECISIONS = sorted(path for path in (ROOT / "docs" / "decisions").glob("*.md") if path.name != "README.md")
 FILE = re.compile(r"(?:slr_bench|models|benchmarks|tests|configs|docs|reports|examples)/[\w./-]*\w")
 """A path of this repository inside a code span."""
+DOTTED = re.compile(r"(?:slr_bench|models|benchmarks)(?:\.\w+)+")
+"""A module of this repository, or an attribute of one."""
 WRITTEN = re.compile(r"reports/(?:latest|tiny|before|after)\b|docs/decisions\.md")
 """Paths that a command of a page writes, and the page of decisions as it once was."""
 GROUP = typer.main.get_command(app)
@@ -182,6 +185,29 @@ def test_every_module_and_script_that_is_run_exists(page, words):
         assert find_spec(words[1]) is not None
     elif words and words[0].endswith(".py"):
         assert (ROOT / words[0]).is_file()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_every_dotted_name_of_this_repository_exists(page):
+    spans = [text for text in page.code_spans if re.fullmatch(r"[\w.]+(\(.*\))?", text)]
+    names = {found[0] for text in spans if (found := DOTTED.match(text))}
+    group_of_entry_points = "slr_bench.workloads"
+    assert [name for name in sorted(names - {group_of_entry_points}) if not name_exists(name)] == []
+
+
+def name_exists(name):
+    """Whether the dotted name is a module, or an attribute of one."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        return find_spec(name) is not None or hasattr(import_module(module), attribute)
+    except ModuleNotFoundError:  # the part before the last dot is no package
+        return hasattr(import_module(module), attribute)
+
+
+def test_the_check_of_names_finds_a_wrong_one():
+    assert name_exists("slr_bench.record")
+    assert name_exists("slr_bench.record.Metric")
+    assert not name_exists("slr_bench.record.Metrik")
 
 
 def test_the_checks_see_the_pages_commands():
