@@ -8,8 +8,16 @@ from typing import TypedDict
 import torch
 
 from slr_bench.errors import ProbeUnavailableError
-from slr_bench.probes.host import HostMemory, high_water_bytes, read_host_memory, reset_high_water, rss_bytes
-from slr_bench.probes.thresholds import LEVELS, Level, Thresholds
+from slr_bench.probes.host import (
+    LEVELS,
+    HostMemory,
+    Level,
+    Thresholds,
+    high_water_bytes,
+    read_host_memory,
+    reset_high_water,
+    rss_bytes,
+)
 from slr_bench.units import GIB
 
 REARM_BELOW = 0.05

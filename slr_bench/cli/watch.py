@@ -28,9 +28,9 @@ def watch(
     """Watch GPU and RAM of a process tree until it ends, or of the machine until Ctrl-C: then exit code 0."""
     from rich.console import Console
 
+    from slr_bench.probes.host import Thresholds
     from slr_bench.probes.live import LiveReader, open_gpus
     from slr_bench.probes.nvml import load_library
-    from slr_bench.probes.thresholds import Thresholds
     from slr_bench.probes.tree import short_name, tree_pids
     from slr_bench.report.views import watch as watching
 

@@ -69,4 +69,4 @@ def _card_findings(library: Any, uuid: str, name: str) -> Iterator[Finding]:
     for field, reason in nulls.items():
         yield Finding(name, "lacking", f"{field.rpartition('_')[0].replace('_', ' ')} unknown", reason)
     if nvml.is_mig_parent():
-        yield Finding(name, "lacking", "cut into MIG instances", "name one: CUDA_VISIBLE_DEVICES=MIG-<uuid>")
+        yield Finding(name, "lacking", "split into MIG instances", "name one: CUDA_VISIBLE_DEVICES=MIG-<uuid>")

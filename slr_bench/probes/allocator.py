@@ -1,4 +1,4 @@
-"""Torch's own counters of the CUDA caching allocator. Imports torch: used in the child only."""
+"""Torch's own counters of the CUDA caching allocator. Imports torch, so only the child uses it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _REASON = "the cell ran on the CPU, which has no caching allocator"
 
 
 class CudaAllocatorProbe:
-    """Peaks of allocated, requested and reserved bytes while open, and by phase where ``phase`` is told of them.
+    """Peaks of allocated, requested and reserved bytes while open, in total and in each ``phase``.
 
-    Null with the reason where there is no GPU. ``read_stats``, ``reset_peaks`` and ``synchronize`` are those of
-    ``torch.cuda``; the counters move on the host as operators are called, so only the ends wait for the device.
+    Null with the reason if there is no GPU. ``read_stats``, ``reset_peaks`` and ``synchronize`` are those of
+    ``torch.cuda``; the counters change on the host as operators are called, so only the ends wait for the device.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class CudaAllocatorProbe:
         self._peaks: dict[str, int] | None = None
         self._open_phases: list[str] = []
         self.peaks_by_phase: dict[str, dict[str, int]] = {}
-        """Phase -> kind -> most bytes while in it, nested phases included."""
+        """Phase -> kind -> most bytes in it, nested phases included."""
 
     @property
     def _is_cuda(self) -> bool:
@@ -57,7 +57,7 @@ class CudaAllocatorProbe:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """What a phase clock's listener is called with. Torch has one peak: it is folded in and reset at each bound."""
+        """Listen to a phase clock. Torch has one peak, which is added to the phase and reset at its ends."""
         if not self._is_cuda:
             yield
             return
@@ -70,7 +70,7 @@ class CudaAllocatorProbe:
             self._open_phases.pop()
 
     def readings(self) -> dict[str, Metric]:
-        """``peak_allocated_bytes``, ``peak_requested_bytes``, ``peak_reserved_bytes``: over all phases."""
+        """Return ``peak_allocated_bytes``, ``peak_requested_bytes``, ``peak_reserved_bytes`` over all phases."""
         if self._peaks is None:
             reason = "the probe was not closed" if self._is_cuda else _REASON
             return {f"peak_{kind}_bytes": Metric.unavailable("bytes", "torch.cuda", reason) for kind in KINDS}
@@ -84,7 +84,7 @@ class CudaAllocatorProbe:
         self._reset_peaks(self._device)
 
     def _fold(self) -> None:
-        """The peak since the last reset counts for the whole and for every phase that is open."""
+        """Add the peak since the last reset to the total and to every open phase."""
         stats = self._read_stats(self._device)
         peaks = {kind: int(stats[f"{kind}_bytes.all.peak"]) for kind in KINDS}
         self._peaks = _larger(self._peaks, peaks)

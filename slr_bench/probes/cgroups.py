@@ -1,7 +1,7 @@
 """The cgroups around a process, version 2 or 1, and the memory limits that they set.
 
-Where they are mounted is read from ``mountinfo``: a container may see its own cgroup as the root, a nested one below
-it, or the host's whole tree.
+Their mount points are read from ``mountinfo``: a container may have its own cgroup as the root, a nested one below it,
+or the host's whole tree.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class CgroupLimit(NamedTuple):
     """One cgroup with a limit on memory."""
 
     used_bytes: int
-    """Without the page cache that the kernel can drop."""
+    """Bytes in use, without the page cache that the kernel can drop."""
     limit_bytes: int
     source: str
 
@@ -26,18 +26,18 @@ class CgroupLimit(NamedTuple):
 class _Mount(NamedTuple):
     directory: Path
     root: str
-    """Which cgroup is visible there, as the kernel names it."""
+    """The cgroup that is visible there, by the kernel's name."""
 
 
 def memory_limits(proc: Path, cgroup: Path, pid: int | str = "self") -> list[CgroupLimit]:
-    """Limits of the process's cgroup and of all above it, the innermost first; those without one are left out."""
-    found = []
+    """Return the limits of the process's cgroup and of its parents, innermost first; those without are left out."""
+    limits = []
     for directory, limit_name, used_name, source in _directories(proc, cgroup, pid):
         limit, used = _read_int(directory / limit_name), _read_int(directory / used_name)
         if limit is None or used is None or not 0 < limit < _NO_LIMIT_V1:
             continue
-        found.append(CgroupLimit(max(0, used - _droppable_cache(directory / "memory.stat")), limit, source))
-    return found
+        limits.append(CgroupLimit(max(0, used - _droppable_cache(directory / "memory.stat")), limit, source))
+    return limits
 
 
 def _directories(proc: Path, cgroup: Path, pid: int | str) -> Iterator[tuple[Path, str, str, str]]:
@@ -58,12 +58,12 @@ def _directories(proc: Path, cgroup: Path, pid: int | str) -> Iterator[tuple[Pat
         mount = mounts.get(kind, _Mount(default, "/"))
         directory = _below(mount, path)
         chain = [directory, *directory.parents]
-        for place in chain[: chain.index(mount.directory) + 1]:
-            yield (place, *names)
+        for parent in chain[: chain.index(mount.directory) + 1]:
+            yield (parent, *names)
 
 
 def _below(mount: _Mount, path: str) -> Path:
-    """The process's own directory. A path outside the mount is the host's: then what is mounted is ours."""
+    """Return the process's own directory. A path outside the mount is the host's; then it is the mount itself."""
     for base in (mount.root, "/"):
         with contextlib.suppress(ValueError):
             relative = PurePosixPath(path).relative_to(base)
@@ -73,24 +73,24 @@ def _below(mount: _Mount, path: str) -> Path:
 
 
 def _mounts(proc: Path) -> dict[str, _Mount]:
-    """``v2`` and the memory controller's ``v1`` hierarchy, where the asker sees them."""
-    found: dict[str, _Mount] = {}
+    """Return the mounts of ``v2`` and of the memory controller's ``v1`` hierarchy that this process can see."""
+    mounts: dict[str, _Mount] = {}
     with contextlib.suppress(OSError):
         for line in (proc / "self" / "mountinfo").read_text().splitlines():
             before, _, after = line.partition(" - ")
-            place, kind = before.split(), after.split()
-            if len(place) < 5 or not kind:
+            fields, kind = before.split(), after.split()
+            if len(fields) < 5 or not kind:
                 continue
-            mount = _Mount(Path(_unescaped(place[4])), _unescaped(place[3]))
+            mount = _Mount(Path(_unescaped(fields[4])), _unescaped(fields[3]))
             if kind[0] == "cgroup2":
-                found.setdefault("v2", mount)
+                mounts.setdefault("v2", mount)
             elif kind[0] == "cgroup" and "memory" in kind[-1].split(","):
-                found.setdefault("v1", mount)
-    return found
+                mounts.setdefault("v1", mount)
+    return mounts
 
 
 def _unescaped(text: str) -> str:
-    """The kernel writes blanks in paths as ``\\040``."""
+    """Undo the kernel's escapes in paths, such as ``\\040`` for a blank."""
     return text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 
 
@@ -103,7 +103,7 @@ def _read_int(path: Path) -> int | None:
 
 
 def _droppable_cache(path: Path) -> int:
-    """Of the whole subtree, like the use it goes from: v1 has a ``total_`` line for that, v2's line means that."""
+    """Return the droppable page cache of the whole subtree: v1's ``total_`` line, or v2's only line."""
     with contextlib.suppress(OSError):
         values = dict(line.split(" ", 1) for line in path.read_text().splitlines())
         return int(values.get("total_inactive_file", values.get("inactive_file", 0)))

@@ -1,7 +1,7 @@
-"""Which of the processes that the GPU driver lists is this one.
+"""Find this process among those that the GPU driver lists.
 
-The driver counts in the machine's PID namespace, or (newer ones) in the asker's. In a container the two differ, and a
-number can mean one process here and another there: what cannot be told is a reason in words, not a guess.
+The driver counts in the machine's PID namespace, or (newer ones) in the caller's. In a container the two differ, and a
+number can mean one process here and another there: an ambiguous result is a reason in words, not a guess.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ _MACHINES_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO in the kernel's include/li
 _SHARE = "share the host's PID namespace"
 
 Listed = Mapping[int, int | None]
-"""PID -> bytes that the driver books for it; None where it hides them."""
+"""PID -> bytes that the driver counts for it, or None if it hides them."""
 
 
 class PidSpace(NamedTuple):
-    """The numbers of the processes that count as one's own, and whether they are those of the whole machine."""
+    """PIDs of the own processes, and whether they are numbers of the machine's namespace."""
 
     pids: frozenset[int]
     is_machines: bool
 
 
 def read_pid_space(proc: Path = PROC) -> PidSpace:
-    """This process, by ``NSpid``: its numbers in every namespace that this ``/proc`` can see.
+    """Read the numbers of this process in every namespace that this ``/proc`` can see (``NSpid``).
 
-    In an ordinary container that is the inner number alone: the outer one cannot be known from inside.
+    In an ordinary container that is the inner number alone; the outer one is unknown inside.
     """
     pids: frozenset[int] = frozenset()
     try:
@@ -42,7 +42,7 @@ def read_pid_space(proc: Path = PROC) -> PidSpace:
 
 
 def is_machines_namespace(proc: Path = PROC) -> bool:
-    """Whether PIDs here are those of the whole machine; False too where the kernel does not say."""
+    """Return whether PIDs here are those of the whole machine; False also if the kernel does not say."""
     try:
         return (proc / "self" / "ns" / "pid").stat().st_ino == _MACHINES_NAMESPACE
     except OSError:
@@ -50,13 +50,13 @@ def is_machines_namespace(proc: Path = PROC) -> bool:
 
 
 def own_bytes(listed: Listed, space: PidSpace) -> int | str:
-    """Bytes of the own processes together, or why they are not known."""
-    found = listed.keys() & space.pids
-    if not found:
+    """Return the bytes of the own processes together, or why they are unknown."""
+    own = listed.keys() & space.pids
+    if not own:
         return why_not_listed(listed, space)
-    if len(found) > 1 and not space.is_machines:
-        return f"the driver lists PIDs {sorted(found)}: in a container one of them can be a stranger's ({_SHARE})"
-    sizes = [listed[pid] for pid in found]
+    if len(own) > 1 and not space.is_machines:
+        return f"the driver lists PIDs {sorted(own)}: in a container one of them can be another process ({_SHARE})"
+    sizes = [listed[pid] for pid in own]
     known = [size for size in sizes if size is not None]
     if len(known) < len(sizes):
         return "the driver lists the process without its bytes, as it does under WSL and Windows"
@@ -64,15 +64,15 @@ def own_bytes(listed: Listed, space: PidSpace) -> int | str:
 
 
 def other_pids(listed: Listed, space: PidSpace) -> tuple[int, ...] | str:
-    """PIDs of everybody else's processes, or why they are not known."""
-    found = listed.keys() & space.pids
-    if space.is_machines or len(found) == 1:
-        return tuple(sorted(listed.keys() - found))
-    return why_not_listed(listed, space) if not found else f"PIDs {sorted(found)} are both this process's numbers"
+    """Return the PIDs of all other processes, or why they are unknown."""
+    own = listed.keys() & space.pids
+    if space.is_machines or len(own) == 1:
+        return tuple(sorted(listed.keys() - own))
+    return why_not_listed(listed, space) if not own else f"PIDs {sorted(own)} are both this process's numbers"
 
 
 def why_not_listed(listed: Listed, space: PidSpace) -> str:
-    """The driver's list has none of the own processes: what that means."""
+    """Return why the driver's list has none of the own processes."""
     if space.is_machines:
         return "the driver does not list the process: it has not used this GPU"
     if not listed:

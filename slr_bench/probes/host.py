@@ -1,7 +1,4 @@
-"""RAM as the kernel counts it: high-water mark, RSS, PSS of a process tree, and the limit that applies.
-
-The only module that imports psutil.
-"""
+"""RAM as the kernel counts it: high-water mark, RSS and the limit that applies. The only module that imports psutil."""
 
 from __future__ import annotations
 
@@ -10,13 +7,14 @@ import ctypes
 import os
 import resource
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import psutil
 
-from slr_bench.errors import ProbeUnavailableError
+from slr_bench.errors import ConfigError, ProbeUnavailableError
 from slr_bench.probes.cgroups import memory_limits
 from slr_bench.probes.tree import PROC as PROC
 from slr_bench.probes.tree import tree_pids as tree_pids
@@ -28,9 +26,37 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _M_MMAP_THRESHOLD = -3  # malloc.h
 _LARGE_BLOCK_BYTES = 2**20
 
+Level = Literal["ok", "warning", "critical"]
+LEVELS: tuple[Level, ...] = ("ok", "warning", "critical")
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Fractions of the used memory from which it is in short supply.
+
+    Raises:
+        ConfigError: not 0 < warning <= critical <= 1.
+    """
+
+    warning: float = 0.9
+    critical: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not 0 < self.warning <= self.critical <= 1:
+            raise ConfigError(
+                f"thresholds warning {self.warning:g}, critical {self.critical:g}: they are fractions of the memory, "
+                "0 < warning <= critical <= 1, like 0.9 and 0.95"
+            )
+
+    def level(self, fraction: float) -> Level:
+        """Return the level of a fraction."""
+        if fraction >= self.critical:
+            return "critical"
+        return "warning" if fraction >= self.warning else "ok"
+
 
 class HostMemory(NamedTuple):
-    """RAM in use and the limit that would kill: the cgroup's where there is one, else the machine's."""
+    """RAM in use, and the limit that applies: that of the tightest cgroup or of the machine."""
 
     used_bytes: int
     limit_bytes: int
@@ -38,23 +64,23 @@ class HostMemory(NamedTuple):
 
     @property
     def left_bytes(self) -> int:
-        """Up to the limit."""
+        """Bytes left up to the limit."""
         return max(0, self.limit_bytes - self.used_bytes)
 
 
 def read_host_memory(proc: Path = PROC, cgroup: Path = CGROUP, pid: int | str = "self") -> HostMemory:
-    """Used and limit of the tightest cgroup (v2, then v1) around a process, or of the machine.
+    """Read use and limit of the tightest cgroup (v2, then v1) around a process, or of the machine.
 
-    Page cache that the kernel can drop is not counted as used.
+    Page cache that the kernel can drop does not count as used.
     """
     machine = psutil.virtual_memory()
-    found = [HostMemory(machine.total - machine.available, machine.total, "machine")]
-    found += [HostMemory(*limit) for limit in memory_limits(proc, cgroup, pid)]
-    return min(found, key=lambda memory: memory.limit_bytes)
+    limits = [HostMemory(machine.total - machine.available, machine.total, "machine")]
+    limits += [HostMemory(*limit) for limit in memory_limits(proc, cgroup, pid)]
+    return min(limits, key=lambda memory: memory.limit_bytes)
 
 
 def oom_kills(proc: Path = PROC) -> int | None:
-    """Processes the kernel has killed for want of memory since boot; None where it does not count them."""
+    """Return how many processes the kernel has killed for lack of memory since boot, or None if it does not count."""
     with contextlib.suppress(OSError):
         for line in (proc / "vmstat").read_text().splitlines():
             if line.startswith("oom_kill "):
@@ -63,7 +89,7 @@ def oom_kills(proc: Path = PROC) -> int | None:
 
 
 def cpu_flags(proc: Path = PROC) -> frozenset[str]:
-    """What the processor says it can (``amx_bf16``, ``avx512_bf16``, ...); empty where the kernel does not tell."""
+    """Return the processor's features (``amx_bf16``, ``avx512_bf16``, ...), none if the kernel does not list them."""
     with contextlib.suppress(OSError):
         for line in (proc / "cpuinfo").read_text().splitlines():
             name, _, flags = line.partition(":")
@@ -73,28 +99,28 @@ def cpu_flags(proc: Path = PROC) -> frozenset[str]:
 
 
 class RssReader:
-    """Resident set of the process that made the reader. One read of an open file: cheap enough for 20 Hz."""
+    """Resident set of the process that created the reader. One read of an open file is cheap enough for 20 Hz."""
 
     def __init__(self, proc: Path = PROC) -> None:
         self._file = (proc / "self" / "statm").open("rb", buffering=0)
 
     def read(self) -> int:
-        """Bytes resident now."""
+        """Return the bytes resident now."""
         return int(os.pread(self._file.fileno(), 64, 0).split()[1]) * _PAGE_BYTES
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._file.close()
 
 
 def rss_bytes(proc: Path = PROC) -> int:
-    """Resident set of this process now."""
+    """Return the resident set of this process."""
     with closing(RssReader(proc)) as reader:
         return reader.read()
 
 
 def high_water_bytes(proc: Path = PROC) -> int:
-    """The kernel's own peak of this process's resident set since the last reset.
+    """Return the kernel's own peak of this process's resident set since the last reset.
 
     Raises:
         ProbeUnavailableError: the kernel does not report it.
@@ -109,7 +135,7 @@ def high_water_bytes(proc: Path = PROC) -> int:
 
 
 def reset_high_water(proc: Path = PROC) -> None:
-    """Set the high-water mark to what is resident now.
+    """Reset the high-water mark to the bytes resident now.
 
     Raises:
         ProbeUnavailableError: the kernel refuses it (some containers do).
@@ -121,32 +147,34 @@ def reset_high_water(proc: Path = PROC) -> None:
 
 
 def give_heap_back() -> None:
-    """Return to the kernel what the C library holds free: else it would be used without a trace in the resident set.
-    Other libraries than glibc hold less, and have no such call."""
+    """Return the free memory of the C library to the kernel, so that its next use raises the resident set.
+
+    Other libraries than glibc hold less, and have no such call.
+    """
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def address_space_is_limited() -> bool:
-    """Whether a resource limit counts what this process has mapped, used or not (``ulimit -d``, ``ulimit -v``)."""
+    """Return whether a resource limit counts the mapped memory of this process (``ulimit -d``, ``ulimit -v``)."""
     kinds = resource.RLIMIT_DATA, resource.RLIMIT_AS
     return any(resource.getrlimit(kind)[0] != resource.RLIM_INFINITY for kind in kinds)
 
 
 def keep_large_blocks_apart() -> None:
-    """From now on blocks of 1 MiB and more are mapped each for itself and go back to the kernel when they are freed.
+    """Map each block of 1 MiB and more separately from now on, so that it goes back to the kernel when it is freed.
 
-    glibc lets that size grow to 32 MiB with what is freed; smaller blocks then share arenas, whose address space stays
-    with the process: a limit on it (``RLIMIT_DATA``) is as full after a failed step as in it, and trimming does not
-    help. Costs time: the kernel clears the pages of such blocks anew (training on a CPU, measured: 1.3 times as long).
-    Other libraries than glibc are left as they are.
+    glibc raises that size up to 32 MiB as blocks are freed. Smaller blocks share arenas, whose address space stays with
+    the process: a limit on it (``RLIMIT_DATA``) is as full after a failed step as in it, and trimming does not help.
+    This costs time, as the kernel clears the pages of such blocks each time (training on a CPU, measured: 1.3 times as
+    long). Other libraries than glibc are not changed.
     """
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
 
 
 class HostProbe:
-    """Peak RSS of this process while open, from the kernel: exact even while the GIL is held."""
+    """Peak RSS of this process while open. The kernel counts it, so it is exact even while the GIL is held."""
 
     def __init__(self, proc: Path = PROC) -> None:
         self._proc = proc
@@ -171,12 +199,12 @@ class HostProbe:
             self._reason = str(failure)
 
     def readings(self) -> dict[str, Metric]:
-        """``peak_rss_bytes`` and ``rss_over_start_bytes``."""
+        """Return ``peak_rss_bytes`` and ``rss_over_start_bytes``."""
         source = "/proc/self/status VmHWM"
         names = ("peak_rss_bytes", "rss_over_start_bytes")
         if self._peak_bytes is None or self._start_bytes is None:
             return {name: Metric.unavailable("bytes", source, self._reason) for name in names}
-        # A page can leave between reset and first read, so the kernel's mark may lie a page below the start.
+        # A page can leave between the reset and the first read, so the kernel's mark may be a page below the start.
         values = (self._peak_bytes, max(0, self._peak_bytes - self._start_bytes))
         return {
             name: Metric(value=value, unit="bytes", source=source, quality="exact")

@@ -1,4 +1,4 @@
-"""What a process tree, or the machine, and its GPUs hold right now, and the most they held while looked at."""
+"""Memory of a process tree, or of the machine, and of its GPUs: the current reading and the peaks so far."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from typing import Any, Final, NamedTuple
 
 from slr_bench.errors import ProbeUnavailableError
 from slr_bench.probes.gpu_pids import PidSpace, is_machines_namespace
-from slr_bench.probes.gpu_reading import GpuReading, GpuState
 from slr_bench.probes.host import HostMemory, read_host_memory
-from slr_bench.probes.nvml import Nvml
+from slr_bench.probes.nvml import GpuReading, GpuState, Nvml
 from slr_bench.probes.tree import ProcessMemory, pss_bytes, read_process, tree_pids
 from slr_bench.probes.visible import list_devices
 
 PSS_PERIOD_S: Final = 2.0
 PSS_SHARE: Final = 0.01
-"""Walking page tables holds up the page faults of whom it reads: it may take this part of the time at most."""
+"""The most of the time that reading PSS may take, as walking page tables delays the page faults of the process."""
 
 
 class Gpu(NamedTuple):
-    """A device that is looked at."""
+    """A device that is read."""
 
     number: int
     name: str
@@ -29,40 +28,40 @@ class Gpu(NamedTuple):
 
 
 class GpuNow(NamedTuple):
-    """One look at a device."""
+    """One reading of a device."""
 
     number: int
     name: str
     reading: GpuReading
     state: GpuState
     reasons: dict[str, str]
-    """Why what is None is None."""
+    """Why a value is None, by field."""
 
 
 class LiveReading(NamedTuple):
-    """One look at everything. ``processes`` is empty where the whole machine is looked at."""
+    """One reading of everything. ``processes`` is empty if the whole machine is read."""
 
     memory: HostMemory
     """Used and limit of the tightest cgroup around the process, or of the machine."""
     processes: tuple[ProcessMemory, ...]
     pss_by_pid: dict[int, int | None]
-    """As last read: seldom, for it is dear."""
+    """PSS of each process when it was last read, which is expensive and therefore rare."""
     gpus: tuple[GpuNow, ...]
 
     @property
     def rss_bytes(self) -> int | None:
-        """Of all processes; a page that several share counts as often."""
+        """RSS of all processes, in which a shared page counts once per process."""
         return sum(process.rss_bytes for process in self.processes) if self.processes else None
 
     @property
     def pss_bytes(self) -> int | None:
-        """Of all processes, shared pages counted once; None if one of them could not be read."""
+        """PSS of all processes, in which shared pages count once; None if one of them could not be read."""
         sizes = list(self.pss_by_pid.values())
         return sum(size or 0 for size in sizes) if sizes and None not in sizes else None
 
     @property
     def ram_bytes(self) -> int:
-        """The best figure for the RAM that is looked at; ``ram_kind`` says which it is."""
+        """The best available figure of RAM; ``ram_kind`` names it."""
         return next(size for size in (self.pss_bytes, self.rss_bytes, self.memory.used_bytes) if size is not None)
 
     @property
@@ -72,26 +71,26 @@ class LiveReading(NamedTuple):
 
     @property
     def used_fraction(self) -> float:
-        """Of the limit that applies."""
+        """Used memory as a fraction of the limit that applies."""
         return self.memory.used_bytes / self.memory.limit_bytes
 
 
 @dataclass
 class Peaks:
-    """The most that was seen: lower bounds, for between two looks nobody looks."""
+    """The largest values of all readings. They are lower bounds, as peaks between readings are missed."""
 
     readings: int = 0
     ram_bytes: dict[str, int] = field(default_factory=dict)
-    """Kind of figure -> its peak: PSS and RSS are never held against one another."""
+    """Kind of figure -> its peak, because PSS and RSS do not compare."""
     used_bytes: int = 0
     high_water_bytes: int | None = None
-    """The kernel's mark of the first process: exact, and of that process alone."""
+    """The kernel's high-water mark of the first process, which is exact and of that process alone."""
     gpu_bytes: dict[int, int] = field(default_factory=dict)
-    """Device -> the processes' bytes, where the driver tells them."""
+    """Device -> the processes' bytes, if the driver reports them."""
     device_bytes: dict[int, int] = field(default_factory=dict)
 
     def add(self, reading: LiveReading) -> None:
-        """Take a look into account."""
+        """Add a reading."""
         self.readings += 1
         _raise_to(self.ram_bytes, reading.ram_kind, reading.ram_bytes)
         self.used_bytes = max(self.used_bytes, reading.memory.used_bytes)
@@ -108,9 +107,9 @@ def _raise_to(peaks: dict[Any, int], key: Any, value: int | None) -> None:
 
 
 class LiveReader:
-    """Looks at the tree of ``pid``, or with None at the whole machine. ``peaks`` remembers.
+    """Read the process tree of ``pid``, or with None the whole machine; ``peaks`` has the largest values.
 
-    ``read_tree``, ``read_one``, ``read_pss`` and ``read_host`` are the seams; ``clock`` is in seconds.
+    Tests replace ``read_tree``, ``read_one``, ``read_pss``, ``read_host`` and ``clock``, which is in seconds.
     """
 
     def __init__(
@@ -132,30 +131,30 @@ class LiveReader:
         self.peaks = Peaks()
 
     def read(self) -> LiveReading | None:
-        """One look; None if the process has ended."""
+        """Read once; None if the process has ended."""
         processes = self._processes()
         if self._pid is not None and not processes:
             return None
         memory = self._read_host("self" if self._pid is None else self._pid)
-        gpus = tuple(self._look(gpu, processes) for gpu in self._gpus)
+        gpus = tuple(self._read_gpu(gpu, processes) for gpu in self._gpus)
         alive = {process.pid for process in processes}
         reading = LiveReading(memory, processes, {pid: self._pss[pid] for pid in self._pss if pid in alive}, gpus)
         self.peaks.add(reading)
         return reading
 
     def _processes(self) -> tuple[ProcessMemory, ...]:
-        """The tree, its root first, the others by size; () if the root has ended."""
+        """Return the tree, its root first and the others by size; empty if the root has ended."""
         if self._pid is None:
             return ()
         pids = self._read_tree(self._pid)
-        found = [process for pid in pids if (process := self._read_one(pid)) is not None]
-        if not any(process.pid == self._pid for process in found):
+        processes = [process for pid in pids if (process := self._read_one(pid)) is not None]
+        if not any(process.pid == self._pid for process in processes):
             return ()
         now_s = self._clock()
         changed = set(pids) != self._pss_pids and now_s >= self._last_pss_s + PSS_PERIOD_S
-        if now_s >= self._next_pss_s or changed:  # a sum without a new member's share is the old tree's
+        if now_s >= self._next_pss_s or changed:  # a sum without a new member is that of the old tree
             self._read_pss_of(pids)
-        return tuple(sorted(found, key=lambda process: (process.pid != self._pid, -process.rss_bytes)))
+        return tuple(sorted(processes, key=lambda process: (process.pid != self._pid, -process.rss_bytes)))
 
     def _read_pss_of(self, pids: list[int]) -> None:
         start_s = self._clock()
@@ -171,11 +170,11 @@ class LiveReader:
         self._last_pss_s = self._clock()
         self._next_pss_s = self._last_pss_s + max(PSS_PERIOD_S, (self._last_pss_s - start_s) / PSS_SHARE)
 
-    def _look(self, gpu: Gpu, processes: Sequence[ProcessMemory]) -> GpuNow:
+    def _read_gpu(self, gpu: Gpu, processes: Sequence[ProcessMemory]) -> GpuNow:
         gpu.nvml.space = PidSpace(frozenset(process.pid for process in processes), self._is_machines)
         reading, state = gpu.nvml.read(), gpu.nvml.state()
         fields = {**reading._asdict(), **state._asdict()}
-        del fields["total_bytes"]  # one question with device_bytes
+        del fields["total_bytes"]  # it is None when device_bytes is
         reasons = {name: gpu.nvml.why(name) for name, value in fields.items() if value is None}
         if self._pid is None:
             reading = reading._replace(process_bytes=None)
@@ -184,15 +183,15 @@ class LiveReader:
 
 
 def open_gpus(library: Any) -> list[Gpu]:
-    """Every device of the machine that can be opened.
+    """Open every device of the machine that can be opened.
 
     Raises:
-        ProbeUnavailableError: the driver does not say how many there are.
+        ProbeUnavailableError: The driver does not report the number of devices.
     """
-    found = []
+    gpus = []
     for device in list_devices(library):
         try:
-            found.append(Gpu(device.number, device.name, Nvml(library, device.uuid)))
-        except ProbeUnavailableError:  # it fell off the bus since
+            gpus.append(Gpu(device.number, device.name, Nvml(library, device.uuid)))
+        except ProbeUnavailableError:  # it fell off the bus in between
             continue
-    return found
+    return gpus

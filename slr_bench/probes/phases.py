@@ -1,4 +1,4 @@
-"""Time in the named parts of a step."""
+"""Time spent in the named parts of a step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Span(NamedTuple):
-    """One stay in a phase, seconds since the clock was made."""
+    """One interval in a phase, in seconds since the clock was created."""
 
     name: str
     start_s: float
@@ -17,9 +17,9 @@ class Span(NamedTuple):
 
 
 class PhaseClock:
-    """``with clock("forward"): ...`` keeps the span, and passes the name on to a listener (the tracer).
+    """Record a span for each ``with clock("forward"): ...``, and pass its name on to a listener (the tracer).
 
-    On a GPU the end of a phase says little unless ``synchronize`` waits for the device; the clock is therefore off
+    On a GPU the end of a phase means little unless ``synchronize`` waits for the device; the clock is therefore off
     while steps are timed, and on in a step of its own.
     """
 
@@ -45,8 +45,8 @@ class PhaseClock:
                 self.spans.append(Span(name, start_s, self.now_s()))
 
     @contextmanager
-    def heard_by(self, listener: Callable[[str], AbstractContextManager[None]]) -> Iterator[None]:
-        """Tell ``listener`` of every phase meanwhile, in place of whoever listened before."""
+    def listening(self, listener: Callable[[str], AbstractContextManager[None]]) -> Iterator[None]:
+        """Pass every phase to ``listener`` while open, instead of to the previous one."""
         before, self.listener = self.listener, listener
         try:
             yield
@@ -54,9 +54,9 @@ class PhaseClock:
             self.listener = before
 
     def now_s(self) -> float:
-        """Seconds since the clock was made."""
+        """Return the seconds since the clock was created."""
         return time.perf_counter() - self._start_s
 
     def total_s(self, name: str) -> float:
-        """All stays in a phase together."""
+        """Return the total time in a phase."""
         return sum(span.end_s - span.start_s for span in self.spans if span.name == name)

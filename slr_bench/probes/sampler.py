@@ -12,10 +12,10 @@ DEFAULT_PERIOD_S = 0.05  # below 50 ms some NVML drivers misbehave
 
 
 class Sampler:
-    """Reads every ``period_s`` while open, and once at each end. A peak between two samples is missed: a lower bound.
+    """Read every ``period_s`` while open, and once at each end.
 
-    ``read`` returns one value per series, or None where it cannot; it runs in the sampler's thread. ``times_s`` are
-    readings of ``clock``.
+    Peaks are lower bounds, as those between two samples are missed. ``read`` returns one value per series, or None if
+    it cannot read it; it runs in the sampler's thread. ``times_s`` are readings of ``clock``.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Sampler:
         self.times_s: list[float] = []
         self.rows: list[tuple[int | None, ...]] = []
         self.cpu_s = 0.0
-        """CPU time the sampler's thread used: what it costs at least."""
+        """CPU time of the sampler's thread, a lower bound of its cost."""
 
     def __enter__(self) -> Self:
         self.sample()
@@ -49,14 +49,13 @@ class Sampler:
         self.sample()
 
     def sample(self) -> None:
-        """Read once, now."""
+        """Read once."""
         self.times_s.append(self._clock())
         self.rows.append(self._read())
 
     def peak(self, column: int) -> int | None:
-        """Largest value seen in a series; None if it was never readable."""
-        seen = [row[column] for row in self.rows if row[column] is not None]
-        return max(value for value in seen if value is not None) if seen else None
+        """Return the largest value of a series, or None if it was never readable."""
+        return max((value for row in self.rows if (value := row[column]) is not None), default=None)
 
     def _loop(self) -> None:
         while not self._stop.wait(self._period_s):

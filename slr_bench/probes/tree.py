@@ -1,4 +1,8 @@
-"""A process and its descendants: who they are, and the RAM they hold together."""
+"""A process and its descendants, and the RAM that they hold together.
+
+``psutil.Process.children`` would read the status of every process of the machine for each sample; the kernel's own
+lists of children are read here instead, and files of ``/proc`` only for the tree.
+"""
 
 from __future__ import annotations
 
@@ -12,62 +16,62 @@ _NAME_LENGTH = 32
 
 
 class ProcessMemory(NamedTuple):
-    """One process as ``/proc/PID/status`` has it, bytes."""
+    """One process, from ``/proc/PID/status``, in bytes."""
 
     pid: int
     name: str
-    """Short: program and script or module, ``python train.py``."""
+    """Program with its script or module, such as ``python train.py``."""
     rss_bytes: int
-    """Resident now, shared pages included."""
+    """Resident bytes, shared pages included."""
     peak_rss_bytes: int | None
     """The kernel's high-water mark."""
 
 
 def tree_pids(root_pid: int, proc: Path = PROC) -> list[int]:
-    """The process and all its descendants that still live."""
+    """Return the process and all its living descendants."""
     task = proc / str(root_pid) / "task" / str(root_pid)
     if task.is_dir() and not (task / "children").exists():
         return _tree_by_parents(root_pid, proc)  # a kernel without CONFIG_PROC_CHILDREN
-    found, todo = [], [root_pid]
+    pids, todo = [], [root_pid]
     while todo:
         pid = todo.pop()
         with contextlib.suppress(OSError):
             tasks = list((proc / str(pid) / "task").iterdir())
-            found.append(pid)
+            pids.append(pid)
             for thread in tasks:
-                with contextlib.suppress(OSError):  # a thread may have ended meanwhile
+                with contextlib.suppress(OSError):  # a thread may have ended in between
                     todo += map(int, (thread / "children").read_text().split())
-    return found
+    return pids
 
 
 def _tree_by_parents(root_pid: int, proc: Path) -> list[int]:
-    """The same from every process's parent: slower, and right on every kernel."""
+    """Return the same from every process's parent, which is slower and works on every kernel."""
     children: dict[int, list[int]] = {}
     for directory in proc.iterdir():
         if directory.name.isdigit():
             with contextlib.suppress(OSError, IndexError):
                 fields = (directory / "stat").read_text().rpartition(")")[2].split()
                 children.setdefault(int(fields[1]), []).append(int(directory.name))
-    found = [root_pid]
-    for pid in found:
-        found += children.get(pid, [])
-    return found
+    pids = [root_pid]
+    for pid in pids:
+        pids += children.get(pid, [])
+    return pids
 
 
 def tree_pss_bytes(root_pid: int, proc: Path = PROC) -> int | None:
-    """Proportional set size of a process tree: shared pages counted once in all.
+    """Return the proportional set size of a process tree, in which shared pages count once.
 
-    File pages are split with processes outside the tree, too: a stranger that maps torch's libraries lowers the figure
-    (measured: 507 to 356 MiB for two of them). Anonymous and shared memory of the tree is not touched by that.
+    File pages are split with processes outside the tree, too: another process that maps torch's libraries lowers the
+    figure (measured: 507 to 356 MiB for two of them). Anonymous and shared memory of the tree is not affected.
 
-    None if nothing could be read, or if a member's pages may not be looked at: a part is not the tree's. Costs 7-20 ms
-    a torch process (the kernel walks its page tables).
+    Returns None if nothing could be read, or if one member's pages cannot be read: a part is not the tree's. Costs
+    7-20 ms per torch process (the kernel walks its page tables).
     """
     return sum_pss_bytes(tree_pids(root_pid, proc), proc)
 
 
 def sum_pss_bytes(pids: Iterable[int], proc: Path = PROC) -> int | None:
-    """PSS of these processes together; the ended ones are passed over. None as for ``tree_pss_bytes``."""
+    """Return the PSS of these processes without those that have ended; None as for ``tree_pss_bytes``."""
     try:
         sizes = [size for pid in pids if (size := pss_bytes(pid, proc)) is not None]
     except PermissionError:
@@ -76,10 +80,10 @@ def sum_pss_bytes(pids: Iterable[int], proc: Path = PROC) -> int | None:
 
 
 def pss_bytes(pid: int, proc: Path = PROC) -> int | None:
-    """PSS of one process; None if it has ended, or the kernel does not count it.
+    """Return the PSS of one process, or None if it has ended or the kernel does not count it.
 
     Raises:
-        PermissionError: it is another user's.
+        PermissionError: The process is another user's.
     """
     try:
         lines = (proc / str(pid) / "smaps_rollup").read_text().splitlines()
@@ -91,7 +95,7 @@ def pss_bytes(pid: int, proc: Path = PROC) -> int | None:
 
 
 def read_process(pid: int, proc: Path = PROC) -> ProcessMemory | None:
-    """What a process holds now; None if it has ended, or has no memory of its own (a zombie, a kernel thread)."""
+    """Read the memory of a process; None if it has ended or has none of its own (a zombie, a kernel thread)."""
     try:
         lines = (proc / str(pid) / "status").read_text(errors="replace").splitlines()
     except OSError:
@@ -105,7 +109,7 @@ def read_process(pid: int, proc: Path = PROC) -> ProcessMemory | None:
 
 
 def short_name(pid: int, proc: Path = PROC) -> str | None:
-    """``python train.py`` for ``/usr/bin/python3.11 -u /home/me/train.py --epochs 3``; None without a command line."""
+    """Return ``python train.py`` for ``/usr/bin/python3.11 -u /home/me/train.py``; None without a command line."""
     try:
         words = (proc / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
@@ -122,13 +126,13 @@ def short_name(pid: int, proc: Path = PROC) -> str | None:
 
 
 def _python_target(words: list[str]) -> str:
-    """The script's file name, ``-m`` and the module, or ``-c``."""
+    """Return the script's file name, ``-m`` and the module, or ``-c``."""
     skips = False
-    for place, word in enumerate(words):
+    for index, word in enumerate(words):
         if skips:
             skips = False
         elif word == "-m":
-            return f"-m {words[place + 1]}" if place + 1 < len(words) else word
+            return f"-m {words[index + 1]}" if index + 1 < len(words) else word
         elif word == "-c":
             return word
         elif word in ("-W", "-X"):

@@ -1,4 +1,4 @@
-"""The NVML device behind torch's ``cuda:N``. NVML ignores ``CUDA_VISIBLE_DEVICES`` and counts in its own order."""
+"""The NVML device of torch's ``cuda:N``. NVML ignores ``CUDA_VISIBLE_DEVICES`` and has its own order."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 from slr_bench.errors import ProbeUnavailableError
 from slr_bench.probes.gpu_pids import PidSpace
-from slr_bench.probes.nvml import Nvml
-from slr_bench.probes.nvml_words import explain
+from slr_bench.probes.nvml import Nvml, explain
 
 
 class Device(NamedTuple):
-    """One card as NVML counts them: in the order of the PCI bus."""
+    """One card; NVML counts them in the order of the PCI bus."""
 
     number: int
     uuid: str
@@ -21,10 +20,10 @@ class Device(NamedTuple):
 
 
 def list_devices(library: Any) -> list[Device]:
-    """The cards that the driver shows; one that does not answer is left out, the others keep their index.
+    """Return the cards that the driver lists; one that cannot be read is left out, the others keep their index.
 
     Raises:
-        ProbeUnavailableError: the driver does not even say how many.
+        ProbeUnavailableError: The driver does not report the number of cards.
     """
     try:
         count = library.nvmlDeviceGetCount()
@@ -42,12 +41,12 @@ def list_devices(library: Any) -> list[Device]:
 
 
 def visible_uuids(devices: list[Device], environ: Mapping[str, str]) -> list[str]:
-    """UUIDs in the order of ``cuda:0, cuda:1, ...``, as CUDA reads ``CUDA_VISIBLE_DEVICES``.
+    """Return UUIDs in the order of ``cuda:0, cuda:1, ...``, as CUDA reads ``CUDA_VISIBLE_DEVICES``.
 
-    From the first entry that names nothing on, everything is invisible; a device named twice makes all so.
+    The first entry that names no device ends the list; a device that is named twice empties it.
 
     Raises:
-        ProbeUnavailableError: numbers that CUDA counts in an order which cannot be known here.
+        ProbeUnavailableError: There are numbers that CUDA counts in an order which is unknown here.
     """
     text = environ.get("CUDA_VISIBLE_DEVICES")
     entries = [str(device.number) for device in devices] if text is None else [part.strip() for part in text.split(",")]
@@ -67,10 +66,10 @@ def open_device(
     environ: Mapping[str, str] = os.environ,
     space: PidSpace | None = None,
 ) -> Nvml:
-    """The device that torch calls ``cuda:<ordinal>``: by its UUID where torch tells it, else by the environment.
+    """Open the device that torch calls ``cuda:<ordinal>``, by torch's UUID if it has one, else by the environment.
 
     Raises:
-        ProbeUnavailableError: it cannot be found, or could be another one.
+        ProbeUnavailableError: The device is not there, or it could be another one.
     """
     named = _first_named(environ)
     if named is not None and named.startswith("MIG-") and ordinal == 0:
@@ -87,7 +86,7 @@ def open_device(
 
 
 def _by_torch_uuid(library: Any, torch_uuid: str, space: PidSpace | None) -> Nvml:
-    """Torch gives a UUID without saying whether it is a card's or a MIG instance's."""
+    """Open a device by torch's UUID, which may be a card's or a MIG instance's."""
     try:
         found = Nvml(library, f"GPU-{torch_uuid}", space=space)
     except ProbeUnavailableError as error:
@@ -101,7 +100,7 @@ def _by_torch_uuid(library: Any, torch_uuid: str, space: PidSpace | None) -> Nvm
 def _whole(found: Nvml, uuid: str) -> Nvml:
     if found.is_mig_parent():
         raise ProbeUnavailableError(
-            f"NVML: {uuid} is cut into MIG instances, and which one this process uses is not known; "
+            f"NVML: {uuid} is split into MIG instances, and which one this process uses is not known; "
             "name it: CUDA_VISIBLE_DEVICES=MIG-<uuid> (nvidia-smi -L lists them)"
         )
     return found
@@ -112,7 +111,7 @@ def _first_named(environ: Mapping[str, str]) -> str | None:
 
 
 def _by_uuid(entry: str, devices: list[Device]) -> str | None:
-    """A card's UUID may be cut short as long as it names one card; a MIG instance's is taken as it is."""
+    """Return the one card whose UUID begins with ``entry``; a MIG instance's UUID is returned unchanged."""
     if entry.startswith("MIG-"):
         return entry
     found = [device.uuid for device in devices if device.uuid.startswith(entry)]

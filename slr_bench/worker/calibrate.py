@@ -9,7 +9,7 @@ import torch
 from slr_bench.errors import UnsupportedSettingError
 from slr_bench.execute.job import NO_CUDA, CalibrateOperators, CalibrateSteps, Job, JsonObject, PhaseEntered, Send
 from slr_bench.grid.workload import StepWork
-from slr_bench.probes.gpu_reading import GpuReading
+from slr_bench.probes.nvml import GpuReading
 from slr_bench.worker.calibration_gpu import KINDS, Counters, Gpu, TorchGpu, plain_history
 from slr_bench.worker.context import open_work
 from slr_bench.worker.operator_cases import CASES, OperatorCase, rule_of
@@ -100,7 +100,7 @@ def beside_the_allocator(gpu: Gpu, idle: GpuReading) -> JsonObject:
     elif now.device_bytes - idle.device_bytes < reserved:
         reason = "the device was not idle before: it holds less over that than torch's allocator"
     else:
-        alone = "GPU exclusive" if others is not None else "GPU taken as exclusive: who is on it is not told"
+        alone = "GPU exclusive" if others is not None else "GPU taken as exclusive: its other processes are unknown"
         size = now.device_bytes - idle.device_bytes - reserved
         return {"bytes": size, "source": f"NVML device over idle ({alone})", "reason": None}
     return {"bytes": None, "source": "NVML", "reason": reason}

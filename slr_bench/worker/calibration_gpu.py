@@ -12,7 +12,7 @@ import torch
 
 from slr_bench.errors import ProbeUnavailableError
 from slr_bench.probes import nvml
-from slr_bench.probes.gpu_reading import GpuReading
+from slr_bench.probes.nvml import GpuReading
 from slr_bench.probes.visible import open_device
 from slr_bench.worker.environment import collect_environment
 from slr_bench.worker.operator_cases import OperatorCase, made_bytes, prepared

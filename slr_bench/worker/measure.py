@@ -30,8 +30,7 @@ from slr_bench.grid.workload import DetailedWork, StepWork, WorkloadSpec, units_
 from slr_bench.live_bytes import OUTSIDE
 from slr_bench.probes import host, nvml
 from slr_bench.probes.allocator import CudaAllocatorProbe
-from slr_bench.probes.energy import EnergyProbe
-from slr_bench.probes.gpu import GpuProbe, process_memory
+from slr_bench.probes.gpu import EnergyProbe, GpuProbe, process_memory
 from slr_bench.probes.sampler import Sampler
 from slr_bench.probes.visible import open_device
 from slr_bench.record import Metric, Phase
@@ -183,7 +182,7 @@ class _Meters:
             self._gpu_watch.look()
         self._context.phase.enabled = True
         if on_gpu:
-            with no_collection(), self._context.phase.heard_by(self._cuda.phase):
+            with no_collection(), self._context.phase.listening(self._cuda.phase):
                 work.step()
         median_s = statistics.median(self._step_times_s)
         source = f"perf_counter, median of {len(self._step_times_s)} steps"

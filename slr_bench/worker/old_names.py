@@ -26,6 +26,11 @@ NEW_PLACES: Final[Mapping[str, Mapping[str, str]]] = {
         "warn_in_one_line": "slr_bench.units:warn_in_one_line",
         "why_unreadable": "slr_bench.files:why_unreadable",
     },
+    "slr_bench.probes.thresholds": {
+        "LEVELS": "slr_bench.probes.host:LEVELS",
+        "Level": "slr_bench.probes.host:Level",
+        "Thresholds": "slr_bench.probes.host:Thresholds",
+    },
 }
 """Old module -> old name -> ``module:name`` today. Extend it when a name moves that models or workloads import."""
 

@@ -79,7 +79,7 @@ def recorded_step(work: StepWork, context: Context, log: Any) -> tuple[StepTrace
         del state
         if log:
             log.step_begins()
-        with context.phase.heard_by(recorder.phase), recorder:
+        with context.phase.listening(recorder.phase), recorder:
             work.step()
     return recorder.step_trace, loader
 

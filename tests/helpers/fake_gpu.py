@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from recorded_allocator import Recorder
 
-from slr_bench.probes.gpu_reading import GpuReading
+from slr_bench.probes.nvml import GpuReading
 from slr_bench.worker.calibration_gpu import KINDS, Counters
 from slr_bench.worker.operator_cases import made_bytes, prepared
 

@@ -18,8 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from slr_bench.errors import ConfigError
+from slr_bench.probes.host import Level, Thresholds
 from slr_bench.probes.live import GpuNow, LiveReader, LiveReading, Peaks
-from slr_bench.probes.thresholds import Level, Thresholds
 from slr_bench.report.text.words import plain
 from slr_bench.units import format_bytes, format_seconds, sparkline
 

@@ -16,7 +16,7 @@ from slr_bench.doctor.doctor import (
 )
 from slr_bench.doctor.gpu import Finding, gpu_findings
 from slr_bench.errors import ProbeUnavailableError
-from slr_bench.probes.nvml_words import explain
+from slr_bench.probes.nvml import explain
 
 
 @pytest.fixture(autouse=True)

@@ -102,7 +102,7 @@ def test_a_phase_that_fails_leaves_its_peak():
 def test_the_phase_clock_tells_it_of_the_phases_for_as_long_as_it_listens():
     allocator, clock = FakeAllocator(), PhaseClock()
     with allocator.probe() as probe:
-        with clock.heard_by(probe.phase), clock("forward"):
+        with clock.listening(probe.phase), clock("forward"):
             allocator.hold(30)
         with clock("backward"):
             allocator.hold(50)

@@ -112,7 +112,7 @@ def test_a_device_that_disappears_keeps_the_peak_so_far_and_says_when_it_ended()
     assert world.probe.sample() == (None, None)
     readings = world.probe.readings()
     assert readings["nvml_process_peak_bytes"].value == 300
-    assert "until it fell silent (GPU is lost" in readings["nvml_process_peak_bytes"].source
+    assert "until the driver stopped reporting it (GPU is lost" in readings["nvml_process_peak_bytes"].source
     assert readings["gpu_temperature_c"].value == 61
 
 

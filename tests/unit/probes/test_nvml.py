@@ -22,9 +22,7 @@ from hypothesis import strategies as st
 
 from slr_bench.errors import ProbeUnavailableError
 from slr_bench.probes.gpu_pids import PidSpace
-from slr_bench.probes.gpu_reading import GpuReading, GpuState
-from slr_bench.probes.nvml import Nvml, load_library
-from slr_bench.probes.nvml_words import throttle_words
+from slr_bench.probes.nvml import GpuReading, GpuState, Nvml, load_library, throttle_words
 
 OWN, FOREIGN = 41, 42
 MACHINE = PidSpace(frozenset({OWN}), is_machines=True)
@@ -86,7 +84,7 @@ def test_one_refused_question_silences_no_other_and_has_its_own_reason(quantity,
         ([(OWN, None)], MACHINE, "without its bytes, as it does under WSL"),
         ([(FOREIGN, 400), (43, 1)], CONTAINER, "lists 2 PIDs, none this process's: it counts outside"),
         ([], CONTAINER, "hides them from this container"),
-        ([(7, 400), (OWN, 90)], PidSpace(frozenset({7, OWN}), False), "one of them can be a stranger's"),
+        ([(7, 400), (OWN, 90)], PidSpace(frozenset({7, OWN}), False), "one of them can be another process"),
     ],
     ids=["no process", "others only", "number hidden (WSL)", "host PIDs", "hidden list", "two numbers"],
 )
@@ -183,7 +181,7 @@ def test_a_python_library_without_the_function_is_unknown_with_the_cure():
     nvml = device(library=FakeNvml(FakeCard(), missing=["nvmlDeviceGetTemperature"]))
     assert nvml.state().temperature_c is None
     assert nvml.why("temperature_c").endswith("pip install -U nvidia-ml-py")
-    assert nvml.why("never asked") == "it was not asked for"
+    assert nvml.why("never asked") == "it was not read"
 
 
 def test_a_mig_instance_has_the_cards_temperature_but_neither_its_energy_nor_its_power():

@@ -79,7 +79,7 @@ def test_a_mig_instance_is_found_by_its_name_or_by_the_uuid_that_torch_gives():
 
 @pytest.mark.parametrize("torch_uuid", ["a", None])
 def test_a_cut_card_alone_does_not_say_which_instance(torch_uuid):
-    with pytest.raises(ProbeUnavailableError, match=r"GPU-a is cut into MIG instances.*CUDA_VISIBLE_DEVICES=MIG-"):
+    with pytest.raises(ProbeUnavailableError, match=r"GPU-a is split into MIG instances.*CUDA_VISIBLE_DEVICES=MIG-"):
         open_device(cut_card(), torch_uuid, environ={})
 
 

@@ -14,8 +14,7 @@ from slr_bench.compare.cells import DETERMINISTIC
 from slr_bench.compare.comparability import HARNESS, Family, family
 from slr_bench.grid.workload import describe_workload
 from slr_bench.probes.allocator import KINDS, CudaAllocatorProbe
-from slr_bench.probes.energy import EnergyProbe
-from slr_bench.probes.gpu import GpuProbe, process_memory
+from slr_bench.probes.gpu import EnergyProbe, GpuProbe, process_memory
 from slr_bench.probes.gpu_pids import PidSpace
 from slr_bench.probes.nvml import Nvml
 from slr_bench.report.text.metrics import METRICS

@@ -6,10 +6,9 @@ import json
 import pytest
 from rich.console import Console
 
-from slr_bench.probes.gpu_reading import GpuReading, GpuState
-from slr_bench.probes.host import HostMemory
+from slr_bench.probes.host import HostMemory, Thresholds
 from slr_bench.probes.live import GpuNow, LiveReading, Peaks
-from slr_bench.probes.thresholds import Thresholds
+from slr_bench.probes.nvml import GpuReading, GpuState
 from slr_bench.probes.tree import ProcessMemory
 from slr_bench.report.views.watch import line, reading_json, screen, summary, summary_json
 from slr_bench.units import GIB, MIB

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slr_bench.errors import ConfigError
-from slr_bench.probes.thresholds import LEVELS, Thresholds
+from slr_bench.probes.host import LEVELS, Thresholds
 
 
 def test_a_level_is_reached_at_its_threshold():

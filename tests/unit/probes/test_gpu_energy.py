@@ -3,7 +3,7 @@
 import pytest
 from fake_nvml import FakeCard, FakeNvml
 
-from slr_bench.probes.energy import EnergyProbe
+from slr_bench.probes.gpu import EnergyProbe
 from slr_bench.probes.nvml import Nvml
 
 
@@ -29,7 +29,7 @@ def test_a_counter_that_started_anew_is_no_negative_energy():
     metric = energy_of(Nvml(FakeNvml(FakeCard(energies_mj=[7_500, 100]))))
     assert (metric.value, metric.reason) == (
         None,
-        "the energy counter went back: the driver was loaded again meanwhile",
+        "the energy counter went back: the driver was loaded again in between",
     )
 
 
