@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from slr_bench.compare.cells import CellSummary
-from slr_bench.report.text.setting import effective_batch
 
 ACCURACY: Final = "accuracy_top1"
 _MEMORY: Final = ("peak_tensor_bytes", "peak_allocated_bytes")
@@ -66,14 +65,14 @@ def field(cells: Sequence[CellSummary], workload: str) -> Field | None:
     """The cells of a workload that have both memory and time; None where there are none."""
     own = [cell for cell in cells if cell.entry.workload == workload]
     memory = next((name for name in _MEMORY if any(cell.value(name) is not None for cell in own)), _MEMORY[0])
-    batches = {effective_batch(cell.entry.setting) for cell in own}
+    batches = {cell.description.effective_batch(cell.entry.setting) for cell in own}
     is_per_clip = len(batches) > 1 and None not in batches
     accuracies = _accuracies(cells)
     points = []
     for cell in own:
         time_s, needed = cell.value("step_time_s"), cell.value(memory)
         if time_s and needed and time_s > 0 and needed > 0:
-            batch = (effective_batch(cell.entry.setting) or 1) if is_per_clip else 1
+            batch = (cell.description.effective_batch(cell.entry.setting) or 1) if is_per_clip else 1
             points.append(Point(cell, needed, time_s / batch, _accuracy(cell, accuracies)))
     marked = tuple(
         Point(one.cell, one.memory_bytes, one.time_s, one.accuracy, any(dominates(other, one) for other in points))

@@ -1,4 +1,4 @@
-"""What a cell is called, and where on the page it has its place."""
+"""Name cells, and give each an anchor on the page."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from slr_bench.report.text.setting import value_text
 from slr_bench.report.text.words import plain
 
 OTHERS: Final = "other arms"
-"""Name of all those that have no colour of their own."""
+"""Name of the arms that have no colour of their own."""
 
 
 def axes_text(cell: CellSummary, keys: Collection[str] | None = None) -> str:
-    """``batch_size 4, precision bf16``, of all axes or of ``keys``; empty where no axis made the cell."""
+    """Return ``size 4, precision bf16`` for all axes or for ``keys``; empty if no axis made the cell."""
     values = cell.entry.coordinates.items()
     return ", ".join(
         f"{key.rsplit('.', 1)[-1]} {value_text(value)}" for key, value in values if keys is None or key in keys
@@ -23,7 +23,7 @@ def axes_text(cell: CellSummary, keys: Collection[str] | None = None) -> str:
 
 
 def coordinates_text(cell: CellSummary, keys: Collection[str] | None = None) -> str:
-    """The axes; the arm's own setting says so."""
+    """Return the axes, and ``own setting`` for the arm's own."""
     axes = axes_text(cell, keys)
     parts = [axes] if axes else []
     if cell.entry.is_own:
@@ -34,13 +34,15 @@ def coordinates_text(cell: CellSummary, keys: Collection[str] | None = None) -> 
 
 
 def anchor(cell: CellSummary) -> str:
-    """Id on the page, the same whenever the same setting is reported: a link to it holds."""
+    """Return the id on the page. The same setting always has the same id, so that links stay valid."""
     return f"cell-{re.sub(r'[^0-9A-Za-z_-]', '_', cell.entry.cell_id)[:40]}{'-b' if cell.side == 'b' else ''}"
 
 
 def telling_names(cells: Sequence[CellSummary]) -> dict[str, str]:
-    """Anchor -> name with nothing in it that all cells share: the workload where there are several, the arms of this
-    setting, of the axes as many as tell one cell from another."""
+    """Return anchor -> shortest name that distinguishes the cell.
+
+    It has the workload if there are several, the arms with this setting, and only the axes that are needed.
+    """
     several = len({cell.entry.workload for cell in cells}) > 1
     kept = {workload: telling_axes(group) for workload, group in _by_workload(cells).items()}
     arms: dict[str, dict[str, None]] = {}
@@ -63,8 +65,10 @@ def _by_workload(cells: Sequence[CellSummary]) -> dict[str, list[CellSummary]]:
 
 
 def telling_axes(cells: Sequence[CellSummary]) -> list[str]:
-    """Dotted keys of the axes without which two cells of an arm would be called the same; of axes that change together
-    the first."""
+    """Return the dotted keys of the axes without which two cells of an arm would have the same name.
+
+    Of axes that always change together only the first is used.
+    """
     keys = list(dict.fromkeys(key for cell in cells for key in cell.entry.coordinates))
     for key in reversed(keys):
         rest = [other for other in keys if other != key]
@@ -74,5 +78,5 @@ def telling_axes(cells: Sequence[CellSummary]) -> list[str]:
 
 
 def _count(cells: Sequence[CellSummary], keys: Sequence[str]) -> int:
-    """How many cells are told apart by the arm and these axes."""
+    """Count the cells that the arm and these axes distinguish."""
     return len({repr((cell.entry.arm, [cell.entry.coordinates.get(key) for key in keys])) for cell in cells})

@@ -1,4 +1,4 @@
-"""Values, spreads and foreign text as words, the same in every kind of report."""
+"""Values, spreads and foreign text as words, the same in every report."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ OUTCOME_WORDS: Final = {
 
 
 def uncapitalized(text: str) -> str:
-    """``'Memory'`` -> ``'memory'``; an abbreviation stays: ``'GPU memory'``."""
+    """Return ``memory`` for ``Memory``; an abbreviation such as ``GPU memory`` stays."""
     return text if text[:2].isupper() else f"{text[:1].lower()}{text[1:]}"
 
 
 def format_factor(factor: float) -> str:
-    """``8.31`` -> ``'8.3×'``; two decimals below 2, where they matter."""
+    """Return ``8.3×`` for 8.31, with two decimals below 2."""
     return f"{factor:.2f}×" if factor < 2 else f"{factor:.1f}×"
 
 
 def spread(summary: Summary, unit: str) -> str:
-    """Low to high with what they are and n."""
+    """Return low and high, their kind, and n."""
     low, high = format_value(summary.low, unit), format_value(summary.high, unit)
     if summary.kind == "exact":
         return f"equal in {summary.n}"
@@ -45,7 +45,7 @@ def spread(summary: Summary, unit: str) -> str:
 
 
 def describe(ratio: Ratio) -> str:
-    """Range or interval of a ratio, with the verdict that n allows."""
+    """Return the range or interval of a ratio, and the verdict if n allows one."""
     if ratio.n == 1:
         return f"one pair; no verdict below {MIN_PROCESSES}"
     limits = f"{ratio.low:.2f}–{ratio.high:.2f}"
