@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -68,6 +69,16 @@ def replace_file(path: Path, content: Content, *, durable: bool = True) -> None:
             os.fsync(directory)  # without it a power cut can undo the rename
         finally:
             os.close(directory)
+
+
+def require_pandas() -> None:
+    """Check that pandas is there before a table is made.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    if find_spec("pandas") is None:
+        raise ConfigError("tables need pandas, which is not installed; pip install 'slr-bench[tables]'")
 
 
 def why_unreadable(error: OSError | UnicodeDecodeError) -> str | None:

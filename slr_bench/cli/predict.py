@@ -31,10 +31,12 @@ def predict(
     """
     from rich.console import Console
 
+    from slr_bench.grid.project_file import use_projects_of
     from slr_bench.predict.device import means_cpu
     from slr_bench.predict.trace_pool import TracePool
 
     console = Console(stderr=as_json)
+    use_projects_of(config.parent)  # before the pool's first process begins, which inherits them
     pool = TracePool(cuda_rules=not means_cpu(device), start_early=True)
     with console.status("importing torch") as status, pool:
         from slr_bench.files import parse_overrides

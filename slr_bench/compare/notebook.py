@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from slr_bench.compare.judgement import ComparedCell, verdict_word
-from slr_bench.files import flatten
+from slr_bench.files import flatten, require_pandas
 from slr_bench.record import Record
 from slr_bench.units import format_value, plain
 
@@ -27,6 +27,7 @@ def tabulate(records: Iterable[Record]) -> pandas.DataFrame:
     (``environment.torch``), the phases (``phases.forward_s``) and every metric in its base unit. An unknown value is
     NaN or None, never 0; the record says why it is unknown.
     """
+    require_pandas()
     import pandas
 
     return pandas.DataFrame([_record_row(record) for record in records])
@@ -50,6 +51,7 @@ def _record_row(record: Record) -> dict[str, object]:
 
 def comparison_frame(cells: Iterable[ComparedCell]) -> pandas.DataFrame:
     """Return one row per cell and metric. Unknown values are NaN, a missing verdict is None."""
+    require_pandas()
     import pandas
 
     columns = [*_NAMES, *_NUMBERS, "significant", "n", "reason", "is_fault"]
@@ -59,6 +61,7 @@ def comparison_frame(cells: Iterable[ComparedCell]) -> pandas.DataFrame:
 
 def comparison_html(title: str, cells: Sequence[ComparedCell]) -> str:
     """Return a table of at most `MAX_ROWS` rows. Text from configurations and errors is escaped."""
+    require_pandas()
     import pandas
 
     keys = _differing_axes(cells)

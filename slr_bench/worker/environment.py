@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -33,7 +33,7 @@ def collect_environment(device: str, isolation: str) -> dict[str, JsonValue]:
     environment: dict[str, JsonValue] = {
         "python": platform.python_version(),
         "torch": str(torch.__version__),  # a class of its own, which not every serializer takes
-        "torchvision": version("torchvision"),
+        **_torchvision(),
         "trace_rules": TRACE_RULES,
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_model(),
@@ -53,6 +53,14 @@ def collect_environment(device: str, isolation: str) -> dict[str, JsonValue]:
             "driver": _driver_version(),
         }
     return environment
+
+
+def _torchvision() -> dict[str, JsonValue]:
+    """Return the version of torchvision; empty if it is not installed: only workloads with images need it."""
+    try:
+        return {"torchvision": version("torchvision")}
+    except PackageNotFoundError:
+        return {}
 
 
 def _cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from slr_bench.compare.cells import CellSummary
 from slr_bench.errors import ConfigError
+from slr_bench.files import require_pandas
 from slr_bench.record import Metric, Record
 from slr_bench.report.text.setting import value_text
 from slr_bench.units import is_number, plain
@@ -31,6 +32,7 @@ def tidy(cells: Sequence[CellSummary]) -> pandas.DataFrame:
     records cannot be read, ``unreadable``. Axes are columns ``axis.<key>``: numbers where every value is one, else
     text.
     """
+    require_pandas()
     import pandas
 
     axes = list(dict.fromkeys(key for cell in cells for key in cell.entry.coordinates))
