@@ -1,1 +1,1 @@
-"""Where a job runs, and how it ends. Knows nothing of grids."""
+"""Runs jobs in processes of their own. It knows nothing of grids."""

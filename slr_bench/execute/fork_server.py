@@ -54,12 +54,12 @@ class _Server:
         self._selector.register(channel, selectors.EVENT_READ)
 
     def serve(self) -> None:
-        self._tell({"event": "ready"})
+        self._send({"event": "ready"})
         while (request := self._next_request()) is not None:
             if request["op"] == "run":
                 self._run(Job.from_dict(request["job"]))
 
-    def _tell(self, message: JsonObject) -> None:
+    def _send(self, message: JsonObject) -> None:
         self._channel.sendall(json.dumps(message).encode() + b"\n")
 
     def _next_request(self) -> JsonObject | None:
@@ -86,7 +86,7 @@ class _Server:
         self._selector.register(child, selectors.EVENT_READ)
         self._selector.register(result_read, selectors.EVENT_READ)
         try:
-            self._tell({"event": "started", "pid": pid})
+            self._send({"event": "started", "pid": pid})
             self._watch(pid, child, result_read)
         except OSError:  # the executor has gone
             kill_group(child, pid)
@@ -98,7 +98,7 @@ class _Server:
                 self._selector.unregister(result_read)
             os.close(child)
             os.close(result_read)
-        self._tell(
+        self._send(
             {
                 "event": "exit",
                 "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,

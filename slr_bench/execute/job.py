@@ -72,7 +72,7 @@ class ProfileStep:
 
 @dataclass(frozen=True)
 class StepToTrace:
-    """One step for a prediction: it has as many micro-batches as are traced, the others come on top."""
+    """One step for a prediction. The setting has the micro-batches that are traced; the others come on top."""
 
     work: Work
     more_micro_batches: int = 0
@@ -128,7 +128,7 @@ class Job(Generic[T_co]):
     isolation: Literal["fork", "spawn"] = "fork"
     ram_limit_bytes: int | None = None
     is_monitored: bool = False
-    """Whether the executor samples the PSS of the process and looks for interference."""
+    """If true, the executor samples the PSS of the process and looks for interference."""
 
     def to_json(self) -> bytes:
         """Return the job as one line of JSON."""
@@ -147,7 +147,7 @@ class Job(Generic[T_co]):
 
 @dataclass(frozen=True)
 class GpuFacts:
-    """What the child observed of its GPU between the timed steps."""
+    """Observations of the GPU by the child, between the timed steps."""
 
     throttle_reasons: tuple[str, ...] = ()
     other_processes: int = 0
@@ -160,7 +160,7 @@ class Measurement:
     metrics: dict[str, Metric]
     phases: dict[str, Phase] = field(default_factory=dict)
     samples: JsonObject | None = None
-    """What ``samples/<run>.json`` holds."""
+    """The contents of ``samples/<run>.json``."""
     gpu: GpuFacts = GpuFacts()
     work_s: float | None = None
     """Seconds between the first build and the last reading, if they are less than the whole job took."""
@@ -168,7 +168,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class JobResult:
-    """What the worker returns at the end of a job."""
+    """The result that the worker returns at the end of a job."""
 
     outcome: Outcome
     reason: str | None
@@ -210,7 +210,7 @@ MESSAGES: Final[TypeAdapter[Any]] = TypeAdapter(Message)
 
 @dataclass(frozen=True)
 class MachineReadings:
-    """What only the machine of the job can know. None means that it could not be read."""
+    """Readings that only the machine of the job can take. None means that a reading was not possible."""
 
     oom_counter: str | None = None
     """The counter of out-of-memory kills that rose while the job ran."""
@@ -224,12 +224,12 @@ class MachineReadings:
     tree_swap_bytes: int | None = None
     """Bytes of the job's processes that lay in swap after the timed steps."""
     clock_jump_s: float = 0.0
-    """How far the wall clock moved against the monotonic clock."""
+    """Seconds by which the wall clock moved against the monotonic clock."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a job ended, as its executor observed it."""
+    """The end of a job, as its executor observed it."""
 
     result: JobResult | None = None
     """None if the child died before it returned one."""

@@ -1,9 +1,9 @@
-"""Ending processes that are ours, and no others.
+"""Ends processes that belong to us, and no others.
 
-A process is signalled only through a pidfd, and only while it is an unreaped child of the caller: its id cannot have
-passed to a stranger. Orphans of a cell become children of the nearest subreaper above them (the fork server; the
-runner, should the server be gone), so that walking down one's own children reaches every descendant, whatever session
-it moved to.
+A process is signalled only through a pidfd, and only while it is an unreaped child of the caller, so that its id cannot
+have passed to a stranger. Orphans of a job become children of the nearest subreaper above them. That is the fork
+server, or the executor's process if the server is gone. So the walk over one's own children reaches every descendant,
+whatever session it moved to.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ PROC = Path("/proc")
 
 
 def set_parent_death_signal(number: int) -> None:
-    """Ask the kernel for this signal when the parent ends; 0: for none."""
+    """Let the kernel send this signal when the parent ends; 0 means none."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)
 
 
 def set_subreaper(wanted: bool) -> bool:
-    """Adopt orphaned descendants (Linux 3.4), or stop it. Returns whether the process did so before."""
+    """Adopt orphaned descendants (Linux 3.4), or stop doing so. Return whether the process did so before."""
     libc, before = ctypes.CDLL(None, use_errno=True), ctypes.c_int(0)
     libc.prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(before))
     libc.prctl(PR_SET_CHILD_SUBREAPER, int(wanted))
@@ -37,16 +37,16 @@ def set_subreaper(wanted: bool) -> bool:
 
 
 def children(proc: Path = PROC) -> list[int]:
-    """Children of this process, the ended ones that nobody has reaped included."""
-    found: list[int] = []
+    """Return the children of this process, including those that have ended and are not reaped."""
+    pids: list[int] = []
     for task in (proc / "self" / "task").iterdir():
         with contextlib.suppress(OSError):  # a thread may have ended meanwhile
-            found += map(int, (task / "children").read_text().split())
-    return found
+            pids += map(int, (task / "children").read_text().split())
+    return pids
 
 
 def kill_group(leader: int, pid: int) -> None:
-    """SIGKILL to the group of an unreaped child (its pidfd and id); between fork and setsid, to it alone."""
+    """Kill the group of an unreaped child, given its pidfd and id. Between fork and setsid, kill the child alone."""
     try:
         signal.pidfd_send_signal(leader, signal.SIGKILL, None, _PIDFD_SIGNAL_PROCESS_GROUP)
     except ProcessLookupError:  # it has no group yet
@@ -58,7 +58,7 @@ def kill_group(leader: int, pid: int) -> None:
 
 
 def sweep(is_owned: Callable[[int], bool] = lambda pid: True) -> int:
-    """SIGKILL and reap owned children until none is left, their own orphans included. Returns how many there were."""
+    """Kill and reap owned children and their orphans until none is left. Return how many there were."""
     count = 0
     while owned := [pid for pid in children() if is_owned(pid)]:
         for pid in owned:
@@ -66,7 +66,7 @@ def sweep(is_owned: Callable[[int], bool] = lambda pid: True) -> int:
             try:
                 _kill(process)
                 os.waitpid(pid, 0)
-            except ChildProcessError:  # whoever embeds us has reaped it
+            except ChildProcessError:  # the program that embeds us has reaped it
                 pass
             finally:
                 os.close(process)
@@ -75,7 +75,7 @@ def sweep(is_owned: Callable[[int], bool] = lambda pid: True) -> int:
 
 
 def session_of(pid: int, proc: Path = PROC) -> int | None:
-    """Session id of a process; None where it has none to read."""
+    """Return the session id of a process, or None if it cannot be read."""
     try:
         return int((proc / str(pid) / "stat").read_text().rpartition(")")[2].split()[3])
     except (OSError, ValueError, IndexError):
@@ -83,7 +83,7 @@ def session_of(pid: int, proc: Path = PROC) -> int | None:
 
 
 def has_mark(pid: int, mark: str, proc: Path = PROC) -> bool:
-    """Whether a process was started with ``NAME=value`` in its environment. False for an ended one."""
+    """Return whether a process was started with ``NAME=value`` in its environment; False if it has ended."""
     with contextlib.suppress(OSError):
         return mark.encode() in (proc / str(pid) / "environ").read_bytes().split(b"\0")
     return False

@@ -1,1 +1,1 @@
-"""Cells in isolation: one process each, one record each."""
+"""Runs the cells of a grid: one process and one record per run."""

@@ -1,4 +1,4 @@
-"""A run directory belongs to one source, environment and configuration; those of another are refused, never mixed."""
+"""Binds a run directory to one source, environment and configuration, and refuses runs of any other."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class BoundElsewhereError(ConfigError):
 
 
 def source_hash(cells: Sequence[Cell]) -> str:
-    """Hash of the Python source of this package and of the workloads' packages."""
+    """Return the hash of the Python source of this package and of the workloads' packages."""
     packages = sorted({"slr_bench", *(package for cell in cells for package in cell.spec.packages)})
     digest = hashlib.sha256()
     for package in packages:
@@ -36,7 +36,7 @@ def source_hash(cells: Sequence[Cell]) -> str:
 
 
 def _sources(package: str) -> Iterator[tuple[str, Path]]:
-    """Name and file of every Python module of a package, or of a module that is one file."""
+    """Give the name and file of every Python module of a package, or of a module that is one file."""
     spec = find_spec(package)
     roots = sorted((spec.submodule_search_locations if spec else None) or [])
     for root in roots:
@@ -47,7 +47,7 @@ def _sources(package: str) -> Iterator[tuple[str, Path]]:
 
 
 def config_hash(grid: GridConfig, cells: Sequence[Cell], facts: Mapping[str, Mapping[str, str]], fake: bool) -> str:
-    """Hash of what decides a figure and is no part of a cell's id. How often and how long to run is not in it."""
+    """Return the hash of what influences a figure beside the cell's id. Repeats and timeouts are left out."""
     measured = grid.model_dump(mode="json", include={"device", "isolation", "sample_hz", "ram_limit", "sides"})
     plans = [
         (
@@ -62,7 +62,7 @@ def config_hash(grid: GridConfig, cells: Sequence[Cell], facts: Mapping[str, Map
 
 
 def cell_entries(cells: Sequence[Cell]) -> tuple[CellEntry, ...]:
-    """The cells as the manifest lists them."""
+    """Return the cells as the manifest lists them."""
     return tuple(
         CellEntry(
             cell_id=cell.cell_id,
@@ -78,10 +78,12 @@ def cell_entries(cells: Sequence[Cell]) -> tuple[CellEntry, ...]:
 
 
 def bind(store: Store, manifest: Manifest) -> str | None:
-    """Tie the directory to this source, environment and configuration. What to tell of the earlier plan, or None.
+    """Bind the directory to this source, environment and configuration.
+
+    Return a line about a change against the earlier plan, or None.
 
     Raises:
-        BoundElsewhereError: it, or a record put into it, is of another.
+        BoundElsewhereError: The directory, or a record in it, belongs to another.
     """
     earlier = store.read_manifest()
     for name in _BOUND if earlier else ():
@@ -95,15 +97,15 @@ def bind(store: Store, manifest: Manifest) -> str | None:
             raise BoundElsewhereError(
                 f"{store.directory}: records/{record.name}.json is of another {found}; take it out, or: {_CURE}"
             )
-    store.write_manifest(manifest)  # anew each time: repeats may have grown
+    store.write_manifest(manifest)  # each time, because repeats may have changed
     return repeats_change(earlier, manifest) if earlier else None
 
 
 def repeats_change(earlier: Manifest, manifest: Manifest) -> str | None:
-    """What a second run with other ``repeats`` does, in a line; None where they are the same."""
+    """Return a line about what other ``repeats`` do to an existing directory, or None if they are equal."""
     before = {entry.cell_id: entry.repeats for entry in earlier.cells}
-    asked = [(before.get(entry.cell_id, entry.repeats), entry.repeats) for entry in manifest.cells]
-    changes = [f"{old} before, {new} now" for old, new in dict.fromkeys(asked) if old != new]
+    pairs = [(before.get(entry.cell_id, entry.repeats), entry.repeats) for entry in manifest.cells]
+    changes = [f"{old} before, {new} now" for old, new in dict.fromkeys(pairs) if old != new]
     if not changes:
         return None
     return (
@@ -113,12 +115,14 @@ def repeats_change(earlier: Manifest, manifest: Manifest) -> str | None:
 
 
 def foreign_trait(record: Record, manifest: Manifest) -> str | None:
-    """What shows that a record was not made in this directory; None where nothing does. A cell that the grid does
-    not have is not foreign: the report leaves it out and says so."""
+    """Return the trait by which a record was not made in this directory, or None.
+
+    A record of a cell that the grid lacks is not foreign; the report leaves it out and says so.
+    """
     own = {key: value for key, value in manifest.environment.items() if key not in _OF_A_CELL}
-    seen = {key: record.environment[key] for key in own if key in record.environment}
-    if seen != {key: own[key] for key in seen}:
-        return f"environment ({_difference({key: own[key] for key in seen}, seen)})"
+    recorded = {key: record.environment[key] for key in own if key in record.environment}
+    if recorded != {key: own[key] for key in recorded}:
+        return f"environment ({_difference({key: own[key] for key in recorded}, recorded)})"
     entry = next((entry for entry in manifest.cells if entry.cell_id == record.cell_id), None)
     if entry is not None and (entry.workload, entry.setting) != (record.workload, record.setting):
         return "setting than the cell of that id"

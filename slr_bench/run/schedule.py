@@ -40,9 +40,9 @@ def schedule(cells: Sequence[Cell], sides: int = 1, identity: str = "") -> list[
     From the second repeat on, a coin decides whether a repeat goes through the cells forwards or backwards. With two
     sides, where a repeat of a cell is a pair of neighbours, another coin decides which side goes first. So of two equal
     things either is the slower one with the same chance, whatever the machine does meanwhile, as the signed-rank test
-    assumes. (The first repeat may always go forwards, smaller cells before larger ones, because a two-sided test does
-    not depend on the first sign.) Taking turns, ABBA, does not give that, because neighbours in time are alike. The
-    coins are hashes of ``identity``, so an interrupted grid continues in its order.
+    assumes. The first repeat always goes forwards, smaller cells before larger ones: a two-sided test does not depend
+    on the first sign. Taking turns, ABBA, does not give equal chances, because neighbours in time are alike. The coins
+    are hashes of ``identity``, so an interrupted grid continues in its order.
     """
     # A cell of two parts belongs to the one that wants more repeats of it.
     unique = {cell.cell_id: cell for cell in sorted(cells, key=lambda cell: cell.part.repeats)}
@@ -69,7 +69,7 @@ def _direction(identity: str, what: str, repeat: int) -> Literal[1, -1]:
 
 
 class Dominance:
-    """A partial order of cells: equal except for the workload's ``monotone`` keys, of which none is smaller."""
+    """A partial order of cells that are equal except for larger values of the workload's ``monotone`` keys."""
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         self._cells = {cell.cell_id: cell for cell in cells}

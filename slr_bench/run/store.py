@@ -1,7 +1,4 @@
-"""A run directory: ``grid.json``, one atomically renamed JSON a run, and their reading back.
-
-A directory is bound to one source, environment and configuration; records of another are never mixed in.
-"""
+"""Reads and writes a run directory: ``grid.json`` and one JSON file per run, each written atomically."""
 
 from __future__ import annotations
 
@@ -32,14 +29,14 @@ from slr_bench.record import SCHEMA, Record
 
 _CURE: Final = "make room there or choose another directory with --out"
 _OWN_NAMES = frozenset((".lock", "records", "samples", "logs", "discarded"))
-"""What a run that was stopped before its manifest was written has left."""
+"""Names that a run leaves if it is stopped before its manifest is written."""
 
 
 _OPTIONAL = frozenset({"ladder", "in_turn"})
 
 
 class CellEntry(BaseModel):
-    """A cell as the directory lists it. Two arms with the same setting share a cell id and its records."""
+    """A cell as the directory lists it. Two arms with equal settings share a cell id and its records."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,11 +44,11 @@ class CellEntry(BaseModel):
     arm: str
     workload: str
     setting: dict[str, JsonValue]
-    """Whole setting, nested, paths left out."""
+    """The whole setting, nested, without its paths."""
     coordinates: dict[str, JsonValue]
-    """Dotted key -> value of the axes that made this cell."""
+    """The values of the axes that made this cell, by dotted key."""
     is_own: bool
-    """The arm's own setting, before any axis: what the headline compares."""
+    """If true, this is the arm's own setting before any axis, which the headline compares."""
     repeats: int
 
 
@@ -61,15 +58,15 @@ class Pairing(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     pair: str
-    """The same in both directories, and in no other."""
+    """An id that both directories share, and no other."""
     name: str
-    """What was measured: a revision, or the working tree."""
+    """The revision that was measured, or the working tree."""
     refused: dict[str, str] = {}
-    """Arms that this source cannot run, with why."""
+    """The reason for each arm that this source cannot run."""
 
 
 class Manifest(BaseModel):
-    """``grid.json``."""
+    """The contents of ``grid.json``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -82,7 +79,7 @@ class Manifest(BaseModel):
     """The command that makes this directory again."""
     cells: tuple[CellEntry, ...]
     ladder: AblationChain | None = None
-    """The techniques between two of the arms, where the grid names them; else left out of the file."""
+    """The techniques between two of the arms; left out of the file if the grid names none."""
     pairing: Annotated[Pairing | None, Field(alias="in_turn")] = None
     """Present if another directory was measured interleaved with this one; otherwise left out of the file."""
 
@@ -105,12 +102,12 @@ class Store:
         """Hold the directory for this process.
 
         Raises:
-            ConfigError: not writable, a file, or another run holds it.
+            ConfigError: The directory is not writable, is a file, or is held by another run.
         """
         self._refuse_foreign()
         try:
-            for place in self._places:
-                place.mkdir(parents=True, exist_ok=True)
+            for directory in self._directories:
+                directory.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise ConfigError(
@@ -130,7 +127,7 @@ class Store:
             os.close(handle)
 
     @property
-    def _places(self) -> tuple[Path, ...]:
+    def _directories(self) -> tuple[Path, ...]:
         return (
             self.records_directory,
             self.directory / "samples",
@@ -139,13 +136,13 @@ class Store:
         )
 
     def _remove_unfinished_writes(self) -> None:
-        """What a killed run had not renamed yet. Only under the lock: nobody else is writing."""
-        for place in (self.directory, *self._places):
-            for path in place.glob(".*.tmp"):
+        """Remove what a killed run had not renamed yet. The lock guarantees that no other run is writing."""
+        for directory in (self.directory, *self._directories):
+            for path in directory.glob(".*.tmp"):
                 path.unlink(missing_ok=True)
 
     def _refuse_foreign(self) -> None:
-        """A directory that holds other things is not written into."""
+        """Refuse a directory that holds other things."""
         if not self.directory.is_dir() or (self.directory / "grid.json").exists():
             return
         others = {path.name for path in self.directory.iterdir() if not path.match(".grid.json*.tmp")} - _OWN_NAMES
@@ -160,10 +157,10 @@ class Store:
         write_atomically(self.directory / "grid.json", manifest.model_dump_json(by_alias=True, indent=1), cure=_CURE)
 
     def read_manifest(self) -> Manifest | None:
-        """The manifest; None where the directory has none yet.
+        """Return the manifest, or None if the directory has none yet.
 
         Raises:
-            ConfigError: it is there but not readable as one.
+            ConfigError: The file exists but is not a readable manifest.
         """
         path = self.directory / "grid.json"
         try:
@@ -176,14 +173,14 @@ class Store:
             ) from error
 
     def write_record(self, record: Record, samples: JsonObject | None = None) -> None:
-        """Make a finished run durable: samples first, then the record by an atomic rename."""
+        """Store a finished run: first its samples, then its record."""
         if samples is not None:
             write_atomically(self.directory / "samples" / f"{record.name}.json", json.dumps(samples), cure=_CURE)
         path = self.records_directory / f"{record.name}.json"
         write_atomically(path, record.model_dump_json(by_alias=True, indent=1), cure=_CURE)
 
     def read_records(self) -> tuple[list[Record], list[str]]:
-        """All valid records sorted by name, and a line for each file that is none (it is left where it is)."""
+        """Return all valid records sorted by name, and a line for each other file, which is left in place."""
         records, problems = [], []
         for path in sorted(self.records_directory.glob("*.json")):
             try:
@@ -198,12 +195,12 @@ class Store:
         return records, problems
 
     def write_discarded(self, record: Record, attempt: int) -> None:
-        """Keep a run that was thrown away, for the report: ``discarded/<name>-<attempt>.json``, attempts from 1."""
+        """Keep a discarded run for the report: ``discarded/<name>-<attempt>.json``, attempts from 1."""
         path = self.discarded_directory / f"{record.name}-{attempt}.json"
         write_atomically(path, record.model_dump_json(by_alias=True, indent=1), cure=_CURE)
 
     def read_discarded(self) -> list[Record]:
-        """Runs that were thrown away, sorted by name and attempt; what is unreadable there is not counted."""
+        """Return the discarded runs, sorted by name and attempt, without unreadable files."""
         records = []
         for path in sorted(self.discarded_directory.glob("*.json")):
             with contextlib.suppress(OSError, ValidationError):
@@ -211,7 +208,7 @@ class Store:
         return records
 
     def read_samples(self, name: str) -> JsonObject | None:
-        """Time series of one run; None where it left none."""
+        """Return the time series of one run, or None if it left none."""
         try:
             samples: JsonObject = json.loads((self.directory / "samples" / f"{name}.json").read_text())
         except (OSError, ValueError):  # ValueError: not JSON, or not even text

@@ -23,7 +23,7 @@ from slr_bench.worker.environment import resolve_device
 
 
 class Context:
-    """The device, the phases, and the real or fake placement of modules."""
+    """The context of a workload: its device, its phases, and the real or fake placement of its modules."""
 
     def __init__(self, device: torch.device, fake_mode: FakeTensorMode | None) -> None:
         def synchronize() -> None:

@@ -1,4 +1,4 @@
-"""Measures one cell: builds, loads, warms up, times steps under the probes, then traces a step of its own."""
+"""Measures one cell: builds, loads, warms up, times steps with the probes on, and traces one further step."""
 
 from __future__ import annotations
 

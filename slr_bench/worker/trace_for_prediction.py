@@ -1,4 +1,4 @@
-"""The child of ``slr-bench predict`` and ``plan``: steps on fake tensors, and what each asks of an allocator."""
+"""Traces steps on fake tensors for ``predict`` and ``plan``, with the requests of each to an allocator."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def trace_one(step: StepToTrace, traced: list[_Traced] | None = None) -> JsonObj
     two of ``traced`` enclose the step, it is interpolated from them; else it is traced and added to them.
 
     Raises:
-        UnsupportedSettingError: Fake tensors cannot run the step, or its micro-batches cannot be told apart.
+        UnsupportedSettingError: Fake tensors cannot run the step, or its micro-batches cannot be distinguished.
     """
     traced = [] if traced is None else traced
     for low, high in itertools.permutations(traced, 2):

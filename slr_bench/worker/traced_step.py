@@ -1,4 +1,4 @@
-"""The traced step of a cell: every byte at the dispatcher, and beside it what the allocator says."""
+"""Traces one steady step: every byte at the dispatcher, compared with the allocator's own events."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ ALLOCATOR_SOURCES = {"cpu": "profiler memory events", "cuda": "caching allocator
 
 
 class Traced(NamedTuple):
-    """One steady step, on the record."""
+    """A recorded steady step and its analysis."""
 
     step: StepTrace
     breakdown: Breakdown
     floor: Floor
     allocator: AllocatorPeak | None
-    """None for fake tensors: nothing is allocated."""
+    """None for fake tensors, which allocate nothing."""
 
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Cycles are collected before, not during: garbage that happens to wait is not the step's."""
+    """Collect reference cycles first and turn the collector off: earlier garbage is no part of the step."""
     gc.collect()
     gc.disable()
     try:
@@ -43,22 +43,24 @@ def no_collection() -> Iterator[None]:
 
 
 def why_no_log(context: Context) -> str | None:
-    """Why there is no allocator to check against; None where there is one."""
+    """Return why there is no allocator to check against, or None if there is one."""
     if context.is_fake:
         return "fake tensors allocate nothing to check against"
     return why_no_cuda_log() if context.device.type == "cuda" else None
 
 
 def new_allocations(context: Context) -> CpuAllocations | CudaAllocations | None:
-    """The allocator's log for this device, not yet open; None where :func:`why_no_log` says why."""
+    """Return the allocator's log for this device, not yet open, or None if :func:`why_no_log` gives a reason."""
     if why_no_log(context) is not None:
         return None
     return CudaAllocations(context.device) if context.device.type == "cuda" else CpuAllocations()
 
 
 def trace_step(work: StepWork, context: Context) -> Traced:
-    """One steady step on the record. The allocator's log covers the step; that the state lies where its tensors say
-    is taken from them (``slr-bench profile`` has a log that goes back to the first allocation).
+    """Record one steady step.
+
+    The allocator's log covers the step alone; the addresses of the state are taken from its tensors. (``slr-bench
+    profile`` has a log that goes back to the first allocation.)
     """
     log = new_allocations(context)
     with log or contextlib.nullcontext():
@@ -67,7 +69,7 @@ def trace_step(work: StepWork, context: Context) -> Traced:
 
 
 def recorded_step(work: StepWork, context: Context, log: Any) -> tuple[StepTrace, dict[int, int]]:
-    """Run the step under a recorder; also gives address -> size of what the loader holds."""
+    """Run the step under a recorder; also return the sizes of what the loader holds, by address."""
     context.phase.enabled = False
     with no_collection():
         state = with_unnamed(work.tensors(), context.device, context.is_fake, context.others)
@@ -85,7 +87,7 @@ def recorded_step(work: StepWork, context: Context, log: Any) -> tuple[StepTrace
 
 
 def summed_up(step: StepTrace, loader: dict[int, int], events: list[Event] | None) -> Traced:
-    """What the recording amounts to."""
+    """Return the analysis of a recording."""
     floor = operator_floor(step)
     peak = None
     if events is not None:
@@ -107,7 +109,7 @@ def _state_events(step: StepTrace, loader: dict[int, int]) -> Iterator[Event]:
 
 
 def trace_metrics(traced: Traced, context: Context) -> dict[str, Metric]:
-    """``peak_tensor_bytes`` with the source that says what may be compared, the floor, FLOPs, the allocator."""
+    """Return the metrics of a traced step. Their source says which of them may be compared."""
     source = context.source
 
     def exact(value: float, unit: Any, source: str = source) -> Metric:

@@ -1,4 +1,4 @@
-"""A GPU by hand (``slr_bench.worker.calibration_gpu.Gpu``): naive allocator, our numbers for the rest."""
+"""A GPU by hand (``slr_bench.worker.calibrate.Gpu``): naive allocator, our numbers for the rest."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from recorded_allocator import Recorder
 
 from slr_bench.probes.nvml import GpuReading
-from slr_bench.worker.calibration_gpu import KINDS, Counters
+from slr_bench.worker.calibrate import KINDS, Counters
 from slr_bench.worker.operator_cases import made_bytes, prepared
 
 MIB = 2**20
@@ -42,7 +42,7 @@ class FakeGpu:
         process = self._held() if self.tells_process and self.is_begun else None
         return GpuReading(process, self.idle + self._held() if self.tells_device else None, None)
 
-    def why(self):
+    def reason(self):
         return "the driver keeps it to itself"
 
     def others(self):

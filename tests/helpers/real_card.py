@@ -9,8 +9,7 @@ import torch
 
 from slr_bench.predict.allocator.recording import GoldenTrace
 from slr_bench.predict.allocator.replay import golden_differences
-from slr_bench.worker.calibrate import measured_operators, recorded_steps
-from slr_bench.worker.calibration_gpu import TorchGpu
+from slr_bench.worker.calibrate import TorchGpu, measured_operators, recorded_steps
 from slr_bench.worker.operator_cases import CASES
 
 

@@ -56,7 +56,7 @@ def quick_job(job: Job[Any], descriptor: int) -> None:
 if __name__ == "__main__":
     worker.run_job = quick_job
     server = fork_server._Server
-    for name in ("_tell", "_run", "_end_all_and_reap"):
+    for name in ("_send", "_run", "_end_all_and_reap"):
         setattr(server, name, guarded("server", name, getattr(server, name)))
     del sys.argv[2:]  # nothing to preload
     fork_server.main()

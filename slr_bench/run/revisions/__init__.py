@@ -1,1 +1,1 @@
-"""Measuring two source trees against each other."""
+"""Measures two source trees against each other."""

@@ -56,7 +56,7 @@ class Tree:
 
     def moved(self, path: Path) -> Path:
         """Return this tree's own version of a file of the repository, or the path itself if the tree has none."""
-        inside = _below(path, self.top)
+        inside = _relative_to_top(path, self.top)
         own = self.directory / inside if inside is not None else None
         return own if own is not None and own.exists() else path
 
@@ -66,16 +66,16 @@ class Tree:
         So one harness measures both sides. What Python finds here inside the repository, it finds there in the tree.
         """
         search = [Path(entry or os.curdir) for entry in sys.path]
-        moved = [self.directory / inside for path in search if (inside := _below(path, self.top)) is not None]
+        moved = [self.directory / inside for path in search if (inside := _relative_to_top(path, self.top)) is not None]
         given = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-        outside = [Path(entry).absolute() for entry in given if _below(Path(entry), self.top) is None]
+        outside = [Path(entry).absolute() for entry in given if _relative_to_top(Path(entry), self.top) is None]
         places = [self.harness, *(path for path in moved if path.is_dir()), self.directory, *outside]
         # Without the safe path, `python -m` would put the user's directory before all of these.
         search_path = os.pathsep.join(map(str, dict.fromkeys(places)))
         return {"PYTHONPATH": search_path, "PYTHONSAFEPATH": "1", old_names.VARIABLE: "1", project_file.VARIABLE: ""}
 
 
-def _below(path: Path, top: Path) -> Path | None:
+def _relative_to_top(path: Path, top: Path) -> Path | None:
     """Return a path relative to ``top``, or None if it lies elsewhere."""
     whole = path.resolve()
     return whole.relative_to(top) if whole.is_relative_to(top) else None

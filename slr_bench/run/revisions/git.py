@@ -1,7 +1,7 @@
-"""The one place that calls git. Nothing here writes into the user's working tree, index or refs.
+"""Calls git, as the only module that does. It never writes into the user's working tree, index or refs.
 
-A revision is checked out through an index of its own: no entry of ``git worktree`` can be left behind by a kill, and no
-hook runs.
+A revision is checked out through an index of its own, so that a kill cannot leave an entry of ``git worktree`` behind
+and no hook runs.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ from slr_bench.errors import ConfigError
 from slr_bench.units import plain
 
 _OF_A_HOOK = frozenset({"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX"})
-"""Git sets these for hooks and aliases; relative ones would lead elsewhere from another directory."""
+"""Variables that git sets for hooks and aliases. Relative values would be wrong in another directory."""
 
 
 def top_level(directory: Path) -> Path | None:
-    """The working tree that holds a directory; None where there is none, or no git."""
+    """Return the working tree that holds a directory, or None without a repository or without git."""
     found = _git(directory, ["rev-parse", "--show-toplevel"])
     return Path(os.fsdecode(found.stdout.removesuffix(b"\n"))) if found and not found.returncode else None
 
 
 def why_none(directory: Path) -> str:
-    """What git says where `top_level` gives None: no repository, one of another owner, no git."""
+    """Return git's message if `top_level` returns None: no repository, one of another owner, or no git."""
     found = _git(directory, ["rev-parse", "--show-toplevel"])
     lines = found.stderr.decode(errors="replace").splitlines() if found else ["there is no git"]
     return plain(lines[0] if lines else "nothing")
 
 
 def commit_of(top: Path, name: str) -> str | None:
-    """The commit that a revision names; None where it names none."""
-    asked = ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"]
-    found = None if "\0" in name else _git(top, asked)
+    """Return the commit that a revision names, or None if it names none."""
+    arguments = ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"]
+    found = None if "\0" in name else _git(top, arguments)
     return found.stdout.decode().strip() if found and not found.returncode else None
 
 
 def is_dirty(top: Path) -> bool:
-    """Whether tracked files differ from the last commit, or files are there that git does not ignore."""
+    """Return whether tracked files differ from the last commit, or untracked files are not ignored."""
     found = _checked(top, ["status", "--porcelain"])
     return bool(found.strip())
 
 
 def check_out(top: Path, commit: str, into: Path) -> str:
-    """Write a commit's files into a new directory; gives the hash of their contents.
+    """Write the files of a commit into a new directory; return the hash of their contents.
 
     Raises:
-        ConfigError: git cannot (an object is missing, the disk is full).
+        ConfigError: git fails, for example because an object is missing or the disk is full.
     """
     into.mkdir()
     index = into.with_name(f"{into.name}.index")
@@ -64,7 +64,7 @@ def check_out(top: Path, commit: str, into: Path) -> str:
 
 
 def copy_working_tree(top: Path, into: Path) -> str:
-    """Copy tracked and other files that git does not ignore, as they are now; gives the hash of their contents."""
+    """Copy tracked and other files that git does not ignore; return the hash of their contents."""
     into.mkdir()
     listed = _checked(top, ["ls-files", "-z", "--cached", "--others", "--exclude-standard"]).split(b"\0")
     digest = hashlib.sha256()

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from slr_bench.execute.job import Job, MeasureCell, Measurement, Work
-from slr_bench.worker import calibration_gpu as gpu
+from slr_bench.worker import calibrate as gpu
 from slr_bench.worker import measure
-from slr_bench.worker.calibration_gpu import Counters, TorchGpu, plain_history
+from slr_bench.worker.calibrate import Counters, TorchGpu, plain_history
 
 GIB = 2**30
 
