@@ -135,7 +135,7 @@ def _row(
     }
     if isinstance(found, Refusal):
         return {**row, "reason": f"not predicted: {found.reason}"}
-    one = predict_step(found, card, rules_of(str(environment["torch"])), settings_of(conf))
+    one = predict_step(found, card, settings_of(conf, rules=rules_of(str(environment["torch"]))))
     return {**row, "predicted": {kind: getattr(one, kind).to_dict() for kind in KINDS}, "fits": one.fit.json_value}
 
 

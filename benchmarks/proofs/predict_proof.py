@@ -142,7 +142,7 @@ def _runs(traced: StepProfile, device: Device, room: float, share: float) -> boo
         for kind, first, second in traced.requests
     ]
     settings = AllocatorSettings(capacity_bytes=max(0, int(room)))
-    return replay_requests(requests, device, Bound.LIKELY, None, settings).failure is None
+    return replay_requests(requests, device, Bound.LIKELY, settings).failure is None
 
 
 def host() -> dict[str, Any]:

@@ -10,15 +10,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from statistics import median
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from slr_bench.errors import (
-    CellCrashedError,
-    ConfigError,
-    NothingMeasuredError,
-    SlrBenchError,
-    UnsupportedSettingError,
-)
+from slr_bench.errors import CellCrashedError, ConfigError, NothingMeasuredError, SlrBenchError, UnsupportedSettingError
 from slr_bench.execute.job import NO_CUDA, CalibrateOperators, CalibrateSteps, Ending, MeasureCell
 from slr_bench.grid.cells import Cell
 from slr_bench.predict.allocator.recording import SUFFIX, GoldenTrace, write_golden
@@ -53,7 +47,7 @@ class Calibration:
     traces: Mapping[str, GoldenTrace]
     """Golden traces by file name."""
     notes: Sequence[str]
-    """What could not be measured, or differed from the rules."""
+    """Failed measurements, and differences from the rules."""
 
     def write(self, devices: Path | None, traces: Path | None) -> list[Path]:
         """Write the device's file, and one file per trace if a directory for them is given; return the paths.
@@ -79,23 +73,8 @@ class Calibration:
 
     def to_dict(self, written: Sequence[Path]) -> dict[str, Any]:
         """The JSON object of ``slr-bench calibrate``."""
-        entry = {name: value for name, value in self.entry.items() if name != "operators"}
         head = {"device": self.name, "files": [str(path) for path in written], "notes": list(self.notes)}
-        return {**head, **entry}
-
-
-class GpuJobs(Protocol):
-    """Measurements that run in processes of their own on the GPU."""
-
-    def operators(self, on_progress: OnProgress) -> Measurements:
-        """Measure the first CUDA call and the operators."""
-
-    def steps(self, cell: Cell) -> Measurements:
-        """Record a cell's steps.
-
-        Raises:
-            SlrBenchError: the process failed.
-        """
+        return head | {name: value for name, value in self.entry.items() if name != "operators"}
 
 
 def calibrate_gpu(cells: Sequence[Cell], on_progress: OnProgress) -> Calibration:
@@ -119,7 +98,7 @@ def calibrate_gpu(cells: Sequence[Cell], on_progress: OnProgress) -> Calibration
     return calibration
 
 
-def calibrate(cells: Sequence[Cell], jobs: GpuJobs, on_progress: OnProgress) -> Calibration:
+def calibrate(cells: Sequence[Cell], jobs: GpuProcesses, on_progress: OnProgress) -> Calibration:
     """Measure the operators, then each cell's steps. A step that fails costs only its own trace.
 
     Raises:
@@ -193,7 +172,7 @@ def _model(title: str) -> str:
 
 
 def _cublas_bytes(rows: Sequence[Measurements]) -> int | None:
-    """What all products keep. If nothing is kept (torch 2.15), the most that one product takes while it runs."""
+    """Return what all products keep together. If that is nothing (torch 2.15), return the most that one takes."""
     products = [row for row in rows if row["is_product"] and row["kept_bytes"] is not None]
     if not products:
         return None
@@ -202,7 +181,7 @@ def _cublas_bytes(rows: Sequence[Measurements]) -> int | None:
 
 
 def _context(readings: Sequence[int]) -> Mapping[str, int] | None:
-    """The median and an interval beyond the outermost readings, as wide as for evenly spread values."""
+    """Return the median and an interval beyond the outermost readings, as wide as for evenly spread values."""
     if len(readings) < MIN_READINGS:
         return None
     low, high = min(readings), max(readings)
@@ -256,7 +235,7 @@ def gpu_processes(cells: Sequence[Cell]) -> Iterator[GpuProcesses]:
 
 
 class GpuProcesses:
-    """Runs each job in a process of its own on the GPU; implements :class:`GpuJobs`."""
+    """Runs each measurement in a process of its own on the GPU."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver

@@ -40,7 +40,7 @@ class Bound(IntEnum):
 
 
 class Fit(Enum):
-    """Whether a step fits a device."""
+    """The judgement on whether a step fits a device."""
 
     YES = "yes"
     """Even the high end of the interval fits."""
@@ -103,9 +103,9 @@ class Shares:
     """Measured fractions of operators whose bound is above the small workspaces."""
 
     sure: Share
-    """For calls that are expected to need their whole bound: half-precision convolutions with channels-last copies."""
+    """Calls that are expected to need their whole bound: half-precision convolutions with channels-last copies."""
     possible: Share
-    """For calls that may need the bound and are expected to need less."""
+    """Calls that may need the bound and are expected to need less."""
 
     def workspace_bytes(self, expected_bytes: int, most_bytes: int, bound: Bound) -> int:
         """Inner memory of one call at a bound of the interval."""
@@ -122,7 +122,7 @@ class Device:
     name: str
     title: str
     capacity_bytes: int | None
-    """What a process can use, its context included; None if no card is meant."""
+    """Memory that a process can use, its context included; None if no card is meant."""
     cublas: Estimate
     """Workspace per thread that computes products."""
     context: Estimate

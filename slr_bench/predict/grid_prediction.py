@@ -20,7 +20,7 @@ CellResult = Prediction | HostPrediction | Refusal
 
 @dataclass(frozen=True)
 class Target:
-    """Where the steps would run."""
+    """The device that the steps would run on."""
 
     card: Device | None
     """The GPU; None for the CPU."""
@@ -59,7 +59,7 @@ class SettingPrediction:
     cell: Cell
     result: Prediction | HostPrediction
     cards: Mapping[str, CardFit]
-    """Whether it fits each known card, if no device was named."""
+    """The fit on each known card, if no device was named."""
 
     @property
     def does_not_fit(self) -> bool:

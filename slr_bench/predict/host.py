@@ -19,7 +19,7 @@ MAPPED_FROM_BYTES: Final = 32 * MIB
 _TRIMMED_FROM_BYTES: Final = 2 * MAPPED_FROM_BYTES
 """Smallest free end of the heap that glibc gives back."""
 _BASE_BYTES: Final = 100 * MIB
-"""What a first step adds beside tensors: oneDNN's compiled kernels, code pages, Python objects."""
+"""Memory that a first step adds beside tensors: oneDNN's compiled kernels, code pages, Python objects."""
 _TIMES_THE_LARGEST: Final = 2
 """Room for libraries and holes in the heap, in units of the largest tensor."""
 _LEAST_SPREAD_BYTES: Final = 100 * MIB
@@ -27,7 +27,7 @@ _LEAST_SPREAD_BYTES: Final = 100 * MIB
 
 @dataclass(frozen=True)
 class HostPrediction:
-    """What a setting's step needs on the CPU."""
+    """The memory that a setting's step needs on the CPU."""
 
     step: StepProfile
     rss_over_start: Estimate

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from slr_bench.predict.allocator.caching import Block, OutOfDeviceMemoryError
 from slr_bench.predict.allocator.expandable import make_allocator
-from slr_bench.predict.allocator.rules import AllocatorRules, AllocatorSettings
+from slr_bench.predict.allocator.rules import DEFAULT_SETTINGS, AllocatorSettings
 from slr_bench.predict.device import Bound, Device, Estimate, Fit, known_devices
 from slr_bench.predict.step_profile import StepProfile
 from slr_bench.trace.requests import ALLOCATE, FREE, STEADY, TRANSIENT, UNMODELLED, Requests
@@ -21,14 +21,14 @@ class Peaks(NamedTuple):
     allocated_bytes: int
     reserved_bytes: int
     retries: int
-    """How often the steady step had to give cached memory back to make room."""
+    """Number of times that the steady step had to give cached memory back to make room."""
     failure: str | None
     """The out-of-memory message; None if the step ran through."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a setting's step needs on a device. If the step fits, the figures respect the device's capacity."""
+    """The memory that a setting's step needs on a device. If the step fits, the figures respect its capacity."""
 
     device: Device
     requested: Estimate
@@ -41,7 +41,7 @@ class Prediction:
     is_tight: bool
     """The high end fits only because the allocator gives cached memory back, which waits for the GPU."""
     retries: int | None
-    """How often a steady step gives cached memory back at the high end; None if that does not fit."""
+    """Number of times that a steady step gives cached memory back at the high end; None if that does not fit."""
 
     @property
     def incompatibility(self) -> str | None:
@@ -83,12 +83,7 @@ class Prediction:
         }
 
 
-def predict_step(
-    step: StepProfile,
-    device: Device,
-    rules: AllocatorRules | None = None,
-    settings: AllocatorSettings | None = None,
-) -> Prediction:
+def predict_step(step: StepProfile, device: Device, settings: AllocatorSettings = DEFAULT_SETTINGS) -> Prediction:
     """Predict the peaks of a traced step on ``device``, and whether it fits.
 
     Some operators' inner memory is the choice of a library. The low end assumes that they take none, the high end that
@@ -97,7 +92,7 @@ def predict_step(
     A step that would reserve more than the device has may still run, because the allocator gives back what it caches.
     The figures then describe that run. If it fails all the same, they describe a device without a limit.
     """
-    outcomes = [_outcome(step.requests, device, bound, rules, settings) for bound in Bound]
+    outcomes = [_outcome(step.requests, device, bound, settings) for bound in Bound]
     peaks = [outcome.peaks for outcome in outcomes]
     likely, high = outcomes[Bound.LIKELY], outcomes[Bound.HIGH]
 
@@ -117,22 +112,17 @@ def predict_step(
     )
 
 
-def predict_fit(
-    step: StepProfile,
-    device: Device,
-    rules: AllocatorRules | None = None,
-    settings: AllocatorSettings | None = None,
-) -> Fit:
+def predict_fit(step: StepProfile, device: Device, settings: AllocatorSettings = DEFAULT_SETTINGS) -> Fit:
     """Return ``predict_step(...).fit`` in fewer replays."""
 
     def fits(bound: Bound) -> bool:
-        return _replay_within(device, step.requests, bound, rules, settings).failure is None
+        return _replay_within(device, step.requests, bound, settings).failure is None
 
     return _judge(step, device, fits)
 
 
 class CardFit(NamedTuple):
-    """Whether a traced step fits one card."""
+    """The fit of a traced step on one card."""
 
     device: Device
     fit: Fit
@@ -148,7 +138,7 @@ class CardFit(NamedTuple):
         }
 
 
-def predict_fit_per_card(step: StepProfile, settings: AllocatorSettings | None = None) -> dict[str, CardFit]:
+def predict_fit_per_card(step: StepProfile, settings: AllocatorSettings = DEFAULT_SETTINGS) -> dict[str, CardFit]:
     """Judge the step on every known card, the smallest first."""
     cards = sorted(known_devices().values(), key=lambda card: (card.capacity_bytes or 0, card.name))
     return {
@@ -178,48 +168,31 @@ class _Outcome(NamedTuple):
     """More would have been reserved on a larger device."""
 
 
-def _outcome(
-    requests: Requests,
-    device: Device,
-    bound: Bound,
-    rules: AllocatorRules | None,
-    settings: AllocatorSettings | None,
-) -> _Outcome:
+def _outcome(requests: Requests, device: Device, bound: Bound, settings: AllocatorSettings) -> _Outcome:
     context = device.context.bound(bound)
-    unlimited = replay_requests(requests, device, bound, rules, settings)
+    unlimited = replay_requests(requests, device, bound, settings)
     if device.capacity_bytes is None:
         return _Outcome(unlimited, context, fits=False, is_limited=False)
     if unlimited.reserved_bytes + context <= device.capacity_bytes:
         return _Outcome(unlimited, context, fits=True, is_limited=False)
-    limited = _replay_within(device, requests, bound, rules, settings)
+    limited = _replay_within(device, requests, bound, settings)
     if limited.failure is not None:
         return _Outcome(unlimited, context, fits=False, is_limited=False)
     return _Outcome(limited, context, fits=True, is_limited=True)
 
 
-def _replay_within(
-    device: Device,
-    requests: Requests,
-    bound: Bound,
-    rules: AllocatorRules | None,
-    settings: AllocatorSettings | None,
-) -> Peaks:
+def _replay_within(device: Device, requests: Requests, bound: Bound, settings: AllocatorSettings) -> Peaks:
     """Replay in the memory that the device's context leaves."""
     assert device.capacity_bytes is not None
     room = max(0, device.capacity_bytes - device.context.bound(bound))
-    limits = replace(settings or AllocatorSettings(), capacity_bytes=room)
-    return replay_requests(requests, device, bound, rules, limits)
+    return replay_requests(requests, device, bound, replace(settings, capacity_bytes=room))
 
 
 def replay_requests(
-    requests: Requests,
-    device: Device,
-    bound: Bound,
-    rules: AllocatorRules | None = None,
-    settings: AllocatorSettings | None = None,
+    requests: Requests, device: Device, bound: Bound, settings: AllocatorSettings = DEFAULT_SETTINGS
 ) -> Peaks:
     """Run the requests through the simulated allocator, with the workspaces of one bound."""
-    allocator = make_allocator(rules, settings)
+    allocator = make_allocator(settings)
     blocks: dict[int, Block] = {}
     threads: set[int] = set()
     shares = device.shares

@@ -73,7 +73,7 @@ class StepProfile:
     by_category: Mapping[str, int]
     by_module: Sequence[ModuleBytes]
     requests: Requests
-    """What the first step and a steady one request from an allocator (``trace.requests``)."""
+    """Requests of the first step and of a steady one to an allocator (``trace.requests``)."""
     flops_by_dtype: Mapping[str, int]
     touched_bytes_per_step: int
     operators: int
@@ -106,7 +106,7 @@ class StepProfile:
 
     @property
     def work(self) -> StepWork:
-        """What the step computes, moves and launches."""
+        """The amounts that the step computes, moves and launches."""
         flops = self.flops_by_dtype
         half, tf32 = sum(flops.get(name, 0) for name in _HALF), flops.get(TF32, 0)
         return StepWork(sum(flops.values()) - half - tf32, tf32, half, self.touched_bytes_per_step, self.operators)
@@ -122,7 +122,7 @@ class Rates:
     byte_s: float
     operator_s: float
     source: str
-    """Where the rates come from, as a reader of a plan sees it."""
+    """The origin of the rates, in words for the reader of a plan."""
 
     def step_seconds(self, work: StepWork) -> float:
         """Estimate the time of one optimizer step."""

@@ -163,7 +163,7 @@ def _families(steps: Mapping[str, Request]) -> list[Family]:
 
 
 def _trace_count(family: Family) -> int:
-    """How many cells of a family are usually traced; the others are interpolated."""
+    """Return the number of cells of a family that are traced as a rule; the others are interpolated."""
     return min(2, len(family))
 
 
@@ -176,10 +176,7 @@ def _shares(families: Sequence[Family], count: int) -> list[dict[str, Request]]:
 
 
 def _trace_share(
-    driver: Driver,
-    share: Mapping[str, Request],
-    put: Callable[[tuple[str, TraceResult] | None], None],
-    stop: Event,
+    driver: Driver, share: Mapping[str, Request], put: Callable[[tuple[str, TraceResult] | None], None], stop: Event
 ) -> None:
     """Put the result of each step of the share, then None. A child that dies loses only the step that it was tracing.
 

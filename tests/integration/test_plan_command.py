@@ -1,4 +1,4 @@
-"""``slr-bench plan``: the fastest setting that fits, told with its reasons, and written as a training file."""
+"""``slr-bench plan``: the fastest setting that fits, its reasons, and the training file that it writes."""
 
 import json
 
@@ -23,7 +23,7 @@ def grid(write_grid):
     return write_grid({"workload": "train_step", "set": TINY})
 
 
-def test_the_plan_fits_its_budget_says_why_and_writes_a_file_that_is_predicted_to_fit(slr_bench, grid, tmp_path):
+def test_plan_fits_its_budget_has_reasons_and_writes_a_file_that_is_predicted_to_fit(slr_bench, grid, tmp_path):
     chosen, picture = tmp_path / "chosen.yml", tmp_path / "plan.png"
     files = ["--out", str(chosen), "--picture", str(picture)]
     done = slr_bench("plan", grid, "--gpu-memory", "1100MiB", *ONE_KNOB, *files, "--json")
@@ -57,7 +57,7 @@ def test_the_plan_fits_its_budget_says_why_and_writes_a_file_that_is_predicted_t
     assert prediction["nvml_bytes"] == found["chosen"]["predicted"]["nvml_bytes"]
 
 
-def test_a_budget_below_everything_ends_with_6_and_what_the_least_consists_of(slr_bench, grid):
+def test_budget_that_nothing_fits_exits_with_6_and_the_parts_of_the_least_need(slr_bench, grid):
     kept = [word for key in ("training.recompute", "training.precision", "model.stem") for word in ("--keep", key)]
     done = slr_bench("plan", grid, "--gpu-memory", "100MiB", *kept)
     assert done.returncode == 6
@@ -93,7 +93,7 @@ def test_a_budget_below_everything_ends_with_6_and_what_the_least_consists_of(sl
         (["--gpu-memory", "6GiB", "--picture", "plan.bmp"], 2, ["neither PNG nor SVG"]),
     ],
 )
-def test_mistakes_are_told_in_a_line_before_anything_is_traced(slr_bench, grid, options, code, words):
+def test_mistake_is_refused_in_one_line_before_anything_is_traced(slr_bench, grid, options, code, words):
     done = slr_bench("plan", grid, *options)
     assert done.returncode == code, done.stderr
     assert all(word in done.stderr for word in words), done.stderr

@@ -1,4 +1,4 @@
-"""``slr-bench predict``: a step on a GPU that is not there, told by the command in words, an object, an exit code."""
+"""``slr-bench predict``: predictions as text, as a JSON object and as an exit code."""
 
 import json
 
@@ -34,8 +34,8 @@ GRID = {
 }
 
 
-def test_one_setting_on_one_card_as_an_object(slr_bench, write_grid):
-    """No data is asked for, and nothing but the object is on stdout."""
+def test_setting_on_a_card_is_printed_as_an_object(slr_bench, write_grid):
+    """The command needs no data, and stdout has only the object."""
     done = slr_bench("predict", write_grid(GRID), "--arm", "optimized", "--device", "24GiB", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -53,8 +53,8 @@ def test_one_setting_on_one_card_as_an_object(slr_bench, write_grid):
     assert found["setting"]["training"]["gradient_accumulation_steps"] == 6
 
 
-def test_a_grid_that_fits_nowhere_ends_with_6_and_a_verdict_a_cell(slr_bench, write_grid):
-    """A whole training of the grid is left out; a cell that cannot be traced says why among the others."""
+def test_grid_that_does_not_fit_exits_with_6_and_judges_every_cell(slr_bench, write_grid):
+    """A whole training in the grid is left out. A cell that cannot be traced has its reason among the others."""
     grid = {
         "workload": "faulty",
         "axes": {"fault.mode": ["ok", "nonzero"], "fault.size": [1 << 20, 1 << 21]},
@@ -72,7 +72,7 @@ def test_a_grid_that_fits_nowhere_ends_with_6_and_a_verdict_a_cell(slr_bench, wr
     assert "Traceback" not in done.stderr
 
 
-def test_a_grid_shares_traces_and_says_what_a_single_setting_says(slr_bench, write_grid):
+def test_interpolated_cell_of_a_grid_equals_the_prediction_of_its_setting(slr_bench, write_grid):
     tiny = TINY | {"model.temporal_shift": "plain", "model.max_pool": "plain"}
     grid = write_grid({"workload": "train_step", "set": tiny, "axes": {"training.batch_size": [2, 4, 6]}})
     done = slr_bench("predict", grid, "--grid", "--device", "24GiB", "--json")
@@ -89,7 +89,7 @@ def test_a_grid_shares_traces_and_says_what_a_single_setting_says(slr_bench, wri
 
 
 @pytest.mark.parametrize("command", [["predict"], ["plan", "--gpu-memory", "6GiB"]])
-def test_what_cannot_be_traced_is_told_with_operator_line_and_cure(slr_bench, write_grid, command):
+def test_step_that_cannot_be_traced_is_refused_with_operator_line_and_cure(slr_bench, write_grid, command):
     done = slr_bench(*command, write_grid({"workload": "faulty", "set": {"fault.mode": "nonzero"}}))
     assert done.returncode == 5
     for words in ("aten.nonzero", "faulty_workload.py:", "torch.ones(4).nonzero()", "profile without --fake"):
@@ -97,7 +97,7 @@ def test_what_cannot_be_traced_is_told_with_operator_line_and_cure(slr_bench, wr
     assert "Traceback" not in done.stderr
 
 
-def test_without_a_card_every_known_one_has_a_verdict(slr_bench, write_grid):
+def test_every_known_card_is_judged_without_a_device(slr_bench, write_grid):
     grid = write_grid({"workload": "faulty", "set": {"fault.size": 1 << 30}})
     cards = json.loads(slr_bench("predict", grid, "--json").stdout)["cards"]
     assert len(cards) >= 25
@@ -109,7 +109,7 @@ def test_without_a_card_every_known_one_has_a_verdict(slr_bench, write_grid):
         assert all(name in listed for name, card in cards.items() if card["fits"] is verdict)
 
 
-def test_the_cpu_is_told_in_words(slr_bench, write_grid):
+def test_prediction_for_the_cpu_is_printed_as_text(slr_bench, write_grid):
     done = slr_bench("predict", write_grid({"workload": "faulty", "set": {"fault.size": 1 << 20}}), "--device", "cpu")
     assert done.returncode == 0, done.stderr
     for words in ("on the CPU", "It fits: ", "over start", "Tensors at the peak: 4.0 MiB", "exact to the byte"):
@@ -133,7 +133,7 @@ def test_the_cpu_is_told_in_words(slr_bench, write_grid):
         (["--arm", "baseline", "--workload", "train_epochs"], 5, ["train_epochs is a whole training", "--workload"]),
     ],
 )
-def test_mistakes_are_told_in_a_line_before_anything_is_traced(slr_bench, write_grid, options, code, words):
+def test_mistake_is_refused_in_one_line_before_anything_is_traced(slr_bench, write_grid, options, code, words):
     done = slr_bench("predict", write_grid(GRID), *options)
     assert done.returncode == code, done.stderr
     assert all(word in done.stderr for word in words), done.stderr

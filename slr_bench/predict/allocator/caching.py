@@ -17,13 +17,7 @@ from collections.abc import Callable
 from typing import Final
 
 from slr_bench.errors import SlrBenchError
-from slr_bench.predict.allocator.rules import (
-    UNLIMITED,
-    AllocatorRules,
-    AllocatorSettings,
-    round_up,
-    segment_bytes,
-)
+from slr_bench.predict.allocator.rules import DEFAULT_SETTINGS, UNLIMITED, AllocatorSettings, round_up, segment_bytes
 from slr_bench.units import format_bytes
 
 _FIRST_ADDRESS: Final = 1 << 45
@@ -107,20 +101,16 @@ class CachingAllocator:
     """The allocator of one device. ``peak_*`` are the highest values since the last :meth:`reset_peaks`."""
 
     def __init__(
-        self,
-        rules: AllocatorRules | None = None,
-        settings: AllocatorSettings | None = None,
-        next_address: Callable[[int], int] | None = None,
+        self, settings: AllocatorSettings = DEFAULT_SETTINGS, next_address: Callable[[int], int] | None = None
     ) -> None:
         """Make an empty allocator. ``next_address`` maps a new segment's size to its address."""
-        self.rules = rules or AllocatorRules()
-        self.settings = settings or AllocatorSettings()
+        self.settings, self.rules = settings, settings.rules
         self.requested_bytes = self.allocated_bytes = self.reserved_bytes = 0
         self.segments = 0
         """Number of segments from ``cudaMalloc``. Like torch, it does not count expandable segments."""
         self.peak_requested_bytes = self.peak_allocated_bytes = self.peak_reserved_bytes = 0
         self.retries = 0
-        """How often cached segments were given back to make room."""
+        """Number of times that cached segments were given back to make room."""
         self._pools: dict[tuple[bool, int], Pool] = {}
         self._next_address = next_address or self._ascending_address
         self._free_address = _FIRST_ADDRESS
@@ -131,7 +121,7 @@ class CachingAllocator:
         Raises:
             OutOfDeviceMemoryError: it would exceed ``capacity_bytes``. Only the caches were emptied.
         """
-        size = round_up(size_bytes, self.rules, self.settings)
+        size = round_up(size_bytes, self.settings)
         is_small = size <= self.rules.small_request_bytes
         pool = self._pools.get((is_small, stream)) or self._new_pool(is_small, stream)
         block = (
@@ -210,7 +200,7 @@ class CachingAllocator:
 
     def _take_new(self, pool: Pool, size: int) -> Block | None:
         """Make a segment for the block; return None if the device has no room."""
-        segment = segment_bytes(size, self.rules, self.settings)
+        segment = segment_bytes(size, self.settings)
         if not self._reserve(segment):
             return None
         self.segments += 1

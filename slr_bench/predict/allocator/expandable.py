@@ -11,11 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from slr_bench.predict.allocator.caching import Block, CachingAllocator, Pool
-from slr_bench.predict.allocator.rules import (
-    UNLIMITED,
-    AllocatorRules,
-    AllocatorSettings,
-)
+from slr_bench.predict.allocator.rules import DEFAULT_SETTINGS, UNLIMITED, AllocatorSettings
 from slr_bench.units import GIB
 
 ADDRESS_SPACE_PART: Final = 1.125
@@ -147,10 +143,8 @@ def _grown_bytes(block: Block) -> int:
 
 
 def make_allocator(
-    rules: AllocatorRules | None = None,
-    settings: AllocatorSettings | None = None,
-    next_address: Callable[[int], int] | None = None,
+    settings: AllocatorSettings = DEFAULT_SETTINGS, next_address: Callable[[int], int] | None = None
 ) -> CachingAllocator:
     """Make the kind of allocator that ``settings`` select."""
-    kind = ExpandableAllocator if settings is not None and settings.expandable_segments else CachingAllocator
-    return kind(rules, settings, next_address)
+    kind = ExpandableAllocator if settings.expandable_segments else CachingAllocator
+    return kind(settings, next_address)

@@ -24,6 +24,8 @@ from slr_bench.errors import ConfigError, DataError
 
 SCHEMA: Final = 1
 SUFFIX: Final = ".json.gz"
+_MEASURED: Final = ("facts", "peaks", "steady_peaks", "nvml_process_bytes", "context")
+"""Fields of a golden trace beside its setting and its history."""
 _SEGMENT_ACTIONS: Final = {"segment_alloc": 1, "segment_map": 1, "segment_free": -1, "segment_unmap": -1}
 _SIZED: Final = {*_SEGMENT_ACTIONS, "alloc", "free_requested", "free_completed"}
 _KINDS: Final[Mapping[str, Literal["alloc", "free"]]] = {"alloc": "alloc", "free_completed": "free"}
@@ -40,7 +42,7 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True)
 class Recording:
-    """What one device's allocator did."""
+    """The history of one device's allocator."""
 
     device: int
     events: tuple[Event, ...]
@@ -52,7 +54,7 @@ class Recording:
     """Addresses in the order in which the segments were made."""
     allocated_at_end_bytes: int
     out_of_memory: int
-    """How often a request failed."""
+    """Number of requests that failed."""
     settings: Mapping[str, Any]
     """The allocator's settings as the file has them."""
 
@@ -199,8 +201,7 @@ class GoldenTrace:
         Raises:
             DataError: the history is not complete.
         """
-        measured = {name: steps[name] for name in ("facts", "peaks", "steady_peaks", "nvml_process_bytes", "context")}
-        return cls(setting, recording=recording_of(steps["history"], 0), **measured)
+        return cls(setting, recording=recording_of(steps["history"], 0), **{name: steps[name] for name in _MEASURED})
 
 
 def write_golden(trace: GoldenTrace, path: Path) -> None:
@@ -209,11 +210,7 @@ def write_golden(trace: GoldenTrace, path: Path) -> None:
     content = {
         "schema": SCHEMA,
         **trace.setting,
-        "facts": trace.facts,
-        "peaks": trace.peaks,
-        "steady_peaks": trace.steady_peaks,
-        "nvml_process_bytes": trace.nvml_process_bytes,
-        "context": trace.context,
+        **{name: getattr(trace, name) for name in _MEASURED},
         "allocator_settings": recording.settings,
         "allocated_at_end_bytes": recording.allocated_at_end_bytes,
         "out_of_memory": recording.out_of_memory,
@@ -233,15 +230,9 @@ def read_golden(path: Path) -> GoldenTrace:
         content = json.loads(gzip.decompress(path.read_bytes()))
         if content["schema"] != SCHEMA:
             raise DataError(f"{path} has schema {content['schema']}, known is {SCHEMA}; record it anew: make calibrate")
-        return GoldenTrace(
-            {name: content[name] for name in ("workload", "arm", "cell_id", "setting")},
-            content["facts"],
-            _unpack_events(content),
-            content["peaks"],
-            content["steady_peaks"],
-            content["nvml_process_bytes"],
-            content["context"],
-        )
+        setting = {name: content[name] for name in ("workload", "arm", "cell_id", "setting")}
+        measured = {name: content[name] for name in _MEASURED}
+        return GoldenTrace(setting, recording=_unpack_events(content), **measured)
     except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError) as error:
         raise DataError(
             f"{path} is no golden trace ({type(error).__name__}: {error}); record it: make calibrate"

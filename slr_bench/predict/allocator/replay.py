@@ -36,7 +36,7 @@ class ReplayResult:
     peak_allocated_bytes: int
     peak_reserved_bytes: int
     out_of_memory: str | None
-    """Why the event after the last one failed; None if all went through."""
+    """The reason why the event after the last one failed; None if all went through."""
 
     @property
     def allocated_at_end_bytes(self) -> int:
@@ -134,8 +134,11 @@ def replay_snapshot(
     rules = rules_of(torch_version)
     capacity = UNLIMITED if capacity_bytes is None else capacity_bytes
     if settings is not None or capacity_bytes is not None:
-        chosen = _recorded_settings(recording, capacity) if settings is None else settings_of(settings, capacity)
-        simulated = replay_events(recording.events, make_allocator(rules, chosen))
+        if settings is None:
+            chosen = _recorded_settings(recording, rules, capacity)
+        else:
+            chosen = settings_of(settings, capacity, rules)
+        simulated = replay_events(recording.events, make_allocator(chosen))
         return SnapshotReplay(recording, simulated, False, capacity_bytes, None)
     simulated = _replay_as_recorded(recording, rules)
     return SnapshotReplay(recording, simulated, True, None, _first_difference(recording, simulated))
@@ -167,11 +170,11 @@ def golden_differences(trace: GoldenTrace) -> list[str]:
 
 def _replay_as_recorded(recording: Recording, rules: AllocatorRules) -> ReplayResult:
     """Replay with the recorded settings and segment addresses; these decide between free blocks of equal size."""
-    settings = _recorded_settings(recording)
+    settings = _recorded_settings(recording, rules)
     if settings.expandable_segments:
-        return replay_events(recording.events, make_allocator(rules, settings))
+        return replay_events(recording.events, make_allocator(settings))
     addresses = _segment_addresses(recording)
-    return replay_events(recording.events, make_allocator(rules, settings, lambda size: next(addresses)))
+    return replay_events(recording.events, make_allocator(settings, lambda size: next(addresses)))
 
 
 def _segment_addresses(recording: Recording) -> Iterator[int]:
@@ -185,7 +188,9 @@ def _segment_addresses(recording: Recording) -> Iterator[int]:
         yield last
 
 
-def _recorded_settings(recording: Recording, capacity_bytes: int = UNLIMITED) -> AllocatorSettings:
+def _recorded_settings(
+    recording: Recording, rules: AllocatorRules, capacity_bytes: int = UNLIMITED
+) -> AllocatorSettings:
     """The settings under which the history was recorded.
 
     Raises:
@@ -200,7 +205,7 @@ def _recorded_settings(recording: Recording, capacity_bytes: int = UNLIMITED) ->
             "give the settings with --settings"
         )
     try:  # other settings are only in the text
-        written = settings_of(str(own.get("PYTORCH_CUDA_ALLOC_CONF") or ""), capacity_bytes)
+        written = settings_of(str(own.get("PYTORCH_CUDA_ALLOC_CONF") or ""), capacity_bytes, rules)
     except ConfigError as error:
         raise DataError(f"the snapshot's settings: {error}; give the settings with --settings") from error
     return replace(

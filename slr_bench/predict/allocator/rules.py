@@ -62,6 +62,8 @@ def rules_of(torch_version: str) -> AllocatorRules:
 class AllocatorSettings:
     """The settings of ``PYTORCH_ALLOC_CONF``, and the memory of the device."""
 
+    rules: AllocatorRules = AllocatorRules()
+    """Sizes of the torch release."""
     expandable_segments: bool = False
     max_split_size_bytes: int = UNLIMITED
     """Blocks of this size or more are not split, and serve no smaller request."""
@@ -79,8 +81,15 @@ class AllocatorSettings:
             raise ValueError(f"roundup_power2_divisions needs {INTERVALS} numbers")
 
 
+_SIZES: Final = {
+    "max_split_size_mb": ("max_split_size_bytes", 21),
+    "max_non_split_rounding_mb": ("max_non_split_rounding_bytes", 21),
+    "large_segment_size_mb": ("large_segment_bytes", 20),
+}
+"""Keys in MiB: the field that each sets, and its minimum."""
 _IGNORED: Final = (
     "backend",
+    "garbage_collection_threshold",  # matters only in a process that limits its own memory
     "graph_capture_record_stream_reuse",
     "pinned_free_catch_all",
     "pinned_num_register_threads",
@@ -91,38 +100,34 @@ _IGNORED: Final = (
     "throw_on_cudamalloc_oom",
 )
 """Keys that do not change what is reserved (``CUDAAllocatorConfig.h`` of torch 2.14 lists all keys)."""
-_MODELLED: Final = (
-    "expandable_segments",
-    "garbage_collection_threshold",
-    "large_segment_size_mb",
-    "max_non_split_rounding_mb",
-    "max_split_size_mb",
-    "roundup_power2_divisions",
-)
+DEFAULT_SETTINGS: Final = AllocatorSettings()
 
 
-def settings_of(text: str, capacity_bytes: int = UNLIMITED) -> AllocatorSettings:
+def settings_of(
+    text: str, capacity_bytes: int = UNLIMITED, rules: AllocatorRules = DEFAULT_SETTINGS.rules
+) -> AllocatorSettings:
     """Parse a ``PYTORCH_ALLOC_CONF`` string, like ``expandable_segments:True,max_split_size_mb:128``.
 
     Raises:
         ConfigError: a key is unknown, or a value is impossible.
     """
-    values: dict[str, object] = {"capacity_bytes": capacity_bytes}
+    values: dict[str, object] = {"rules": rules, "capacity_bytes": capacity_bytes}
     for key, value in _pairs(text):
         if key == "expandable_segments":
-            values[key] = _flag(key, value)
-        elif key == "max_split_size_mb":
-            values["max_split_size_bytes"] = _mebibytes(key, value, minimum=21)
-        elif key == "max_non_split_rounding_mb":
-            values["max_non_split_rounding_bytes"] = _mebibytes(key, value, minimum=21)
-        elif key == "large_segment_size_mb":
-            values["large_segment_bytes"] = _mebibytes(key, value, minimum=20)
+            if value not in ("True", "False"):
+                raise ConfigError(f"PYTORCH_ALLOC_CONF: {key}={value!r}; write True or False")
+            values[key] = value == "True"
+        elif key in _SIZES:
+            field_name, minimum = _SIZES[key]
+            if not value.isdecimal() or int(value) < minimum:
+                raise ConfigError(
+                    f"PYTORCH_ALLOC_CONF: {key}={value!r}; give a whole number of MiB, at least {minimum}"
+                )
+            values[field_name] = int(value) * MIB
         elif key == "roundup_power2_divisions":
             values[key] = _divisions(value)
-        elif key == "garbage_collection_threshold":
-            continue  # matters only in a process that limits its own memory
         elif key not in _IGNORED:
-            known = nearest(key, (*_MODELLED, *_IGNORED))
+            known = nearest(key, ("expandable_segments", "roundup_power2_divisions", *_SIZES, *_IGNORED))
             raise ConfigError(f"PYTORCH_ALLOC_CONF: the simulated allocator has no key {key!r}{known}")
     return AllocatorSettings(**values)  # type: ignore[arg-type]
 
@@ -137,18 +142,6 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
             raise ConfigError(f"PYTORCH_ALLOC_CONF: {rest!r} is not key:value; write expandable_segments:True")
         yield match["key"], match["value"]
         position = match.end()
-
-
-def _flag(key: str, value: str) -> bool:
-    if value not in ("True", "False"):
-        raise ConfigError(f"PYTORCH_ALLOC_CONF: {key}={value!r}; write True or False")
-    return value == "True"
-
-
-def _mebibytes(key: str, value: str, minimum: int) -> int:
-    if not value.isdecimal() or int(value) < minimum:
-        raise ConfigError(f"PYTORCH_ALLOC_CONF: {key}={value!r}; give a whole number of MiB, at least {minimum}")
-    return int(value) * MIB
 
 
 def _divisions(value: str) -> tuple[int, ...]:
@@ -180,9 +173,9 @@ def _power_of_two(text: str) -> int:
     return number
 
 
-def round_up(size_bytes: int, rules: AllocatorRules, settings: AllocatorSettings) -> int:
+def round_up(size_bytes: int, settings: AllocatorSettings) -> int:
     """Return the block size for a request of ``size_bytes``."""
-    granule = rules.granule_bytes
+    granule = settings.rules.granule_bytes
     if size_bytes < granule:
         return granule
     interval = min(max(size_bytes.bit_length() - 1 - _FIRST_INTERVAL, 0), INTERVALS - 1)
@@ -200,8 +193,9 @@ def _next_division(size_bytes: int, divisions: int) -> int:
     return floor << 1 if step == 0 else -(-size_bytes // step) * step
 
 
-def segment_bytes(block_bytes: int, rules: AllocatorRules, settings: AllocatorSettings) -> int:
+def segment_bytes(block_bytes: int, settings: AllocatorSettings) -> int:
     """Return the size of the segment that the device has to provide for a (rounded) block."""
+    rules = settings.rules
     if block_bytes <= rules.small_request_bytes:
         return rules.small_segment_bytes
     if block_bytes < rules.own_segment_bytes:

@@ -1,4 +1,4 @@
-"""What a plan may choose from: options of a cell's knobs, and micro-batches of its effective batch. No torch."""
+"""The choices of a plan: options of a cell's knobs, and micro-batches of its effective batch. Imports no torch."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from slr_bench.errors import ConfigError, NothingMeasuredError
 from slr_bench.files import flatten
 from slr_bench.grid.cells import Cell, own_cell
 from slr_bench.grid.config import GridConfig, with_device
-from slr_bench.predict.allocator.rules import AllocatorSettings
+from slr_bench.predict.allocator.rules import DEFAULT_SETTINGS, AllocatorSettings
 from slr_bench.predict.device import Device
 from slr_bench.predict.peak import predict_step
 from slr_bench.predict.plan.choices import at_size, choices_of, parse_vary
@@ -48,7 +48,7 @@ class Planner:
         keep: Sequence[str] = (),
         allow: Sequence[str] = (),
         vary: Sequence[str] = (),
-        settings: AllocatorSettings | None = None,
+        settings: AllocatorSettings = DEFAULT_SETTINGS,
     ) -> None:
         """Read what the plan may choose from.
 
@@ -133,7 +133,7 @@ class Planner:
             raise DoesNotFitError(f"{text}; try {self._cures()}") from error
 
     def _cures(self) -> str:
-        """What a user can change if nothing fits the budget."""
+        """Name the options that may help if nothing fits the budget."""
         cures = [f"leave out --keep {name}" for name in self._keep]
         cures += [f"--allow {name}" for name in self._choices.allowable]
         return " or ".join([*cures, "a smaller effective batch or model"])

@@ -36,7 +36,7 @@ class Budget(NamedTuple):
 
     @property
     def bytes(self) -> int | None:
-        """What a step may use; None for no limit."""
+        """Memory that a step may use; None for no limit."""
         return None if self.total_bytes is None else round(self.total_bytes * (1 - self.headroom))
 
     @property
@@ -104,7 +104,7 @@ class Rejected(NamedTuple):
     point: Point
     reason: str
     bytes: int
-    """How far it is over the budget; 0 for another reason."""
+    """Bytes over the budget; 0 for another reason."""
 
 
 class Measured(NamedTuple):
@@ -117,7 +117,7 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class Choice:
-    """What a search chose, and all that it looked at."""
+    """The result of a search: the chosen point, and all that were evaluated."""
 
     chosen: Point
     evaluated: Mapping[Point, Evaluated]
@@ -143,7 +143,7 @@ class Plan:
     device: Device
     cells: Mapping[Point, Cell]
     differences: Mapping[Point, Changes]
-    """What each point changes in the given setting."""
+    """Changes of each point to the given setting."""
     left_alone: Sequence[str]
     """Why some knobs stay as they are."""
     time_source: str

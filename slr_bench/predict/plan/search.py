@@ -113,9 +113,6 @@ class _Edge(NamedTuple):
     def middle(self) -> int:
         return (self.below + self.above) // 2
 
-    def halved(self, is_below: bool) -> _Edge:
-        return _Edge(self.middle, self.above) if is_below else _Edge(self.below, self.middle)
-
 
 def _halve(
     search: _Search,
@@ -128,7 +125,9 @@ def _halve(
     middles = {option: Point(option, sizes[edge.middle]) for option, edge in open_edges.items()}
     search.evaluate_new(list(middles.values()))
     for option, point in middles.items():
-        edges[option] = edges[option].halved(is_below(search.known.get(point)))
+        below, above = edges[option]
+        middle = edges[option].middle
+        edges[option] = _Edge(middle, above) if is_below(search.known.get(point)) else _Edge(below, middle)
 
 
 class _Search:

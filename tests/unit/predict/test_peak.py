@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from step_profiles import step_profile
 
-from slr_bench.predict.allocator.rules import AllocatorSettings, settings_of
+from slr_bench.predict.allocator.rules import DEFAULT_SETTINGS, AllocatorSettings, settings_of
 from slr_bench.predict.device import Bound, Device, Estimate, Fit, find_device
 from slr_bench.predict.peak import predict_fit, predict_fit_per_card, predict_step, replay_requests
 from slr_bench.predict.step_profile import UnmodelledOperator
@@ -21,7 +21,7 @@ def card(capacity=None):
     return Device("toy", "a toy", capacity, CUBLAS, CONTEXT, False)
 
 
-def peaks(*requests, bound=Bound.LIKELY, settings=None):
+def peaks(*requests, bound=Bound.LIKELY, settings=DEFAULT_SETTINGS):
     return replay_requests(requests, card(), bound, settings=settings)
 
 

@@ -74,7 +74,7 @@ class Server(StartedServer):
 
 
 def profile_of(step):
-    """What a tracing process sends about a step; the step can be recognised by its categories."""
+    """Return the message of a tracing process about a step, which its categories identify."""
     training = step.work.setting["training"]
     marks = {
         "batch_size": training["batch_size"],

@@ -15,19 +15,17 @@ from slr_bench.predict.allocator.rules import (
 )
 from slr_bench.units import GIB, MIB
 
-RULES = AllocatorRules()
-
 
 @given(st.integers(1, 4 * GIB))
 def test_request_is_rounded_up_to_a_multiple_of_512(size):
-    found = round_up(size, RULES, AllocatorSettings())
+    found = round_up(size, AllocatorSettings())
     assert found % 512 == 0
     assert 0 <= found - size < 512
 
 
 @given(st.integers(1, 4 * GIB), st.sampled_from([2, 4, 8, 16]))
 def test_divisions_round_up_to_steps_between_powers_of_two(size, divisions):
-    found = round_up(size, RULES, settings_of(f"roundup_power2_divisions:{divisions}"))
+    found = round_up(size, settings_of(f"roundup_power2_divisions:{divisions}"))
     if size <= 512 * divisions:
         assert found == max(512, -(-size // 512) * 512)
         return
@@ -43,7 +41,7 @@ def test_divisions_round_up_to_steps_between_powers_of_two(size, divisions):
 def test_divisions_depend_on_the_size(mebibytes, expected):
     """torch's own example: 256 MiB and below 1, at 512 MiB 2, at 1 GiB 4, above 8."""
     settings = settings_of("roundup_power2_divisions:[128:1,256:2,512:2,1024:4,>:8]")
-    assert round_up(mebibytes * MIB, RULES, settings) == expected * MIB
+    assert round_up(mebibytes * MIB, settings) == expected * MIB
 
 
 @pytest.mark.parametrize(
@@ -58,7 +56,7 @@ def test_divisions_depend_on_the_size(mebibytes, expected):
     ],
 )
 def test_segment_size_depends_on_the_block(block, segment):
-    assert segment_bytes(block, RULES, AllocatorSettings()) == segment
+    assert segment_bytes(block, AllocatorSettings()) == segment
 
 
 def test_configuration_is_parsed():

@@ -1,4 +1,4 @@
-"""What a plan may choose from."""
+"""The choices of a plan."""
 
 from __future__ import annotations
 
