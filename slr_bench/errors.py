@@ -27,7 +27,7 @@ class ConfigError(SlrBenchError):
 
 
 class DataError(SlrBenchError):
-    """A data directory, manifest or video that cannot be used."""
+    """Data that cannot be used: a directory, a manifest or a file in it."""
 
 
 class NothingMeasuredError(SlrBenchError):

@@ -15,7 +15,7 @@ from slr_bench.errors import ConfigError
 Values = dict[str, Any]
 """Nested sections of keys, as a YAML file holds them: ``{"training": {"batch_size": 4}}``."""
 Overrides = dict[str, Any]
-"""Dotted key -> value: ``{"training.batch_size": 4}``."""
+"""Dotted key -> value: ``{"optimizer.lr": 0.1}``."""
 Content = str | bytes | Callable[[IO[bytes]], object]
 """The content of a file, or a function that writes it into an open file."""
 
@@ -138,14 +138,14 @@ def parse_overrides(texts: Iterable[str] | None) -> Overrides:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Read one ``KEY=VALUE``: ``"training.batch_size=4"`` -> ``("training.batch_size", 4)``. The value is YAML.
+    """Read one ``KEY=VALUE``: ``"section.key=4"`` -> ``("section.key", 4)``. The value is YAML.
 
     Raises:
         ConfigError: The text has no ``=`` or no key, or its value is not YAML.
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"--set {text!r} is not KEY=VALUE; write it like --set training.batch_size=4")
+        raise ConfigError(f"--set {text!r} is not KEY=VALUE; write it like --set section.key=4")
     try:
         return key.strip(), yaml.safe_load(value)
     except yaml.YAMLError as error:

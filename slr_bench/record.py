@@ -168,7 +168,7 @@ class Record(BaseModel):
 
 
 _DIRECTORIES: Final = re.compile(r"(?<![\w.~-])/(?:[^/\s'\":;,()]+/)+")
-"""The absolute directories before the name of a file. ``clips/s`` and ``1/2`` do not match."""
+"""The absolute directories before the name of a file. ``items/s`` and ``1/2`` do not match."""
 
 
 def without_paths(reason: str, settings_json: str) -> str:

@@ -67,7 +67,7 @@ def format_value(value: float | None, unit: str) -> str:
 
 
 def format_count(count: int, noun: str) -> str:
-    """``"one clip"``, ``"4 clips"``; a noun whose plural takes an s."""
+    """Return ``"one run"`` or ``"4 runs"``; the plural of the noun must end in s."""
     return f"one {noun}" if count == 1 else f"{count} {noun}s"
 
 

@@ -36,7 +36,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on std
 
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, like training.batch_size=4. Repeatable."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the setting, like section.key=4. Repeatable."),
 ]
 
 

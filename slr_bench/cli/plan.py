@@ -31,13 +31,11 @@ def plan(
     ] = None,
     keep: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="KNOB", help="Do not turn it; also the micro-batch's key, training.batch_size. Repeatable."
-        ),
+        typer.Option(metavar="KNOB", help="Do not change it; the key of the micro-batch works too. Repeatable."),
     ] = None,
     allow: Annotated[
         list[str] | None,
-        typer.Option(metavar="KNOB", help="May change the model, like model.region_focus. Repeatable."),
+        typer.Option(metavar="KNOB", help="May be changed although it changes the model. Repeatable."),
     ] = None,
     vary: Annotated[
         list[str] | None,

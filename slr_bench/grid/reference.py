@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from slr_bench.grid.config import GridConfig, Part
+from slr_bench.grid.config import TRAINING_STEP, GridConfig, Part
 from slr_bench.grid.schema import Schema, alike, keys_of, training_schema
 from slr_bench.grid.workload import WorkloadSpec
 
@@ -25,11 +25,11 @@ _HEAD: Final = """# Configuration
 <!-- Written by `{command} --markdown`; change the keys' descriptions, not this page. -->
 
 A **training file** holds one setting: every knob of a step or a training. A **grid file** names a workload, arms and
-axes; its cells are settings. Both are YAML. Given to a command by itself, a training file is one cell of `train_step`.
+axes; its cells are settings. Both are YAML. Given to a command by itself, a training file is one cell of `{step}`.
 A key that is left out has its default; an unknown one is refused, and the nearest known one is offered. Rules that
 several keys make together are told in one line when the file is read, before any process starts.
 
-On the command line a key is written with its sections: `--set training.batch_size=4`. So it is in a grid file, under
+On the command line a key is written with its sections: `--set {example}`. So it is in a grid file, under
 `set`, `arms`, `axes` and `exclude`; in `set` and `arms` nested sections will do as well.
 """
 _EDITORS: Final = """## Completion in an editor
@@ -67,7 +67,7 @@ def reference(spec: WorkloadSpec) -> str:
     grid = GridConfig.model_json_schema()
     return "\n".join(
         (
-            _HEAD.format(command=command),
+            _HEAD.format(command=command, step=TRAINING_STEP, example=f"{spec.micro_batch or 'section.key'}=4"),
             f"## Training files\n\nThe settings of {whose}.\n",
             *_sections(training_schema(spec), "###", ""),
             "## Grid files\n",

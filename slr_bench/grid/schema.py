@@ -19,7 +19,7 @@ _OF_SETTINGS: Final = "settings."
 
 
 class Key(NamedTuple):
-    """A key of a schema, with the sections around it: ``training.batch_size``."""
+    """A key of a schema, with the sections around it: ``optimizer.lr``."""
 
     name: str
     schema: Schema

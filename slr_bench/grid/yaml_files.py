@@ -97,7 +97,7 @@ def _describe(model: type[BaseModel], item: ErrorDetails) -> str:
 
 
 def _nearest_key(model: type[BaseModel], path: list[str]) -> str:
-    """Name the key that was meant, in this section or in another: ``model.num_frames`` for ``data.num_frames``."""
+    """Name the key that was meant, in this section or in another: ``loader.workers`` for ``trainer.workers``."""
     owner = _model_at(model, path[:-1])
     if owner is None:
         return ""

@@ -159,7 +159,7 @@ def mistake(capsys, *arguments):
         (["--config", "nowhere.yml"], "cannot read configuration nowhere.yml"),
         (["--set", "training.bach_size=3"], "did you mean 'batch_size'"),
         (["--set", "training.batch_size=0"], "batch_size"),
-        (["--set", "training.batch_size"], "is not KEY=VALUE; write it like --set training.batch_size=4"),
+        (["--set", "training.batch_size"], "is not KEY=VALUE; write it like --set section.key=4"),
         (["--set", "training.batch_size=[1"], "not valid YAML"),
         (["--num-classes", "0"], "num_classes"),
         (["--data-dir", ""], "data.dir: an empty path names nothing"),

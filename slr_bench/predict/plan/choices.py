@@ -97,7 +97,7 @@ def parse_vary(texts: Iterable[str]) -> dict[str, list[Any]]:
     for text in texts:
         key, equals, values = text.partition("=")
         if not equals or not key or not values:
-            raise ConfigError(f"--vary: {text!r} is not KEY=A,B; give one like training.batch_size=2,4")
+            raise ConfigError(f"--vary: {text!r} is not KEY=A,B; write it like section.key=2,4")
         try:
             parsed = yaml.safe_load(f"[{values}]")
         except yaml.YAMLError as error:

@@ -154,7 +154,7 @@ def metric_name(row: ComparedCell | ComparedMetric) -> str:
 
 
 def cell_name(cell: Named, limit: int = _NAME_LIMIT) -> str:
-    """Return a printable name in one line, such as ``train_step baseline size=4 precision=fp32``."""
+    """Return a printable name in one line, such as ``my_step baseline size=4 precision=fp32``."""
     return plain(f"{cell.workload} {cell.arm} {axes_assignments(cell.coordinates)}", limit)
 
 

@@ -112,7 +112,7 @@ class LiveView:
 
 
 def cell_label(run: Run) -> str:
-    """Return ``train_step baseline size=4 precision=fp32``."""
+    """Return ``my_step baseline size=4 precision=fp32``."""
     coordinates = " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in run.cell.coordinates.items())
     return f"{run.cell.spec.name} {run.cell.arm} {coordinates}".strip()
 

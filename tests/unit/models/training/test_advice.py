@@ -300,7 +300,7 @@ def test_what_names_the_setting_to_the_trainer_names_it_here_and_in_the_command(
     ("arguments", "words"),
     [
         (["--config", "nowhere.yml"], "cannot read configuration nowhere.yml"),
-        (["--set", "training"], "is not KEY=VALUE; write it like --set training.batch_size=4"),
+        (["--set", "training"], "is not KEY=VALUE; write it like --set section.key=4"),
         (["--symptom", "ram", "--apply", "/nowhere/x.yml"], "--apply /nowhere/x.yml: cannot be written: No such file"),
         (["--set", "data.dir=/nowhere"], "/nowhere"),
     ],
