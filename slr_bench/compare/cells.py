@@ -50,7 +50,7 @@ class CellSummary:
     unreadable: tuple[str, ...] = ()
     """The reason for each record of the cell that cannot be read."""
     description: WorkloadDescription = field(default=GENERIC, repr=False, compare=False)
-    """How the cell's workload describes itself."""
+    """Description of the cell's workload."""
 
     @property
     def outcomes(self) -> Counter[Outcome]:

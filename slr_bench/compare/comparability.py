@@ -17,7 +17,7 @@ HARNESS: Final = frozenset({"harness_s", "parent_cpu_ratio", "sampler_cpu_ratio"
 
 
 class PairingKind(Enum):
-    """How the two sides were measured."""
+    """Kinds of measurement that produced the two sides."""
 
     ONE_RUN = "in one run directory: same source, same environment, interleaved processes"
     INTERLEAVED = "interleaved on one machine, each side in its own environment"

@@ -39,7 +39,7 @@ class Unmatched:
 
 @dataclass(frozen=True)
 class OutcomePair:
-    """How the processes of a cell ended on both sides."""
+    """Outcomes of a cell's processes on both sides."""
 
     cell_id: str
     arm: str
@@ -49,7 +49,7 @@ class OutcomePair:
     """Outcome -> number of processes."""
     head: Mapping[str, int]
     reason: str | None
-    """Of the head's first process that did not end ok."""
+    """Reason of the head's first process that did not end ok."""
     disturbed: int
     """Finished processes of either side with interference: their byte counts are still valid, their times are not."""
 
@@ -68,7 +68,7 @@ class Comparison:
     """Name of the side: a revision, or a directory."""
     head: str = "head"
     outcomes: tuple[OutcomePair, ...] = ()
-    """Of every cell that either side has."""
+    """Outcomes of every cell that either side has."""
     unread: Mapping[str, str] = field(default_factory=dict)
     """Metrics that are in records but make no row, with the reason."""
 
@@ -122,7 +122,7 @@ def compare_runs(
     is_interleaved = interleaved or (keys[0] is not None and keys[0] == keys[1])
     pairing = PairingKind.INTERLEAVED if is_interleaved else PairingKind.APART
     problems = (*(f"base: {text}" for text in base.problems), *(f"head: {text}" for text in head.problems))
-    found = compare_cells(base.of("a"), head.of("a"), pairing, problems)
+    found = compare_cells(base.cells_of("a"), head.cells_of("a"), pairing, problems)
     refused = {"base": head.refused, "head": base.refused}  # side that has a cell -> why the other lacks it
     reasoned = tuple(replace(cell, reason=refused[cell.side].get(cell.arm, cell.reason)) for cell in found.unmatched)
     return replace(found, base=base.name, head=head.name, unmatched=reasoned)
@@ -136,10 +136,10 @@ def compare_sides(run_dir: Path, *, name: str | None = None, arm: str | None = N
         NotComparableError: no cell has a side b.
     """
     side = read_side(run_dir, "base", name, arm)
-    head = side.of("b")
+    head = side.cells_of("b")
     if not head:
         raise NotComparableError(f"{run_dir} has records of side a only; measure both sides, or name two directories")
-    found = compare_cells(side.of("a"), head, PairingKind.ONE_RUN, tuple(side.problems))
+    found = compare_cells(side.cells_of("a"), head, PairingKind.ONE_RUN, tuple(side.problems))
     return replace(found, base=f"{side.name}, side a", head=f"{side.name}, side b")
 
 

@@ -37,7 +37,7 @@ _MORE: Final = f"measure more with --repeats {MIN_PROCESSES} or more"
 
 @dataclass(frozen=True)
 class CellVerdict:
-    """What a rule says about a cell."""
+    """Ruling of a rule on a cell."""
 
     row: ComparedCell
     ruling: Ruling
@@ -58,16 +58,16 @@ class RuleResult:
     reason: str | None = None
     """Why the rule could not be evaluated in any cell."""
 
-    def of(self, ruling: Ruling) -> tuple[CellVerdict, ...]:
+    def with_ruling(self, ruling: Ruling) -> tuple[CellVerdict, ...]:
         """Return the cells with one ruling."""
         return tuple(cell for cell in self.cells if cell.ruling == ruling)
 
     @property
     def verdict(self) -> RuleVerdict:
         """``fail`` if a cell broke the rule; ``skipped`` if it is optional and could not be evaluated everywhere."""
-        if self.of("broken"):
+        if self.with_ruling("broken"):
             return "fail"
-        if self.of("unjudged") or not self.cells:
+        if self.with_ruling("unjudged") or not self.cells:
             return "skipped" if self.rule.optional else "not comparable"
         return "pass"
 
@@ -79,10 +79,10 @@ class RuleResult:
             "optional": self.rule.optional,
             "verdict": self.verdict,
             "reason": self.reason,
-            "cells": [cell.to_dict() for cell in self.of("broken")],
-            "better": [cell.to_dict() for cell in self.of("better")],
-            "unjudged": [cell.to_dict() for cell in self.of("unjudged")],
-            "kept": len(self.of("kept")),
+            "cells": [cell.to_dict() for cell in self.with_ruling("broken")],
+            "better": [cell.to_dict() for cell in self.with_ruling("better")],
+            "unjudged": [cell.to_dict() for cell in self.with_ruling("unjudged")],
+            "kept": len(self.with_ruling("kept")),
         }
 
 
@@ -118,7 +118,7 @@ class GateResult:
     @property
     def better(self) -> tuple[CellVerdict, ...]:
         """Cells in which a metric with a rule improved, so that the baseline can be renewed."""
-        return tuple(cell for result in self.rules for cell in result.of("better"))
+        return tuple(cell for result in self.rules for cell in result.with_ruling("better"))
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values: the comparison's, ``verdict, exit_code, rules, missing, allowed, no_longer, crashed``."""
@@ -180,7 +180,7 @@ def _unit_words(unit: str) -> str:
 
 
 def _base_lacked_memory(pair: OutcomePair | None) -> bool:
-    """Whether no process of the base ended ok, and all of them lacked memory."""
+    """Return whether every process of the base lacked memory."""
     return pair is not None and bool(pair.base) and pair.base.keys() <= _MEMORY_OUTCOMES
 
 

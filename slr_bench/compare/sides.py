@@ -31,14 +31,14 @@ class Side:
     problems: Sequence[str] = ()
     """Files that are not readable records."""
     pairing: Pairing | None = None
-    """The interleaved measurement of which the directory is one half."""
+    """The interleaved measurement that the directory belongs to."""
 
     @property
     def refused(self) -> Mapping[str, str]:
         """Arms that this source cannot run, with the reason."""
         return self.pairing.refused if self.pairing else {}
 
-    def of(self, side: Literal["a", "b"]) -> list[CellSummary]:
+    def cells_of(self, side: Literal["a", "b"]) -> list[CellSummary]:
         """Return the cells of one side of the directory."""
         return [cell for cell in self.cells if cell.side == side]
 

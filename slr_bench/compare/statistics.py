@@ -1,13 +1,13 @@
-"""Medians, intervals and verdicts over processes; the process is the sampling unit.
+"""Compute medians, intervals and verdicts over processes. The process is the sampling unit.
 
-Below `MIN_PROCESSES` there is min-max and no verdict: a percentile bootstrap over three processes raises a false alarm
-in 27 % of comparisons of equal things.
+Below `MIN_PROCESSES` there are extremes and no verdict. A percentile bootstrap over three processes would raise a false
+alarm in 27 % of the comparisons of equal code.
 
-Intervals are the inversion of exact tests, so they need no table of quantiles and no normal distribution: of a median
-the sign test (order statistics), of paired log-ratios the sign-flip permutation test of their ranks (Wilcoxon 1945),
-whose interval and estimate are order statistics and median of the pairwise means (Hodges and Lehmann, "Estimates of
-location based on rank tests", 1963). Which of a pair is the head is a coin's toss if both are equal: the test then
-assumes nothing. Why ranks and not means: docs/decisions/comparing.md.
+Intervals are inversions of exact tests, so they need no table of quantiles and no normal distribution. The interval of
+a median inverts the sign test (order statistics). That of paired log-ratios inverts the signed-rank test (Wilcoxon
+1945); its limits and its estimate are order statistics and the median of the pairwise means (Hodges and Lehmann,
+"Estimates of location based on rank tests", 1963). If both sides are equal, chance alone decides which of a pair is
+the head, so the test needs no further assumption. docs/decisions/comparing.md explains why ranks and not means.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 MIN_PROCESSES: Final = 8
-"""Processes (pairs) from which an interval and a verdict are given."""
+"""Least number of processes (pairs) for an interval and a verdict."""
 MINIMUM_EFFECT: Final = 0.01
-"""Relative difference below which a time is called the same however sure its sign is."""
+"""A time that differs by less than this share counts as the same, even if the direction is certain."""
 ALPHA: Final = 0.05
-"""Two-sided error of an interval that is only shown."""
+"""Two-sided error of an interval that is only displayed."""
 VERDICT_ALPHA: Final = 0.01
-"""Two-sided error of a verdict on a ratio, and of the interval beside it: at 8 pairs all must agree in sign."""
+"""Two-sided error of a verdict on a ratio and of its interval. With 8 pairs all must point in one direction."""
 
 Kind = Literal["exact", "disagreement", "range", "interval"]
 Verdict = Literal["faster", "slower", "same", "n too small"]
@@ -43,8 +43,8 @@ class Summary:
     high: float
     n: int
     kind: Kind
-    """``exact`` all equal, as they must be; ``disagreement`` they must be and are not; ``range`` low and high are
-    min and max; ``interval`` they hold the median with at least 95 %."""
+    """``exact``: all values are equal, as they must be. ``disagreement``: they must be equal and are not. ``range``:
+    low and high are minimum and maximum. ``interval``: low and high contain the median with at least 95 %."""
 
 
 @dataclass(frozen=True)
@@ -52,24 +52,24 @@ class Ratio:
     """head / base over pairs."""
 
     ratio: float
-    """Middle of the pairs' ratios: the Hodges-Lehmann estimate from `MIN_PROCESSES` pairs on, below that of medians."""
+    """The Hodges-Lehmann estimate over the pairs; below `MIN_PROCESSES` pairs, the ratio of the medians."""
     low: float
     high: float
-    """Limits at 1 - `VERDICT_ALPHA`; min and max of the pairs' ratios below `MIN_PROCESSES`."""
+    """Limits at 1 - `VERDICT_ALPHA`; below `MIN_PROCESSES` the extremes of the pairs' ratios."""
     n: int
     verdict: Verdict
     p: float | None = None
-    """Of the signed-rank test; None below `MIN_PROCESSES`."""
+    """p of the signed-rank test; None below `MIN_PROCESSES`."""
 
 
 def summarize(values: Sequence[float], *, deterministic: bool = False) -> Summary:
-    """Summary of one value a process. ``deterministic``: equal in every process, or something is wrong.
+    """Summarize one value per process. ``deterministic`` values must be equal in every process.
 
     Raises:
         ValueError: no value.
     """
     if not values:
-        raise ValueError("nothing to summarize: no process gave a value; leave the metric out")
+        raise ValueError("nothing to summarize: no process has a value; leave the metric out")
     ordered = sorted(values)
     median, n = statistics.median(ordered), len(ordered)
     if deterministic:
@@ -82,7 +82,7 @@ def summarize(values: Sequence[float], *, deterministic: bool = False) -> Summar
 
 
 def _sign_test_cut(n: int) -> int:
-    """Values that may be dropped at each end so that the rest still spans the median with 1 - ALPHA."""
+    """Return how many values can be dropped at each end while the rest contains the median with 1 - ALPHA."""
     cut, tail = 0, 1.0
     while 2 * (tail + math.comb(n, cut + 1)) <= ALPHA * 2**n:
         cut += 1
@@ -91,18 +91,18 @@ def _sign_test_cut(n: int) -> int:
 
 
 def center_interval(values: Sequence[float], alpha: float = ALPHA) -> tuple[float, float]:
-    """Limits that hold the centre of symmetry with at least 1 - ``alpha``; min-max where the values are too few for it.
+    """Return limits that contain the centre of symmetry with at least 1 - ``alpha``; the extremes if there are too few.
 
-    They are all centres that the two-sided signed-rank test does not reject.
+    The interval has all centres that the two-sided signed-rank test does not reject.
     """
     return _interval(pairwise_means(values), len(values), alpha)
 
 
 def signed_rank_p(values: Sequence[float]) -> float:
-    """Two-sided p of the signed-rank test that the centre is 0; at least 2 / 2^n.
+    """Return the two-sided p of the signed-rank test that the centre is 0; at least 2 / 2^n.
 
-    It is ``alpha`` or less exactly where `center_interval` at ``alpha`` excludes 0 (2 / 2^n <= ``alpha`` given): both
-    count the same pairwise means. Zeros and ties count against a difference.
+    It is ``alpha`` or less exactly if `center_interval` at ``alpha`` excludes 0 (provided that 2 / 2^n <= ``alpha``),
+    because both count the same pairwise means. Zeros and ties count against a difference.
     """
     return _p(pairwise_means(values), len(values))
 
@@ -118,14 +118,14 @@ def _p(means: Sequence[float], n: int) -> float:
 
 
 def pairwise_means(values: Sequence[float]) -> list[float]:
-    """Sorted means of all n (n + 1) / 2 pairs of values, each with itself included."""
+    """Return the sorted means of all n (n + 1) / 2 pairs of values, including each value with itself."""
     pairs = itertools.combinations_with_replacement(values, 2)
     return sorted((one + other) / 2 for one, other in pairs)
 
 
 @functools.cache
 def signed_rank_tails(n: int) -> tuple[float, ...]:
-    """P(rank sum of the positive values <= t), t = 0, 1, ...: each of the ranks 1..n is positive by a coin's toss."""
+    """Return P(rank sum of the positive values <= t) for t = 0, 1, ... if each rank 1..n is positive by chance."""
     ways = [1]
     for rank in range(1, n + 1):
         longer = ways + [0] * rank
@@ -136,9 +136,10 @@ def signed_rank_tails(n: int) -> tuple[float, ...]:
 
 
 def paired_ratio(base: Sequence[float], head: Sequence[float], minimum_effect: float = MINIMUM_EFFECT) -> Ratio:
-    """head / base of times measured in interleaved pairs. A verdict from 8 pairs on: the interval excludes 1 and the
-    middle differs from 1 by ``minimum_effect`` at least; below, the ratio is that of the medians (always between the
-    extremes of the pairs' ratios), and low and high are those extremes.
+    """Return head / base of times measured in interleaved pairs.
+
+    From 8 pairs on there is a verdict: a difference if the interval excludes 1 and the estimate differs from 1 by at
+    least ``minimum_effect``. Below, the ratio is that of the medians, and low and high are the extremes of the pairs.
 
     Raises:
         ValueError: no pair, unequal lengths, or a value that is not above 0.
@@ -160,12 +161,12 @@ def paired_ratio(base: Sequence[float], head: Sequence[float], minimum_effect: f
 
 
 def _log_ratio(before: float, after: float) -> float:
-    """Exactly the negative of the swapped sides'. Rounded otherwise, 7/3 and 3/7 do not cancel: ties break by side."""
+    """Return the log-ratio so that swapped sides give exactly its negative; with rounding 7/3 and 3/7 do not cancel."""
     return math.log(after / before) if after >= before else -math.log(before / after)
 
 
 def judge(center: float, low: float, high: float, minimum_effect: float = MINIMUM_EFFECT) -> Verdict:
-    """Verdict on log-ratios with interval ``low`` to ``high``: it must exclude 0, the centre be large enough."""
+    """Return the verdict on log-ratios: the interval must exclude 0 and the centre must be large enough."""
     if abs(center) < math.log1p(minimum_effect) or low <= 0 <= high:
         return "same"
     return "slower" if center > 0 else "faster"

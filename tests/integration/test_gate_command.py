@@ -1,4 +1,4 @@
-"""``compare`` and ``gate`` on run directories, as a user meets them: every exit code, every output, every bad input."""
+"""``compare`` and ``gate`` on run directories: every exit code, every output, every bad input."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_1_a_missing_cell_is_a_regression_unless_it_is_allowed(slr_bench, tmp_pa
         ((*BYTES, "--junit", "base"), "cannot write base: Is a directory; choose another place"),
     ],
 )
-def test_2_a_mistake_of_the_user_is_told_in_a_line(slr_bench, sides, options, words):
+def test_2_a_user_mistake_is_reported_in_one_line(slr_bench, sides, options, words):
     done = slr_bench("gate", *sides(), *options, "--json")
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr
@@ -100,7 +100,7 @@ def test_2_a_mistake_of_the_user_is_told_in_a_line(slr_bench, sides, options, wo
         (lambda path: (path / "grid.json").write_text('{"schema": 99}'), 3, 5, "measure it again with this version"),
     ],
 )
-def test_3_and_5_what_is_no_run_directory(slr_bench, sides, tmp_path, command, break_it, base_code, head_code, words):
+def test_3_and_5_a_path_without_a_run(slr_bench, sides, tmp_path, command, break_it, base_code, head_code, words):
     good = sides()[0]
     (tmp_path / "other").mkdir()
     break_it(tmp_path / "other")
@@ -128,7 +128,7 @@ def test_3_a_base_with_only_failures(slr_bench, sides):
     assert "no run of the base (base) was measured; they ended as crash: ended by SIGKILL" in done.stderr
 
 
-def test_4_times_of_two_times_unless_the_rule_is_optional(slr_bench, sides):
+def test_4_times_from_separate_runs_unless_the_rule_is_optional(slr_bench, sides):
     rule = "step_time_s:10%"
     done = slr_bench("gate", *sides(), *BYTES, "--rule", rule)
     assert done.returncode == 4
@@ -191,7 +191,7 @@ def test_7_a_cell_of_the_head_crashed(slr_bench, sides, tmp_path):
         (("base", "other", *BYTES), 4, "no cell in common"),
     ],
 )
-def test_an_error_leaves_no_verdict_of_an_earlier_run(slr_bench, sides, tmp_path, options, code, words):
+def test_after_an_error_no_file_has_an_earlier_verdict(slr_bench, sides, tmp_path, options, code, words):
     sides()
     filled(side_run(tmp_path / "other"), arm="other").write()
     files = {"--markdown": "g.md", "--junit": "g.xml", "--smaller-is-better": "s.json"}
@@ -207,7 +207,7 @@ def test_an_error_leaves_no_verdict_of_an_earlier_run(slr_bench, sides, tmp_path
     assert error.text.endswith(f"(exit code {code})")
 
 
-def test_a_link_is_written_through_and_not_removed(slr_bench, sides, tmp_path):
+def test_a_symbolic_link_is_kept_and_its_target_written(slr_bench, sides, tmp_path):
     (tmp_path / "kept.md").write_text("old")
     (tmp_path / "link.md").symlink_to("kept.md")
     assert slr_bench("gate", *sides(), *BYTES, "--markdown", "link.md").returncode == 0
@@ -239,7 +239,7 @@ def test_every_output_at_once_and_nothing_but_json_on_stdout(slr_bench, tmp_path
     assert {entry["unit"] for entry in json.loads((tmp_path / "smaller.json").read_text())} == {"bytes", "s", "1"}
 
 
-def test_compare_shows_and_writes_and_judges_nothing(slr_bench, tmp_path):
+def test_compare_prints_and_writes_and_always_exits_with_0(slr_bench, tmp_path):
     for name, times in (("base", STEADY), ("head", [2 * time_s for time_s in STEADY])):
         in_turn(
             filled(side_run(tmp_path / name), 1000 if name == "base" else 1005, times), name=f"{name} (1a2b)"
@@ -266,7 +266,7 @@ def test_a_hostile_name_in_an_error_is_one_printable_line(slr_bench, tmp_path):
         assert len(done.stderr) < 1000
 
 
-def test_importing_the_gate_takes_no_torch(tmp_path):
+def test_importing_the_gate_does_not_import_torch(tmp_path):
     """It runs in every commit's CI."""
     for name in ("base", "head"):
         filled(side_run(tmp_path / name), 100 * MIB).write()

@@ -1,4 +1,4 @@
-"""``slr-bench watch`` as a user meets it: in a pipe, on a terminal, at the end of what it watches."""
+"""``slr-bench watch`` in a pipe, on a terminal, and at the end of the process it watches."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def start(*arguments, **options):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
 
 
-def test_json_lines_name_the_process_and_what_it_holds(slr_bench, target):
+def test_json_lines_have_the_process_and_its_memory(slr_bench, target):
     done = slr_bench("watch", "--pid", target.pid, "--period", 0.1, "--count", 2, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     *readings, last = map(json.loads, done.stdout.splitlines())
@@ -51,7 +51,7 @@ def test_json_lines_name_the_process_and_what_it_holds(slr_bench, target):
     assert last["summary"]["peak_ram_bytes"]["PSS"] >= 64 << 20
 
 
-def test_it_does_not_count_itself():
+def test_a_watch_does_not_count_itself():
     """Watched is the test's own process, whose children are the watch and whatever else it started."""
     watch = start("--pid", os.getpid(), "--count", 1, "--json")
     reading = json.loads(watch.communicate(timeout=60)[0].splitlines()[0])
@@ -60,7 +60,7 @@ def test_it_does_not_count_itself():
     assert watch.pid not in pids
 
 
-def test_it_ends_with_the_process_and_leaves_the_summary(target):
+def test_a_watch_ends_with_the_process_and_prints_the_summary(target):
     watch = start("--pid", target.pid)
     first = watch.stdout.readline()
     target.stdin.close()
@@ -73,7 +73,7 @@ def test_it_ends_with_the_process_and_leaves_the_summary(target):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_being_told_to_stop_is_its_normal_end(number):
+def test_an_interrupt_is_a_normal_end(number):
     watch = start()
     assert watch.stdout.readline()
     watch.send_signal(number)
@@ -82,7 +82,7 @@ def test_being_told_to_stop_is_its_normal_end(number):
     assert rest.splitlines()[-1].startswith("machine: watch stopped after")
 
 
-def test_a_reader_that_has_seen_enough_ends_it_quietly():
+def test_a_closed_pipe_ends_the_watch_quietly():
     watch = start(stderr=subprocess.PIPE)
     assert watch.stdout.readline()
     watch.stdout.close()
@@ -100,14 +100,14 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly():
         (["--count", 0], ["--count"]),
     ],
 )
-def test_a_mistake_is_told_with_exit_code_2(slr_bench, options, words):
+def test_a_user_mistake_has_exit_code_2(slr_bench, options, words):
     done = slr_bench("watch", *options)
     assert (done.returncode, done.stdout) == (2, "")
     assert all(word in done.stderr for word in words)
     assert "Traceback" not in done.stderr
 
 
-def test_on_a_terminal_it_draws_in_place(target):
+def test_a_terminal_is_redrawn_in_place(target):
     ours, theirs = pty.openpty()
     environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
     command = [*COMMAND, "--pid", str(target.pid), "--count", "3", "--period", "0.1"]
@@ -131,7 +131,7 @@ def test_on_a_terminal_it_draws_in_place(target):
     assert "enough seen" in text.splitlines()[-1]
 
 
-def test_it_does_without_torch(tmp_path):
+def test_watch_does_not_import_torch(tmp_path):
     command = [sys.executable, "-X", "importtime", "-m", "slr_bench", "watch", "--count", "1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines() if "|" in line}

@@ -94,16 +94,16 @@ def rules_table(result: GateResult) -> Table:
 
 
 def _rule_row(result: RuleResult) -> tuple[Cell, ...]:
-    unjudged = result.of("unjudged")
+    unjudged = result.with_ruling("unjudged")
     why = result.reason
     if result.rule.optional and unjudged:  # for other rules the cells are listed with their reasons
         why = _why(unjudged[0])
     note = plain(why) if result.verdict in ("not comparable", "skipped") and why else None
-    better = len(result.of("better"))
+    better = len(result.with_ruling("better"))
     return (
         Cell(plain(result.rule.text, 80)),
         Cell(result.verdict, note, tone=_TONES[result.verdict]),
-        Cell(str(len(result.of("broken")))),
+        Cell(str(len(result.with_ruling("broken")))),
         Cell(str(len(unjudged)) if result.cells else "all"),
         Cell(f"{len(result.cells)}" + (f", {better} better" if better else "")),
     )
@@ -117,9 +117,9 @@ def _groups(result: GateResult) -> list[tuple[str, list[CellVerdict]]]:
     """Return the cells that broke a rule, that improved, and that a required rule could not judge."""
     required = [one for one in result.rules if not one.rule.optional]
     groups = [
-        ("Worse than the rules allow", [cell for one in result.rules for cell in one.of("broken")]),
+        ("Worse than the rules allow", [cell for one in result.rules for cell in one.with_ruling("broken")]),
         (f"Better: the {RENEW}", list(result.better)),
-        (_NOT_JUDGED, [cell for one in required for cell in one.of("unjudged")]),
+        (_NOT_JUDGED, [cell for one in required for cell in one.with_ruling("unjudged")]),
     ]
     return [(caption, cells) for caption, cells in groups if cells]
 
@@ -217,15 +217,15 @@ def headline(result: GateResult) -> str:
 
 def _left_open(result: GateResult) -> Iterable[str]:
     """Count the rules that could not be evaluated in any cell, and those that could not be in some."""
-    judged = [len(one.cells) - len(one.of("unjudged")) for one in result.rules]
+    judged = [len(one.cells) - len(one.with_ruling("unjudged")) for one in result.rules]
     nowhere = judged.count(0)
-    in_part = sum(bool(count and one.of("unjudged")) for count, one in zip(judged, result.rules, strict=True))
+    in_part = sum(bool(count and one.with_ruling("unjudged")) for count, one in zip(judged, result.rules, strict=True))
     return [f"{count} {words}" for count, words in ((nowhere, "not judged"), (in_part, "judged in part")) if count]
 
 
 def look(result: GateResult) -> tuple[str, str]:
     """Return colour and mark of the verdict. A gate that passed because it could judge nothing is not green."""
-    is_empty = all(len(one.of("unjudged")) == len(one.cells) for one in result.rules)
+    is_empty = all(len(one.with_ruling("unjudged")) == len(one.cells) for one in result.rules)
     return WORDS["not comparable" if result.verdict == "pass" and is_empty else result.verdict][1:]
 
 

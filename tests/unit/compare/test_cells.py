@@ -1,4 +1,4 @@
-"""Records gathered by cell."""
+"""Records summarized per cell."""
 
 from __future__ import annotations
 
@@ -57,20 +57,20 @@ def test_two_arms_with_one_setting_share_its_records():
     assert [(cell.entry.arm, cell.value("peak_tensor_bytes")) for cell in cells] == [("baseline", 5), ("same", 5)]
 
 
-def test_sides_are_kept_apart_and_unknown_cells_left_out():
+def test_sides_stay_separate_and_unlisted_cells_are_left_out():
     records = [record("x", 0, size(5)), record("x", 0, size(6), side="b"), record("stray", 0, size(7))]
     cells = summarize_cells(manifest(entry("x"), entry("empty")), records)
     found = [(cell.entry.cell_id, cell.side, cell.value("peak_tensor_bytes")) for cell in cells]
     assert found == [("x", "a", 5), ("x", "b", 6), ("empty", "a", None)]
 
 
-def test_bytes_of_different_meters_give_no_value_but_a_reason():
+def test_bytes_from_different_meters_have_a_reason_in_place_of_a_value():
     [cell] = summarize_cells(manifest(entry("x")), [record("x", 0, size(5)), record("x", 1, size(5, "cpu-fake"))])
     assert cell.value("peak_tensor_bytes") is None
     assert "cpu-fake, cpu-real" in cell.readings["peak_tensor_bytes"].reasons[0]
 
 
-def test_bytes_of_different_meters_do_not_compare():
+def test_bytes_from_different_meters_do_not_compare():
     cells = summarize_cells(
         manifest(entry("x"), entry("y", "optimized")), [record("x", 0, size(5)), record("y", 0, size(4, "cpu-fake"))]
     )
@@ -79,14 +79,14 @@ def test_bytes_of_different_meters_do_not_compare():
     assert why_not_comparable(base, base) is None
 
 
-def test_a_metric_never_read_keeps_its_reason():
+def test_an_unavailable_metric_keeps_its_reason():
     missing = {"energy_j": Metric.unavailable("J", "NVML", "no GPU")}
     [cell] = summarize_cells(manifest(entry("x")), [record("x", 0, missing), record("x", 1, missing)])
     reading = cell.readings["energy_j"]
     assert (reading.summary, reading.value, reading.reasons) == (None, None, ("no GPU",))
 
 
-def test_pairs_are_made_by_repeat():
+def test_pairs_are_formed_by_repeat():
     records = [record("x", n, took(value)) for n, value in ((0, 1.0), (1, 2.0), (2, 8.0))]
     records += [record("y", n, took(value)) for n, value in ((1, 4.0), (2, 8.0), (3, 100.0))]
     base, head = (
@@ -97,7 +97,7 @@ def test_pairs_are_made_by_repeat():
     assert (found.n, found.low, found.high) == (2, 1.0, 2.0)
 
 
-def test_no_common_repeat_is_no_pair():
+def test_without_a_common_repeat_there_is_no_pair():
     records = [record("x", 0, took(1.0)), record("y", 1, took(1.0))]
     base, head = (
         cell.readings["step_time_s"] for cell in summarize_cells(manifest(entry("x"), entry("y", "o")), records)

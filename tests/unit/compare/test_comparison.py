@@ -1,4 +1,4 @@
-"""Two sides compared: what differs, what does not, what cannot be said."""
+"""Comparisons of two sides: differences, equality, and values that do not compare."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def overall(comparison: Comparison, metric: str):
     return found
 
 
-def test_any_difference_of_traced_bytes_is_one(new_run):
+def test_every_difference_in_traced_bytes_is_significant(new_run):
     base, head = (filled(new_run(name), memory).write() for name, memory in (("base", 1000), ("head", 1001)))
     found = row(compare_runs(base, head), "peak_tensor_bytes")
     assert (found.base, found.head, found.difference.value, found.n) == (1000, 1001, True, 3)
@@ -54,7 +54,7 @@ def test_traced_bytes_need_the_same_versions_and_rules(new_run, key):
     assert row(comparison, "parameters").difference.value is False  # a count depends on none of it
 
 
-def test_traced_bytes_of_unknown_versions_do_not_compare(new_run):
+def test_traced_bytes_without_recorded_versions_do_not_compare(new_run):
     runs = [new_run(name) for name in ("base", "head")]
     for run in runs:
         del run.environment["torch"]
@@ -70,13 +70,13 @@ def test_traced_bytes_need_the_same_source(new_run):
     assert found.reason == "different meters do not compare: cpu-real against cpu-fake"
 
 
-def test_the_commit_is_no_reason_to_refuse(new_run):
+def test_different_commits_compare(new_run):
     base, head = filled(new_run("base")), filled(new_run("head"))
     comparison = compare_runs(base.write("slr-bench run a.yml"), head.write("slr-bench run b.yml"))
     assert row(comparison, "peak_tensor_bytes").difference.value is False
 
 
-def test_a_side_that_disagrees_with_itself_is_a_fault(new_run):
+def test_different_exact_values_within_a_side_are_a_fault(new_run):
     base = filled(new_run("base"), 1000).write()
     head = filled(new_run("head"), 1000)
     head.record(head.entries[0].cell_id, 3, step_metrics(123456789, 1.0))
@@ -88,7 +88,7 @@ def test_a_side_that_disagrees_with_itself_is_a_fault(new_run):
     assert overall(comparison, "peak_tensor_bytes").is_fault
 
 
-def test_times_of_two_directories_are_shown_and_not_judged(new_run):
+def test_times_from_two_separate_runs_are_shown_without_a_verdict(new_run):
     base = filled(new_run("base"), times=[1.0] * 8).write()
     head = filled(new_run("head"), times=[2.0] * 8).write()
     found = row(compare_runs(base, head), "step_time_s")
@@ -98,7 +98,7 @@ def test_times_of_two_directories_are_shown_and_not_judged(new_run):
     assert (judged.ratio, judged.difference.value, judged.n) == (pytest.approx(2.0), True, 8)
 
 
-def test_below_eight_pairs_there_are_extremes_and_no_verdict(new_run):
+def test_fewer_than_eight_pairs_have_extremes_and_no_verdict(new_run):
     base = filled(new_run("base"), times=[1.0, 1.0, 1.0]).write()
     head = filled(new_run("head"), times=[1.5, 1.4, 1.7]).write()
     found = row(compare_runs(base, head, interleaved=True), "step_time_s")
@@ -117,7 +117,7 @@ def test_sides_of_one_run_are_paired_by_repeat(new_run):
     assert row(comparison, "throughput_clips_per_s").ratio == pytest.approx(1 / 1.15)
 
 
-def test_one_side_alone_is_refused(new_run):
+def test_a_directory_with_only_one_side_is_refused(new_run):
     with pytest.raises(NotComparableError, match="records of side a only"):
         compare_sides(filled(new_run("run")).write())
 
@@ -146,13 +146,13 @@ def test_accuracy_needs_the_same_data(new_run):
     assert (same.ratio, same.difference.value, same.reason) == (1.0, None, "1 pair: min-max, no verdict below 8")
 
 
-def test_ram_of_fork_and_spawn_never_compares(new_run):
+def test_ram_of_forked_and_spawned_processes_does_not_compare(new_run):
     base, head = filled(new_run("base")).write(), filled(new_run("head", isolation="spawn")).write()
     found = row(compare_runs(base, head), "rss_over_start_bytes")
     assert found.reason == "host values need the same isolation, got fork against spawn"
 
 
-def test_a_cell_that_did_not_end_ok_says_so(new_run):
+def test_the_reason_names_the_outcome_of_a_cell_that_did_not_end_ok(new_run):
     base, head = filled(new_run("base")), new_run("head")
     cell = head.cell("tiny")
     head.record(cell, 0, outcome=Outcome.OOM_HOST, reason="oom_kill rose by 1")
@@ -161,7 +161,7 @@ def test_a_cell_that_did_not_end_ok_says_so(new_run):
     assert found.reason == "head has no run of this cell that ended ok (1 oom_host: oom_kill rose by 1)"
 
 
-def test_cells_of_one_side_are_named_and_none_in_common_is_refused(new_run):
+def test_unmatched_cells_are_listed_and_sides_without_a_common_cell_are_refused(new_run):
     base, head = new_run("base"), filled(new_run("head"))
     filled(base)
     filled(base, arm="gone")
@@ -182,13 +182,13 @@ def test_directories_without_runs_are_refused(new_run, tmp_path):
         compare_runs(good, empty.write())
 
 
-def test_unreadable_records_are_named(new_run):
+def test_unreadable_records_are_listed(new_run):
     base, head = filled(new_run("base")).write(), filled(new_run("head")).write()
     (head / "records" / "broken.json").write_text("{")
     assert [text[:18] for text in compare_runs(base, head).problems] == ["head: broken.json:"]
 
 
-def test_overall_is_one_test_over_rounds_of_all_cells(new_run):
+def test_overall_verdict_pairs_the_rounds_through_all_cells(new_run):
     runs = {}
     for name, factors in (("base", (1.0, 1.0)), ("head", (1.2, 1.3))):
         runs[name] = new_run(name)
@@ -220,7 +220,7 @@ def test_json_and_frame_have_the_documented_fields(new_run):
     assert time.significant is None
 
 
-def test_a_metric_read_by_neither_side_makes_no_row(new_run):
+def test_a_metric_that_neither_side_measured_has_no_row(new_run):
     comparison = compare_runs(filled(new_run("base")).write(), filled(new_run("head")).write())
     assert "peak_allocated_bytes" not in {cell.metric for cell in comparison.cells}
 
@@ -231,7 +231,7 @@ def test_an_unknown_metric_is_judged_by_its_unit():
     assert family("own_ratio", "ratio").interleaved
 
 
-def test_directories_that_say_so_were_measured_in_turn(new_run):
+def test_directories_of_one_interleaved_measurement_are_recognised(new_run):
     pair = [in_turn(filled(new_run(name), times=[t] * 8), name=name) for name, t in (("base", 1.0), ("head", 2.0))]
     comparison = compare_runs(*(run.write() for run in pair))
     assert (comparison.pairing, comparison.base, comparison.head) == (PairingKind.INTERLEAVED, "base", "head")
@@ -240,7 +240,7 @@ def test_directories_that_say_so_were_measured_in_turn(new_run):
     assert compare_runs(pair[0].directory, stranger).pairing is PairingKind.APART
 
 
-def test_an_arm_that_the_other_source_refuses_is_told_with_why(new_run):
+def test_an_arm_that_the_other_source_refuses_has_the_reason(new_run):
     base = in_turn(filled(filled(new_run("base")), arm="old"))
     head = in_turn(filled(new_run("head")), old="arm 'old': unknown key 'model.gone'")
     [lone] = compare_runs(base.write(), head.write()).unmatched
@@ -261,14 +261,14 @@ def test_a_renamed_arm_and_a_changed_setting_are_recognised(new_run):
     }
 
 
-def test_one_arm_alone_is_compared(new_run):
+def test_a_comparison_can_be_limited_to_one_arm(new_run):
     runs = [filled(filled(new_run(name)), arm="other").write() for name in ("base", "head")]
     assert {cell.arm for cell in compare_runs(*runs, arm="other").cells} == {"other"}
     with pytest.raises(ConfigError, match="--arm: the base has no arm 'othr'; did you mean 'other'"):
         compare_runs(*runs, arm="othr")
 
 
-def test_how_the_processes_of_every_cell_ended_is_told(new_run):
+def test_every_cell_has_its_outcomes_on_both_sides(new_run):
     base, head = filled(filled(new_run("base")), arm="gone"), filled(new_run("head"))
     head.record("c000", 3, outcome=Outcome.TIMEOUT, reason="still running")
     head.records[0] = (head.records[0][0].model_copy(update={"marks": ("clock jump",)}), None)
@@ -282,7 +282,7 @@ def test_how_the_processes_of_every_cell_ended_is_told(new_run):
     assert (second.arm, second.base, second.head) == ("gone", {"ok": 3}, {})
 
 
-def test_metrics_that_make_no_row_say_why(new_run):
+def test_metrics_without_a_row_have_a_reason(new_run):
     unread = compare_runs(filled(new_run("base")).write(), filled(new_run("head")).write()).unread
     assert unread["peak_allocated_bytes"] == "the cell ran on the CPU, which has no caching allocator"
     assert unread["harness_s"] == "the cost of measuring is not compared"
@@ -304,13 +304,13 @@ def test_a_directory_with_only_failures_is_refused(new_run, outcome, which, erro
         compare_runs(runs["base"].write(), runs["head"].write())
 
 
-def test_a_head_that_crashes_is_an_answer(new_run):
+def test_a_crash_of_the_head_is_a_result(new_run):
     comparison = compare_runs(filled(new_run("base")).write(), failed(new_run("head")).write())
     assert [cell.reason for cell in comparison.crashed] == ["ended by SIGKILL"]
     assert "(1 crash: ended by SIGKILL)" in row(comparison, "peak_tensor_bytes").reason
 
 
-def test_out_of_memory_is_a_measurement(new_run):
+def test_out_of_memory_is_a_result(new_run):
     base = failed(new_run("base"), Outcome.OOM_GPU, "CUDA out of memory").write()
     found = row(compare_runs(base, filled(new_run("head")).write()), "peak_tensor_bytes")
     assert (found.base, found.head) == (None, 100 * MIB)
@@ -326,7 +326,7 @@ def test_out_of_memory_is_a_measurement(new_run):
     ],
 )
 @pytest.mark.parametrize(("which", "error"), [("base", NoBaselineError), ("head", NothingMeasuredError)])
-def test_records_that_cannot_be_read_are_told_and_never_taken_for_figures(new_run, change, words, which, error):
+def test_unreadable_records_are_reported_and_never_used_as_values(new_run, change, words, which, error):
     runs = {name: filled(new_run(name), times=[1.0]).write() for name in ("base", "head")}
     [path] = (runs[which] / "records").iterdir()
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
@@ -345,7 +345,7 @@ def test_records_that_cannot_be_read_are_told_and_never_taken_for_figures(new_ru
     ],
 )
 @pytest.mark.parametrize("which", ["base", "head"])
-def test_a_figure_that_is_none_costs_itself_and_not_its_record(new_run, which, metric, value, words):
+def test_an_invalid_value_is_dropped_and_its_record_kept(new_run, which, metric, value, words):
     runs = {name: filled(new_run(name), times=[1.0]).write() for name in ("base", "head")}
     [path] = (runs[which] / "records").iterdir()
     values = json.loads(path.read_text())
@@ -360,7 +360,7 @@ def test_a_figure_that_is_none_costs_itself_and_not_its_record(new_run, which, m
     assert row(comparison, "parameters").difference.value is False
 
 
-def test_of_a_cell_whose_records_cannot_be_read_it_is_said_why(new_run):
+def test_a_cell_with_unreadable_records_has_the_reason(new_run):
     base, head = (filled(filled(new_run(name)), arm="second").write() for name in ("base", "head"))
     for path in (head / "records").glob("c001-*"):
         path.write_text('{"schema": 2}')
@@ -373,7 +373,7 @@ def test_of_a_cell_whose_records_cannot_be_read_it_is_said_why(new_run):
 
 @pytest.mark.parametrize("text", ["", "{", '{"schema": 2}', "null"])
 @pytest.mark.parametrize(("which", "error"), [("base", NoBaselineError), ("head", NothingMeasuredError)])
-def test_a_manifest_that_cannot_be_read_is_told(new_run, text, which, error):
+def test_an_unreadable_manifest_is_reported(new_run, text, which, error):
     runs = {name: filled(new_run(name)).write() for name in ("base", "head")}
     (runs[which] / "grid.json").write_text(text)
     with pytest.raises(error, match=r"grid\.json is not a readable manifest; .*; measure it again with this version"):

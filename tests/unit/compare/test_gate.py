@@ -1,4 +1,4 @@
-"""The gate over hand-made runs: what breaks a rule, what keeps it, what cannot be judged."""
+"""The gate on hand-made runs: broken rules, kept rules, and rules that cannot be evaluated."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ def of_bytes(new_run, base: int, head: int, *rules: str) -> GateResult:
         (9_000, "peak_tensor_bytes:0%", "pass"),
     ],
 )
-def test_exact_bytes_are_held_to_the_byte(new_run, head, rule, verdict):
+def test_exact_bytes_are_judged_to_the_byte(new_run, head, rule, verdict):
     result = of_bytes(new_run, 10_000, head, rule)
     assert result.verdict == verdict
     assert result.exit_code == (1 if verdict == "regression" else 0)
-    assert len(result.rules[0].of("broken")) == (verdict == "regression")
+    assert len(result.rules[0].with_ruling("broken")) == (verdict == "regression")
     assert bool(result.better) == (head < 10_000)
 
 
 @pytest.mark.parametrize("size", [3, 10**9 + 7, 2**53 - 1])
-def test_a_limit_is_never_passed_or_missed_by_rounding(new_run, size):
+def test_rounding_never_decides_about_a_limit(new_run, size):
     """At limit and size chosen so that the limit is a whole byte: on it is kept, one more is broken."""
     base = 1000 * (size // 1000 or 1)
     assert of_bytes(new_run, base, base + base // 1000, "peak_tensor_bytes:0.1%").verdict == "pass"
     assert of_bytes(new_run, base, base + base // 1000 + 1, "peak_tensor_bytes:0.1%").verdict == "regression"
 
 
-def test_from_nothing_to_something_is_more_than_any_percentage(new_run):
+def test_growth_from_zero_exceeds_any_percentage(new_run):
     runs = [new_run("base"), new_run("head")]
     for run, value in zip(runs, (0, 5), strict=True):
         filled(run, more={"parameters": Metric(value=value, unit="1", source="model", quality="exact")})
@@ -76,21 +76,21 @@ def of_times(new_run, factor: float, *rules: str, times=STEADY) -> GateResult:
 @pytest.mark.parametrize(
     ("factor", "verdict"), [(1.0, "pass"), (1.15, "regression"), (1.09, "pass"), (0.8, "pass"), (1.101, "regression")]
 )
-def test_times_break_a_rule_beyond_its_limit_if_the_pairs_are_sure(new_run, factor, verdict):
+def test_significantly_slower_times_beyond_the_limit_break_a_rule(new_run, factor, verdict):
     result = of_times(new_run, factor, "step_time_s:10%", "throughput_clips_per_s:10%")
     assert result.rules[0].verdict == ("fail" if verdict == "regression" else "pass")
-    assert bool(result.rules[0].of("better")) == (factor < 1)
+    assert bool(result.rules[0].with_ruling("better")) == (factor < 1)
     speed = result.rules[1]
     assert speed.verdict == ("fail" if 1 / factor < 0.9 else "pass")
-    assert bool(speed.of("better")) == (factor < 1)
+    assert bool(speed.with_ruling("better")) == (factor < 1)
 
 
-def test_an_absolute_limit_on_a_time(new_run):
+def test_a_time_can_have_an_absolute_limit(new_run):
     assert of_times(new_run, 1.15, "step_time_s:200ms").verdict == "pass"
     assert of_times(new_run, 1.15, "step_time_s:100ms").verdict == "regression"
 
 
-def test_a_large_difference_that_chance_can_make_breaks_nothing(new_run):
+def test_a_large_difference_that_is_not_significant_breaks_no_rule(new_run):
     generator = random.Random(3)
     times = [generator.lognormvariate(0, 0.5) for _ in range(8)]
     run = with_sides(new_run("run"), times, [1.3 * generator.lognormvariate(0, 0.5) for _ in times])
@@ -99,7 +99,7 @@ def test_a_large_difference_that_chance_can_make_breaks_nothing(new_run):
     assert result.verdict == "pass"
 
 
-def test_times_of_two_times_are_not_comparable_unless_the_rule_is_optional(new_run):
+def test_times_from_separate_runs_fail_a_required_rule_and_skip_an_optional_one(new_run):
     runs = [filled(new_run(name), times=[t] * 8).write() for name, t in (("base", 1.0), ("head", 9.0))]
     comparison = compare_runs(*runs)
     result = gated(comparison, "step_time_s:10%")
@@ -108,10 +108,10 @@ def test_times_of_two_times_are_not_comparable_unless_the_rule_is_optional(new_r
     assert (optional.exit_code, optional.rules[0].verdict, optional.rules[1].verdict) == (0, "skipped", "pass")
 
 
-def test_too_few_pairs_of_times_are_not_judged_and_the_cure_is_told(new_run):
+def test_too_few_pairs_of_times_are_not_judged_and_the_message_has_the_cure(new_run):
     result = of_times(new_run, 3.0, "step_time_s:10%", times=[1.0] * 7)
     assert result.exit_code == 4
-    [cell] = result.rules[0].of("unjudged")
+    [cell] = result.rules[0].with_ruling("unjudged")
     assert cell.reason == "7 pairs: min-max, no verdict below 8; measure more with --repeats 8 or more"
 
 
@@ -132,7 +132,7 @@ def rss(*values: float):
         ((600,) * 8, (701,) * 8, "regression"),
     ],
 )
-def test_ram_of_few_processes_keeps_a_limit_that_is_clear_of_them_and_breaks_none(new_run, base, head, verdict):
+def test_a_few_ram_values_can_keep_a_limit_but_never_break_it(new_run, base, head, verdict):
     runs = [new_run("base"), new_run("head")]
     for run, values in zip(runs, (base, head), strict=True):
         cell = run.cell("tiny")
@@ -142,14 +142,14 @@ def test_ram_of_few_processes_keeps_a_limit_that_is_clear_of_them_and_breaks_non
 
 
 @pytest.mark.parametrize(("head", "verdict"), [(0.83, "pass"), (0.79, "pass"), (0.77, "not comparable")])
-def test_accuracy_gets_worse_downwards_and_one_training_convicts_nobody(new_run, head, verdict):
+def test_lower_accuracy_is_worse_and_one_training_breaks_no_rule(new_run, head, verdict):
     runs = [new_run("base", data_fingerprint="1f"), new_run("head", data_fingerprint="1f")]
     for run, accuracy in zip(runs, (0.80, head), strict=True):
         run.record(run.cell("tiny", "train_epochs"), 0, epoch_metrics(accuracy, 60.0))
     assert gated(compare_runs(*(run.write() for run in runs)), "accuracy_top1:2pp").verdict == verdict
 
 
-def test_a_rule_is_about_the_cells_that_read_its_metric(new_run):
+def test_a_rule_applies_to_the_cells_with_its_metric(new_run):
     runs = [filled(new_run("base")), filled(new_run("head"))]
     for run in runs:
         run.record(run.cell("tiny", "train_epochs"), 0, epoch_metrics(0.5, 60.0))
@@ -162,11 +162,11 @@ def test_a_baseline_without_the_metric_is_not_comparable(new_run):
     comparison = compare_runs(*(run.write() for run in runs))
     result = gated(comparison, "own_bytes:0%")
     assert result.exit_code == 4
-    assert result.rules[0].of("unjudged")[0].row.reason == "base did not measure own_bytes"
+    assert result.rules[0].with_ruling("unjudged")[0].row.reason == "base did not measure own_bytes"
     assert gated(comparison, "own_bytes:0%:optional").exit_code == 0
 
 
-def test_a_metric_that_neither_side_could_read_is_not_comparable(new_run):
+def test_a_metric_that_neither_side_measured_is_not_comparable(new_run):
     result = of_bytes(new_run, 1, 1, "peak_allocated_bytes:0%")
     assert result.exit_code == 4
     assert "no caching allocator" in result.rules[0].reason
@@ -182,18 +182,18 @@ def test_a_metric_that_neither_side_could_read_is_not_comparable(new_run):
         ("throughput_clips_per_s:3", "is in 1/s, the limit in plain counts"),
     ],
 )
-def test_a_rule_that_fits_no_metric_is_a_mistake(new_run, rule, words):
+def test_a_rule_for_an_unknown_metric_or_unit_is_refused(new_run, rule, words):
     with pytest.raises(ConfigError) as refused:
         of_bytes(new_run, 1, 1, rule)
     assert words in str(refused.value)
 
 
-def test_a_side_that_disagrees_with_itself_is_not_comparable_whatever_it_says(new_run):
+def test_a_fault_within_a_side_is_not_comparable_for_any_values(new_run):
     base, head = filled(new_run("base"), 1000).write(), filled(new_run("head"), 1000)
     head.record("c000", 3, step_metrics(123, 1.0))
     result = gated(compare_runs(base, head.write()), "peak_tensor_bytes:0%")
     assert result.exit_code == 4
-    assert result.rules[0].of("unjudged")[0].row.is_fault
+    assert result.rules[0].with_ruling("unjudged")[0].row.is_fault
 
 
 def lacking(new_run, *arms: str):
@@ -213,7 +213,7 @@ def test_a_missing_cell_fails_unless_it_is_allowed(new_run, pattern):
     assert gated(comparison, "peak_tensor_bytes:0%", allow=("other", "GONE", "one")).exit_code == 1
 
 
-def test_a_renamed_cell_fails_too_and_a_new_one_does_not(new_run):
+def test_a_renamed_cell_fails_and_a_new_cell_passes(new_run):
     [cell] = gated(lacking(new_run, "new"), "peak_tensor_bytes:0%").missing
     assert cell.reason == "renamed: the head has this setting as arm new"
     base, head = filled(new_run("b2")), filled(filled(new_run("h2")), arm="more")
@@ -244,7 +244,7 @@ def two_cells(new_run, base: Outcome, head: Outcome):
         (Outcome.OK, Outcome.UNSUPPORTED, 4),
     ],
 )
-def test_how_a_cell_ended_is_judged_without_a_rule(new_run, base, head, code):
+def test_outcomes_are_judged_without_a_rule(new_run, base, head, code):
     result = gated(two_cells(new_run, base, head), "peak_tensor_bytes:0%")
     assert result.exit_code == code
     assert [cell.arm for cell in result.comparison.crashed] == (["second"] if code == 7 else [])
@@ -253,7 +253,7 @@ def test_how_a_cell_ended_is_judged_without_a_rule(new_run, base, head, code):
         assert result.better[0].reason == "the base ran out of memory, the head does not"
 
 
-def test_a_regression_stands_whatever_else_failed(new_run):
+def test_a_regression_outweighs_other_failures(new_run):
     base, head = (filled(new_run(name), size) for name, size in (("base", 1000), ("head", 1001)))
     filled(base, arm="second")
     failed(head, arm="second")

@@ -34,7 +34,7 @@ def test_unknown_values_stay_unknown(tmp_path):
     assert failed.reason.str.contains("oom_kill").all()
 
 
-def test_no_record_is_an_empty_table():
+def test_without_records_the_table_is_empty():
     assert tabulate([]).empty
 
 
@@ -43,7 +43,7 @@ def without_layout(html):
     return re.sub(r">\s+<", "><", re.sub(r"\s+>", ">", html)).strip()
 
 
-def test_a_notebook_shows_a_table_in_which_nothing_foreign_is_html(new_run):
+def test_foreign_text_is_escaped_in_a_notebook_table(new_run):
     base, head = (filled(new_run(name), memory, arm=HOSTILE) for name, memory in (("base", 1000), ("head", 1005)))
     text = without_layout(compare_runs(base.write(), head.write(), names=(HOSTILE, "b"))._repr_html_())
     assert re.findall(r"<(\w+)", text).count("td") == 8 * text.count("<tr><td>") > 0

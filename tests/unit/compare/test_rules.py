@@ -1,4 +1,4 @@
-"""Rules: what is read from an option and from a file, exactly, and what is refused in a sentence."""
+"""Rules are read exactly from options and files, and mistakes are refused in one sentence."""
 
 from __future__ import annotations
 
@@ -56,18 +56,18 @@ def test_limits_are_read_exactly(text, amount, kind):
         "1/0",
     ],
 )
-def test_a_limit_that_is_none_is_told_with_examples(text):
+def test_an_invalid_limit_is_refused_with_examples(text):
     with pytest.raises(ConfigError, match=r"^here: limit .* is not an amount with a unit; write percent"):
         parse_limit(text, "here")
 
 
 @given(st.text(max_size=40))
-def test_whatever_a_limit_is_it_is_read_or_refused(text):
+def test_any_text_is_read_as_a_limit_or_refused(text):
     with contextlib.suppress(ConfigError):
         assert parse_limit(text, "here").amount >= 0
 
 
-def test_a_rule_that_is_given_twice_is_judged_once(tmp_path):
+def test_a_repeated_rule_is_judged_once(tmp_path):
     (tmp_path / "rules.yml").write_text("rules: {peak_tensor_bytes: 2%}\n")
     found = gather_rules(
         ["peak_tensor_bytes:2%", "peak_tensor_bytes:2.0%", "peak_tensor_bytes:1%"], [tmp_path / "rules.yml"], []
@@ -75,7 +75,7 @@ def test_a_rule_that_is_given_twice_is_judged_once(tmp_path):
     assert [rule.limit.amount for rule in found.rules] == [2, 1]
 
 
-def test_a_rule_is_a_metric_a_limit_and_whether_it_is_optional():
+def test_a_rule_has_a_metric_a_limit_and_an_optional_flag():
     rule = parse_rule("step_time_s:10%:optional")
     assert (rule.metric, rule.limit.amount, rule.optional, rule.text) == (
         "step_time_s",
@@ -87,12 +87,12 @@ def test_a_rule_is_a_metric_a_limit_and_whether_it_is_optional():
 
 
 @pytest.mark.parametrize("text", ["", "step_time_s", ":5%", "a:5%:b", "a:5%:optional:", "a::optional:x"])
-def test_a_rule_of_another_form_is_refused(text):
+def test_a_malformed_rule_is_refused(text):
     with pytest.raises(ConfigError, match="is not METRIC:LIMIT; write it like peak_tensor_bytes:0%"):
         parse_rule(text)
 
 
-def test_rules_of_a_file_and_of_the_command_are_judged_together(tmp_path):
+def test_rules_from_a_file_and_from_options_are_combined(tmp_path):
     path = tmp_path / "rules.yml"
     path.write_text(
         "rules:\n  peak_tensor_bytes: 0%\n  step_time_s: {limit: 10%, optional: true}\n  parameters: 1000\n"
@@ -121,7 +121,7 @@ def test_rules_of_a_file_and_of_the_command_are_judged_together(tmp_path):
         ("rules: [", "not valid YAML"),
     ],
 )
-def test_a_mistake_in_a_file_is_told_with_its_place(tmp_path, text, words):
+def test_a_mistake_in_a_rules_file_is_reported_with_its_location(tmp_path, text, words):
     path = tmp_path / "rules.yml"
     path.write_text(text)
     with pytest.raises(ConfigError) as refused:
@@ -129,7 +129,7 @@ def test_a_mistake_in_a_file_is_told_with_its_place(tmp_path, text, words):
     assert words in str(refused.value)
 
 
-def test_no_rule_at_all_is_a_mistake(tmp_path):
+def test_a_gate_without_rules_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"^no rule: name the metrics .*, for example --rule peak_tensor_bytes:0%"):
         gather_rules([], [], [])
     (tmp_path / "rules.yml").write_text("rules: {}")

@@ -1,4 +1,4 @@
-"""What BASE and HEAD may name."""
+"""Names that BASE and HEAD accept."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _there(place, monkeypatch):
     monkeypatch.chdir(place)
 
 
-def test_directories_with_runs_and_revisions(place):
+def test_run_directories_and_revisions_are_distinguished(place):
     run = Path("ignored/run")
     assert find_sources("ignored/run", "ignored/run", place) == RunDirectories(run, run)
     assert find_sources("ignored/run", None, place) == TwoSides(run)
@@ -38,12 +38,12 @@ def test_directories_with_runs_and_revisions(place):
     assert (pair.top, pair.base.name, pair.head.name, pair.base.commit) == (place, "v1", "HEAD", pair.head.commit)
 
 
-def test_a_name_that_is_both_is_what_it_holds(place):
+def test_a_directory_with_the_name_of_a_revision_is_judged_by_its_content(place):
     assert isinstance(find_sources("v2", "v2", place), RunDirectories)  # a directory of runs, and a tag
     assert isinstance(find_sources("main", "main", place), RevisionPair)  # a directory of nothing, and a branch
 
 
-def test_a_point_is_the_working_tree_and_so_is_no_head(place, monkeypatch):
+def test_a_dot_and_a_missing_head_name_the_working_tree(place, monkeypatch):
     for head in (".", None):
         pair = find_sources("v1", head, place)
         assert pair.head.is_working_tree
@@ -52,7 +52,7 @@ def test_a_point_is_the_working_tree_and_so_is_no_head(place, monkeypatch):
     assert find_sources(".", ".", Path.cwd()) == RunDirectories(Path("."), Path("."))
 
 
-def test_a_directory_that_is_no_revision_is_taken_for_runs_and_told_later(place):
+def test_a_directory_that_is_no_revision_is_taken_as_a_run_directory(place):
     assert find_sources("ignored/empty", "ignored/none", place) == RunDirectories(
         Path("ignored/empty"), Path("ignored/none")
     )
@@ -74,13 +74,13 @@ def test_a_directory_that_is_no_revision_is_taken_for_runs_and_told_later(place)
         ("\0", "v1", NoBaselineError, "neither"),
     ],
 )
-def test_what_is_neither_or_mixed_is_told(place, base, head, error, words):
+def test_unknown_names_and_mixed_kinds_are_refused(place, base, head, error, words):
     with pytest.raises(error) as refused:
         find_sources(base, head, place)
     assert words in str(refused.value)
 
 
-def test_without_a_repository_revisions_are_nothing(tmp_path):
+def test_revisions_are_refused_outside_a_repository(tmp_path):
     with pytest.raises(
         NoBaselineError, match=r"this is no git repository \(fatal: not a git repository.*\); check the path"
     ):

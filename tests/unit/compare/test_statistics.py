@@ -55,7 +55,7 @@ def test_p_equals_brute_force(values):
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(finite, min_size=8, max_size=9, unique=True), st.sampled_from([ALPHA, VERDICT_ALPHA]))
-def test_interval_holds_exactly_what_the_test_does_not_reject(values, alpha):
+def test_interval_contains_exactly_the_values_that_the_test_accepts(values, alpha):
     low, high = center_interval(values, alpha)
     nudge = 1e-6  # below the distance of two pairwise means of values with three decimals
     for inside in (low + nudge, high - nudge):
@@ -67,7 +67,7 @@ def test_interval_holds_exactly_what_the_test_does_not_reject(values, alpha):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(finite, min_size=8, max_size=14), st.sampled_from([ALPHA, VERDICT_ALPHA]))
-def test_p_and_interval_agree_ties_and_zeros_included(values, alpha):
+def test_p_and_interval_agree_with_ties_and_zeros(values, alpha):
     low, high = center_interval(values, alpha)
     assert (signed_rank_p(values) <= alpha) == (not low <= 0 <= high)
 
@@ -84,7 +84,7 @@ def test_verdict_and_interval_agree(found_pairs):
     assert found.verdict != ("slower" if found.ratio < 1 else "faster")
 
 
-def test_pairs_that_cancel_do_so_in_either_order():
+def test_pairs_that_cancel_have_no_difference_in_either_order():
     """Quotients whose logarithms are not each other's negative once rounded: a tie, whichever side is the base."""
     base = [1.0, 7.0, 1.0, 10.0, 1.0, 14.0, 1.0, 18.0]
     head = [7.0, 1.0, 10.0, 1.0, 14.0, 1.0, 18.0, 1.0]
@@ -106,7 +106,7 @@ def test_swapping_the_sides_inverts_the_ratio(found_pairs):
 
 @settings(max_examples=60, deadline=None)
 @given(pairs, st.integers(min_value=-8, max_value=8))
-def test_another_unit_of_time_changes_nothing(found_pairs, power):
+def test_the_unit_of_time_does_not_change_a_ratio(found_pairs, power):
     base, head = ([pair[side] for pair in found_pairs] for side in (0, 1))
     scale = 2.0**power  # exact in binary: the quotients are the same numbers
     assert paired_ratio([scale * time for time in base], [scale * time for time in head]) == paired_ratio(base, head)
@@ -164,7 +164,7 @@ def noise_of(draw, generator, kind):
 
 @pytest.mark.parametrize("kind", ["independent", "drift", "autocorrelated"])
 @pytest.mark.parametrize("draw", [gauss, heavy, bursts])
-def test_equal_things_raise_an_alarm_in_one_percent_at_most(draw, kind):
+def test_equal_sides_raise_an_alarm_in_at_most_one_percent(draw, kind):
     generator, alarms, count = random.Random(7), 0, 1500
     for _ in range(count):
         logs = noise_of(draw, generator, kind)
@@ -187,21 +187,21 @@ def test_verdict_needs_the_minimum_effect(factor, verdict):
     assert (found.ratio, found.low, found.high) == pytest.approx((factor,) * 3)
 
 
-def test_pairing_removes_what_both_share():
+def test_pairing_removes_common_noise():
     drift = [1.0, 1.7, 0.6, 2.2, 0.9, 3.0, 1.2, 0.5]
     noise = [1.01, 0.99, 1.0, 1.02, 0.98, 1.01, 0.99, 1.0]
     head = [1.1 * value * wobble for value, wobble in zip(drift, noise, strict=True)]
     assert paired_ratio(drift, head).verdict == "slower"
 
 
-def test_an_interval_that_spans_one_is_no_verdict():
+def test_an_interval_that_contains_one_is_not_significant():
     ratios = [1.5, 0.7, 1.6, 0.8, 1.4, 0.75, 1.5, 0.9]
     found = paired_ratio([1.0] * 8, ratios)
     assert found.low < 1 < found.high
     assert found.verdict == "same"
 
 
-def test_few_pairs_get_extremes_and_no_verdict():
+def test_few_pairs_have_extremes_and_no_verdict():
     found = paired_ratio([1.0, 2.0, 4.0], [2.0, 5.0, 8.0])
     assert found.verdict == "n too small"
     assert (found.low, found.high, found.n) == (pytest.approx(2.0), pytest.approx(2.5), 3)
@@ -231,12 +231,12 @@ def test_few_values_give_min_and_max():
     assert (found.median, found.low, found.high, found.n, found.kind) == (2.5, 1.0, 10.0, 4, "range")
 
 
-def test_deterministic_values_agree_or_are_called_out():
+def test_deterministic_values_that_differ_are_a_disagreement():
     assert summarize([7, 7, 7], deterministic=True).kind == "exact"
     assert summarize([7, 7, 8], deterministic=True).kind == "disagreement"
     assert summarize([7] * 20, deterministic=True).kind == "exact"
 
 
-def test_nothing_cannot_be_summarized():
+def test_an_empty_list_cannot_be_summarized():
     with pytest.raises(ValueError, match="nothing to summarize"):
         summarize([])

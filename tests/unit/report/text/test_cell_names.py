@@ -1,4 +1,4 @@
-"""Names of cells tell each from every other, and say nothing that all share."""
+"""Names of cells distinguish each cell and leave out what all cells share."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_an_axis_that_changes_with_another_or_not_at_all_is_left_out():
     assert len(set(names)) == 9
 
 
-def test_of_several_workloads_each_is_named():
+def test_names_have_the_workload_if_there_are_several():
     cells = [cell("baseline", workload, own=True) for workload in ("train_step", "inference")]
     assert list(telling_names(cells).values()) == [
         "train_step baseline · own setting",
@@ -49,7 +49,7 @@ def test_of_several_workloads_each_is_named():
     assert list(telling_names(cells[:1]).values()) == ["baseline · own setting"]
 
 
-def test_the_page_without_script_has_no_two_cells_of_one_name(tmp_path):
+def test_every_cell_on_the_page_has_a_unique_name(tmp_path):
     run = fill_usual(FakeRun(tmp_path / "run"))
     for arm in ("baseline", "optimized"):
         run.record(run.cell(arm, "inference"), 0, step_metrics(1000, 1.0))

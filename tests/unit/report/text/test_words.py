@@ -1,4 +1,4 @@
-"""Words: values, foreign text, Markdown escapes."""
+"""Values and foreign text as words, and Markdown escapes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from slr_bench.report.text.words import describe, format_factor, format_value, p
         (12.0, "J", "12 J"),
     ],
 )
-def test_values(value, unit, text):
+def test_values_are_formatted_with_their_unit(value, unit, text):
     assert format_value(value, unit) == text
 
 
@@ -64,7 +64,7 @@ def test_markdown_makes_no_mention_and_no_issue_link():
     assert not re.search(r"@\w|#\d", escape("@octocat fixed #12"))
 
 
-def test_spread_says_what_it_is():
+def test_spread_names_its_kind():
     assert spread(Summary(5, 5, 5, 3, "exact"), "bytes") == "equal in 3"
     assert spread(Summary(5, 4, 6, 3, "disagreement"), "bytes") == "DISAGREES: 4 B – 6 B, n = 3"
     assert spread(Summary(2, 1, 3, 3, "range"), "s") == "1.00 s – 3.00 s (min–max, n = 3)"
@@ -78,7 +78,7 @@ def test_a_ratio_is_described_with_the_verdict_its_n_allows():
     assert describe(Ratio(1.0, 0.95, 1.05, 9, "same")).endswith("no clear difference")
 
 
-def test_factors_and_ticks():
+def test_factors_and_axis_ticks_are_short():
     assert (format_factor(8.31), format_factor(1.119)) == ("8.3×", "1.12×")
     assert [short_bytes(value) for value in (0, 64 * 1024**2, 1024**3, 1.5 * 1024**3)] == [
         "0 B",

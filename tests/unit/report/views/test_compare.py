@@ -34,7 +34,7 @@ def sides(tmp_path):
     return compare_sides(run.write(), name="run")
 
 
-def test_verdicts_are_worse_equal_like_and_too_few(sides):
+def test_verdicts_are_worse_equal_similar_and_too_few(sides):
     text = shown(sides)
     assert "run, side a → run, side b" in text
     assert "Tensor memory 1000 B 1005 B +0.50 % worse" in lines_of(text, "Tensor memory", "1005 B")
@@ -45,13 +45,13 @@ def test_verdicts_are_worse_equal_like_and_too_few(sides):
     assert "1) 3 pairs: min-max, no verdict below 8" in text
 
 
-def test_what_does_not_differ_is_folded_until_it_is_asked_for(sides):
+def test_rows_without_a_difference_are_hidden_without_the_option(sides):
     assert "Parameters 701,234" not in " ".join(shown(sides).split())
     assert "further rows do not differ: --all" in " ".join(shown(sides).split())
     assert "Parameters 701,234" in " ".join(shown(sides, show_all=True).split())
 
 
-def test_what_does_not_compare_is_shown_side_by_side_with_why(tmp_path):
+def test_values_that_do_not_compare_are_shown_with_the_reason(tmp_path):
     base = filled(side_run(tmp_path / "base"), 1000, times=[1.0]).write()
     head = filled(side_run(tmp_path / "head", torch="2.15"), 900, times=[2.0]).write()
     comparison = compare_runs(base, head)
@@ -61,12 +61,12 @@ def test_what_does_not_compare_is_shown_side_by_side_with_why(tmp_path):
         assert "traced values need the same torch, got 2.14.1 against 2.15" in " ".join(text.split())
 
 
-def test_bytes_that_differ_in_what_is_rounded_away_are_shown_whole(tmp_path):
+def test_bytes_that_round_to_the_same_text_are_shown_in_full(tmp_path):
     base, head = (filled(side_run(tmp_path / name), size).write() for name, size in (("b", 5018016), ("h", 5043106)))
     assert "Tensor memory 5,018,016 B 5,043,106 B +0.50 % worse" in lines_of(shown(compare_runs(base, head)), "+0.50")
 
 
-def test_cells_of_one_side_and_disturbed_runs_are_told_first(tmp_path):
+def test_unmatched_cells_and_interference_are_printed_first(tmp_path):
     base = filled(filled(side_run(tmp_path / "base")), arm="gone")
     head = in_turn(filled(side_run(tmp_path / "head")), gone="unknown key")
     head.records[0] = (head.records[0][0].model_copy(update={"marks": ("clock jump",)}), None)
@@ -81,7 +81,7 @@ def test_cells_of_one_side_and_disturbed_runs_are_told_first(tmp_path):
     assert "x.json" not in shown(comparison, 200)
 
 
-def test_a_note_of_many_cells_is_said_once_with_the_cells_below_it(tmp_path):
+def test_a_note_for_many_cells_is_printed_once_with_the_cells_below(tmp_path):
     base = filled(side_run(tmp_path / "base"), times=[1.0])
     head = in_turn(filled(side_run(tmp_path / "head", torch="2.15"), times=[1.0]), gone="unknown key model.stem")
     for _ in range(3):
@@ -96,7 +96,7 @@ def test_a_note_of_many_cells_is_said_once_with_the_cells_below_it(tmp_path):
     assert " ".join(text.split()).count("traced values need the same torch") == 1
 
 
-def test_a_renamed_arm_is_one_note(tmp_path):
+def test_a_renamed_arm_has_one_note(tmp_path):
     runs = [filled(filled(side_run(tmp_path / name), times=[1.0]), arm=name, times=[1.0]) for name in ("old", "new")]
     text = " ".join(shown(compare_runs(*(run.write() for run in runs)), 200).split())
     assert "only the base has train_step old (c001): renamed: the head has this setting as arm new" in text
@@ -165,7 +165,7 @@ def test_a_cell_is_named_by_workload_arm_and_axes(sides):
         (None, "–"),
     ],
 )
-def test_changes(sides, ratio, text):
+def test_changes_are_percentages_or_factors(sides, ratio, text):
     cell = sides.cells[0]
     for name in ("ratio", "low", "high"):
         object.__setattr__(cell, name, ratio)

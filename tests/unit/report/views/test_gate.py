@@ -1,4 +1,4 @@
-"""The gate's answer as terminal text, Markdown, JUnit XML, and figures for services that keep a history."""
+"""The gate's verdict as terminal text, Markdown and JUnit XML, and values for services that keep a history."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_terminal_ends_with_the_verdict_and_names_the_cells_behind_it(tmp_pa
         assert caption in text
 
 
-def test_a_gate_that_passes_says_so_and_shows_no_empty_table(tmp_path):
+def test_a_passing_gate_prints_no_empty_table(tmp_path):
     runs = [filled(side_run(tmp_path / name)).write() for name in ("base", "head")]
     result = judge_gate(compare_runs(*runs), gather_rules(RULES[:2], [], []))
     text = shown(result)
@@ -80,7 +80,7 @@ def test_markdown_shows_what_broke_and_folds_the_rest(tmp_path):
     assert text.count("<details>") == text.count("</details>") == 2
 
 
-def test_in_80_columns_cells_are_whole_lines_and_each_reason_is_said_once(tmp_path):
+def test_in_80_columns_cells_are_whole_lines_and_each_reason_is_printed_once(tmp_path):
     base, head = side_run(tmp_path / "base"), side_run(tmp_path / "head")
     for run in (base, head):
         filled(run, arm="kept", times=[1.0])
@@ -101,7 +101,7 @@ def test_in_80_columns_cells_are_whole_lines_and_each_reason_is_said_once(tmp_pa
 
 
 @pytest.mark.parametrize("rule", ["step_time_s:10%:optional", "peak_allocated_bytes:0%:optional"])
-def test_where_nothing_could_be_judged_every_output_says_so(tmp_path, rule):
+def test_every_output_reports_that_nothing_could_be_judged(tmp_path, rule):
     runs = [filled(side_run(tmp_path / name)).write() for name in ("base", "head")]
     result = judge_gate(compare_runs(*runs), gather_rules([rule], [], []))
     line = "passed: 0 of 1 rules broken, 1 not judged (exit code 0)"
@@ -128,7 +128,7 @@ def test_hostile_names_and_reasons_stay_text_in_markdown(tmp_path):
         assert len({cells_of(line) for line in block.splitlines()}) == 1
 
 
-def test_what_would_be_too_long_for_a_comment_is_left_out_and_said(tmp_path):
+def test_parts_too_long_for_a_comment_are_left_out_and_counted(tmp_path):
     base, head = side_run(tmp_path / "base"), side_run(tmp_path / "head")
     for number in range(70):
         name = f"arm{number} " + "<|" * 70
@@ -152,7 +152,7 @@ STATES = {"failure": "failures", "error": "errors", "skipped": "skipped"}
 
 
 @pytest.mark.parametrize("name", ["tiny", HOSTILE], ids=["plain", "hostile"])
-def test_junit_keeps_to_the_schema_that_both_ant_and_jenkins_accept(tmp_path, name):
+def test_junit_is_valid_for_ant_and_jenkins(tmp_path, name):
     """Elements, their order, and attributes as JUnit.xsd (windyroad) demands, which is the stricter of the two."""
     text = gate_junit(answered(tmp_path, name, name))
     keeps_to_the_schema(text, 4)
@@ -160,7 +160,7 @@ def test_junit_keeps_to_the_schema_that_both_ant_and_jenkins_accept(tmp_path, na
 
 
 @pytest.mark.parametrize("reason", ["no such base", HOSTILE], ids=["plain", "hostile"])
-def test_no_verdict_keeps_to_the_schema_too_and_stays_text(reason):
+def test_junit_without_a_verdict_is_valid_and_escaped(reason):
     text = no_verdict(reason, 3)
     keeps_to_the_schema(no_verdict_junit(text), 1)
     [suite] = ElementTree.fromstring(no_verdict_junit(text))
@@ -192,7 +192,7 @@ def keeps_to_the_schema(text, suites):
             assert int(suite.attrib[count]) == len(suite.findall(f"testcase/{state}"))
 
 
-def test_junit_fails_where_a_rule_broke_errs_where_it_could_not_be_judged_and_skips_what_is_optional(tmp_path):
+def test_junit_has_failures_for_broken_rules_errors_for_unjudged_ones_and_skips_for_optional_ones(tmp_path):
     memory, time, ram, cells = ElementTree.fromstring(gate_junit(answered(tmp_path)))
     assert (memory.attrib["failures"], memory.attrib["errors"]) == ("1", "2")  # those that crashed or ran out
     [failure] = memory.findall("testcase/failure")
@@ -202,7 +202,7 @@ def test_junit_fails_where_a_rule_broke_errs_where_it_could_not_be_judged_and_sk
     assert (cells.attrib["tests"], cells.attrib["failures"], cells.attrib["errors"]) == ("5", "2", "1")
 
 
-def test_a_rule_that_no_cell_can_answer_is_a_case_of_its_own(tmp_path):
+def test_a_rule_without_any_cell_is_a_test_case(tmp_path):
     runs = [filled(side_run(tmp_path / name)).write() for name in ("base", "head")]
     rules = gather_rules(["peak_allocated_bytes:0%"], [], [])
     suite = ElementTree.fromstring(gate_junit(judge_gate(compare_runs(*runs), rules)))[0]
@@ -221,7 +221,7 @@ def test_bencher_gets_the_heads_values_and_ranges(tmp_path):
     assert all({"value"} <= measure.keys() <= {"value", "lower_value", "upper_value"} for measure in measures.values())
 
 
-def test_smaller_is_better_leaves_out_what_is_better_larger(tmp_path):
+def test_smaller_is_better_leaves_out_metrics_for_which_larger_is_better(tmp_path):
     base = filled(side_run(tmp_path / "base"), 1000).write()
     head = filled(side_run(tmp_path / "head"), 1005, times=(1.0, 3.0, 2.0)).write()
     entries = json.loads(smaller_is_better(compare_runs(base, head)))
@@ -237,7 +237,7 @@ def test_smaller_is_better_leaves_out_what_is_better_larger(tmp_path):
     assert not [name for name in by_name if "throughput" in name]
 
 
-def test_exports_have_no_nan_no_null_and_names_that_do_not_collide_or_overflow(tmp_path):
+def test_exports_have_no_nan_or_null_and_unique_short_names(tmp_path):
     runs = [side_run(tmp_path / name) for name in ("base", "head")]
     for run in runs:
         filled(run, arm=HOSTILE)

@@ -69,7 +69,7 @@ def text(one: Plan, width: int = 80) -> str:
     return out.getvalue()
 
 
-def test_one_figure_stands_for_what_the_choice_needs():
+def test_the_plan_shows_one_value_for_the_memory_of_the_choice():
     one = planned(chosen=1)
     need = one.choice.evaluated[one.choice.chosen]
     assert (need.is_tight, need.need_bytes) == (True, need.prediction.nvml.high)
@@ -93,13 +93,13 @@ def test_in_80_columns_every_point_of_the_front_has_its_memory_time_and_verdict(
     assert max(map(len, lines)) <= 80
 
 
-def test_the_nearest_rejected_come_first_also_those_that_were_refused():
+def test_the_nearest_rejected_settings_come_first_including_refused_ones():
     assert [one.point.size for one in planned().rejected] == [2, 4, 8]
     assert [one.point.size for one in planned(chosen=2).rejected] == [8, 2, 1]
 
 
 @pytest.mark.parametrize("workload", ["train_step", "inference"])
-def test_the_file_is_read_back_as_the_chosen_cell(workload, tmp_path):
+def test_the_written_file_reads_back_as_the_chosen_cell(workload, tmp_path):
     one = planned(workload)
     path = tmp_path / "chosen.yml"
     path.write_text(setting_file(one))
@@ -108,13 +108,13 @@ def test_the_file_is_read_back_as_the_chosen_cell(workload, tmp_path):
     assert "# Predicted, not measured." in path.read_text()
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path):
+def test_a_path_that_cannot_be_written_is_reported(tmp_path):
     for content in (setting_file(planned()), plan_picture(planned()).png):
         with pytest.raises(ConfigError, match="cannot write"):
             write_output(Path("/proc") / "plan.svg", content)
 
 
-def test_the_picture_tells_apart_what_fits_what_is_tight_and_what_is_too_large(tmp_path):
+def test_the_picture_distinguishes_settings_that_fit_are_tight_or_too_large(tmp_path):
     drawn = plan_picture(planned()).svg
     for word in ("fits", "fits tightly", "too large", "chosen", "budget 3.80 GiB"):
         assert f"<!-- {word} -->" in drawn or f">{word}<" in drawn, word

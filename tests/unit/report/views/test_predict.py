@@ -1,4 +1,4 @@
-"""What a prediction says of the card that it is for."""
+"""Remarks of a prediction on its GPU."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def told(**changes):
         ({"calibration": "NVIDIA H200, torch 2.14.1"}, True, True),  # some of it could not be measured
     ],
 )
-def test_it_says_whether_the_card_was_measured_and_where(changes, calibrated, by_rule):
+def test_a_prediction_reports_whether_and_where_the_gpu_was_calibrated(changes, calibrated, by_rule):
     text = told(**changes)
     assert ("Calibrated on NVIDIA H200, torch 2.14.1." in text) is calibrated
     assert (BY_RULE in text) is by_rule
 
 
 @pytest.mark.parametrize(("count", "said"), [(0, False), (1, True)])
-def test_a_grid_says_how_many_of_its_cells_were_not_traced(count, said):
+def test_a_grid_reports_how_many_cells_were_interpolated(count, said):
     steps = [STEP, replace(STEP, interpolated_from=[2, 8]) if count else STEP, STEP]
     cells = [SimpleNamespace(spec=SimpleNamespace(name="train_step"), arm="a", coordinates={"b": n}) for n in (2, 4, 8)]
     out = io.StringIO()

@@ -1,4 +1,4 @@
-"""The loop of a watch, with readings, waits and clocks made by hand."""
+"""The loop of a watch with hand-made readings, waits and clocks."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from slr_bench.report.views.watch import process_end, watch
 
 
 class Log:
-    """A view that notes what it is told."""
+    """A view that records its calls."""
 
     def __init__(self):
         self.seen, self.endings, self.closed = [], [], 0
@@ -51,12 +51,12 @@ def run(readings, count=None, wait=lambda seconds: False):
         ([None], 5, [], "ended"),
     ],
 )
-def test_a_watch_ends_with_its_process_its_count_or_its_user_and_says_which(readings, count, seen, ending):
+def test_a_watch_reports_whether_its_process_its_count_or_its_user_ended_it(readings, count, seen, ending):
     view = run(readings, count)
     assert (view.seen, view.endings, view.closed) == (seen, [ending], 1)
 
 
-def test_readings_keep_to_the_period_whatever_one_costs():
+def test_slow_readings_do_not_shift_the_period():
     now_s, waits = [0.0], []
 
     def read():
@@ -75,14 +75,14 @@ def test_readings_keep_to_the_period_whatever_one_costs():
     assert (len(view.seen), view.endings) == (3, ["ended"])
 
 
-def test_the_screen_is_given_back_when_something_breaks():
+def test_the_screen_is_released_after_an_error():
     view = Log()
     with pytest.raises(BrokenPipeError):
         watch(Reader([BrokenPipeError()]), view, lambda seconds: False, 1.0)
     assert (view.closed, view.endings) == (1, [])
 
 
-def test_a_process_that_is_not_there_is_one_line():
+def test_an_unknown_process_is_reported_in_one_line():
     with pytest.raises(ConfigError, match="--pid 4194305: no such process"), process_end(4_194_305):
         pass
 

@@ -1,4 +1,4 @@
-"""A live reading as screen, line and JSON: whole at 80 columns, coloured by threshold, never 0 for an unknown."""
+"""A live reading as screen, line and JSON: at most 80 columns, coloured by threshold, never 0 for unknown values."""
 
 import io
 import json
@@ -54,7 +54,7 @@ def drawn(one, no_gpu=None, width=80, colour=False):
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_the_screen_is_whole_at_its_width(width):
+def test_the_screen_fits_its_width(width):
     text = drawn(reading(gpus=[WELL, SILENT], processes=20), width=width)
     assert max(map(len, text.splitlines())) <= width
     for whole in ("7.81 GiB", "peak", "8.00 GiB (50 %)", "16.00 GiB", "3.00 GiB", "70.00 GiB", "45 %", "61 °C"):
@@ -64,7 +64,7 @@ def test_the_screen_is_whole_at_its_width(width):
     assert "4000011" in text
 
 
-def test_an_unknown_is_a_dash_with_its_reason_never_zero():
+def test_an_unknown_value_is_a_dash_with_its_reason():
     text = drawn(reading(gpus=[SILENT]))
     row = next(row for row in text.splitlines() if row.startswith("1 "))
     assert "0 B" not in row
@@ -77,12 +77,12 @@ def test_the_limit_is_coloured_by_its_threshold(used, code):
     assert f"\x1b[{code}m{used * 16:.2f} GiB" in drawn(reading(used), colour=True)
 
 
-def test_without_gpus_the_screen_points_to_the_cure():
+def test_without_gpus_the_screen_names_the_cure():
     assert "slr-bench doctor" in drawn(reading(), no_gpu="NVML: no driver")
     assert "GPU" not in drawn(reading())
 
 
-def test_the_whole_machine_has_no_processes():
+def test_a_watch_of_the_machine_lists_no_processes():
     text = drawn(reading(processes=0))
     assert "PID" not in text
     assert "▃▅█" in text
@@ -96,12 +96,12 @@ def test_the_whole_machine_has_no_processes():
         (0.92, False, "12:00:00  RAM (RSS) 2.64 GiB  peak 2.64 GiB  cgroup v2 14.72 GiB of 16.00 GiB 92 % WARNING"),
     ],
 )
-def test_a_line_says_the_figure_its_kind_and_the_level(used, pss, expected):
+def test_a_line_has_the_value_its_kind_and_the_level(used, pss, expected):
     one = reading(used, pss=pss)
     assert expected in line(one, peaks_of(one), Thresholds(), "12:00:00")
 
 
-def test_a_line_of_the_whole_machine_says_its_figure_once():
+def test_a_line_of_the_machine_has_its_value_once():
     one = reading(processes=0)
     text = line(one, peaks_of(one, reading(0.75, processes=0)), Thresholds(), "12:00:00")
     assert text == "12:00:00  cgroup v2 8.00 GiB of 16.00 GiB 50 %  peak 12.00 GiB"
@@ -138,6 +138,6 @@ def test_the_summary_names_each_peak_and_its_kind():
     assert found["peak_gpu_process_bytes"] == {0: 3 * GIB}
 
 
-def test_a_process_that_ended_at_once_has_no_peak_not_a_zero():
+def test_a_process_that_ended_at_once_has_no_peak():
     assert summary(Peaks(), "sleep (PID 7)", "ended", 0.1) == "sleep (PID 7): ended before it could be read"
     assert summary_json(Peaks(), "ended", 0.1)["summary"]["peak_used_bytes"] is None
