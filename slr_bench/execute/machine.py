@@ -1,4 +1,4 @@
-"""What the machine of a job does while the job runs: CPU time, swap, out-of-memory kills and PSS."""
+"""Observes the machine while a job runs: CPU time, swap, out-of-memory kills and PSS."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _ENVIRONMENT_TIMEOUT_S = 120
 
 
 class CompletedRun(NamedTuple):
-    """What one process left."""
+    """The record and the samples of one process."""
 
     record: Record
     samples: JsonObject | None

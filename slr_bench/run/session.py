@@ -40,7 +40,7 @@ class Source:
 
 @dataclass(frozen=True)
 class SessionConfig:
-    """What a session measures, and how."""
+    """The grid, cells and options of a session."""
 
     grid: GridConfig
     cells: Sequence[Cell]

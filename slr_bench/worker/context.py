@@ -1,4 +1,4 @@
-"""What the worker passes to a workload: its device, its phases, and where its modules are placed."""
+"""Opens a workload with its context: its device, its phases, and where its modules are placed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Context:
 
     @property
     def is_fake(self) -> bool:
-        """Whether tensors have shapes but no contents."""
+        """True if tensors have shapes but no contents."""
         return self.fake_mode is not None
 
     def place(self, module: torch.nn.Module) -> torch.nn.Module:

@@ -1,4 +1,4 @@
-"""What a figure depends on besides the setting; collected in the child. Holds no user, host name or path."""
+"""Collects what a figure depends on besides the setting, in the child; without user, host name or path."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.f
 _LAYOUTS: Final = {"channels first": torch.contiguous_format, "channels last": torch.channels_last}
 
 Make = Callable[..., torch.Tensor]
-"""A tensor of a shape, of the case's precision and layout, on the device; ``dtype`` for another precision."""
+"""Makes a tensor of a shape on the device, in the precision and layout of the case unless ``dtype`` is given."""
 Prepared = tuple[Any, Mapping[str, Any]]
 """The operator, and its arguments by their names in the schema."""
 
@@ -31,24 +31,24 @@ Prepare = Callable[[Make], Prepared]
 
 @dataclass(frozen=True)
 class OperatorCase:
-    """One call."""
+    """One call of an operator."""
 
     name: str
     precision: str
     layout: str
-    """Of images; empty where there are none."""
+    """Memory layout of the images; empty without images."""
     is_product: bool
-    """It goes through cuBLAS, whose workspace stays."""
+    """If true, it goes through cuBLAS, whose workspace stays allocated."""
     prepare: Prepare
 
     @property
     def title(self) -> str:
-        """For people."""
+        """The name of the case in messages."""
         return ", ".join(part for part in (self.name, self.precision, self.layout) if part)
 
 
 def prepared(case: OperatorCase, device: torch.device) -> Prepared:
-    """The case with its inputs on ``device``."""
+    """Return the operator and its inputs on ``device``."""
 
     def make(*shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         layout = _LAYOUTS[case.layout] if case.layout and len(shape) == 4 else torch.contiguous_format
@@ -59,13 +59,13 @@ def prepared(case: OperatorCase, device: torch.device) -> Prepared:
 
 
 def rule_of(case: OperatorCase) -> Workspace:
-    """What ``trace.workspaces`` says of the case."""
+    """Return the workspace that the rules (``trace.fake.workspaces``) give the case."""
     operator, arguments = prepared(case, torch.device("meta"))
     return workspace_of(operator, lambda: arguments, operator(**arguments))
 
 
 def made_bytes(made: Any) -> int:
-    """Bytes of an operator's results, each storage once. Numbers that stay in host memory (random states) are none."""
+    """Return the bytes of an operator's results, each storage once, without those in host memory (random states)."""
     storages = [tensor.untyped_storage() for tensor in tensors_in(made) if tensor.device.type != "cpu"]
     return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
 

@@ -27,7 +27,7 @@ RUNS = 12  # 3 cells x 2 sides x 2 repeats of quick_runner
 
 @dataclass
 class Tally:
-    """What was tried in this test run, and what came of it."""
+    """Counts of the attempts in this test run and of their results."""
 
     tried: Counter[str] = field(default_factory=Counter)
     survived: int = 0
@@ -201,7 +201,7 @@ def new_range(tmp_path: Path) -> Callable[[str], Range]:
 
 @pytest.fixture(scope="session")
 def life_s(tmp_path_factory: pytest.TempPathFactory) -> float:
-    """How long an undisturbed run of the whole quick grid takes here, from its start to its end."""
+    """Return how long an undisturbed run of the whole quick grid takes here."""
     start_s = time.monotonic()
     target = Range(tmp_path_factory.mktemp("life") / "one")
     assert target.end(target.start())[0] == 0

@@ -71,7 +71,7 @@ class FakeExecutor:
 
 
 class FakeHandle:
-    """A job that has ended as soon as somebody waits for it; its machine is read as a real executor reads it."""
+    """A job that ends at once. Its machine is read as a real executor reads it."""
 
     def __init__(self, executor: FakeExecutor, job: Job[Any]) -> None:
         self.executor, self.job = executor, job

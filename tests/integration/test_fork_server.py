@@ -96,7 +96,7 @@ def test_a_server_that_hangs_is_killed_at_last_with_its_cell(tmp_path, marked, m
     assert marked_children(marked, executor._owner) == []
 
 
-def test_a_cell_asks_the_kernel_to_be_the_first_that_goes(tmp_path):
+def test_job_is_the_first_process_that_the_kernel_kills(tmp_path):
     scores: list[str] = []
 
     def read(message: PhaseEntered) -> None:

@@ -17,7 +17,7 @@ GRID = {"workload": "faulty", "axes": {"fault.mode": ["ok", "held"]}, "repeats":
 
 
 def ends(process: int) -> bool:
-    """Whether a process, given by its descriptor, ends within our patience; it need not be a child of ours."""
+    """Return whether a process, given by its descriptor, ends within our patience; it need not be a child of ours."""
     return bool(select.select([process], [], [], PATIENCE_S / 6)[0])
 
 
@@ -46,7 +46,7 @@ class Held:
         self.server_cell_grandchild = [os.pidfd_open(pid) for pid in (self.server, *others)]
 
     def left(self, count: int = 3) -> int:
-        """How many of the first ``count`` of server, cell and the cell's own child do not end by themselves."""
+        """Return how many of the first ``count`` of server, cell and the cell's own child do not end by themselves."""
         return sum(not ends(process) for process in self.server_cell_grandchild[:count])
 
     def close(self) -> None:

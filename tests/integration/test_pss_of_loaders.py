@@ -48,7 +48,7 @@ def tree_file_pss_bytes() -> int:
 
 
 def tree_own_pss_bytes() -> int:
-    """What the meter under test says, less file pages, none of which are this test's: read while they stood still."""
+    """Return the reading of the meter under test without file pages, taken while those did not change."""
     for _ in range(READINGS):
         file_before, total = tree_file_pss_bytes(), tree_pss_bytes(os.getpid())
         if tree_file_pss_bytes() == file_before:

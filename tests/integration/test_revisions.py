@@ -70,7 +70,7 @@ def rows(done: subprocess.CompletedProcess, metric: str) -> dict[str, dict]:
     return {cell["arm"]: cell for cell in json.loads(done.stdout)["cells"] if cell["metric"] == metric}
 
 
-def test_two_revisions_are_measured_in_turn_each_by_its_own_source_and_one_harness(bench, tmp_path, repository):
+def test_two_revisions_are_measured_interleaved_each_by_its_own_source_and_one_harness(bench, tmp_path, repository):
     done = bench("compare", "base", "worse", "--config", "grid.yml", "--repeats", "8", "--json")
     assert done.returncode == 0, done.stderr
     for arm, size in (("small", 1000), ("large", 2000)):
@@ -94,7 +94,7 @@ def test_the_gate_passes_a_commit_that_changes_nothing(bench):
     assert [rule["verdict"] for rule in json.loads(done.stdout)["rules"]] == ["pass", "pass"]
 
 
-def test_runs_that_are_kept_go_on_and_say_that_they_are_a_pair(bench, tmp_path):
+def test_kept_runs_continue_and_record_their_pairing(bench, tmp_path):
     out = tmp_path / "kept"
     first = bench("compare", "noop", ".", *SMALL, "--out", out, "--markdown", tmp_path / "c.md")
     assert first.returncode == 0, first.stderr
@@ -135,7 +135,7 @@ def test_a_head_that_crashes_or_runs_out_of_memory(bench, head, code, words):
         (("other-defaults", "base", *SMALL), 4, "no cell in common: other-defaults ("),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_measured(bench, tmp_path, arguments, code, words):
+def test_mistake_is_reported_before_anything_is_measured(bench, tmp_path, arguments, code, words):
     done = bench("compare", *arguments)
     assert done.returncode == code, done.stderr
     assert words in done.stderr

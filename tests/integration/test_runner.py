@@ -40,7 +40,7 @@ ENDS = {
 
 
 class Events:
-    """Keeps what the runner tells."""
+    """Keeps the events of the runner."""
 
     def __init__(self):
         self.seen = []
@@ -93,7 +93,7 @@ def record_of(faults, mode: str):
 
 
 @pytest.mark.parametrize("mode", list(ENDS))
-def test_every_end_has_its_type_and_reason(faults, mode):
+def test_every_ending_has_its_outcome_and_reason(faults, mode):
     outcome, reason = ENDS[mode]
     record = record_of(faults, mode)
     assert record.outcome == outcome
@@ -120,7 +120,7 @@ def test_no_record_is_lost_and_none_is_half_written(faults):
     assert len(records) == faults.totals.ran == len(ENDS) + 1 + 2 * len(SIZES)
 
 
-def test_every_run_is_told_in_order(faults):
+def test_every_run_is_reported_in_order(faults):
     first, *others = faults.events
     assert first == ("planned", faults.totals.ran, 0)
     names = [event[1] for event in others if event[0] == "started"]
@@ -175,7 +175,7 @@ def test_a_spawned_cell_measures_the_same_bytes_in_a_fresh_interpreter(faults, t
 
 
 def test_a_cell_that_fills_its_limit_to_the_brim_is_out_of_ram(tmp_path, marked, survivors):
-    """The end is told although the limit leaves nothing to tell it with. 3 GiB: what torch maps is in it too."""
+    """The outcome is reported although the limit leaves no memory for it. 3 GiB: what torch maps is in it too."""
     grid = GridConfig(
         workload="faulty", set={"fault.mode": "brim"}, repeats=1, ram_limit="3GiB", isolation="spawn", sample_hz=1
     )

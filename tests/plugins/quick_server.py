@@ -23,7 +23,7 @@ JOURNAL_VARIABLE = "QUICK_JOURNAL"
 
 
 def quick_job(job: Job[Any], descriptor: int) -> None:
-    """What a cell says, from its first phase to its result, each message a write of its own."""
+    """Send the messages of a cell, from its first phase to its result, each by a write of its own."""
 
     def send(message: Any) -> None:
         os.write(descriptor, json.dumps(MESSAGES.dump_python(message)).encode() + b"\n")

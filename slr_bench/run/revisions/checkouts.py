@@ -30,7 +30,7 @@ class Revision:
     name: str
     """The name that the user gave."""
     commit: str
-    """For the working tree, the commit that it is based on."""
+    """The commit; that of the working tree is the one it is based on."""
     is_working_tree: bool = False
 
     def shown(self, top: Path) -> str:

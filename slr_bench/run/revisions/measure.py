@@ -25,7 +25,7 @@ SIDES = ("base", "head")
 
 @dataclass(frozen=True)
 class MeasurementRequest:
-    """What to measure of both revisions."""
+    """The grid to measure on both revisions, and its options."""
 
     grid: GridConfig
     overrides: Overrides

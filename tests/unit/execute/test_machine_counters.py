@@ -19,7 +19,7 @@ def write(place, **files):
     return place
 
 
-def test_everybodys_time_is_all_but_idle_on_the_chosen_cores(tmp_path):
+def test_busy_time_is_all_time_except_idle_on_the_chosen_cores(tmp_path):
     write(tmp_path, stat=STAT)
     ticks = {0: 10 + 1 + 20 + 2 + 3 + 4, 1: 40}
     assert machine.busy_s(tmp_path, [0]) == pytest.approx(ticks[0] * machine.TICK_S)
@@ -28,7 +28,7 @@ def test_everybodys_time_is_all_but_idle_on_the_chosen_cores(tmp_path):
     assert machine.busy_s(tmp_path / "absent", [0]) is None
 
 
-def test_a_trees_time_holds_its_reaped_children_and_this_process(tmp_path, monkeypatch):
+def test_own_time_includes_reaped_children_and_this_process(tmp_path, monkeypatch):
     monkeypatch.setattr(machine.host, "tree_pids", lambda pid, proc: [7, 8])
     monkeypatch.setattr(machine.time, "process_time", lambda: 0.25)
     write(tmp_path, **{"7__stat": PROCESS})  # 8 has ended
@@ -47,7 +47,7 @@ def test_swap_is_counted_in_bytes(tmp_path, monkeypatch):
     assert machine.tree_swap_bytes(7, tmp_path / "absent") is None
 
 
-def test_the_machine_itself_counts_our_own_work_as_ours():
+def test_work_of_this_process_counts_as_own_on_the_real_machine():
     before_busy, before_own = machine.busy_s(), machine.own_s(os.getpid())
     end_s = time.process_time() + 0.1
     while time.process_time() < end_s:

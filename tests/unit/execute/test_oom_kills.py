@@ -28,7 +28,7 @@ def test_the_nearest_counter_is_read(tmp_path, cgroup, files, expected):
     assert read(tmp_path, {"self/cgroup": cgroup, "vmstat": VMSTAT}, files) == expected
 
 
-def test_without_any_counter_there_is_no_evidence(tmp_path):
+def test_without_any_counter_the_result_is_none(tmp_path):
     assert read(tmp_path, {}, {}) is None
 
 
@@ -52,5 +52,5 @@ def read(place, proc, cgroup):
         (OomKills(2, "x"), None, None),
     ],
 )
-def test_only_one_counter_that_rose_is_evidence(before, after, counter):
+def test_only_an_increase_of_the_same_counter_is_evidence(before, after, counter):
     assert increased(before, after) == counter

@@ -1,4 +1,4 @@
-"""How an end becomes an outcome; and no reason names a path."""
+"""The ending of a job becomes an outcome, and no reason names a path."""
 
 import signal
 from dataclasses import replace
@@ -20,13 +20,13 @@ def outcome_of(end: Ending, counter: str | None = None) -> tuple[Outcome, str | 
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))
-def test_what_the_worker_says_counts(outcome):
-    said = JobResult(outcome, "so it is", {})
-    assert outcome_of(ending(result=said, code=0)) == (outcome, "so it is")
-    assert outcome_of(ending(result=said, by=signal.SIGKILL), "its cgroup's") == (outcome, "so it is")
+def test_result_of_the_worker_decides_the_outcome(outcome):
+    result = JobResult(outcome, "a reason", {})
+    assert outcome_of(ending(result=result, code=0)) == (outcome, "a reason")
+    assert outcome_of(ending(result=result, by=signal.SIGKILL), "its cgroup's") == (outcome, "a reason")
 
 
-def test_the_deadline_counts_before_the_signal_that_carried_it_out():
+def test_timeout_takes_precedence_over_the_signal_that_enforced_it():
     outcome, reason = outcome_of(ending(by=signal.SIGKILL, timed_out=True), "its cgroup's")
     assert outcome is Outcome.TIMEOUT
     assert "600 s" in reason
@@ -43,7 +43,7 @@ def test_the_deadline_counts_before_the_signal_that_carried_it_out():
         (signal.SIGTERM, "its cgroup's", Outcome.CRASH),
     ],
 )
-def test_a_kill_is_out_of_memory_only_with_evidence(by, counter, expected):
+def test_sigkill_is_out_of_memory_only_if_a_counter_increased(by, counter, expected):
     outcome, reason = outcome_of(ending(by=by), counter)
     assert outcome is expected
     assert by.name in reason
@@ -58,7 +58,7 @@ def test_every_signal_that_can_end_a_process_has_an_outcome():
 
 
 @pytest.mark.parametrize("code", [0, 1, 3])
-def test_an_end_without_a_result_is_a_crash(code):
+def test_ending_without_a_result_is_a_crash(code):
     outcome, reason = outcome_of(ending(code=code))
     assert outcome is Outcome.CRASH
     assert f"status {code}" in reason
@@ -74,13 +74,13 @@ def test_an_end_without_a_result_is_a_crash(code):
         ("use 4 or 8", "use 4 or 8"),
     ],
 )
-def test_the_settings_own_paths_and_the_working_directory_are_cut(reason, clean):
+def test_paths_of_the_setting_and_the_working_directory_are_removed(reason, clean):
     assert without_paths(reason, '{"data": {"dir": "/data/signs"}, "model": {"weights": null}, "n": [1]}') == clean
 
 
 @pytest.mark.parametrize("path", ["/srv/alice/clips/1.mp4", "/home/alice/x.py", f"{Path.home()}/a/b.py"])
-def test_no_other_directory_stays_in_a_reason(path):
-    """The name of the file may stay: it says which one. Where it lies is the user's own business."""
+def test_every_other_directory_is_removed_from_a_reason(path):
+    """The name of the file may stay because it identifies the file. Its directory is private to the user."""
     name = Path(path).name
     for around in ("cannot read {}", "FileNotFoundError: '{}'", "({}:12) failed", "{}"):
         assert without_paths(around.format(path), "{}") == around.format(name)

@@ -34,7 +34,7 @@ def subreaper():
     reaping.set_subreaper(before)
 
 
-def test_being_a_subreaper_is_taken_back():
+def test_subreaper_state_can_be_restored():
     before = reaping.set_subreaper(True)
     assert reaping.set_subreaper(before) is True
     assert reaping.set_subreaper(before) is before
@@ -58,7 +58,7 @@ def test_a_daemon_that_left_its_session_is_ended_with_the_rest_and_strangers_are
         stranger.kill()
 
 
-def test_a_group_is_killed_whole_and_only_it():
+def test_a_whole_group_is_killed_and_nothing_else():
     apart = {"start_new_session": True, "stdout": subprocess.PIPE}
     with subprocess.Popen(["sleep", "600"], start_new_session=True) as other:
         with subprocess.Popen(["sh", "-c", "sleep 600 & echo x; wait"], **apart) as leader:
@@ -80,7 +80,7 @@ def test_a_child_without_a_group_of_its_own_is_killed_alone():
     assert child.returncode == -signal.SIGKILL
 
 
-def test_an_old_kernel_has_the_group_killed_by_the_id_that_the_unreaped_leader_holds(monkeypatch):
+def test_on_an_old_kernel_the_group_is_killed_by_the_id_of_its_unreaped_leader(monkeypatch):
     send = signal.pidfd_send_signal
 
     def refuse_flags(process, number, info=None, flags=0):
@@ -97,7 +97,7 @@ def test_an_old_kernel_has_the_group_killed_by_the_id_that_the_unreaped_leader_h
         assert leader.stdout.read() == b""
 
 
-def test_nothing_owned_nothing_swept():
+def test_without_owned_children_nothing_is_swept():
     assert reaping.sweep(lambda pid: False) == 0
 
 

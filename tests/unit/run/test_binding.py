@@ -42,7 +42,7 @@ def bench(tmp_path, monkeypatch):
     return run
 
 
-def test_every_run_leaves_one_record_with_the_runners_own_metrics(bench):
+def test_every_run_leaves_one_record_with_the_metrics_of_the_executor(bench):
     done = bench()
     assert done.executor.measured[:2] == [1, 2]
     assert sorted(done.executor.measured[2:]) == [1, 2]
@@ -56,7 +56,7 @@ def test_every_run_leaves_one_record_with_the_runners_own_metrics(bench):
     assert done.store.read_samples(done.totals.records[0].name) == {"rows": []}
 
 
-def test_a_second_run_runs_nothing_and_a_lost_record_alone_again(bench):
+def test_second_start_runs_nothing_except_lost_records(bench):
     first = bench()
     assert bench().totals.ran == 0
     lost = first.store.records_directory / f"{first.totals.records[0].name}.json"
@@ -77,7 +77,7 @@ def test_an_unreadable_record_runs_again(bench):
     assert again.store.read_records()[1] == []
 
 
-def test_more_repeats_or_time_run_only_what_is_missing_and_the_directory_says_so(bench):
+def test_more_repeats_run_only_what_is_missing_and_are_reported(bench):
     assert bench().listener.note is None
     more = bench(repeats=3, timeout_s=9)
     assert more.totals.ran == 2
@@ -102,7 +102,7 @@ def test_more_repeats_or_time_run_only_what_is_missing_and_the_directory_says_so
         ({"spec": WorkloadSpec("toy", Toy, print, prepare=lambda _: {"data_fingerprint": "x"})}, "another config"),
     ],
 )
-def test_runs_of_another_kind_are_never_mixed_in(bench, changed, named):
+def test_runs_of_another_source_environment_or_configuration_are_refused(bench, changed, named):
     before = bench()
     with pytest.raises(BoundElsewhereError, match=f"{named}.*--out.*--fresh"):
         bench(**changed)
@@ -110,7 +110,7 @@ def test_runs_of_another_kind_are_never_mixed_in(bench, changed, named):
 
 
 @pytest.mark.parametrize("name", ["toy_source.py", "toy_source/inner/step.py"])
-def test_a_workloads_source_is_bound_be_it_a_package_or_one_file(monkeypatch, tmp_path, name):
+def test_source_hash_covers_packages_and_single_files(monkeypatch, tmp_path, name):
     path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
     monkeypatch.syspath_prepend(tmp_path)
@@ -139,7 +139,7 @@ def test_data_is_checked_before_any_process_and_not_at_all_for_fake_tensors(benc
 
 
 @pytest.mark.parametrize(("code", "error"), [(9, UnsupportedSettingError), (0, DataError), (1, DataError)])
-def test_of_a_missing_device_and_missing_data_the_device_is_told(bench, monkeypatch, code, error):
+def test_missing_device_is_reported_before_missing_data(bench, monkeypatch, code, error):
     """9 is what asking torch ends with where it sees no CUDA; 1: torch itself is not there."""
 
     def refuse(_):
@@ -160,7 +160,7 @@ def test_cuda_that_the_child_does_not_see_is_refused_before_any_cell(bench):
     assert executor.measured == []
 
 
-def test_a_failed_cell_is_a_record_and_disturbs_no_other(bench):
+def test_failed_cell_leaves_a_record_and_does_not_affect_others(bench):
     dead = Ending(None, 9, None, False, 0.1)
     done = bench(sizes=(1, 2, 3), executor=FakeExecutor({2: dead}))
     assert outcome_counts(done.totals.records) == {"ok": 4, "crash": 2}
@@ -168,27 +168,27 @@ def test_a_failed_cell_is_a_record_and_disturbs_no_other(bench):
     assert all(record.metrics == {} and "SIGKILL" in record.reason for record in crashed)
 
 
-def test_a_kill_while_the_kernel_counted_one_is_out_of_memory(bench):
+def test_kill_is_out_of_memory_if_the_kernel_counted_one_meanwhile(bench):
     counts = iter(range(100))
     readers = replace(STILL, oom_kills=lambda: OomKills(next(counts), "its cgroup's"))
     done = bench(executor=FakeExecutor({2: Ending(None, 9, None, False, 0.1)}), readers=readers)
     assert outcome_counts(done.totals.records) == {"ok": 2, "oom_host": 2}
 
 
-def test_a_failed_cell_is_finished_too(bench):
+def test_failed_cell_is_not_repeated(bench):
     executor = FakeExecutor({2: Ending(None, 11, None, False, 0.1)})
     bench(executor=executor)
     assert bench().totals.ran == 0
 
 
-def test_if_nothing_could_be_measured_the_reasons_are_told_and_kept(bench, tmp_path):
+def test_reasons_are_reported_and_kept_if_nothing_was_measured(bench, tmp_path):
     ends = {size: Ending(None, None, 3, False, 0.1) for size in (1, 2)}
     with pytest.raises(NothingMeasuredError, match="crash: the process ended with status 3"):
         bench(executor=FakeExecutor(ends))
     assert len(Store(tmp_path).read_records()[0]) == 4
 
 
-def test_a_child_that_cannot_describe_its_environment_is_told_with_its_last_words(bench, tmp_path):
+def test_child_without_environment_is_reported_with_the_last_line_of_its_log(bench, tmp_path):
     class Dumb(FakeExecutor):
         def ending(self, job):
             (tmp_path / "logs" / "environment.log").write_text("Traceback\nImportError: no torch\n")
@@ -217,7 +217,7 @@ def test_a_held_directory_is_refused_before_the_server_starts(bench, tmp_path):
     assert not hasattr(executor, "preload")
 
 
-def test_a_timeout_is_a_result_until_it_is_asked_for_again(bench):
+def test_timeout_is_a_result_unless_retry_is_requested(bench):
     late = Ending(None, 9, None, True, 0.1)
     first = bench(executor=FakeExecutor({2: late}))
     assert outcome_counts(first.totals.records) == {"ok": 2, "timeout": 2}
@@ -232,7 +232,7 @@ OUT_RESULT = JobResult(Outcome.OOM_GPU, "CUDA out of memory", {"torch": "2.15"},
 OUT = Ending(OUT_RESULT, None, 0, False, 0.1)
 
 
-def test_what_an_out_of_memory_dominates_is_a_record_and_no_process(bench):
+def test_dominated_run_leaves_a_record_without_a_process(bench):
     done = bench(sizes=(1, 2, 4, 8), spec=SIZED, executor=FakeExecutor({4: OUT, 8: OUT}))
     assert done.executor.measured[:3] == [1, 2, 4]
     assert sorted(done.executor.measured[3:]) == [1, 2, 4]
@@ -246,7 +246,7 @@ def test_what_an_out_of_memory_dominates_is_a_record_and_no_process(bench):
     assert bench(sizes=(1, 2, 4, 8), spec=SIZED).totals.ran == 0
 
 
-def test_a_skipped_run_is_made_with_the_flag_off_and_when_nothing_dominates_it_any_more(bench):
+def test_skipped_run_is_made_if_skipping_is_off_or_nothing_dominates_it_any_more(bench):
     ends, sizes = {4: OUT, 8: OUT}, (1, 2, 4, 8)
     first = bench(sizes=sizes, spec=SIZED, executor=FakeExecutor(ends))
     all_of_them = bench(sizes=sizes, spec=SIZED, executor=FakeExecutor(ends), skip=False)
@@ -280,7 +280,7 @@ class Jumpy:
         return replace(STILL, wall_s=self.wall_s)
 
 
-def test_a_disturbed_run_is_thrown_away_and_made_again(bench):
+def test_disturbed_run_is_discarded_and_repeated(bench):
     done = bench(readers=Jumpy(1).readers)
     assert done.executor.measured[:3] == [1, 2, 2]
     assert sorted(done.executor.measured[3:]) == [1, 2]
@@ -293,7 +293,7 @@ def test_a_disturbed_run_is_thrown_away_and_made_again(bench):
     assert bench().totals.ran == 0
 
 
-def test_the_last_attempt_is_kept_with_its_marks(bench):
+def test_last_attempt_is_kept_with_its_warnings(bench):
     done = bench(sizes=(1,), readers=Jumpy(0, 1).readers)
     first, second = done.totals.records
     assert (first.outcome, second.marks) == ("ok", ())
@@ -314,7 +314,7 @@ def test_a_machine_that_is_never_quiet_does_not_double_a_grid(bench):
     assert all(record.marks for record in done.totals.records)
 
 
-def test_what_was_thrown_away_before_an_interruption_counts(bench):
+def test_runs_discarded_before_an_interruption_count(bench):
     first = bench(sizes=(1,), readers=Jumpy(0, 1).readers)
     (first.store.records_directory / f"{id_of(1)}-a-0.json").unlink()
     again = bench(sizes=(1,), readers=Jumpy(0).readers)
@@ -323,14 +323,14 @@ def test_what_was_thrown_away_before_an_interruption_counts(bench):
     assert len(again.store.read_discarded()) == 1
 
 
-def test_a_failed_run_is_marked_and_not_made_again_and_fake_tensors_are_not_judged(bench):
+def test_failed_run_gets_warnings_and_is_not_repeated(bench):
     dead = Ending(None, 11, None, False, 0.1)
     done = bench(executor=FakeExecutor({2: dead}), readers=Jumpy(*range(9)).readers, invalid_reruns=0)
     assert all(record.marks for record in done.totals.records)
     assert sorted(done.executor.measured) == [1, 1, 2, 2]
 
 
-def test_fake_tensors_are_not_judged(bench):
+def test_runs_on_fake_tensors_get_no_warnings(bench):
     done = bench(fake=True, readers=Jumpy(*range(9)).readers)
     assert [record.marks for record in done.totals.records] == [()] * 4
 
@@ -343,7 +343,7 @@ def test_two_sides_are_measured_in_pairs(bench):
         bench(sizes=(1,), sides=1)
 
 
-def test_a_pair_that_an_interruption_tore_apart_says_so(bench):
+def test_pair_broken_by_an_interruption_gets_a_warning(bench):
     first = bench(sizes=(1,), sides=2)
     (first.store.records_directory / f"{id_of(1)}-b-0.json").unlink()
     again = bench(sizes=(1,), sides=2)
@@ -360,7 +360,7 @@ def test_a_pair_that_an_interruption_tore_apart_says_so(bench):
         ({"workload": "other"}, "of another setting than the cell of that id"),
     ],
 )
-def test_a_record_put_in_from_elsewhere_is_refused_by_name(bench, change, named):
+def test_record_from_another_directory_is_refused_by_name(bench, change, named):
     first = bench()
     path = first.store.records_directory / f"{first.totals.records[0].name}.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))

@@ -1,4 +1,4 @@
-"""What an out-of-memory makes needless: a strict partial order, and only on evidence."""
+"""Dominance of cells after an out-of-memory: a strict partial order, used only on evidence."""
 
 from types import SimpleNamespace
 
@@ -41,7 +41,7 @@ TOYS = st.builds(Toy, batch=st.integers(1, 3), frames=st.integers(1, 3), precisi
 
 @settings(deadline=None)
 @given(st.lists(TOYS, min_size=3, max_size=3))
-def test_it_is_a_strict_partial_order(toys):
+def test_dominance_is_a_strict_partial_order(toys):
     order = Dominance([cell(str(number), **toy.model_dump()) for number, toy in enumerate(toys)])
     assert not order.dominates("0", "0")
     assert not (order.dominates("0", "1") and order.dominates("1", "0"))
@@ -51,7 +51,7 @@ def test_it_is_a_strict_partial_order(toys):
 
 @settings(deadline=None)
 @given(TOYS, TOYS)
-def test_it_is_what_the_words_say(small, large):
+def test_dominance_compares_the_monotone_keys(small, large):
     order = Dominance([cell("small", **small.model_dump()), cell("large", **large.model_dump())])
     at_most = small.batch <= large.batch and small.frames <= large.frames
     assert order.dominates("small", "large") == (small.precision == large.precision and at_most and small != large)
@@ -86,7 +86,7 @@ def test_everything_else_is_run():
         assert order.why_skipped("four", [end("two", outcome)]) is None
 
 
-def test_an_end_that_contradicts_is_believed():
+def test_cell_that_ended_ok_contradicts_dominance():
     order = Dominance(CELLS)
     assert order.why_skipped("four", [end("two", Outcome.OOM_HOST), end("two", Outcome.OK)]) is None
     assert order.why_skipped("four", [end("two", Outcome.OOM_HOST), end("four", Outcome.OK)]) is None

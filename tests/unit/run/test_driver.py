@@ -1,4 +1,4 @@
-"""How many threads a cell's process gets."""
+"""The threads that the process of a cell gets, and the progress that the driver passes on."""
 
 import pytest
 
@@ -12,12 +12,12 @@ def no_threads_named(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_one_thread_a_core_where_nobody_says(monkeypatch):
+def test_default_is_one_thread_per_core(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2})
     assert thread_environment() == {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "1"}
 
 
-def test_mkl_follows_openmp_since_torch_asks_mkl(monkeypatch):
+def test_mkl_threads_follow_openmp_threads(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert thread_environment()["MKL_NUM_THREADS"] == "1"
     monkeypatch.setenv("MKL_NUM_THREADS", "4")

@@ -1,4 +1,4 @@
-"""Whether a run was disturbed, over clocks and counters made by hand."""
+"""Warnings about disturbed runs, over clocks and counters made by hand."""
 
 from types import SimpleNamespace
 
@@ -23,7 +23,7 @@ CORES = 2
 
 
 class World:
-    """Clocks that move when told to."""
+    """Clocks and counters that a test moves."""
 
     def __init__(self, **state):
         self.state = {"wall": 1e9, "monotonic": 5.0, "busy": 70.0, "own": 3.0, "swapped": 0, "tree_swap": 0} | state
@@ -59,7 +59,7 @@ def warnings_in(world: World, *, timed: dict | None = None, after: dict | None =
     return warnings_of(monitor.readings(), gpu)
 
 
-def test_a_quiet_machine_leaves_no_mark():
+def test_quiet_machine_gives_no_warning():
     assert warnings_in(World()) == ()
     daemons = {"seconds": 1.0, "own": 1.9, "foreign": 0.03 * CORES}
     assert warnings_in(World(), timed=daemons) == ()
@@ -85,13 +85,13 @@ def test_the_share_is_that_of_the_others_less_the_rounding(window_s, own, foreig
     assert foreign_share(start, end, CORES) == pytest.approx(expected, abs=1e-6)
 
 
-def test_foreign_work_while_steps_are_timed_is_told_with_its_share():
+def test_foreign_work_while_steps_are_timed_is_reported_with_its_share():
     (warning,) = warnings_in(World(), timed={"seconds": 1.0, "own": 1.0, "foreign": 0.5})
     assert warning == "foreign CPU work: other processes took 24% of the cores while steps were timed (limit 10%)"
 
 
 @pytest.mark.parametrize("unknown", ["busy", "own"])
-def test_what_cannot_be_read_is_no_disturbance(unknown):
+def test_unknown_readings_give_no_warning(unknown):
     world = World(**{unknown: None})
     world.state.setdefault(unknown, None)
     assert warnings_in(world, timed={"seconds": 1.0, "own": 0.0, "foreign": 2.0}) == ()
@@ -110,7 +110,7 @@ def test_a_step_that_never_ended_is_not_judged_by_the_cpu():
     assert warnings_of(monitor.readings()) == ()
 
 
-def test_swapping_is_told_from_a_mebibyte_on():
+def test_swapping_is_reported_from_one_mebibyte_on():
     assert warnings_in(World(), after={"swapped": SWAPPED_BYTES - 1}) == ()
     (warning,) = warnings_in(World(), after={"swapped": 3 * SWAPPED_BYTES})
     assert warning == "swapping: the machine moved 3.0 MiB in or out of swap during the run"
@@ -120,13 +120,13 @@ def test_swapping_is_told_from_a_mebibyte_on():
 
 
 @pytest.mark.parametrize("jump_s", [-3600.0, -1.0, 1.0, 86400.0])
-def test_a_clock_that_was_set_is_told(jump_s):
+def test_clock_that_was_set_is_reported(jump_s):
     (warning,) = warnings_in(World(), after={"wall": 1.0 + jump_s})
     assert warning == f"clock jump: the wall clock moved {jump_s:+.1f} s against the monotonic clock"
     assert warnings_in(World(), after={"wall": 1.0 + CLOCK_JUMP_S / 2}) == ()
 
 
-def test_a_throttled_or_shared_gpu_is_told():
+def test_throttled_or_shared_gpu_is_reported():
     facts = GpuFacts(("hw_slowdown", "sw_thermal_slowdown"), 2)
     assert warnings_in(World(), gpu=facts) == (
         "GPU throttled: hw_slowdown, sw_thermal_slowdown",

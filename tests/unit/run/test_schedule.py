@@ -57,7 +57,7 @@ def test_a_cell_in_two_parts_runs_as_often_as_the_part_that_wants_more():
         assert sorted(run.name for run in runs) == ["x-a-0", "x-a-1", "x-a-2"]
 
 
-def test_no_cells_no_runs():
+def test_without_cells_there_are_no_runs():
     assert schedule([]) == []
 
 
@@ -79,7 +79,7 @@ def test_the_second_side_changes_nothing_for_the_first(count, repeats):
     assert [run for run in schedule(cells, sides=2) if run.side == "a"] == schedule(cells)
 
 
-def test_the_coins_are_fair_and_owe_each_other_nothing():
+def test_coins_are_fair_and_independent():
     """Of 4,096 grids the two coins of any two pairs, and a pair's and its cells' direction, agree in about half."""
     grids = [f"grid {number}" for number in range(4096)]
     part = Part(repeats=3)

@@ -62,7 +62,7 @@ def test_a_manifest_of_schema_1_stays_readable(store):
     assert store.read_manifest() == manifest
 
 
-def test_what_is_written_is_read_back_in_the_order_of_names(store):
+def test_records_are_read_back_in_the_order_of_their_names(store):
     written = [record(2), record(0), record(1, side="b"), record(0, cell_id="0000000000ff")]
     for one in written:
         store.write_record(one, {"rows": [one.repeat]})
@@ -78,7 +78,7 @@ def test_a_run_without_samples_has_none(store):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", SCHEMA_1[:200].encode(), b"\xff\xfe", b"[]", b'{"schema": 2}'])
-def test_an_unreadable_record_is_named_left_and_not_taken_for_finished(store, content):
+def test_unreadable_record_is_reported_left_in_place_and_not_counted_as_finished(store, content):
     store.write_record(record(0))
     bad = store.records_directory / f"{record(1).name}.json"
     bad.write_bytes(content)
@@ -120,7 +120,7 @@ def test_a_write_that_fails_leaves_the_old_record_whole_and_is_our_error(store, 
     assert store.read_records() == ([record()], [])
 
 
-def test_samples_are_durable_before_the_record_that_promises_them(store, monkeypatch):
+def test_samples_are_written_before_their_record(store, monkeypatch):
     order = []
     replace = Path.replace
     monkeypatch.setattr(Path, "replace", lambda path, target: (order.append(target.parent.name), replace(path, target)))
@@ -137,7 +137,7 @@ def test_a_record_with_marks_is_read_back_and_one_without_has_no_key_for_them(st
     assert ["marks" in text for text in texts] == [False, True]
 
 
-def test_what_was_thrown_away_is_kept_apart_attempt_by_attempt(store):
+def test_discarded_runs_are_kept_apart_attempt_by_attempt(store):
     thrown = record(outcome=Outcome.INVALID_ENV, reason="clock jump", marks=("clock jump",))
     for attempt in (1, 2):
         store.write_discarded(thrown, attempt)
@@ -151,7 +151,7 @@ def test_what_was_thrown_away_is_kept_apart_attempt_by_attempt(store):
     assert store.read_records() == ([], [])
 
 
-def test_a_directory_of_before_has_nothing_thrown_away(store):
+def test_older_directory_has_no_discarded_runs(store):
     store.discarded_directory.rmdir()
     assert store.read_discarded() == []
 
@@ -165,7 +165,7 @@ def test_a_copied_record_does_not_count_twice(store):
     assert problems == ["0123456789ab-a-7.json: a copy of record 0123456789ab-a-0; it counts once"]
 
 
-def test_unfinished_writes_of_a_killed_run_go_with_the_next_and_nothing_else(tmp_path):
+def test_next_run_removes_only_the_unfinished_writes_of_a_killed_one(tmp_path):
     store = Store(tmp_path)
     with store.locked():
         store.write_record(record(), {"rows": []})
@@ -253,7 +253,7 @@ def test_a_directory_that_holds_other_things_is_not_written_into(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["videos"]
 
 
-def test_what_a_stopped_start_left_is_taken_over(tmp_path):
+def test_remains_of_a_stopped_start_are_taken_over(tmp_path):
     for _ in range(2):
         with Store(tmp_path).locked():
             pass

@@ -1,4 +1,4 @@
-"""The seam to the card itself: what is asked of torch, which is stood in for here."""
+"""Calibration on a GPU: the calls of torch, with a fake GPU in its place."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ GIB = 2**30
 
 @pytest.fixture
 def card(monkeypatch):
-    """A card of 10 GiB in torch's place; what it was told stays in ``told``."""
-    told = []
+    """A fake GPU of 10 GiB in place of torch's; returns the list of its calls."""
+    calls = []
     kinds = {"requested": 1, "allocated": 2, "reserved": 3}
     stats = {f"{kind}_bytes.all.current": number for kind, number in kinds.items()}
     stats |= {f"{kind}_bytes.all.peak": 10 * number for kind, number in kinds.items()}
@@ -30,20 +30,20 @@ def card(monkeypatch):
     for name, value in {
         "memory_stats": lambda device: stats,
         "get_device_properties": lambda device: properties,
-        "set_per_process_memory_fraction": lambda fraction, device: told.append((fraction, device)),
-        "synchronize": lambda device=None: told.append("synchronize"),
+        "set_per_process_memory_fraction": lambda fraction, device: calls.append((fraction, device)),
+        "synchronize": lambda device=None: calls.append("synchronize"),
         "get_device_capability": lambda device: (9, 0),
         "is_available": lambda: True,
-        "init": lambda: told.append("init"),
+        "init": lambda: calls.append("init"),
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91300)
-    monkeypatch.setattr(torch.cuda.memory, "_record_memory_history", lambda **how: told.append(how))
+    monkeypatch.setattr(torch.cuda.memory, "_record_memory_history", lambda **how: calls.append(how))
     monkeypatch.setattr(torch.cuda.memory, "_snapshot", lambda device: {"of": str(device)})
-    return told
+    return calls
 
 
-def test_counters_are_torchs_own_each_in_its_place(card):
+def test_each_counter_is_read_from_torch(card):
     assert TorchGpu().counters() == Counters(1, 2, 3, 10, 20, 30)
 
 
@@ -55,7 +55,7 @@ def test_the_history_has_no_stacks_and_ends_with_the_snapshot(card):
     assert card[2:] == ["synchronize", {"enabled": None}]
 
 
-def test_facts_name_card_and_versions_and_nobody(card):
+def test_facts_name_the_gpu_and_versions_but_no_person(card):
     facts = TorchGpu().facts()
     assert (facts["gpu"], facts["capacity_bytes"], facts["compute_capability"]) == ("Fake", 10 * GIB, "9.0")
     assert facts["torch"] == str(torch.__version__)
@@ -63,29 +63,29 @@ def test_facts_name_card_and_versions_and_nobody(card):
 
 
 @pytest.mark.parametrize(("limit", "fraction"), [(GIB, 0.1), (10 * GIB, 1.0), (20 * GIB, 1.0)])
-def test_a_limit_is_told_as_a_part_of_the_card(card, limit, fraction):
+def test_limit_is_passed_as_a_fraction_of_the_gpu(card, limit, fraction):
     measure.limit_allocator(limit)
     assert card == [(fraction, 0)]
 
 
-def test_a_job_with_a_limit_has_it_before_anything_is_built(monkeypatch):
-    told = []
+def test_limit_of_a_job_is_set_before_anything_is_built(monkeypatch):
+    calls = []
 
     def build(settings, context):
-        told.append("build")
+        calls.append("build")
         raise MemoryError
 
     context = SimpleNamespace(device=torch.device("cpu"), fake_mode=None)
     monkeypatch.setattr(
         measure, "open_work", lambda work, device: (SimpleNamespace(build=build, kind="step"), None, context)
     )
-    monkeypatch.setattr(measure, "limit_allocator", told.append)
+    monkeypatch.setattr(measure, "limit_allocator", calls.append)
     monkeypatch.setattr(measure, "_trace_fake", lambda task, context, work, kind: Measurement({}))
     for limit_bytes in (5, None):
         task = MeasureCell(Work("toy", {}, fake=True), 1, 1, 1, gpu_limit_bytes=limit_bytes)
         with pytest.raises(MemoryError):
             measure.measure(Job(task), lambda message: None)
-    assert told == [5, "build", "build"]
+    assert calls == [5, "build", "build"]
 
 
 def test_a_plain_history_is_of_one_device_and_has_nothing_that_names_code():

@@ -1,4 +1,4 @@
-"""What the measuring child observes of its GPU, and the limit of GPU memory that a job may have."""
+"""Observations of the GPU by the child that measures."""
 
 from types import SimpleNamespace
 

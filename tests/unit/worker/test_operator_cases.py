@@ -10,7 +10,7 @@ from slr_bench.worker.operator_cases import CASES, made_bytes, prepared
 META = torch.device("meta")
 
 
-def test_results_count_once_a_storage_and_what_is_in_host_memory_not_at_all():
+def test_results_count_once_per_storage_without_those_in_host_memory():
     one, other = torch.empty(100, device=META), torch.empty(3, 5, dtype=torch.float64, device=META)
     assert made_bytes(one) == 400
     assert made_bytes((one, other, None, 7)) == 400 + 120

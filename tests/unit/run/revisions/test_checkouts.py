@@ -49,14 +49,14 @@ def test_each_side_imports_its_own_packages_and_both_the_same_harness(repository
     assert not root.exists()
 
 
-def test_a_side_is_called_by_its_name_and_commit(repository):
+def test_name_of_a_side_contains_its_commit(repository):
     with source_trees(repository.top, revisions(repository)) as (trees, _):
         short = git.commit_of(repository.top, "v1")[:9]
         assert [tree.name for tree in trees] == [f"v1 ({short})", f"working tree ({short} with changes)"]
     assert Revision(short, git.commit_of(repository.top, "v1")).shown(repository.top) == short
 
 
-def test_a_file_of_the_repository_is_the_tree_s_own_where_it_has_it(repository, tmp_path):
+def test_file_of_the_repository_is_replaced_by_that_of_the_tree(repository, tmp_path):
     (tmp_path / "mine.yml").write_text("")
     repository.write("ignored/here.yml", "")
     with source_trees(repository.top, revisions(repository)[:1]) as ([tree], _):
@@ -65,13 +65,13 @@ def test_a_file_of_the_repository_is_the_tree_s_own_where_it_has_it(repository, 
             assert tree.moved(other) == other
 
 
-def test_whatever_ends_it_nothing_is_left(repository):
+def test_trees_are_removed_after_an_interruption(repository):
     with pytest.raises(KeyboardInterrupt), source_trees(repository.top, revisions(repository)) as (_, root):
         raise KeyboardInterrupt
     assert not root.exists()
 
 
-def test_no_room_is_told(repository, monkeypatch, tmp_path):
+def test_missing_temporary_directory_is_reported(repository, monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
     with pytest.raises(ConfigError, match=r"cannot make a temporary directory: .*; set TMPDIR to one with room"):
         source_trees(repository.top, []).__enter__()
@@ -79,7 +79,7 @@ def test_no_room_is_told(repository, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("table", ['[project.entry-points."slr_bench.workloads"]', "[tool.slr-bench.workloads]"])
 def test_workloads_of_a_tree_are_those_that_its_own_project_file_names(repository, table):
-    """In a process of that tree, whether or not this environment registers any."""
+    """A process of the tree finds them, whether or not this environment registers any."""
     repository.write("pyproject.toml", f'{table}\nmine = "toy.spec:toy"\n')
     code = (
         "from importlib.metadata import entry_points; from slr_bench.grid.workload import GROUP; "

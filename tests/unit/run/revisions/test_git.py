@@ -71,14 +71,14 @@ def test_names_of_revisions(repository):
         assert git.commit_of(repository.top, name) is None
 
 
-def test_a_dirty_tree_is_seen_without_writing_the_index(repository):
+def test_dirty_tree_is_detected_without_writing_the_index(repository):
     os.utime(repository.top / "run.sh", (1, 1))  # `git status` would refresh the index for it
     before = (repository.top / ".git/index").read_bytes()
     assert git.is_dirty(repository.top)
     assert (repository.top / ".git/index").read_bytes() == before
 
 
-def test_a_hook_s_variables_lead_nowhere_else(repository, monkeypatch, tmp_path):
+def test_variables_of_a_hook_are_ignored(repository, monkeypatch, tmp_path):
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
     monkeypatch.setenv("GIT_INDEX_FILE", ".git/index.lock")
     assert git.top_level(repository.top / "toy") == repository.top
@@ -91,6 +91,6 @@ def test_outside_a_repository_and_without_git_there_is_none(tmp_path, monkeypatc
     assert git.top_level(repository.top) is None
 
 
-def test_what_git_says_is_told_in_a_line(repository, tmp_path):
+def test_message_of_git_is_reported_in_one_line(repository, tmp_path):
     with pytest.raises(ConfigError, match=r"^git read-tree failed: fatal: .*; see git fsck$"):
         git.check_out(repository.top, "0" * 40, tmp_path / "x")

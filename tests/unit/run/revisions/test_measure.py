@@ -17,7 +17,7 @@ from slr_bench.run.session import BROKEN_PAIR, SessionConfig, Source
 from slr_bench.run.store import Pairing, Store
 
 
-class Told:
+class Listener:
     """Keeps the runs in the order they were finished."""
 
     def __init__(self):
@@ -42,7 +42,7 @@ def pair(tmp_path, monkeypatch):
     """``pair(base=(1, 2), head=(1, 2))`` measures these settings of two sources interleaved."""
     monkeypatch.setattr(host, "tree_pss_bytes", lambda pid: 4096)
 
-    def run(base=(1, 2), head=(1, 2), repeats=8, executors=None) -> Told:
+    def run(base=(1, 2), head=(1, 2), repeats=8, executors=None) -> Listener:
         made = executors or {"base": FakeExecutor(), "head": FakeExecutor()}
         variables = {}
 
@@ -52,10 +52,10 @@ def pair(tmp_path, monkeypatch):
             return made[side](preload, environment, readers)
 
         monkeypatch.setattr(session, "LocalExecutor", executor)
-        told = Told()
-        run_pairs(config(tmp_path, "base", base, repeats), config(tmp_path, "head", head, repeats), told)
+        listener = Listener()
+        run_pairs(config(tmp_path, "base", base, repeats), config(tmp_path, "head", head, repeats), listener)
         assert {name: value["SIDE"] for name, value in variables.items()} == {"base": "base", "head": "head"}
-        return told
+        return listener
 
     return run
 
@@ -73,9 +73,9 @@ def records(place: Path, side: str):
 
 
 def test_a_repeat_is_a_pair_of_neighbours_in_an_order_that_a_coin_decides(pair, tmp_path):
-    told = pair()
-    assert len(told.runs) == told.planned_runs == 2 * 2 * 8
-    pairs = list(zip(told.runs[::2], told.runs[1::2], strict=True))
+    listener = pair()
+    assert len(listener.runs) == listener.planned_runs == 2 * 2 * 8
+    pairs = list(zip(listener.runs[::2], listener.runs[1::2], strict=True))
     assert all((one[1:], {one[0], other[0]}) == (other[1:], {"a", "b"}) for one, other in pairs)
     assert {one[0] for one, _ in pairs} == {"a", "b"}
     for side in ("base", "head"):
@@ -84,22 +84,22 @@ def test_a_repeat_is_a_pair_of_neighbours_in_an_order_that_a_coin_decides(pair, 
         assert (manifest.source_hash, manifest.pairing) == (f"hash of {side}", Pairing(pair="one", name=side))
 
 
-def test_only_cells_that_both_have_are_run_and_all_are_listed(pair, tmp_path):
-    told = pair(base=(1, 2, 3), head=(2, 4), repeats=1)
-    assert sorted(told.runs) == [("a", 2, 0), ("b", 2, 0)]
+def test_only_common_cells_are_run_and_all_are_listed(pair, tmp_path):
+    listener = pair(base=(1, 2, 3), head=(2, 4), repeats=1)
+    assert sorted(listener.runs) == [("a", 2, 0), ("b", 2, 0)]
     listed = [
         [cell.setting["size"] for cell in Store(tmp_path / side).read_manifest().cells] for side in ("base", "head")
     ]
     assert listed == [[1, 2, 3], [2, 4]]
 
 
-def test_it_goes_on_with_what_is_missing_and_marks_a_torn_pair(pair, tmp_path):
+def test_missing_runs_are_made_and_a_broken_pair_gets_a_warning(pair, tmp_path):
     pair(base=(1,), head=(1,), repeats=2)
     lost = f"{id_of(1)}-a-1"
     (tmp_path / "head" / "records" / f"{lost}.json").unlink()
     kept = {path: path.read_bytes() for path in tmp_path.glob("*/records/*.json")}
-    told = pair(base=(1,), head=(1,), repeats=3)
-    assert (told.planned_runs, told.earlier, len(told.runs)) == (6, 3, 3)
+    listener = pair(base=(1,), head=(1,), repeats=3)
+    assert (listener.planned_runs, listener.earlier, len(listener.runs)) == (6, 3, 3)
     marks = {name: record.marks for name, record in records(tmp_path, "head").items()}
     assert marks.pop(lost) == (BROKEN_PAIR,)
     assert set(marks.values()) == {()}
