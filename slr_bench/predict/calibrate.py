@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any, Final
 
 from slr_bench.errors import CellCrashedError, ConfigError, NothingMeasuredError, SlrBenchError, UnsupportedSettingError
-from slr_bench.execute.job import NO_CUDA, CalibrateOperators, CalibrateSteps, Ending, MeasureCell
+from slr_bench.execute.job import NO_CUDA, CalibrateOperators, CalibrateSteps, Ending, JsonObject, MeasureCell
 from slr_bench.grid.cells import Cell
 from slr_bench.predict.allocator.recording import SUFFIX, GoldenTrace, write_golden
 from slr_bench.predict.allocator.replay import golden_differences
@@ -71,7 +71,7 @@ class Calibration:
             raise ConfigError(f"cannot write {error.filename}: {error.strerror}; choose another place") from error
         return written
 
-    def to_dict(self, written: Sequence[Path]) -> dict[str, Any]:
+    def to_dict(self, written: Sequence[Path]) -> JsonObject:
         """The JSON object of ``slr-bench calibrate``."""
         head = {"device": self.name, "files": [str(path) for path in written], "notes": list(self.notes)}
         return head | {name: value for name, value in self.entry.items() if name != "operators"}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from slr_bench.errors import ConfigError, NothingMeasuredError
+from slr_bench.execute.job import JsonObject
 from slr_bench.grid.cells import Cell
 from slr_bench.predict.allocator.rules import AllocatorSettings, settings_of
 from slr_bench.predict.device import Device, Fit, any_device, find_device, means_cpu
@@ -66,7 +67,7 @@ class SettingPrediction:
         """The command exits with code 6."""
         return self.result.fit is Fit.NO
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """The JSON object of ``slr-bench predict``."""
         identity = {"arm": self.cell.arm, "workload": self.cell.spec.name, "setting": self.cell.public_setting}
         cards = {name: card.to_dict() for name, card in self.cards.items()}
@@ -87,7 +88,7 @@ class GridPrediction:
         """No cell fits; the command exits with code 6."""
         return all(isinstance(result, Refusal) or result.fit is Fit.NO for result in self.results)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """The JSON object of ``slr-bench predict --grid``."""
         return {
             "device": self.device,

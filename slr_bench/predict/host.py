@@ -5,8 +5,9 @@ from __future__ import annotations
 import bisect
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+from slr_bench.execute.job import JsonObject
 from slr_bench.predict.device import CPU, Estimate, Fit
 from slr_bench.predict.step_profile import StepProfile
 from slr_bench.trace.requests import ALLOCATE, FREE, TRANSIENT, Requests
@@ -36,7 +37,7 @@ class HostPrediction:
     capacity_bytes: int | None
     """Memory that the whole process may use."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """The JSON object of ``slr-bench predict``; keys that only a GPU has are null."""
         step = self.step
         return {

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from slr_bench.execute.job import JsonObject
 from slr_bench.predict.allocator.caching import Block, OutOfDeviceMemoryError
 from slr_bench.predict.allocator.expandable import make_allocator
 from slr_bench.predict.allocator.rules import DEFAULT_SETTINGS, AllocatorSettings
@@ -54,7 +55,7 @@ class Prediction:
         capacity = self.device.capacity_bytes
         return None if capacity is None else capacity - self.nvml.value
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """The JSON object of ``slr-bench predict``, without the setting."""
         step = self.step
         return {
@@ -129,7 +130,7 @@ class CardFit(NamedTuple):
     incompatibility: str | None
     """Why the card cannot compute the step at all."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """The JSON object of one card."""
         return {
             "capacity_bytes": self.device.capacity_bytes,

@@ -1,7 +1,7 @@
-"""The caching allocator a second time, slow and plain: lists that are searched from one end to the other.
+"""A second implementation of the caching allocator, slow and simple: it searches plain lists from end to end.
 
-Written from the rules, not from ``slr_bench.predict``: no linked blocks, no sorted pools, free room is found anew each
-time.
+It follows the rules of torch and shares no code with ``slr_bench.predict``. It has no linked blocks and no sorted
+pools, and it searches for free room anew each time.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class Segment:
     taken: dict = field(default_factory=dict)
     """handle -> (start, size)"""
     pages: set = field(default_factory=set)
-    """Numbers of the pages that have memory; of an expandable segment only."""
+    """Numbers of the pages that have memory, in an expandable segment only."""
     page: int | None = None
 
     def gaps(self):
-        """Maximal runs without an allocation, with memory behind all of it or behind none: (start, size, is_mapped)."""
+        """Return the maximal unallocated runs, each fully mapped or fully unmapped: (start, size, is_mapped)."""
         found, at = [], self.start
         for start, size in [*sorted(self.taken.values()), (self.start + self.size, 0)]:
             found += self._runs(at, start)
@@ -37,7 +37,7 @@ class Segment:
         if self.page is None:
             return [(low, high - low, True)]
         runs, at = [], low
-        last = self.start + (max(self.pages, default=-1) + 1) * self.page  # nothing is mapped behind it
+        last = self.start + (max(self.pages, default=-1) + 1) * self.page  # nothing is mapped after it
         while at < high:
             if at >= last:
                 if runs and not runs[-1][2]:
@@ -55,7 +55,7 @@ class Segment:
 
 
 class Full(Exception):
-    """No room on the device."""
+    """The device has no room."""
 
 
 class NaiveAllocator:
@@ -80,20 +80,20 @@ class NaiveAllocator:
         size = max(512, (wanted + 511) // 512 * 512)
         small = size <= MIB
         mine = [s for s in self.segments if (s.is_small, s.stream) == (small, stream)]
-        place = self.fit(mine, size)
-        if place is None:
-            place = self.grow(mine, size, small, stream)
-        if place is None:
+        gap = self.fit(mine, size)
+        if gap is None:
+            gap = self.grow(mine, size, small, stream)
+        if gap is None:
             self.release_for(mine, size)
             mine = [s for s in self.segments if (s.is_small, s.stream) == (small, stream)]
-            place = self.grow(mine, size, small, stream)
-        if place is None:
+            gap = self.grow(mine, size, small, stream)
+        if gap is None:
             self.empty()
             mine = [s for s in self.segments if (s.is_small, s.stream) == (small, stream)]
-            place = self.grow(mine, size, small, stream)
-        if place is None:
+            gap = self.grow(mine, size, small, stream)
+        if gap is None:
             raise Full
-        segment, start, room = place
+        segment, start, room = gap
         rest = room - size
         split = rest >= 512 if self.expandable or small else size < self.max_split and rest > MIB
         segment.taken[handle] = (start, size if split else room)
@@ -120,7 +120,7 @@ class NaiveAllocator:
         return mine[number], start, run_size
 
     def reach(self, segment, start, size):
-        """With the unmapped run behind it."""
+        """Return the size of a run together with the unmapped run after it."""
         for other, other_size, mapped in segment.gaps():
             if other == start + size and not mapped:
                 return size + other_size
@@ -164,7 +164,7 @@ class NaiveAllocator:
         return None
 
     def map(self, segment, start, size):
-        """Unmapped runs between, one after the other, each as a whole or not at all."""
+        """Map the unmapped runs between, one after the other; a run is mapped as a whole or not at all."""
         for run, run_size, mapped in [g for g in segment.gaps() if g[0] >= start]:
             if run >= start + size:
                 break
@@ -204,7 +204,7 @@ class NaiveAllocator:
                 if not segment.taken:
                     self.segments.remove(segment)
                 continue
-            had_memory = bool(segment.pages)  # one that never had any is no free block, and stays
+            had_memory = bool(segment.pages)  # a segment that never had memory is not a free block, and stays
             for start, size, mapped in segment.gaps():
                 if mapped:
                     first = -(-(start - segment.start) // segment.page)

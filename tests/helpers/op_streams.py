@@ -1,6 +1,6 @@
-"""Two traces of one step side by side: at which operator does the fake one first differ from the real one?
+"""Compares a fake trace of a step with a real one, and finds the first operator that differs.
 
-``python tests/helpers/op_streams.py PART_OF_A_CASE_ID ...`` prints the first divergence of every such case of the zoo.
+``python tests/helpers/op_streams.py PART_OF_A_CASE_ID ...`` prints the first divergence of the matching cases.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Op:
-    """What is equal for two traces of one step, operator by operator."""
+    """The properties of an operator that two traces of one step must share."""
 
     name: str
     outputs: tuple[str, ...]
-    """Type, shape and bytes of the storage of each tensor that it returned."""
+    """Type, shape and storage bytes of each returned tensor."""
     live_bytes: int
-    """After the operator."""
+    """Live bytes after the operator."""
     inputs: tuple[str, ...] = field(compare=False, default=())
 
     def __str__(self) -> str:
@@ -38,7 +38,7 @@ class Op:
 
 
 class OpStream(TorchDispatchMode):
-    """Every operator that the tracer below sees. Enter it inside the tracer."""
+    """Records every operator that the tracer below it observes. Enter it inside the tracer."""
 
     def __init__(self, tracer: LiveBytes) -> None:
         super().__init__()
@@ -48,14 +48,14 @@ class OpStream(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inputs = _described((args, kwargs))
         made = func(*args, **(kwargs or {}))
-        if func.namespace != "prim":  # a fake tensor asks for its device at the dispatcher
+        if func.namespace != "prim":  # a fake tensor looks its device up through the dispatcher
             self.ops.append(Op(str(func), _described(made), self._tracer.live_bytes, inputs))
         return made
 
 
 @dataclass(frozen=True)
 class Trace:
-    """One traced step."""
+    """The result of one traced step."""
 
     peak_bytes: int
     peak_by_phase: Mapping[str, int]
@@ -63,7 +63,7 @@ class Trace:
 
 
 def traced(work: Any, mode: contextlib.AbstractContextManager[Any] | None, with_ops: bool = False) -> Trace:
-    """One steady step of ``work`` (``warm_up, step, tensors``) under the tracer."""
+    """Trace one steady step of ``work``, which has ``warm_up``, ``step`` and ``tensors``."""
     with mode or contextlib.nullcontext():
         work.warm_up()
         gc.collect()
@@ -76,7 +76,7 @@ def traced(work: Any, mode: contextlib.AbstractContextManager[Any] | None, with_
 
 
 def first_divergence(real: Sequence[Op], fake: Sequence[Op]) -> str | None:
-    """The first operator that differs, both ways, and the one before it; None if the traces are equal."""
+    """Describe the first operator that differs and the one before it; return None if the traces are equal."""
     for number, (one, other) in enumerate(itertools.zip_longest(real, fake)):
         if one != other:
             before = real[number - 1] if number else None

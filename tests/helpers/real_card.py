@@ -1,4 +1,4 @@
-"""A script for a machine with a GPU: a small step's history against the simulator, and every operator measured."""
+"""A script for a machine with a GPU: it compares a small step's history with the simulator and measures operators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An allocator whose history is written as ``torch.cuda.memory._snapshot`` writes it: the naive one."""
+"""Records the history of the naive allocator in the format of ``torch.cuda.memory._snapshot``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ GIB = 2**30
 
 
 class Recorder:
-    """A naive allocator whose history is written as torch writes it."""
+    """A naive allocator whose history has torch's format."""
 
     def __init__(self, expandable=False):
         self.allocator = NaiveAllocator(expandable=expandable, space=2 * GIB)
-        self.trace, self.places = [], {}
+        self.trace, self.blocks = [], {}
 
     def _note(self, action, addr, size):
         self.trace.append({"action": action, "addr": addr, "size": size, "stream": 0, "frames": []})
@@ -35,14 +35,14 @@ class Recorder:
         before = self._state()
         self.allocator.allocate(handle, size)
         self._segments(before, self._state())
-        self.places[handle] = (self.allocator.where[handle].taken[handle][0], size)
-        self._note("alloc", *self.places[handle])
+        self.blocks[handle] = (self.allocator.where[handle].taken[handle][0], size)
+        self._note("alloc", *self.blocks[handle])
 
     def free(self, handle):
-        place = self.places.pop(handle)
-        self._note("free_requested", *place)
+        block = self.blocks.pop(handle)
+        self._note("free_requested", *block)
         self.allocator.free(handle)
-        self._note("free_completed", *place)
+        self._note("free_completed", *block)
 
     def snapshot(self, device=0, **more):
         sizes = [

@@ -6,9 +6,10 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from slr_bench.errors import ConfigError, DataError
+from slr_bench.execute.job import JsonObject
 from slr_bench.predict.allocator.caching import Block, CachingAllocator, OutOfDeviceMemoryError
 from slr_bench.predict.allocator.expandable import make_allocator
 from slr_bench.predict.allocator.recording import Event, GoldenTrace, Recording, read_snapshot, recording_of
@@ -94,7 +95,7 @@ class SnapshotReplay:
     first_difference: int | None
     """Index of the first event after which reserved bytes or segments differ; None if none does or settings differ."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """The JSON object of ``slr-bench replay``."""
         simulated, recording = self.simulated, self.recording
         return {

@@ -16,6 +16,7 @@ from slr_bench.grid.workload import Capability, Knob
 from slr_bench.units import nearest
 
 Overrides = Mapping[str, Any]
+"""Dotted keys with the values that they get."""
 NEWEST: Final[Capability] = (99, 0)
 """Assumed for an unknown GPU: it supports all that torch uses."""
 

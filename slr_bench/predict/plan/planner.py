@@ -15,7 +15,7 @@ from slr_bench.grid.config import GridConfig, with_device
 from slr_bench.predict.allocator.rules import DEFAULT_SETTINGS, AllocatorSettings
 from slr_bench.predict.device import Device
 from slr_bench.predict.peak import predict_step
-from slr_bench.predict.plan.choices import at_size, choices_of, parse_vary
+from slr_bench.predict.plan.choices import Overrides, at_size, choices_of, parse_vary
 from slr_bench.predict.plan.result import Budget, Choice, DoesNotFitError, Evaluated, Measured, Plan, Point
 from slr_bench.predict.plan.search import IMPOSSIBLE, find_fastest, find_smallest, verify
 from slr_bench.predict.step_profile import Refusal, StepProfile, calibrate_rates
@@ -185,10 +185,10 @@ class Planner:
         self._cells[point] = cell
         return cell
 
-    def _changes(self, point: Point) -> dict[str, Any]:
+    def _changes(self, point: Point) -> Overrides:
         return {**self._choices.options[point.option], **at_size(self._own, point.size)}
 
-    def _difference(self, point: Point) -> dict[str, Any]:
+    def _difference(self, point: Point) -> Overrides:
         own = flatten(self._own.settings.model_dump(mode="json"))
         return {key: value for key, value in self._changes(point).items() if own.get(key) != value}
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from slr_bench.errors import ConfigError, SlrBenchError
+from slr_bench.execute.job import JsonObject
 from slr_bench.grid.cells import Cell
 from slr_bench.predict.allocator.rules import UNLIMITED
 from slr_bench.predict.device import Device
 from slr_bench.predict.peak import Prediction
+from slr_bench.predict.plan.choices import Overrides
 from slr_bench.units import format_bytes, parse_bytes
-
-Changes = Mapping[str, Any]
-"""Dotted keys that a point sets, with their values."""
 
 
 class DoesNotFitError(SlrBenchError):
@@ -142,7 +141,7 @@ class Plan:
     budget: Budget
     device: Device
     cells: Mapping[Point, Cell]
-    differences: Mapping[Point, Changes]
+    differences: Mapping[Point, Overrides]
     """Changes of each point to the given setting."""
     left_alone: Sequence[str]
     """Why some knobs stay as they are."""
@@ -168,7 +167,7 @@ class Plan:
 
         return sorted(self.choice.rejected, key=distance)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """The JSON object of ``slr-bench plan``."""
         budget, chosen = self.budget, self.choice.chosen
         rejected = [
@@ -191,14 +190,14 @@ class Plan:
             ],
         }
 
-    def _entry(self, point: Point) -> dict[str, Any]:
+    def _entry(self, point: Point) -> JsonObject:
         prediction = self.choice.evaluated[point].prediction
         predicted = None if prediction is None else prediction.to_dict()
         if predicted is not None:
             del predicted["by_module"]
         return {"changes": dict(self.differences[point]), "predicted": predicted, **self._figures(point)}
 
-    def _figures(self, point: Point) -> dict[str, Any]:
+    def _figures(self, point: Point) -> JsonObject:
         """Memory and time; null for a point that is impossible or could not be traced."""
         evaluated = self.choice.evaluated.get(point)
         return {
