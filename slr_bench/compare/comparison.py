@@ -77,7 +77,7 @@ class Comparison:
         """Cells of the head in which a process crashed or timed out."""
         return tuple(pair for pair in self.outcomes if BROKEN & pair.head.keys())
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return JSON values: ``base, head, cells, overall, unmatched, ends, problems``."""
         return {
             "base": self.base,

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from fractions import Fraction
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from slr_bench.compare.cells import DETERMINISTIC
 from slr_bench.compare.comparison import Comparison, OutcomePair, Unmatched
@@ -44,7 +44,7 @@ class CellVerdict:
     reason: str | None = None
     """Why, if the row itself does not say it."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return JSON values: those of the row, ``ruling``, and the reason."""
         return self.row.to_dict() | {"ruling": self.ruling, "reason": self.reason or self.row.reason}
 
@@ -71,7 +71,7 @@ class RuleResult:
             return "skipped" if self.rule.optional else "not comparable"
         return "pass"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return JSON values. ``cells`` are those that broke the rule; cells that kept it are only counted."""
         return {
             "rule": self.rule.text,
@@ -120,7 +120,7 @@ class GateResult:
         """Cells in which a metric with a rule improved, so that the baseline can be renewed."""
         return tuple(cell for result in self.rules for cell in result.with_ruling("better"))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return JSON values: the comparison's, ``verdict, exit_code, rules, missing, allowed, no_longer, crashed``."""
         return self.comparison.to_dict() | {
             "verdict": self.verdict,

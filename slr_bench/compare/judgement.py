@@ -59,7 +59,7 @@ class Judgement:
         """Whether there is a verdict."""
         return self.difference is not Difference.NOT_JUDGED
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return JSON values."""
         values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "description"}
         return {("significant" if name == "difference" else name): _json(value) for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""A plan as text, as a training file, and as a picture of memory against time."""
+"""Print a plan, write it as a training file, and draw it as memory against time."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ NEIGHBOURS_SHOWN: Final = 8
 
 
 def print_plan(planned: Plan, console: Console) -> None:
-    """The choice, what was beside it and why not, and the front."""
+    """Print the choice, the nearest rejected settings with their reasons, and the Pareto front."""
     plan = planned.choice
     best = plan.evaluated[plan.chosen]
     console.print(Text(plain(_headline(planned), 400), style="bold"))
     changes = planned.differences[plan.chosen]
-    what = ", ".join(f"{key}: {_value(value)}" for key, value in changes.items()) or "nothing: it is the setting given"
-    console.print(Text(f"Changed: {what}"))
+    what = ", ".join(f"{key}: {_value(value)}" for key, value in changes.items())
+    console.print(Text(f"Changed: {what or 'nothing; the given setting is the best'}"))
     _print_prediction(planned, console)
     near = planned.rejected[:NEIGHBOURS_SHOWN]
     heads = (Column("Memory", True), Column("Step", True), Column("Setting"), Column("Why not"))
@@ -39,7 +39,7 @@ def print_plan(planned: Plan, console: Console) -> None:
         for one in near
     )
     if rows:
-        print_table(Table(f"The {len(near)} nearest of {len(plan.rejected)} not chosen", heads, rows), console)
+        print_table(Table(f"The {len(near)} nearest of {len(plan.rejected)} rejected settings", heads, rows), console)
     front = tuple(
         Row(
             (
@@ -53,14 +53,14 @@ def print_plan(planned: Plan, console: Console) -> None:
         for point in plan.pareto
     )
     columns = (*heads[:2], Column("Time", True), Column(""), Column("Setting"))
-    print_table(Table("What nothing beats in memory and time", columns, front), console)
+    print_table(Table("Settings that no other beats in both memory and time", columns, front), console)
     sure = remarks([best.prediction]) if best.prediction is not None else ()
     for line in (f"Time: {planned.time_source}.", *sure, *planned.left_alone):
         console.print(Text(plain(line, 200), style="dim"))
 
 
 def _brief(reason: str) -> str:
-    """Of what is impossible without the cure: it is no mistake of anybody's."""
+    """Return the reason without the cure, because an impossible setting is not a mistake."""
     return plain(reason.partition(";")[0], 160)
 
 
@@ -71,7 +71,7 @@ def _figures(found: Evaluated | None) -> tuple[Cell, Cell]:
 
 
 def _verdict(planned: Plan, found: Evaluated) -> Cell:
-    """In the budget, or not."""
+    """Return whether the setting fits the budget."""
     limit = planned.budget.bytes
     if limit is None:
         return Cell("")
@@ -85,9 +85,9 @@ def _headline(planned: Plan) -> str:
     best, count = plan.evaluated[plan.chosen], str(len(plan.evaluated))
     refused = 1 + len(plan.rejected) - len(plan.evaluated)
     count += f" settings ({refused} more are impossible)" if refused else " settings"
-    figures = f"{format_bytes(best.need_bytes)} at most, {format_seconds(best.seconds)} a step"
+    figures = f"at most {format_bytes(best.need_bytes)}, {format_seconds(best.seconds)} per step"
     if budget.slower is not None:
-        return f"The least memory of {count} within {100 * budget.slower:.0f} % of the fastest's time: {figures}"
+        return f"The least memory of {count}, at most {100 * budget.slower:.0f} % slower than the fastest: {figures}"
     return (
         f"The fastest of {count} that fits {format_bytes(budget.total_bytes)} with "
         f"{100 * budget.headroom:.0f} % left free: {figures}"
@@ -108,7 +108,7 @@ def _print_prediction(planned: Plan, console: Console) -> None:
         console.print(Text(pressure(best.prediction.retries or 0), style="yellow"))
     for point, one in planned.measured.items():
         seen = "out of memory" if one.peak_bytes is None else f"{format_bytes(one.peak_bytes)}"
-        console.print(Text(f"Measured: {_name(planned, point)}: {seen}, {format_seconds(one.seconds)} a step"))
+        console.print(Text(f"Measured: {_name(planned, point)}: {seen}, {format_seconds(one.seconds)} per step"))
 
 
 def _name(planned: Plan, point: Point) -> str:
@@ -122,7 +122,7 @@ def _value(value: Any) -> str:
 
 
 def setting_file(planned: Plan) -> str:
-    """The chosen setting, whole: a training file, or of another workload than a training's step a grid file."""
+    """Return the chosen setting as a training file, or as a grid file for a workload other than the training step."""
     cell = planned.cells[planned.choice.chosen]
     values = cell.settings.model_dump(mode="json")
     if cell.spec.name != TRAINING_STEP:
@@ -134,7 +134,7 @@ def setting_file(planned: Plan) -> str:
 
 
 def plan_picture(planned: Plan) -> Picture:
-    """Memory against time of every setting looked at: the front joined, the choice named, the budget as a line."""
+    """Draw memory against time of every evaluated setting, with the Pareto front, the choice and the budget."""
     from slr_bench.report.charts.matplotlib_canvas import (
         INK,
         MUTED,
@@ -179,7 +179,7 @@ def plan_picture(planned: Plan) -> Picture:
         byte_axis(axes.xaxis, needs, logarithmic=is_wide)
         axes.set_xlabel(f"predicted memory on {planned.device.title}, at most{' (logarithmic axis)' * is_wide}")
         axes.set_ylabel(
-            "estimated time of a step, s" if not planned.measured else "time of a step by measured rates, s"
+            "estimated time per step, s" if not planned.measured else "time per step from measured rates, s"
         )
         axes.set_ylim(bottom=0)
         axes.grid(axis="both")

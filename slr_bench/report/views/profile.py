@@ -1,4 +1,4 @@
-"""What ``slr-bench profile`` found, as a report: the peak by category, module and phase, and the largest tensors."""
+"""Print a profile: the peak by category, module and phase, and the largest tensors."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ MEANINGS: Final = {
     "input": "the micro-batch",
     "saved activation": "kept by autograd for backward",
     "weight cast": "copies of weights in autocast's type",
-    "temporary": "everything else made in the step",
-    "held": "left by the step before; no part of the workload's state",
-    "workspace": "allocated by an operator, no tensor",
-    "rounding": "given out beyond what was asked for",
+    "temporary": "everything else that the step creates",
+    "held": "left by the previous step, but not part of the workload's state",
+    "workspace": "allocated inside an operator, not a tensor",
+    "rounding": "allocated beyond the requested size",
 }
 
 Found = Mapping[str, Any]
 
 
 def print_profile(found: Found, console: Console) -> None:
-    """The profile in a terminal."""
+    """Print the profile in the terminal."""
     report = profile_report(found, "")
     console.print(Text(report.title, style="bold"))
     console.print(Text(report.lead))
@@ -47,7 +47,7 @@ def print_profile(found: Found, console: Console) -> None:
 
 
 def profile_report(found: Found, command: str) -> Report:
-    """The profile as a report; its headline is the table of categories."""
+    """Return the profile as a report. Its headline is the table of categories."""
     categories = _categories(found)
     return Report(
         title=plain(
@@ -113,7 +113,7 @@ def _warnings(found: Found) -> tuple[str, ...]:
 
 
 def _categories(found: Found) -> Table:
-    """Categories at the two peaks side by side: that of the tensors, and the allocator's own."""
+    """Return the categories at the peak of the tensors and at the allocator's own peak."""
     traced = found["by_category"]
     allocator = found["allocator"]["by_category"] if found["allocator"] else {}
     names = [*traced, *(name for name in allocator if name not in traced)]
@@ -140,7 +140,8 @@ def _modules(found: Found) -> Table:
     ]
     if rest:
         rows.append(Row((Cell(f"{len(rest)} more modules"), _bytes(sum(entry["bytes"] for entry in rest)), Cell(""))))
-    return Table("The peak by module", (Column("Module"), Column("Bytes", numeric=True), Column("Of it")), tuple(rows))
+    columns = (Column("Module"), Column("Bytes", numeric=True), Column("Largest parts"))
+    return Table("The peak by module", columns, tuple(rows))
 
 
 def _parts(by_category: Mapping[str, int]) -> str:

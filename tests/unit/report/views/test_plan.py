@@ -75,7 +75,7 @@ def test_the_plan_shows_one_value_for_the_memory_of_the_choice():
     assert (need.is_tight, need.need_bytes) == (True, need.prediction.nvml.high)
     assert need.need_bytes <= BUDGET.bytes
     said = text(one, 200)
-    assert f"{need.need_bytes / GIB:.2f} GiB at most" in said
+    assert f"at most {need.need_bytes / GIB:.2f} GiB" in said
     assert f"to {need.need_bytes / GIB:.2f} GiB)" in said
     assert "releases cached memory 1× per step" in said
     assert "releases cached memory" not in text(planned(), 200)
@@ -83,7 +83,7 @@ def test_the_plan_shows_one_value_for_the_memory_of_the_choice():
 
 def test_in_80_columns_every_point_of_the_front_has_its_memory_time_and_verdict():
     lines = text(planned()).splitlines()
-    front = lines[next(place for place, line in enumerate(lines) if "What nothing beats" in line) :]
+    front = lines[next(place for place, line in enumerate(lines) if "Settings that no other beats" in line) :]
     for figures in (
         ("5.63 GiB", "1.00 s", "0.33×", "too large"),
         ("2.00 s", "0.67×", "tight"),
