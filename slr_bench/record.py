@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -188,3 +190,23 @@ def _paths_in(value: Any) -> Iterator[str]:
             yield from _paths_in(item)
     elif isinstance(value, str) and "/" in value:
         yield value
+
+
+def public_command(arguments: Sequence[str]) -> str:
+    """Return a command as others can give it: without anybody's home directory.
+
+    A path below the working directory is given relative to it; of any other path only the last part stays.
+    """
+    words = ["slr-bench", *map(public_word, arguments)]
+    return without_paths(shlex.join(words), "{}")
+
+
+def public_word(word: str) -> str:
+    """Return one word of a command as others can give it."""
+    key, equals, value = word.rpartition("=")  # --out=DIR, data.dir=DIR
+    if not value.startswith(("/", "~", "..")):
+        return word
+    expanded = os.path.expanduser(value)  # pathlib's raises where the user is unknown
+    path = os.path.normpath(Path.cwd() / expanded)
+    is_inside = not expanded.startswith("~") and Path(path).is_relative_to(Path.cwd())
+    return key + equals + (os.path.relpath(path) if is_inside else Path(path).name)

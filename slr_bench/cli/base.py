@@ -1,19 +1,19 @@
-"""What the commands share: the application, options, how one ends."""
+"""What the commands share: the application, common options, output files, and the end of a command."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from slr_bench.errors import InterruptedRunError
+import slr_bench
+from slr_bench.errors import ConfigError, InterruptedRunError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,10 +26,26 @@ app = typer.Typer(
     name="slr-bench",
     help="Measure the memory, time and accuracy of training steps; compare arms; report.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"slr-bench {slr_bench.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
 
@@ -80,22 +96,60 @@ def make_report(directory: Path, console: Console, content: RunContent | None = 
     return {"html": str(paths.html), "markdown": str(paths.markdown)}
 
 
-def public_command(arguments: Sequence[str]) -> str:
-    """The command as others can give it: what lies below the working directory is named from there, and of every other
-    path the last part alone stays. Nobody's home directory is in it.
+def refuse_lost_outputs(paths: Iterable[Path | None]) -> None:
+    """Told before anything is measured.
+
+    Raises:
+        ConfigError: an output file could not be written.
     """
-    from slr_bench.record import without_paths
+    for path in paths:
+        if path is None:
+            continue
+        if not path.parent.is_dir():
+            why = f"there is no directory {path.parent}; make it, or"
+        elif path.is_dir():
+            why = "Is a directory;"
+        elif not os.access(path if path.exists() else path.parent, os.W_OK):
+            why = "Permission denied;"
+        else:
+            continue
+        raise ConfigError(f"cannot write {path}: {why} choose another place")
 
-    words = ["slr-bench", *map(public_word, arguments)]
-    return without_paths(shlex.join(words), "{}")
+
+def remove_outputs(paths: Iterable[Path | None]) -> None:
+    """What an earlier run wrote is not taken for this one's answer, however this one ends. Pipes and links stay: what
+    is written into them is not theirs to keep.
+
+    Raises:
+        ConfigError: a file cannot be removed.
+    """
+    for path in paths:
+        if path is None or path.is_symlink() or not path.is_file():
+            continue
+        try:
+            path.unlink()
+        except OSError as error:
+            raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place") from error
 
 
-def public_word(word: str) -> str:
-    """A word of a command as others can give it."""
-    key, equals, value = word.rpartition("=")  # --out=DIR, data.dir=DIR
-    if not value.startswith(("/", "~", "..")):
-        return word
-    expanded = os.path.expanduser(value)  # pathlib's raises where the user is unknown
-    path = os.path.normpath(Path.cwd() / expanded)
-    is_inside = not expanded.startswith("~") and Path(path).is_relative_to(Path.cwd())
-    return key + equals + (os.path.relpath(path) if is_inside else Path(path).name)
+def write_output(path: Path, content: str | bytes) -> None:
+    """Write an output file.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place") from error
+
+
+def tidied(value: Any) -> Any:
+    """JSON values with every text cut and printable: names come from configurations, reasons from whatever broke."""
+    from slr_bench.units import plain
+
+    if isinstance(value, Mapping):
+        return {plain(key): tidied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [tidied(item) for item in value]
+    return plain(value) if isinstance(value, str) else value

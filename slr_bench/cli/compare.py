@@ -1,32 +1,109 @@
-"""``slr-bench compare``: is it different?"""
+"""``slr-bench compare`` and ``slr-bench gate``: is it different, and did this commit make it worse?"""
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from slr_bench.cli.base import JsonOption, SetOption, app, finish
-from slr_bench.cli.outputs import refuse_lost_outputs, write_output
-from slr_bench.cli.sides import (
-    ArmOption,
-    BaseArgument,
-    Choice,
-    ConfigOption,
-    DeviceOption,
-    FakeOption,
-    HeadArgument,
-    MarkdownOption,
-    OutOption,
-    RepeatsOption,
-    WorkloadOption,
-    obtain,
+from slr_bench.cli.base import (
+    JsonOption,
+    SetOption,
+    finish,
+    interruption_told,
+    refuse_lost_outputs,
+    remove_outputs,
     tidied,
+    write_output,
 )
-from slr_bench.errors import EXIT_CELL_CRASHED, EXIT_OK
+from slr_bench.errors import EXIT_CELL_CRASHED, EXIT_OK, ConfigError, SlrBenchError
+from slr_bench.record import public_command
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from slr_bench.api import CompareOptions
+    from slr_bench.compare.comparison import Comparison
+    from slr_bench.compare.gate import GateResult
+
+BaseArgument = Annotated[str, typer.Argument(help="Run directory, or a revision of this git repository.")]
+HeadArgument = Annotated[
+    str | None,
+    typer.Argument(help="The same; . is the working tree [default: side b of the directory, or the working tree]."),
+]
+ArmOption = Annotated[str | None, typer.Option(help="Only this arm.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option(help="Revisions: grid file to measure both with [default: configs/ablation.yml].")
+]
+WorkloadOption = Annotated[str | None, typer.Option(help="Revisions: only this workload of the grid.")]
+RepeatsOption = Annotated[
+    int | None, typer.Option(min=1, help="Revisions: pairs of processes a cell, in place of the grid's.")
+]
+DeviceOption = Annotated[str | None, typer.Option(help="Revisions: auto, cpu or cuda, in place of the grid's.")]
+FakeOption = Annotated[bool, typer.Option("--fake", help="Revisions: trace bytes on fake tensors, no data, no time.")]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Revisions: keep the runs in DIR/base and DIR/head; the same command goes on [default: kept nowhere]."
+    ),
+]
+MarkdownOption = Annotated[Path | None, typer.Option(help="Write it as Markdown for a pull request.")]
+
+RuleOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="METRIC:LIMIT",
+        help="How much worse it may get: peak_tensor_bytes:0%, step_time_s:10%:optional, peak_rss_bytes:100MiB. "
+        "Repeatable.",
+    ),
+]
+RulesOption = Annotated[list[Path] | None, typer.Option(help="YAML file of rules. Repeatable.")]
+AllowMissingOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="Cells that the head may lack, by arm, workload/arm or id. Repeatable."),
+]
+JunitOption = Annotated[Path | None, typer.Option(help="Write it as JUnit XML.")]
+BmfOption = Annotated[Path | None, typer.Option(help="Write the head's figures in Bencher Metric Format.")]
+SmallerOption = Annotated[
+    Path | None, typer.Option(help="Write them for github-action-benchmark (customSmallerIsBetter).")
+]
 
 
-@app.command()
+class Sides(NamedTuple):
+    """The two sides, and how they are measured if they are revisions."""
+
+    base: str
+    head: str | None
+    arm: str | None
+    options: CompareOptions
+
+    def compare(self, console: Console) -> Comparison:
+        """Compare the sides; measure them first if they are revisions."""
+        from slr_bench.api import compare
+        from slr_bench.report.views.run_progress import LiveView
+
+        def on_progress(text: str) -> None:
+            note = text.removeprefix("warning: ")
+            console.print(note, style="yellow" if note != text else None, soft_wrap=True)
+
+        out = self.options.out
+        kept = f"finished runs are kept in {out}, the same command goes on from there"
+        with interruption_told(kept if out else "nothing is kept: with --out DIR finished runs would be"):
+            return compare(
+                self.base,
+                self.head,
+                self.options,
+                arm=self.arm,
+                command=public_command(sys.argv[1:]),
+                view=lambda: LiveView(console, sides=("base", "head")),
+                on_progress=on_progress,
+            )
+
+
 def compare(
     base: BaseArgument,
     head: HeadArgument = None,
@@ -48,14 +125,102 @@ def compare(
     the head crashed."""
     from rich.console import Console
 
+    from slr_bench.api import CompareOptions
+    from slr_bench.files import parse_overrides
     from slr_bench.report.views.compare import comparison_markdown, print_comparison
 
     console = Console(stderr=as_json)
-    choice = Choice(base, head, arm, config, sets or [], workload, repeats, device, fake, out)
+    options = CompareOptions(config, parse_overrides(sets), workload, repeats, device, fake, out)
     refuse_lost_outputs([markdown])
-    comparison = obtain(choice, console)
+    comparison = Sides(base, head, arm, options).compare(console)
     if not as_json:
         print_comparison(comparison, console, show_all)
     if markdown is not None:
         write_output(markdown, comparison_markdown(comparison))
     finish(tidied(comparison.to_dict()), EXIT_CELL_CRASHED if comparison.crashed else EXIT_OK, as_json)
+
+
+class Outputs(NamedTuple):
+    """Where the answer is written besides the terminal."""
+
+    markdown: Path | None
+    junit: Path | None
+    bmf: Path | None
+    smaller_is_better: Path | None
+
+
+def gate(
+    base: BaseArgument,
+    head: HeadArgument = None,
+    rule: RuleOption = None,
+    rules: RulesOption = None,
+    allow_missing: AllowMissingOption = None,
+    arm: ArmOption = None,
+    config: ConfigOption = None,
+    sets: SetOption = None,
+    workload: WorkloadOption = None,
+    repeats: RepeatsOption = None,
+    device: DeviceOption = None,
+    fake: FakeOption = False,
+    out: OutOption = None,
+    markdown: MarkdownOption = None,
+    junit: JunitOption = None,
+    bmf: BmfOption = None,
+    smaller_is_better: SmallerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fail where the head is worse than the rules allow. Exit codes: 0 passed, 1 regression, 2 usage, 3 no baseline,
+    4 not comparable, 5 nothing measured, 7 a cell of the head crashed."""
+    from rich.console import Console
+
+    from slr_bench.api import CompareOptions
+    from slr_bench.api import gate as judge
+    from slr_bench.compare.rules import gather_rules
+    from slr_bench.files import parse_overrides
+    from slr_bench.report.views.gate import print_gate
+
+    console = Console(stderr=as_json)
+    files = Outputs(markdown, junit, bmf, smaller_is_better)
+    remove_outputs(files)
+    try:
+        refuse_lost_outputs(files)
+        ruling = gather_rules(rule or [], rules or [], allow_missing or [])
+        options = CompareOptions(config, parse_overrides(sets), workload, repeats, device, fake, out)
+        result = judge(Sides(base, head, arm, options).compare(console), ruling)
+    except SlrBenchError as error:
+        _write_no_verdict(error, files)
+        raise
+    if not as_json:
+        print_gate(result, console)
+    _write(result, files)
+    finish(tidied(result.to_dict()), result.exit_code, as_json)
+
+
+def _write(result: GateResult, files: Outputs) -> None:
+    from slr_bench.report.views.ci import bencher_metrics, gate_junit, smaller_is_better
+    from slr_bench.report.views.gate import gate_markdown
+
+    _write_each(
+        {
+            files.markdown: lambda: gate_markdown(result),
+            files.junit: lambda: gate_junit(result),
+            files.bmf: lambda: bencher_metrics(result.comparison),
+            files.smaller_is_better: lambda: smaller_is_better(result.comparison),
+        }
+    )
+
+
+def _write_no_verdict(error: SlrBenchError, files: Outputs) -> None:
+    """Whoever reads the files alone must see that the gate ended without an answer; figures it has none."""
+    from slr_bench.report.views.ci import no_verdict_junit
+    from slr_bench.report.views.gate import no_verdict, no_verdict_markdown
+
+    text = no_verdict(str(error), error.exit_code)
+    with suppress(ConfigError):  # of two mistakes the first is told
+        _write_each({files.markdown: lambda: no_verdict_markdown(text), files.junit: lambda: no_verdict_junit(text)})
+
+
+def _write_each(texts: Mapping[Path | None, Callable[[], str]]) -> None:
+    for path, text in texts.items():
+        if path is not None:
+            write_output(path, text())

@@ -1,17 +1,50 @@
-"""``slr-bench predict``: what a setting's step will need on a GPU that nobody has yet."""
+"""``predict``, ``plan``, ``calibrate`` and ``replay``: memory on a GPU that need not be here."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slr_bench.cli.base import AllocConfOption, JsonOption, SetOption, app, finish
+from slr_bench.cli.base import AllocConfOption, JsonOption, SetOption, finish, refuse_lost_outputs, write_output
 from slr_bench.errors import EXIT_DOES_NOT_FIT, EXIT_OK, ConfigError
 
+if TYPE_CHECKING:
+    from slr_bench.api import Plan
 
-@app.command()
+BudgetOption = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Budget, context included, like 6GiB [default: the device's].")
+]
+CardOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="GPU whose speed and workspaces count, like rtx4060.")
+]
+HeadroomOption = Annotated[float, typer.Option(metavar="PERCENT", min=0, max=90, help="Of the budget left free.")]
+SlowerOption = Annotated[
+    float | None,
+    typer.Option(metavar="PERCENT", min=0, help="Instead: the least memory at this much more time at most."),
+]
+KeepOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KNOB", help="Do not change it; the key of the micro-batch works too. Repeatable."),
+]
+AllowOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KNOB", help="May be changed although it changes the model. Repeatable."),
+]
+VaryOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=A,B", help="Choose among these values, in place of a knob's own. Repeatable."),
+]
+SettingFileOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write the chosen setting here, for the other commands (YAML).")
+]
+PictureOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Draw memory against time (PNG or SVG).")]
+MeasureOption = Annotated[
+    bool, typer.Option("--measure", help="Calibrate and verify on this machine's GPU, in a few runs.")
+]
+
+
 def predict(
     config: Annotated[Path, typer.Argument(help="Grid file, or a training file.")],
     device: Annotated[
@@ -31,47 +64,153 @@ def predict(
     """
     from rich.console import Console
 
-    from slr_bench.grid.project_file import use_projects_of
-    from slr_bench.predict.device import means_cpu
-    from slr_bench.predict.trace_pool import TracePool
+    from slr_bench.api import predict as predict_steps
+    from slr_bench.files import parse_overrides
 
     console = Console(stderr=as_json)
-    use_projects_of(config.parent)  # before the pool's first process begins, which inherits them
-    pool = TracePool(cuda_rules=not means_cpu(device), start_early=True)
-    with console.status("importing torch") as status, pool:
-        from slr_bench.files import parse_overrides
-        from slr_bench.grid.cells import expand, own_cell
-        from slr_bench.grid.config import load_grid
-        from slr_bench.predict.grid_prediction import (
-            GridPrediction,
-            SettingPrediction,
-            Target,
-            predict_grid,
-            predict_setting,
+    with console.status("importing torch") as status:
+        found = predict_steps(
+            config,
+            device=device,
+            arm=arm,
+            workload=workload,
+            overrides=parse_overrides(sets),
+            whole_grid=whole_grid,
+            alloc_conf=alloc_conf,
+            on_progress=status.update,
         )
-        from slr_bench.report.views.predict import print_cells, print_prediction
-
-        target = Target.from_options(device, alloc_conf)
-        if whole_grid and workload is not None:
-            raise ConfigError("--grid looks at all workloads; leave --workload out")
-        grid = load_grid(config)
-        overrides = parse_overrides(sets)
-        done = 0
-
-        def on_traced(*_: object) -> None:
-            nonlocal done
-            done += 1
-            status.update(f"traced {done} cells")
-
-        found: SettingPrediction | GridPrediction
-        if whole_grid:
-            found = predict_grid(expand(grid, overrides, arm), target, pool, device, on_traced)
-        else:
-            found = predict_setting(own_cell(grid, overrides, arm, workload), target, pool)
-    if as_json:
-        pass
-    elif isinstance(found, GridPrediction):
-        print_cells(found.cells, found.results, console)
-    else:
-        print_prediction(found.cell, found.result, found.cards, console)
+    if not as_json:
+        found.show(console)
     finish(found.to_dict(), EXIT_DOES_NOT_FIT if found.does_not_fit else EXIT_OK, as_json)
+
+
+def plan(
+    config: Annotated[Path, typer.Argument(help="Grid file, or a training file.")],
+    gpu_memory: BudgetOption = None,
+    device: CardOption = None,
+    arm: Annotated[str | None, typer.Option(help="Arm to start from, where the grid has several.")] = None,
+    workload: Annotated[str | None, typer.Option(help="Workload to plan for [default: the grid's first].")] = None,
+    sets: SetOption = None,
+    headroom: HeadroomOption = 5.0,
+    slower: SlowerOption = None,
+    keep: KeepOption = None,
+    allow: AllowOption = None,
+    vary: VaryOption = None,
+    alloc_conf: AllocConfOption = "",
+    out: SettingFileOption = None,
+    picture: PictureOption = None,
+    measure: MeasureOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Choose micro-batch, precision, recomputation, attention for a memory budget, and say why.
+
+    The effective batch and the model stay. Exit code 6: nothing fits.
+    """
+    from rich.console import Console
+
+    from slr_bench.api import PlanOptions
+    from slr_bench.api import plan as plan_setting
+    from slr_bench.files import parse_overrides
+
+    console = Console(stderr=as_json)
+    refuse_lost_outputs([out, picture])
+    if picture is not None and picture.suffix.lower() not in (".png", ".svg"):
+        raise ConfigError(f"--picture: {picture.name} is neither PNG nor SVG; name it .png or .svg")
+    options = PlanOptions(
+        gpu_memory, device, headroom, slower, keep or (), allow or (), vary or (), alloc_conf, measure
+    )
+    overrides = parse_overrides(sets)
+    with console.status("importing torch") as status:
+        found = plan_setting(
+            config, options, arm=arm, workload=workload, overrides=overrides, on_progress=status.update
+        )
+    try:
+        _write_plan(found, out, picture)
+    finally:
+        if not as_json:
+            found.show(console)
+    for what, path in (("setting", out), ("picture", picture)):
+        if path is not None:
+            console.print(f"{what}: {path}", soft_wrap=True, markup=False, highlight=False)
+    finish(found.to_dict(), EXIT_OK, as_json)
+
+
+def _write_plan(found: Plan, out: Path | None, picture: Path | None) -> None:
+    if out is not None:
+        write_output(out, found.setting_file())
+    if picture is not None:
+        drawn = found.picture()
+        write_output(picture, drawn.svg if picture.suffix.lower() == ".svg" else drawn.png)
+
+
+def calibrate(
+    config: Annotated[Path, typer.Argument(help="Grid whose steps are recorded, like configs/calibrate.yml.")],
+    traces: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also keep the recorded allocator histories here.")
+    ] = None,
+    devices: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the device's file here [default: where predict reads].")
+    ] = None,
+    sets: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure this machine's GPU in a few minutes: context, workspaces, allocator histories.
+
+    What it writes is used by predict and plan in place of rules, on this machine or another.
+    """
+    from rich.console import Console
+
+    from slr_bench.api import calibrate as calibrate_gpu
+    from slr_bench.files import parse_overrides
+    from slr_bench.report.views.predict import print_calibration
+
+    console = Console(stderr=as_json)
+    shown = ""
+    with console.status("importing torch") as status:
+
+        def on_progress(text: str) -> None:
+            nonlocal shown
+            status.update(text)
+            stage = text.partition(":")[0]
+            if stage != shown:  # one line per stage, also where no spinner is drawn
+                shown = stage
+                console.print(f"measuring {text}", markup=False, highlight=False)
+
+        found = calibrate_gpu(config, overrides=parse_overrides(sets), on_progress=on_progress)
+    written = found.write(devices, traces)
+    if not as_json:
+        print_calibration(found, written, console)
+    finish(found.to_dict(written), EXIT_OK, as_json)
+
+
+def replay(
+    snapshot: Annotated[Path, typer.Argument(help="File of torch.cuda.memory._dump_snapshot.")],
+    settings: Annotated[
+        str | None,
+        typer.Option(metavar="ALLOC_CONF", help="Other settings than recorded, as in PYTORCH_ALLOC_CONF."),
+    ] = None,
+    capacity: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Memory for segments, like 6GiB [default: no limit].")
+    ] = None,
+    device: Annotated[
+        int | None, typer.Option(metavar="INDEX", help="GPU of the file [default: the longest history].")
+    ] = None,
+    torch_version: Annotated[str, typer.Option("--torch", metavar="VERSION", help="Rules of this release.")] = "2.14",
+    as_json: JsonOption = False,
+) -> None:
+    """Replay a CUDA memory snapshot: what was reserved, how fragmented, and whether it would have fit otherwise."""
+    from rich.console import Console
+
+    from slr_bench.api import replay as replay_snapshot
+    from slr_bench.report.views.predict import print_replay
+    from slr_bench.units import parse_bytes
+
+    try:
+        capacity_bytes = None if capacity is None else parse_bytes(capacity)
+    except ValueError as error:
+        raise ConfigError(f"--capacity: {error}") from error
+    found = replay_snapshot(
+        snapshot, settings=settings, capacity_bytes=capacity_bytes, device=device, torch_version=torch_version
+    )
+    print_replay(found, Console(stderr=as_json))
+    finish(found.to_dict(), EXIT_OK if found.simulated.out_of_memory is None else EXIT_DOES_NOT_FIT, as_json)

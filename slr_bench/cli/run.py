@@ -1,34 +1,22 @@
-"""``slr-bench run``: measure a grid into a run directory."""
+"""``slr-bench run`` and ``slr-bench profile``: measure a grid, or every byte of one step."""
 
 from __future__ import annotations
 
 import contextlib
-import statistics
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slr_bench.cli.base import (
-    DEFAULT_RUN_DIRECTORY,
-    JsonOption,
-    SetOption,
-    app,
-    finish,
-    interruption_told,
-    make_report,
-    public_command,
-)
-from slr_bench.errors import EXIT_CELL_CRASHED, EXIT_OK, ConfigError, NothingMeasuredError, SlrBenchError
+from slr_bench.cli.base import DEFAULT_RUN_DIRECTORY, JsonOption, SetOption, finish, interruption_told, make_report
+from slr_bench.errors import EXIT_CELL_CRASHED, EXIT_OK, NothingMeasuredError, SlrBenchError
+from slr_bench.record import public_command
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from slr_bench.run.runner import Totals
+    from slr_bench.grid.cells import Cell
 
 
-@app.command()
 def run(
     config: Annotated[Path, typer.Argument(help="Grid file, or a training file (a grid of one cell).")],
     out: Annotated[
@@ -52,77 +40,77 @@ def run(
     """Run a grid, each cell in processes of its own, resuming what is missing; then report."""
     from rich.console import Console
 
+    from slr_bench.api import RunOptions
+    from slr_bench.api import run as run_grid
     from slr_bench.files import parse_overrides
-    from slr_bench.grid.cells import expand
-    from slr_bench.grid.config import load_grid, with_device
-    from slr_bench.run.binding import BoundElsewhereError
-    from slr_bench.run.runner import Runner
-    from slr_bench.run.store import Store
-
-    console = Console(stderr=as_json)
-    grid = with_device(load_grid(config), device)
-    grid = grid.model_copy(update={"sides": 2}) if aa else grid
-    grid = grid.repeated(1) if fake else grid  # fake tensors give the same bytes in every process
-    cells = expand(grid, parse_overrides(sets), arm)
-    directory = out or DEFAULT_RUN_DIRECTORY
-    command = public_command(sys.argv[1:])
-    runner = Runner(grid, cells, Store(directory), fake=fake, command=command, retry=retry, skip=not no_skip)
-    if fresh:
-        _set_aside(directory, console)
-    with interruption_told("finished runs are kept, the same command goes on from there"):
-        try:
-            totals = _run(runner, console)
-        except BoundElsewhereError:
-            if out is not None:
-                raise
-            _set_aside(directory, console)
-            totals = _run(runner, console)
-        make_report(directory, console)
-    finish(*_run_summary(directory, totals), as_json)
-
-
-def _run(runner: Any, console: Console) -> Totals:
     from slr_bench.report.views.run_progress import LiveView
 
-    console.print("starting: importing torch once for all cells")
-    try:
-        with LiveView(console) as view:
-            totals: Totals = runner.run(view)
-    except NothingMeasuredError:
-        with contextlib.suppress(SlrBenchError):  # what failed and why is a report too; the error itself goes on
-            make_report(runner.directory, console)
-        raise
-    return totals
+    console = Console(stderr=as_json)
+    directory = out or DEFAULT_RUN_DIRECTORY
+    with interruption_told("finished runs are kept, the same command goes on from there"):
+        try:
+            result = run_grid(
+                config,
+                RunOptions(out, fresh, device, fake, retry, not no_skip, aa),
+                arm=arm,
+                overrides=parse_overrides(sets),
+                command=public_command(sys.argv[1:]),
+                view=lambda: LiveView(console),
+                on_progress=lambda text: console.print(text, soft_wrap=True),
+            )
+        except NothingMeasuredError:
+            with contextlib.suppress(SlrBenchError):  # the report shows what failed and why; the error itself goes on
+                make_report(directory, console)
+            raise
+        make_report(directory, console)
+    crashed = {"crash", "timeout"} & result.outcomes.keys()
+    finish(result.to_dict(), EXIT_CELL_CRASHED if crashed else EXIT_OK, as_json)
 
 
-def _run_summary(directory: Path, totals: Totals) -> tuple[dict[str, Any], int]:
-    from slr_bench.run.runner import outcome_counts
+def profile(
+    config: Annotated[Path, typer.Argument(help="Grid file, or a training file.")],
+    arm: Annotated[str | None, typer.Option(help="Arm to look at, where the grid has several.")] = None,
+    workload: Annotated[str | None, typer.Option(help="Workload to look at [default: the grid's first].")] = None,
+    sets: SetOption = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda, in place of the grid's.")] = None,
+    fake: Annotated[
+        bool, typer.Option("--fake", help="On fake tensors: no data, no GPU. With --device cuda: as a GPU would.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Directory for a page with pictures, and the JSON.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Name every byte at the peak of one step: by category, module and phase, with the largest tensors."""
+    from rich.console import Console
 
-    counts = outcome_counts(totals.records)
-    harness_s = [value for record in totals.records if (value := record.value("harness_s")) is not None]
-    summary = {
-        "run_dir": str(directory),
-        "cells": len({record.cell_id for record in totals.records}),
-        "outcomes": counts,
-        "duration_s": totals.duration_s,
-        "harness_s_per_cell": statistics.median(harness_s) if harness_s else None,
-    }
-    return summary, EXIT_CELL_CRASHED if {"crash", "timeout"} & counts.keys() else EXIT_OK
+    from slr_bench.api import profile as profile_setting
+    from slr_bench.files import parse_overrides
 
+    console = Console(stderr=as_json)
+    with console.status("importing torch") as status:
 
-def _set_aside(directory: Path, console: Console) -> None:
-    """Rename a run directory to the next free ``NAME-<n>``: nothing finished is lost."""
-    from slr_bench.run.store import Store
+        def on_cell(cell: Cell) -> None:
+            if not console.is_terminal:
+                console.print(f"profiling {cell.spec.name}, arm {cell.arm}", markup=False, highlight=False)
 
-    if not directory.exists():
-        return
-    if not directory.is_dir():
-        raise ConfigError(f"{directory} is a file, not a run directory; choose another with --out")
-    if not (directory / "grid.json").is_file() and any(directory.iterdir()):
-        raise ConfigError(f"{directory} holds something else than runs; choose another with --out")
-    number = 1
-    while (target := directory.with_name(f"{directory.name}-{number}")).exists():
-        number += 1
-    with Store(directory).locked():  # not from under a run that goes on in it
-        directory.rename(target)
-    console.print(f"the earlier runs in {directory} are now in {target}", soft_wrap=True)
+        def on_phase(phase: str) -> None:
+            if console.is_terminal:
+                status.update(phase)
+            elif phase:
+                console.print(f"  {phase}", markup=False, highlight=False)
+
+        found = profile_setting(
+            config,
+            arm=arm,
+            workload=workload,
+            overrides=parse_overrides(sets),
+            device=device,
+            fake=fake,
+            on_cell=on_cell,
+            on_phase=on_phase,
+        )
+    if not as_json:
+        found.show(console)
+    if out is not None:
+        page = found.write_page(out, public_command(sys.argv[1:]))
+        console.print(f"page: {page}", soft_wrap=True, markup=False, highlight=False)
+    finish(found.to_dict(), EXIT_OK, as_json)

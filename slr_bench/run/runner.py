@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -55,8 +56,12 @@ class Runner:
         skip: bool = True,
         readers: Readers | None = None,
     ) -> None:
-        """``retry`` repeats crashed and timed-out runs; ``skip`` skips cells that an out-of-memory dominates."""
-        self._config = SessionConfig(grid, list(cells), store, fake, command, retry, skip, readers)
+        """Check the cells against their data, before anything is made.
+
+        ``retry`` repeats crashed and timed-out runs; ``skip`` skips cells that an out-of-memory dominates.
+        """
+        config = SessionConfig(grid, list(cells), store, fake, command, retry, skip, readers)
+        self._config = replace(config, facts=config.collect_facts())
 
     @property
     def directory(self) -> Path:

@@ -54,6 +54,14 @@ class SessionConfig:
     readers: Readers | None = None
     source: Source | None = None
     pairing: Pairing | None = None
+    facts: Mapping[str, Mapping[str, str]] | None = None
+    """Facts of each cell's data, by cell id, if they have been collected already."""
+
+    def collect_facts(self) -> Mapping[str, Mapping[str, str]]:
+        """Check every cell against its data and this machine; return the facts that are bound to the run."""
+        if self.facts is not None:
+            return self.facts
+        return {cell.cell_id: {} for cell in self.cells} if self.fake else prepare(self.cells, self.grid.device)
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,7 @@ def open_session(config: SessionConfig) -> Iterator[Session]:
         DataError: The data of a cell cannot be used.
     """
     grid, cells, store, source = config.grid, config.cells, config.store, config.source
-    facts = {cell.cell_id: {} for cell in cells} if config.fake else prepare(cells, grid.device)
+    facts = config.collect_facts()
     hashes = (source.hash if source else source_hash(cells), config_hash(grid, cells, facts, config.fake))
     variables = thread_environment() | dict(source.environment if source else {})
     preload = preload_of([MeasureCell], cells)

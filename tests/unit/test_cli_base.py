@@ -2,7 +2,7 @@
 
 import pytest
 
-from slr_bench.cli.base import public_command
+from slr_bench.record import public_command
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from step_profiles import step_profile
 
-from slr_bench.cli.outputs import write_output
+from slr_bench.cli.base import write_output
 from slr_bench.errors import ConfigError
 from slr_bench.grid.cells import own_cell
 from slr_bench.grid.config import GridConfig, load_grid
