@@ -28,7 +28,7 @@ DEVICE_OF_FAKE = torch.ops.prim.device.default
 State = Mapping[str, Iterable[torch.Tensor]]
 """Tensors alive before the step, by category."""
 OnHost = Callable[[int], bool]
-"""Whether a storage (``_cdata``) is host memory, when fake CPU tensors stand for those of a GPU."""
+"""Predicate that is true for a storage (``_cdata``) in host memory, when fake CPU tensors stand for a GPU's."""
 StorageReferences = list[weakref.ref[Any]]
 
 

@@ -56,13 +56,13 @@ def _directories(proc: Path, cgroup: Path, pid: int | str) -> Iterator[tuple[Pat
         else:
             continue
         mount = mounts.get(kind, _Mount(default, "/"))
-        directory = _below(mount, path)
+        directory = _own_directory(mount, path)
         chain = [directory, *directory.parents]
         for parent in chain[: chain.index(mount.directory) + 1]:
             yield (parent, *names)
 
 
-def _below(mount: _Mount, path: str) -> Path:
+def _own_directory(mount: _Mount, path: str) -> Path:
     """Return the process's own directory. A path outside the mount is the host's; then it is the mount itself."""
     for base in (mount.root, "/"):
         with contextlib.suppress(ValueError):

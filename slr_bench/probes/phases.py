@@ -19,8 +19,8 @@ class Span(NamedTuple):
 class PhaseClock:
     """Record a span for each ``with clock("forward"): ...``, and pass its name on to a listener (the tracer).
 
-    On a GPU the end of a phase means little unless ``synchronize`` waits for the device; the clock is therefore off
-    while steps are timed, and on in a step of its own.
+    On a GPU the end of a phase means little unless ``synchronize`` waits for the device. The clock is therefore off
+    while steps are timed, and on in a separate step.
     """
 
     def __init__(self, synchronize: Callable[[], None] | None = None) -> None:

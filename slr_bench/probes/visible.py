@@ -82,7 +82,7 @@ def open_device(
             f"NVML: no cuda:{ordinal}: CUDA_VISIBLE_DEVICES={environ.get('CUDA_VISIBLE_DEVICES', '(not set)')!s} "
             f"leaves {len(uuids)} devices"
         )
-    return _whole(Nvml(library, uuids[ordinal], space=space), uuids[ordinal])
+    return _not_a_mig_parent(Nvml(library, uuids[ordinal], space=space), uuids[ordinal])
 
 
 def _by_torch_uuid(library: Any, torch_uuid: str, space: PidSpace | None) -> Nvml:
@@ -94,16 +94,16 @@ def _by_torch_uuid(library: Any, torch_uuid: str, space: PidSpace | None) -> Nvm
             return Nvml(library, f"MIG-{torch_uuid}", space=space)
         except ProbeUnavailableError:
             raise error from error.__cause__
-    return _whole(found, f"GPU-{torch_uuid}")
+    return _not_a_mig_parent(found, f"GPU-{torch_uuid}")
 
 
-def _whole(found: Nvml, uuid: str) -> Nvml:
-    if found.is_mig_parent():
+def _not_a_mig_parent(device: Nvml, uuid: str) -> Nvml:
+    if device.is_mig_parent():
         raise ProbeUnavailableError(
             f"NVML: {uuid} is split into MIG instances, and which one this process uses is not known; "
             "name it: CUDA_VISIBLE_DEVICES=MIG-<uuid> (nvidia-smi -L lists them)"
         )
-    return found
+    return device
 
 
 def _first_named(environ: Mapping[str, str]) -> str | None:

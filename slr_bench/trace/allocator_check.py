@@ -30,7 +30,7 @@ class Block:
     position: int
     """Number of the operator that was running or had run last."""
     is_inside: bool
-    """Whether an operator of the step was running."""
+    """True if an operator of the step was running."""
     storage: int | None = None
     """Number of the traced storage on it."""
     is_loader: bool = False

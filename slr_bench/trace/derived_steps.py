@@ -5,9 +5,9 @@ middle micro-batch differs from the last only in what comes after it. So a first
 information. That the result equals a full trace is tested on every network, optimizer and precision of the byte-exact
 claim.
 
-**Interpolated.** Where a smaller and a larger micro-batch run the same operators on the same storages, every size has a
-part that grows with the micro-batch and a constant part, so one in between follows. That the step in between runs the
-same operators is assumed: a workload that takes another path for some sizes in the middle only would be wrong.
+**Interpolated.** A smaller and a larger micro-batch run the same operators on the same storages. Then every size has a
+part that grows with the micro-batch and a constant part, and one in between follows. That the step in between runs the
+same operators is assumed, so the result is wrong for a workload that takes another path for some sizes between.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who a tensor belongs to: the module at work, the source line that made it, and whether autograd saves it.
+"""Owners of tensors: the module at work, the source line that made a tensor, and whether autograd saves it.
 
 The module is known by hooks in forward, and in backward by the node of the autograd graph. Every node is labelled with
 the module whose forward made it. The labels lie on the nodes themselves, so they hold across threads (CUDA runs

@@ -20,7 +20,7 @@ STEADY_STEPS: Final = 1
 
 
 class RequestKind(IntEnum):
-    """What a :class:`Request` asks an allocator to do; its two numbers depend on it."""
+    """Kind of a :class:`Request`, on which the meaning of its two numbers depends."""
 
     ALLOCATE = 0
     """``storage, bytes``"""
@@ -33,7 +33,7 @@ class RequestKind(IntEnum):
     STEADY = 4
     """``0, 0``: the last step begins."""
     UNMODELLED = 5
-    """As TRANSIENT, for an operator that no rule covers."""
+    """The same as TRANSIENT, for an operator without a rule."""
 
 
 ALLOCATE, FREE, TRANSIENT, LIBRARY, STEADY, UNMODELLED = RequestKind
@@ -96,7 +96,7 @@ def unmodelled(needs: Sequence[OperatorNeed]) -> list[UnmodelledOperator]:
 
 
 Lives = Sequence[tuple[int, int | None]]
-"""For each storage, the positions at which it is made and dies."""
+"""The positions at which each storage is made and dies."""
 
 
 def lives(step: StepTrace) -> Lives:

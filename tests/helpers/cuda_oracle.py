@@ -1,7 +1,7 @@
-"""Forward passes as CUDA dispatches them, without a GPU: what a trace under CUDA rules is checked against.
+"""Forward passes as CUDA dispatches them, without a GPU: the reference for a trace under CUDA rules.
 
-Torch's CUDA build runs a forward pass on fake tensors that say they are CUDA's; only backward needs a driver. So one
-network is run twice, on such tensors and on the CPU's under ``cuda_routes``, and both must call the same operators.
+Torch's CUDA build runs a forward pass on fake tensors on a CUDA device; only backward needs a driver. So one network is
+run twice, on such tensors and on the CPU's under ``cuda_routes``, and both must call the same operators.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from slr_bench.trace.fake.cuda_rules import CudaFakeMode, cuda_routes
 from slr_bench.trace.fake.tensors import swap_for_fake
 
 _OF_ONE_DEVICE = {"detach", "t", "empty", "view", "_unsafe_view", "lift_fresh", "device"}
-"""They allocate nothing, or are called differently on the way to the same."""
+"""Operators that allocate nothing, or that the two devices call differently for the same result."""
 _TWINS = {"cudnn_batch_norm": "native_batch_norm"}
 
 Made = tuple[tuple[tuple[int, ...], str], ...]
@@ -31,9 +31,9 @@ class Forward(NamedTuple):
     """One forward pass."""
 
     operators: list[tuple[str, Made]]
-    """Name, and shape and type of each tensor that it returned."""
+    """Name of each operator, with shape and type of each tensor that it returned."""
     saved_bytes: int
-    """Of the storages that backward needs."""
+    """Bytes of the storages that backward needs."""
 
 
 class _Operators(TorchDispatchMode):
@@ -53,12 +53,12 @@ class _Operators(TorchDispatchMode):
 
 
 def fake_mode(device: str) -> FakeTensorMode:
-    """Torch's own for ``cuda``; for ``cpu`` that of the rules."""
+    """Return torch's own mode for ``cuda``, and that of the rules for ``cpu``."""
     return CudaFakeMode() if device == "cpu" else FakeTensorMode()
 
 
 def routes(device: str) -> contextlib.AbstractContextManager[None]:
-    """For ``cpu`` the routes under test, for ``cuda`` none."""
+    """Return the routes under test for ``cpu``, and none for ``cuda``."""
     return cuda_routes() if device == "cpu" else contextlib.nullcontext()
 
 

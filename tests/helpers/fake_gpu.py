@@ -35,12 +35,12 @@ class FakeGpu:
     def facts(self):
         return dict(self._facts)
 
-    def _held(self):
+    def _device_bytes(self):
         return (self.context if self.is_begun else 0) + self.recorder.allocator.reserved
 
     def reading(self):
-        process = self._held() if self.tells_process and self.is_begun else None
-        return GpuReading(process, self.idle + self._held() if self.tells_device else None, None)
+        process = self._device_bytes() if self.tells_process and self.is_begun else None
+        return GpuReading(process, self.idle + self._device_bytes() if self.tells_device else None, None)
 
     def reason(self):
         return "the driver keeps it to itself"
@@ -53,7 +53,7 @@ class FakeGpu:
         self.take(4)
 
     def take(self, size):
-        """Allocate; gives what to free it by."""
+        """Allocate, and return the handle to free it by."""
         self.is_begun = True
         self.number += 1
         self.recorder.alloc(self.number, size)

@@ -1,4 +1,4 @@
-"""Traced live bytes against closed forms: the size of every tensor here is known before the step."""
+"""Tests of live bytes against closed forms: the size of every tensor is known before the step."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_storage_lives_as_long_as_its_last_view():
         assert tracer.live_bytes == 0
 
 
-def test_a_tensor_made_of_others_counts_as_its_parts():
+def test_wrapper_tensor_counts_as_its_parts():
     with LiveBytes(CPU, {}) as tracer:
         pair = TwoTensor(torch.zeros(10), torch.zeros(10))
         result = pair + 1
@@ -57,7 +57,7 @@ def test_a_tensor_made_of_others_counts_as_its_parts():
         assert tracer.live_bytes == 2 * 40
 
 
-def test_in_place_makes_nothing():
+def test_in_place_operators_make_nothing():
     with LiveBytes(CPU, {}) as tracer:
         x = torch.zeros(100)
         x.add_(1).mul_(2).relu_()
@@ -82,7 +82,7 @@ def test_state_counts_from_the_start_and_loader_tensors_do_not():
     assert tracer.peak_bytes == 40 + 4000
 
 
-def test_a_tensor_nobody_named_counts_from_its_first_use():
+def test_unnamed_tensor_counts_from_its_first_use():
     unnamed = torch.zeros(100)
     with LiveBytes(CPU, {}) as tracer:
         big = torch.zeros(1000)

@@ -121,7 +121,7 @@ def _rnn_layer(result: Any, arguments: Mapping[str, Any]) -> Any:
 
 
 def _rnn_layer_backward(result: Any, arguments: Mapping[str, Any]) -> Any:
-    """Correct the gradients of the two biases: two tensors, of which the fake kernel returns one twice."""
+    """Correct the gradients of the two biases: they are two tensors; the fake kernel returns one twice."""
     gradients = list(result)
     with gradients[4].fake_mode:
         gradients[4] = torch.empty_like(gradients[4])

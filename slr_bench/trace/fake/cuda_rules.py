@@ -1,8 +1,8 @@
 """Run a step as a GPU would, on fake tensors of the CPU: without a GPU and without data.
 
 Fake tensors on a CUDA device cannot run backward without a GPU. So they are on the CPU, and each operator that differs
-on CUDA is routed: autocast's lists, dropout's bool mask, the fused attention back-ends, the optimizers' ``foreach``
-default, statistics in fp32, and which tensors stay in host memory. ``CUDA_RULES`` is the table's version.
+on CUDA is routed. These are autocast's lists, dropout's bool mask, fused attention, the optimizers' ``foreach``
+default, statistics in fp32, and the tensors that stay in host memory. ``CUDA_RULES`` is the table's version.
 ``trace.fake.workspaces`` estimates the memory that operators allocate while they run.
 """
 

@@ -1,4 +1,4 @@
-"""Torch's CUDA counters: null with a reason on a CPU; on a fake and a real GPU, the peaks of the whole and by phase."""
+"""Tests of torch's CUDA counters: null with a reason on a CPU; total peaks and peaks per phase on a GPU."""
 
 from contextlib import ExitStack
 
@@ -43,7 +43,7 @@ def values(probe):
     return {name: metric.value for name, metric in probe.readings().items()}
 
 
-def test_on_a_cpu_every_reading_is_null_with_the_reason_and_no_phase_is_kept():
+def test_cpu_readings_are_null_with_the_reason_and_no_phase_is_kept():
     with CudaAllocatorProbe(torch.device("cpu")) as probe, probe.phase("forward"):
         torch.ones(8)
     readings = probe.readings()
@@ -52,7 +52,7 @@ def test_on_a_cpu_every_reading_is_null_with_the_reason_and_no_phase_is_kept():
     assert probe.peaks_by_phase == {}
 
 
-def test_on_a_gpu_the_counters_are_reset_once_the_device_is_idle():
+def test_gpu_counters_are_reset_once_the_device_is_idle():
     allocator = FakeAllocator()
     allocator.hold(500)
     allocator.hold(4)
@@ -65,7 +65,7 @@ def test_on_a_gpu_the_counters_are_reset_once_the_device_is_idle():
     assert values(probe) == {"peak_requested_bytes": 7, "peak_allocated_bytes": 14, "peak_reserved_bytes": 1500}
 
 
-def test_a_phase_has_its_own_peak_and_the_whole_keeps_the_largest():
+def test_phase_has_its_own_peak_and_the_total_keeps_the_largest():
     allocator = FakeAllocator()
     with allocator.probe() as probe:
         with probe.phase("forward"):
@@ -84,7 +84,7 @@ def test_a_phase_has_its_own_peak_and_the_whole_keeps_the_largest():
     assert values(probe)["peak_requested_bytes"] == 100
 
 
-def test_a_phase_that_fails_leaves_its_peak():
+def test_failing_phase_leaves_its_peak():
     allocator = FakeAllocator()
     probe = allocator.probe()
 
@@ -99,7 +99,7 @@ def test_a_phase_that_fails_leaves_its_peak():
     assert values(probe)["peak_allocated_bytes"] == 60
 
 
-def test_the_phase_clock_tells_it_of_the_phases_for_as_long_as_it_listens():
+def test_probe_gets_phases_from_the_clock_while_it_listens():
     allocator, clock = FakeAllocator(), PhaseClock()
     with allocator.probe() as probe:
         with clock.listening(probe.phase), clock("forward"):
@@ -114,7 +114,7 @@ EVENTS = st.lists(st.one_of(st.integers(0, 99), st.sampled_from("abc"), st.just(
 
 
 @given(EVENTS)
-def test_peaks_are_those_of_a_count_kept_by_hand(events):
+def test_peaks_equal_those_counted_by_hand(events):
     """A number holds that many bytes, a letter enters a phase, ``end`` leaves the innermost."""
     allocator, now, whole, by_phase, stack = FakeAllocator(), 0, 0, {}, []
     with allocator.probe() as probe:

@@ -1,4 +1,4 @@
-"""Where a process's cgroups are mounted, from hand-made ``mountinfo`` and cgroup trees."""
+"""Tests of finding a process's cgroups, on hand-made ``mountinfo`` and cgroup trees."""
 
 import pytest
 from hypothesis import given, settings
@@ -33,37 +33,37 @@ def write(path, text):
     path.write_text(text)
 
 
-def test_every_limit_up_to_the_mount_the_innermost_first(tree):
+def test_all_limits_up_to_the_mount_are_listed_innermost_first(tree):
     limits = {"a/b": (500, 20), "a": ("max", 30), ".": (900, 40)}
     found = tree("0::/a/b", ("cg", "/", "cgroup2"), limits)
     assert found == [CgroupLimit(20, 500, "cgroup v2"), CgroupLimit(40, 900, "cgroup v2")]
 
 
 @pytest.mark.parametrize(("kind", "line"), [("cgroup2", "0::/docker/abc/job"), ("cgroup", "4:memory:/docker/abc/job")])
-def test_in_a_container_that_sees_its_own_cgroup_as_the_root_the_nested_one_counts_too(tree, kind, line):
+def test_nested_cgroup_counts_in_a_container_whose_root_is_its_own_cgroup(tree, kind, line):
     found = tree(line, ("my cg", "/docker/abc", kind), {"job": (300, 20), ".": (900, 40)})
     assert [limit.limit_bytes for limit in found] == [300, 900]
 
 
 @pytest.mark.parametrize("path", ["/not/there", "/../outside", "/"])
-def test_a_path_outside_of_the_mount_leaves_what_is_mounted(tree, path):
+def test_mounted_cgroup_is_used_for_a_path_outside_the_mount(tree, path):
     found = tree(f"0::{path}", ("cg", "/docker/abc", "cgroup2"), {".": (900, 40)})
     assert [limit.limit_bytes for limit in found] == [900]
 
 
-def test_v2_mounted_beside_v1_is_found_where_it_is(tree):
+def test_v2_mounted_beside_v1_is_found(tree):
     """The hybrid layout: version 2 lies below a directory of version 1 hierarchies."""
     found = tree("0::/job", ("sys/fs/cgroup/unified", "/", "cgroup2"), {"job": (300, 20)})
     assert found == [CgroupLimit(20, 300, "cgroup v2")]
 
 
-def test_another_process_has_its_own_cgroup_under_the_askers_mount(tree):
+def test_cgroup_of_another_process_is_found_under_the_own_mount(tree):
     found = tree("0::/docker/abc", ("cg", "/", "cgroup2"), {"docker/abc": (300, 20), ".": (900, 40)}, pid=77)
     assert [limit.limit_bytes for limit in found] == [300, 900]
 
 
 @pytest.mark.parametrize("limit", ["max", "0", "-1", "", str(2**63 - 4096)])
-def test_what_is_no_limit_is_left_out(tree, limit):
+def test_cgroup_without_a_limit_is_left_out(tree, limit):
     assert tree("4:memory:/", ("cg", "/", "cgroup"), {".": (limit, 40)}) == []
 
 
@@ -73,7 +73,7 @@ def test_without_proc_there_is_no_limit(tmp_path):
 
 @settings(max_examples=30, deadline=None)
 @given(limits=st.lists(st.one_of(st.none(), st.integers(1, 2**50)), min_size=1, max_size=6))
-def test_nesting_loses_no_limit_and_makes_none_up(limits, tmp_path_factory):
+def test_nesting_neither_loses_nor_adds_a_limit(limits, tmp_path_factory):
     root = tmp_path_factory.mktemp("nested")
     path = "/".join(f"level{number}" for number in range(len(limits)))
     write(root / "proc/self/cgroup", f"0::/{path}\n")

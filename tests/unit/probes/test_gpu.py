@@ -1,4 +1,4 @@
-"""A GPU over a run, on a card and a clock made by hand."""
+"""Tests of a GPU's readings during a run, with a fake card and clock."""
 
 import itertools
 
@@ -55,7 +55,7 @@ def test_peaks_extremes_and_the_rise_over_idle():
     assert "GPU exclusive" in readings["nvml_device_over_idle_bytes"].source
 
 
-def test_without_a_gpu_nobody_is_asked_and_every_reading_has_the_reason():
+def test_readings_without_a_gpu_have_the_reason():
     probe = GpuProbe(None, "the cell ran on the CPU", clock=lambda: 0.0)
     assert probe.sample() == (None, None)
     readings = probe.readings()
@@ -63,7 +63,7 @@ def test_without_a_gpu_nobody_is_asked_and_every_reading_has_the_reason():
     assert {(metric.value, metric.reason) for metric in readings.values()} == {(None, "the cell ran on the CPU")}
 
 
-def test_what_changes_slowly_is_asked_once_a_period():
+def test_slow_quantities_are_read_once_per_period():
     card = FakeCard()
     library = FakeNvml(card)
     times_s = iter([0.0, 0.0, 0.5, SLOW_PERIOD_S, SLOW_PERIOD_S + 0.5])
@@ -85,7 +85,7 @@ def test_what_changes_slowly_is_asked_once_a_period():
     ],
     ids=["others before", "others during", "own context before", "container"],
 )
-def test_a_rise_over_idle_means_something_only_on_an_exclusive_gpu(space, before, during, expected):
+def test_rise_over_idle_is_reported_only_on_an_exclusive_gpu(space, before, during, expected):
     world = World(space, used=100, processes={"Compute": before})
     world.look(during, used=400)
     metric = world.probe.readings()["nvml_device_over_idle_bytes"]
@@ -93,7 +93,7 @@ def test_a_rise_over_idle_means_something_only_on_an_exclusive_gpu(space, before
     assert metric.value == (300 if expected == "taken as exclusive" else None)
 
 
-def test_each_question_that_is_refused_leaves_its_own_reason():
+def test_each_refused_query_has_its_own_reason():
     world = World()
     world.card.refused = {"nvmlDeviceGetTemperature": NOT_SUPPORTED, "nvmlDeviceGetPowerUsage": NO_PERMISSION}
     world.look([])
@@ -105,7 +105,7 @@ def test_each_question_that_is_refused_leaves_its_own_reason():
     assert nulls == {"gpu_temperature_c", "gpu_power_w", "nvml_process_peak_bytes"}
 
 
-def test_a_device_that_disappears_keeps_the_peak_so_far_and_says_when_it_ended():
+def test_peak_of_a_device_that_disappears_is_kept_with_the_reason():
     world = World(used=100)
     world.look([(OWN, 300)], used=400)
     world.card.lose()
@@ -154,6 +154,6 @@ def test_the_best_known_memory_of_the_process_is_labelled(process, over_idle, re
     assert (metric.value, metric.source) == (value, source)
 
 
-def test_memory_that_nobody_knows_has_every_reason_once():
+def test_unknown_memory_has_every_reason_once():
     metrics = {"nvml_process_peak_bytes": unknown("a"), "nvml_device_over_idle_bytes": unknown("a")}
     assert process_memory(metrics, unknown("b")).reason == "a; b"

@@ -1,4 +1,4 @@
-"""Energy: the difference of a counter that may refuse, vanish or start anew."""
+"""Tests of energy, the difference of a counter that may be refused, disappear or be reset."""
 
 import pytest
 from fake_nvml import FakeCard, FakeNvml
@@ -19,13 +19,13 @@ def test_energy_is_the_difference_in_joule():
 
 
 @pytest.mark.parametrize("energies_mj", [[], [5_000]])
-def test_without_two_counter_readings_there_is_no_energy(energies_mj):
+def test_energy_is_unavailable_without_two_counter_readings(energies_mj):
     metric = energy_of(Nvml(FakeNvml(FakeCard(energies_mj=energies_mj))))
     assert metric.value is None
     assert metric.reason.startswith("no energy counter: Not Supported")
 
 
-def test_a_counter_that_started_anew_is_no_negative_energy():
+def test_energy_is_unavailable_after_a_counter_reset():
     metric = energy_of(Nvml(FakeNvml(FakeCard(energies_mj=[7_500, 100]))))
     assert (metric.value, metric.reason) == (
         None,
@@ -33,6 +33,6 @@ def test_a_counter_that_started_anew_is_no_negative_energy():
     )
 
 
-def test_without_a_gpu_the_reason_is_passed_on():
+def test_energy_without_a_gpu_has_the_reason():
     metric = energy_of(None, "the cell ran on the CPU")
     assert (metric.value, metric.reason) == (None, "the cell ran on the CPU")

@@ -1,4 +1,4 @@
-"""RAM meters on hand-made /proc and cgroup trees, and on this machine against allocations of known size."""
+"""Tests of RAM meters on hand-made /proc and cgroup trees, and on this machine with allocations of known size."""
 
 import json
 import mmap
@@ -108,11 +108,11 @@ def test_v1_use_and_cache_are_both_those_of_the_whole_subtree(tree):
     ],
     ids=["no files", "max", "above the machine", "use unknown", "v1 unlimited", "v1 no memory controller"],
 )
-def test_what_is_no_limit_falls_back_to_the_machine(tree, files):
+def test_machine_is_the_limit_without_a_valid_cgroup_limit(tree, files):
     assert read_host_memory(*tree(files)) == MACHINE
 
 
-def test_on_this_machine_use_lies_within_the_limit():
+def test_used_memory_of_this_machine_is_within_the_limit():
     memory = read_host_memory()
     assert 0 < memory.used_bytes <= memory.limit_bytes
 
@@ -131,7 +131,7 @@ def test_fields_are_read_in_their_units(tree):
     assert host.high_water_bytes(proc) == 300 * 1024
 
 
-def test_a_kernel_without_high_water_mark_is_unavailable(tree):
+def test_high_water_mark_is_unavailable_if_the_kernel_lacks_it(tree):
     proc, _ = tree({"proc/self/status": "VmRSS: 300 kB\n"})
     with pytest.raises(ProbeUnavailableError, match="no VmHWM"):
         host.high_water_bytes(proc)
@@ -153,7 +153,7 @@ def test_a_kernel_without_high_water_mark_is_unavailable(tree):
     ],
     ids=["no mark", "no start", "no reset"],
 )
-def test_a_probe_that_cannot_read_gives_nulls_with_the_reason(tree, files, reason):
+def test_probe_that_cannot_read_returns_nulls_with_the_reason(tree, files, reason):
     """Without the reset the mark would be another work's peak: then there is no reading at all."""
     with HostProbe(tree(files)[0]) as probe:
         pass
@@ -171,7 +171,7 @@ def test_a_probe_reads_peak_and_rise(tree):
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["kept", "freed before the end"])
-def test_the_kernels_mark_sees_a_known_allocation_to_the_page(kept):
+def test_high_water_mark_counts_a_known_allocation_to_the_page(kept):
     with HostProbe() as probe:
         block = mmap.mmap(-1, 64 * MIB)  # of the kernel itself: malloc could hand out pages that are resident already
         for offset in range(0, 64 * MIB, PAGE):
@@ -229,7 +229,7 @@ def test_pss_of_a_tree_counts_shared_pages_once():
     assert 16 * MIB + 32 * MIB <= found["alone"] < 16 * MIB + 64 * MIB + found["before"]
 
 
-def test_pss_adds_up_a_tree_and_passes_over_the_dead(tree):
+def test_pss_of_a_tree_skips_ended_processes(tree):
     files = {
         "proc/1/task/1/children": "2 3",
         "proc/1/task/9/children": "4",
@@ -245,7 +245,7 @@ def test_pss_adds_up_a_tree_and_passes_over_the_dead(tree):
     assert host.tree_pss_bytes(77, proc) is None
 
 
-def test_a_thread_that_ends_meanwhile_hides_neither_its_process_nor_the_children(tree):
+def test_ended_thread_hides_neither_its_process_nor_the_children(tree):
     """Between listing the threads and reading one, it may have gone."""
     proc, _ = tree({"proc/1/task/1/children": "2", "proc/2/task/2/children": "", "proc/1/task/5/comm": "gone\n"})
     assert sorted(host.tree_pids(1, proc)) == [1, 2]

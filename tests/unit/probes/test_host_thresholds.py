@@ -1,4 +1,4 @@
-"""Levels of a fraction: ordered, and reached exactly at the threshold."""
+"""Tests that levels of a fraction are ordered, and reached exactly at the threshold."""
 
 import pytest
 from hypothesis import given
@@ -22,6 +22,6 @@ def test_more_use_is_never_a_lower_level(one, other):
 
 
 @pytest.mark.parametrize(("warning", "critical"), [(0, 0.5), (0.9, 0.8), (0.9, 1.1), (90, 95), (float("nan"), 0.9)])
-def test_thresholds_that_cannot_be_are_refused_with_the_cure(warning, critical):
+def test_impossible_thresholds_are_refused_with_the_cure(warning, critical):
     with pytest.raises(ConfigError, match=r"like 0\.9 and 0\.95"):
         Thresholds(warning, critical)

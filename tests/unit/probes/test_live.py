@@ -1,4 +1,4 @@
-"""Live readings of a tree and its GPUs, made by hand; and of this very process."""
+"""Tests of live readings of a hand-made process tree and its GPUs, and of this process."""
 
 import os
 
@@ -38,14 +38,14 @@ class World:
         return self.pss[pid]
 
 
-def test_the_root_comes_first_then_the_largest_and_the_sums_are_of_all():
+def test_root_comes_first_then_the_largest_and_sums_cover_all():
     reading = World().reader.read()
     assert [process.pid for process in reading.processes] == [7, 8, 9]
     assert (reading.rss_bytes, reading.pss_bytes, reading.ram_bytes, reading.ram_kind) == (600, 460, 460, "PSS")
     assert (reading.memory, reading.used_fraction) == (MEMORY, 0.6)
 
 
-def test_pss_is_read_seldom_and_takes_a_hundredth_of_the_time_at_most():
+def test_pss_is_read_rarely_and_takes_at_most_a_hundredth_of_the_time():
     world = World()
     world.pss_cost_s = 0.1
     world.reader.read()
@@ -58,7 +58,7 @@ def test_pss_is_read_seldom_and_takes_a_hundredth_of_the_time_at_most():
     assert world.reads == [7, 8, 9] * 2
 
 
-def test_a_new_member_is_not_left_out_of_the_sum_for_long():
+def test_new_process_is_soon_part_of_the_sum():
     world = World()
     world.pss_cost_s = 1.0
     world.reader.read()
@@ -69,14 +69,14 @@ def test_a_new_member_is_not_left_out_of_the_sum_for_long():
     assert world.reader.read().pss_bytes == 500
 
 
-def test_a_member_that_ended_leaves_the_sum():
+def test_ended_process_leaves_the_sum():
     world = World()
     world.reader.read()
     del world.rss[8]
     assert world.reader.read().pss_bytes == 210
 
 
-def test_a_member_that_may_not_be_looked_at_makes_it_rss_and_the_kinds_have_peaks_of_their_own():
+def test_unreadable_process_makes_the_figure_rss_and_each_kind_has_its_own_peak():
     world = World()
     world.reader.read()
     world.pss[9], world.now_s = "refused", PSS_PERIOD_S
@@ -86,7 +86,7 @@ def test_a_member_that_may_not_be_looked_at_makes_it_rss_and_the_kinds_have_peak
     assert world.reader.peaks.ram_bytes == {"PSS": 460, "RSS": 600}
 
 
-def test_peaks_remember_the_most():
+def test_peaks_keep_the_largest_values():
     world = World()
     world.reader.read()
     world.rss[7], world.pss[7], world.now_s = 500, 400, PSS_PERIOD_S
@@ -97,7 +97,7 @@ def test_peaks_remember_the_most():
     assert (peaks.readings, peaks.ram_bytes, peaks.high_water_bytes) == (3, {"PSS": 800}, 1000)
 
 
-def test_an_ended_process_has_no_reading():
+def test_ended_process_has_no_reading():
     world = World()
     del world.rss[7]  # its children may live on
     assert world.reader.read() is None
@@ -106,7 +106,7 @@ def test_an_ended_process_has_no_reading():
 
 @pytest.fixture
 def cards(monkeypatch):
-    """Two cards on a machine whose PIDs are everybody's; the second one's memory may not be asked for."""
+    """Two cards on a machine with one PID namespace; reading the second one's memory is refused."""
     monkeypatch.setattr(live, "is_machines_namespace", lambda: True)
     first = FakeCard(uuid="GPU-1", processes={"Compute": [(7, 50), (9, 20), (99, 500)]})
     second = FakeCard(uuid="GPU-2", name="Other", refused={"nvmlDeviceGetMemoryInfo_v2": NO_PERMISSION})
@@ -131,7 +131,7 @@ def test_the_whole_machine_has_no_processes_and_no_process_bytes(cards):
     assert reading.gpus[0].reasons["process_bytes"] == "the whole machine is watched, not a process"
 
 
-def test_this_very_process_can_be_read():
+def test_this_process_can_be_read():
     reading = LiveReader(os.getpid()).read()
     own = reading.processes[0]
     assert own.pid == os.getpid()

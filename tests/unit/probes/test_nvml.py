@@ -1,4 +1,4 @@
-"""NVML by a hand-written fake: what the driver does not say is None with its own reason, never 0."""
+"""Tests of NVML with a fake library: a value that the driver does not report is None with its own reason, never 0."""
 
 import sys
 
@@ -35,7 +35,7 @@ def device(*compute, space=MACHINE, library=None, **fields):
     return Nvml(library or FakeNvml(card), "GPU-1", space=space)
 
 
-def test_everything_the_driver_says_is_read():
+def test_everything_that_the_driver_reports_is_read():
     nvml = device((FOREIGN, 50), (OWN, 400), event_bits=0x1 | 0x4 | 0x40)
     assert nvml.read() == GpuReading(400, 700, 1000)
     throttles = ("power cap", "thermal slowdown (hardware)")
@@ -58,7 +58,7 @@ QUESTIONS = {
 
 @pytest.mark.parametrize("code", [NO_PERMISSION, GPU_IS_LOST])
 @pytest.mark.parametrize("quantity", QUESTIONS)
-def test_one_refused_question_silences_no_other_and_has_its_own_reason(quantity, code):
+def test_refused_query_affects_no_other_and_has_its_own_reason(quantity, code):
     nvml = device((OWN, 400), library=None)
     whole = {**nvml.read()._asdict(), **nvml.state()._asdict()}
     nvml._handle.refused = {QUESTIONS[quantity]: code}
@@ -88,7 +88,7 @@ def test_one_refused_question_silences_no_other_and_has_its_own_reason(quantity,
     ],
     ids=["no process", "others only", "number hidden (WSL)", "host PIDs", "hidden list", "two numbers"],
 )
-def test_a_process_the_driver_does_not_count_is_unknown_not_zero(listed, space, reason):
+def test_bytes_are_unknown_for_a_process_that_the_driver_does_not_count(listed, space, reason):
     nvml = device(*listed, space=space)
     assert nvml.read() == GpuReading(None, 700, 1000)
     assert reason in nvml.why("process_bytes")
@@ -100,7 +100,7 @@ def test_a_container_in_which_proc_shows_the_hosts_number_is_matched_by_it():
     assert device((7, 300), space=both).process_bytes() == 300
 
 
-def test_a_process_that_truly_uses_nothing_is_zero():
+def test_bytes_are_zero_for_a_process_that_uses_nothing():
     assert device((OWN, 0)).process_bytes() == 0
 
 
@@ -110,7 +110,7 @@ def test_the_bytes_of_a_tree_add_up():
     assert device((OWN, 400), (44, None), space=tree).process_bytes() is None
 
 
-def test_clients_of_mps_stand_in_a_list_of_their_own():
+def test_mps_clients_are_read_from_their_own_list():
     card = FakeCard(processes={"Compute": [(FOREIGN, 30)], "MPSCompute": [(OWN, 400)]})
     nvml = Nvml(FakeNvml(card), "GPU-1", space=MACHINE)
     assert (nvml.process_bytes(), nvml.other_pids(), nvml.is_listed()) == (400, (FOREIGN,), True)
@@ -127,13 +127,13 @@ def test_clients_of_mps_stand_in_a_list_of_their_own():
         ([], CONTAINER, None),
     ],
 )
-def test_others_on_the_device_are_named_only_where_they_cannot_be_this_process(listed, space, others):
+def test_other_pids_are_returned_only_if_they_cannot_be_this_process(listed, space, others):
     nvml = device(*listed, space=space)
     assert nvml.other_pids() == others
     assert others is not None or "container" in nvml.why("other_pids")
 
 
-def test_a_desktop_on_the_card_is_another_process_and_a_refused_list_of_them_hides_no_other():
+def test_graphics_processes_count_as_others_and_a_refused_list_hides_no_other():
     card = FakeCard(processes={"Compute": [(OWN, 1)], "Graphics": [(9, 5)]})
     nvml = Nvml(FakeNvml(card), "GPU-1", space=MACHINE)
     assert nvml.other_pids() == (9,)
@@ -155,7 +155,7 @@ def test_a_device_that_disappears_leaves_unknowns_with_the_reason():
 
 
 @pytest.mark.parametrize("code", [FUNCTION_NOT_FOUND, NOT_SUPPORTED, ARGUMENT_VERSION_MISMATCH])
-def test_an_old_driver_counts_its_own_reserve_as_used_and_the_label_says_so(code):
+def test_old_driver_counts_its_own_reserve_as_used_and_the_source_says_so(code):
     library = FakeNvml(FakeCard(), refused={"nvmlDeviceGetMemoryInfo_v2": code})
     nvml = Nvml(library, "GPU-1", space=MACHINE)
     assert nvml.read().device_bytes == 700 + RESERVED
@@ -163,13 +163,13 @@ def test_an_old_driver_counts_its_own_reserve_as_used_and_the_label_says_so(code
     assert "reserved" not in device().memory_source
 
 
-def test_the_kind_of_used_bytes_never_changes_under_way():
+def test_kind_of_used_bytes_never_changes_during_a_run():
     nvml = device()
     nvml._handle.refused = {"nvmlDeviceGetMemoryInfo_v2": FUNCTION_NOT_FOUND}
     assert nvml.read().device_bytes is None
 
 
-def test_older_forms_of_a_question_are_asked_where_the_driver_is_older():
+def test_older_functions_are_called_with_an_older_driver():
     card = FakeCard(processes={"Compute": [(OWN, 400)]}, event_bits=0x8)
     library = FakeNvml(card, old_lists=True, refused={"nvmlDeviceGetCurrentClocksEventReasons": FUNCTION_NOT_FOUND})
     nvml = Nvml(library, "GPU-1", space=MACHINE)
@@ -199,7 +199,7 @@ def test_a_mig_instance_has_the_cards_temperature_but_neither_its_energy_nor_its
     assert not nvml.is_mig_parent()
 
 
-def test_a_mig_parent_refuses_and_is_known_as_one():
+def test_mig_parent_is_recognised():
     card = FakeCard(is_cut=True)
     card.refused = {"nvmlDeviceGetMemoryInfo_v2": NO_PERMISSION, "nvmlDeviceGetUtilizationRates": NOT_SUPPORTED}
     nvml = Nvml(FakeNvml(card), "GPU-1", space=MACHINE)

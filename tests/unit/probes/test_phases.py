@@ -1,4 +1,4 @@
-"""Spans of named phases, on a clock made by hand."""
+"""Tests of the spans of named phases, with a fake clock."""
 
 from contextlib import contextmanager
 
@@ -15,7 +15,7 @@ def clock(monkeypatch):
     monkeypatch.setattr(phases.time, "perf_counter", lambda: float(next(ticks)))
 
 
-def test_spans_count_from_the_clocks_making():
+def test_spans_are_relative_to_the_creation_of_the_clock():
     phase = PhaseClock()
     with phase("load"), phase("decode"):
         pass
@@ -26,14 +26,14 @@ def test_spans_count_from_the_clocks_making():
     assert phase.total_s("absent") == 0
 
 
-def test_a_phase_that_fails_leaves_its_span():
+def test_failing_phase_leaves_its_span():
     phase = PhaseClock()
     with pytest.raises(KeyError), phase("load"):
         raise KeyError
     assert phase.spans == [Span("load", 1, 2)]
 
 
-def test_the_device_is_waited_for_before_each_look_at_the_clock():
+def test_device_is_synchronised_before_each_reading_of_the_clock():
     calls = []
     phase = PhaseClock(lambda: calls.append("wait"))
     with phase("forward"):
@@ -41,7 +41,7 @@ def test_the_device_is_waited_for_before_each_look_at_the_clock():
     assert calls == ["wait", "work", "wait"]
 
 
-def test_switched_off_it_neither_waits_nor_keeps_a_span_but_still_tells_the_listener():
+def test_disabled_clock_neither_waits_nor_keeps_spans_but_calls_the_listener():
     calls = []
     phase = PhaseClock(lambda: calls.append("wait"))
     phase.enabled = False

@@ -1,4 +1,4 @@
-"""The sampling thread with a reader and a clock made by hand."""
+"""Tests of the sampling thread, with a fake reader and clock."""
 
 import itertools
 import threading
@@ -8,7 +8,7 @@ from slr_bench.probes.sampler import DEFAULT_PERIOD_S, Sampler
 NEVER_S = 3600.0
 
 
-def test_it_reads_once_at_each_end():
+def test_sampler_reads_once_at_each_end():
     rows = iter([(10,), (70,), (30,)])
     with Sampler(rows.__next__, NEVER_S, clock=itertools.count().__next__) as sampler:
         sampler.sample()
@@ -17,7 +17,7 @@ def test_it_reads_once_at_each_end():
     assert sampler.peak(0) == 70
 
 
-def test_it_reads_in_a_thread_of_its_own_while_open():
+def test_sampler_reads_in_its_own_thread_while_open():
     seen = threading.Semaphore(0)
     threads = []
 
@@ -43,5 +43,5 @@ def test_a_series_that_was_never_readable_has_no_peak():
     assert [sampler.peak(column) for column in range(3)] == [5, None, 0]
 
 
-def test_the_rate_is_one_that_drivers_bear():
+def test_default_period_is_long_enough_for_drivers():
     assert DEFAULT_PERIOD_S >= 0.05

@@ -1,4 +1,4 @@
-"""Process trees: found on every kernel, summed whole or not at all, named shortly."""
+"""Tests of process trees: found on every kernel, summed completely or not at all, with short names."""
 
 import os
 
@@ -26,20 +26,20 @@ def stat(pid, parent, name="python"):
     return {f"{pid}/stat": f"{pid} ({name}) S {parent} 1 1\n", f"{pid}/task/{pid}/comm": name}
 
 
-def test_without_lists_of_children_the_parents_tell_the_tree(proc):
+def test_tree_is_built_from_parents_without_lists_of_children(proc):
     """A kernel built without CONFIG_PROC_CHILDREN: its trees must not look like lone processes."""
     files = stat(1, 0) | stat(5, 1) | stat(6, 5, "odd) S 9 (name") | stat(7, 1) | stat(9, 2) | {"8/comm": "no stat"}
     assert sorted(tree_pids(1, proc(files))) == [1, 5, 6, 7]
     assert sorted(tree_pids(5, proc(files))) == [5, 6]
 
 
-def test_this_process_is_found_either_way():
+def test_this_process_is_found_both_ways():
     own = os.getpid()
     assert own in tree_pids(own)
     assert set(tree._tree_by_parents(own, tree.PROC)) >= {own}
 
 
-def test_a_member_that_may_not_be_looked_at_makes_the_sum_unknown(proc, monkeypatch):
+def test_sum_is_unknown_if_one_process_cannot_be_read(proc, monkeypatch):
     """The rest of a tree is not the tree: better no figure than a smaller one."""
     files = {"1/task/1/children": "2", "2/task/2/children": "", "1/smaps_rollup": "Pss: 100 kB\n"}
     root = proc(files | {"2/smaps_rollup": "Pss: 20 kB\n"})
@@ -65,7 +65,7 @@ def test_a_process_without_memory_is_none(proc, status):
     assert read_process(3, proc({"3/status": status} if status else {})) is None
 
 
-def test_without_a_command_line_the_kernels_name_is_taken(proc):
+def test_kernel_name_is_used_without_a_command_line(proc):
     assert read_process(3, proc({"3/status": "Name:\tkworker\nVmRSS:\t 1 kB\n", "3/cmdline": ""})).name == "kworker"
 
 

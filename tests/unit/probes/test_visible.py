@@ -1,4 +1,4 @@
-"""Which NVML device torch's ``cuda:N`` is, however the environment reorders, hides or cuts them."""
+"""Tests of the NVML device of torch's ``cuda:N``, for environments that reorder, hide or split devices."""
 
 import pytest
 from fake_nvml import GPU_IS_LOST, FakeCard, FakeNvml
@@ -32,19 +32,19 @@ def visible(text, devices=EQUAL, **environ):
         ("GPU-zz,0", []),
     ],
 )
-def test_the_environment_is_read_as_cuda_reads_it(text, places):
+def test_environment_is_read_as_cuda_reads_it(text, places):
     assert visible(text) == [EQUAL[place].uuid for place in places]
 
 
 @given(st.permutations(range(4)), st.integers(0, 4))
-def test_any_order_of_numbers_or_uuids_names_the_same_devices(order, count):
+def test_numbers_and_uuids_in_any_order_name_the_same_devices(order, count):
     chosen = order[:count]
     by_number = visible(",".join(map(str, chosen)))
     by_uuid = visible(",".join(EQUAL[place].uuid for place in chosen))
     assert by_number == by_uuid == [EQUAL[place].uuid for place in chosen]
 
 
-def test_numbers_of_unlike_cards_mean_something_only_in_the_order_of_the_bus():
+def test_numbers_of_different_cards_need_the_pci_bus_order():
     assert visible("1,0", MIXED, CUDA_DEVICE_ORDER="PCI_BUS_ID") == ["GPU-b", "GPU-a"]
     assert visible("GPU-b,GPU-a", MIXED) == ["GPU-b", "GPU-a"]
     with pytest.raises(ProbeUnavailableError, match="CUDA_DEVICE_ORDER=PCI_BUS_ID"):
@@ -54,12 +54,12 @@ def test_numbers_of_unlike_cards_mean_something_only_in_the_order_of_the_bus():
 CARDS = (FakeCard(uuid="GPU-a", name="slow"), FakeCard(uuid="GPU-b", name="fast", used=90))
 
 
-def test_the_uuid_that_torch_gives_decides():
+def test_uuid_from_torch_decides():
     for environ in ({}, {"CUDA_VISIBLE_DEVICES": "1"}):
         assert open_device(FakeNvml(*CARDS), "b", environ=environ).read().device_bytes == 90
 
 
-def test_without_a_uuid_the_environment_decides_and_names_what_it_leaves():
+def test_environment_decides_without_a_uuid_and_the_error_names_it():
     same = [FakeCard(uuid="GPU-a"), FakeCard(uuid="GPU-b", used=90)]
     assert open_device(FakeNvml(*same), environ={"CUDA_VISIBLE_DEVICES": "1"}).read().device_bytes == 90
     with pytest.raises(ProbeUnavailableError, match="CUDA_VISIBLE_DEVICES=1 leaves 1 devices"):
@@ -71,24 +71,24 @@ def cut_card():
     return FakeNvml(card, FakeCard(uuid="MIG-m", parent=card, used=90))
 
 
-def test_a_mig_instance_is_found_by_its_name_or_by_the_uuid_that_torch_gives():
+def test_mig_instance_is_found_by_its_name_or_by_the_uuid_from_torch():
     assert open_device(cut_card(), "a", environ={"CUDA_VISIBLE_DEVICES": "MIG-m"}).is_mig_instance
     assert open_device(cut_card(), "m", environ={}).is_mig_instance
     assert visible_uuids(list_devices(cut_card()), {"CUDA_VISIBLE_DEVICES": "MIG-m"}) == ["MIG-m"]
 
 
 @pytest.mark.parametrize("torch_uuid", ["a", None])
-def test_a_cut_card_alone_does_not_say_which_instance(torch_uuid):
+def test_mig_parent_does_not_identify_an_instance(torch_uuid):
     with pytest.raises(ProbeUnavailableError, match=r"GPU-a is split into MIG instances.*CUDA_VISIBLE_DEVICES=MIG-"):
         open_device(cut_card(), torch_uuid, environ={})
 
 
-def test_a_uuid_that_nobody_has_is_told_as_torch_gave_it():
+def test_unknown_uuid_is_reported_as_torch_returned_it():
     with pytest.raises(ProbeUnavailableError, match="NVML device GPU-zz: Not Found"):
         open_device(FakeNvml(*CARDS), "zz", environ={})
 
 
-def test_a_card_that_does_not_answer_shifts_no_other():
+def test_unreadable_card_does_not_shift_the_others():
     lost = FakeCard(uuid="GPU-a", refused={"nvmlDeviceGetUUID": GPU_IS_LOST})
     library = FakeNvml(lost, FakeCard(uuid="GPU-b"))
     assert [device.number for device in list_devices(library)] == [1]

@@ -1,4 +1,4 @@
-"""What the tests of the tracer share."""
+"""Fixtures of the tracer's tests."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Many small operators: threads cost more than they give."""
+    """Use one thread: with many small operators more threads are slower."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

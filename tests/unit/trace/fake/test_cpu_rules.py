@@ -1,4 +1,4 @@
-"""Each corrected fake kernel against the real one: types, shapes and bytes of everything that it returns."""
+"""Tests of each corrected fake kernel against the real one: types, shapes and bytes of its results."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ CASES = [*norm_cases(), *rnn_cases()]
 
 
 @pytest.mark.parametrize(("func", "args"), CASES, ids=[f"{func}-{n}" for n, (func, _) in enumerate(CASES)])
-def test_corrected_kernel_returns_what_the_real_one_does(func, args):
+def test_corrected_kernel_returns_the_same_as_the_real_one(func, args):
     fake, real = fake_and_real(func, args, CpuFakeMode())
     assert fake == real
 

@@ -1,4 +1,4 @@
-"""A trace under CUDA's rules against CUDA's own dispatch: the operators, what they return, what backward needs."""
+"""Tests of a trace under CUDA's rules against CUDA's own dispatch: operators, results and saved bytes."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ FORWARDS = [
 
 @needs_cuda_build
 @pytest.mark.parametrize(("name", "precision"), FORWARDS)
-def test_a_forward_pass_calls_what_cuda_does_and_keeps_the_same_bytes(name, precision):
+def test_forward_pass_calls_the_operators_of_cuda_and_keeps_the_same_bytes(name, precision):
     build, shape = NETWORKS[name]
     expected, found = (forward(build, shape, device, TYPES[precision]) for device in ("cuda", "cpu"))
     for number, (one, other) in enumerate(zip(expected.operators, found.operators, strict=False)):
@@ -148,7 +148,7 @@ def test_a_forward_pass_calls_what_cuda_does_and_keeps_the_same_bytes(name, prec
 
 
 def test_without_the_routes_the_passes_differ(monkeypatch):
-    """The comparison can tell: the CPU's own dropout keeps its mask in the type of the activations."""
+    """The comparison can fail: the CPU's own dropout keeps its mask in the type of the activations."""
     build, shape = LIGHT["encoder"]
     routed = forward(build, shape, "cpu", BF16)
     monkeypatch.setattr("cuda_oracle.routes", lambda device: contextlib.nullcontext())
@@ -213,7 +213,7 @@ def test_autocast_casts_every_operator_as_cuda_does():
     assert "binary_cross_entropy" in {key[-1] for key in expected if expected[key] == ["refused"]}
 
 
-def test_what_a_gpu_refuses_under_autocast_is_refused_in_a_line():
+def test_operators_that_cuda_autocast_refuses_are_refused_in_one_line():
     refused = pytest.raises(UnsupportedSettingError, match=r"binary_cross_entropy.*_with_logits")
     with CudaFakeMode(), cuda_routes(), torch.autocast("cpu", BF16), refused:
         functional.binary_cross_entropy(torch.zeros(4), torch.zeros(4))
@@ -291,7 +291,7 @@ def a_mask(columns=16, dtype=torch.bool):
         ({"backends": [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION]}, FLASH),
     ],
 )
-def test_attention_takes_the_kernel_that_a_gpu_would(options, operator):
+def test_attention_uses_the_kernel_of_a_gpu(options, operator):
     calls, _ = attention_calls(**options)
     assert [name for name in calls if name in (FLASH, EFFICIENT, MATH)] == [operator]
     assert (f"{operator}_backward" in calls) == (operator != MATH)
@@ -363,7 +363,7 @@ def updated(kind, mode):
 
 
 @pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad])
-def test_optimizers_take_their_foreach_form_as_on_a_gpu_and_only_there(kind):
+def test_optimizers_use_foreach_as_on_a_gpu_and_only_there(kind):
     mode = CudaFakeMode()
     with mode:
         with cuda_routes():
@@ -390,7 +390,7 @@ def test_counts_of_steps_stay_in_host_memory():
     assert state == 4 * [8 * 8 * 4]
 
 
-def test_pinned_copies_stay_in_host_memory_until_they_go():
+def test_pinned_copies_stay_in_host_memory_until_they_die():
     mode = CudaFakeMode()
     with mode:
         x = torch.empty(16)
@@ -408,7 +408,7 @@ def test_pinned_copies_stay_in_host_memory_until_they_go():
         assert mode._on_host == {}
 
 
-def test_the_state_of_the_random_generator_is_no_memory_of_a_gpu():
+def test_state_of_the_random_generator_is_not_gpu_memory():
     """Recomputation keeps one for every region; on a CPU it is 5 KB of the step."""
     counted = {}
     for rules in (False, True):

@@ -1,4 +1,4 @@
-"""torch's compiler, loaded late: in processes of their own, which have imported nothing."""
+"""Tests that torch's compiler is loaded on first use, in fresh processes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_step_and_fake_tensors_do_without_it_and_who_asks_for_it_gets_it():
+def test_compiler_is_loaded_on_first_use_and_not_by_steps_or_fake_tensors():
     run(
         """
 import torch._dynamo.config

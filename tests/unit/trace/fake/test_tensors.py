@@ -1,4 +1,4 @@
-"""Modules of every make swapped for fake tensors, and what cannot be traced told in a line."""
+"""Tests of swapping modules for fake tensors, and of the one-line refusals of what cannot be traced."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 class Loose(nn.Module):
-    """Tensors that nobody registered: an attribute, a list, a dict, and one of them twice."""
+    """Unregistered tensors: an attribute, a list, a dict, and one of them twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ def test_a_lazy_module_is_refused_with_the_cure():
         (lambda x: torch.unique(x), "aten._unique2.default"),
     ],
 )
-def test_a_step_that_needs_contents_is_unsupported_in_one_line(step, operator):
+def test_step_that_needs_contents_is_refused_in_one_line(step, operator):
     def traced() -> None:
         with refusals_explained(), CpuFakeMode(), LiveBytes(CPU, {}):
             step(torch.ones(3))
