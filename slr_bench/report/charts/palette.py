@@ -1,4 +1,4 @@
-"""The colours of a report: each a CSS variable with a light and a dark value."""
+"""The colours of a report. Each one is a CSS variable with a value for the light and for the dark theme."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ PALETTE: Final = {
     "phase-4": ("#8b5cf6", "#c4b5fd"),
     "phase-5": ("#9ca3af", "#d1d5db"),
 }
-"""CSS variable -> colour of the light and of the dark theme. Pictures are drawn in the light ones, all different."""
-# The last of them is near the grey of what is beaten: it is for those that have no colour of their own.
+"""CSS variable -> colour in the light and in the dark theme. Files are drawn in the light colours; no two are equal."""
+# The last arm colour is close to the grey of dominated cells: arms without a colour of their own share it.
 ARMS: Final = tuple(name for name in PALETTE if name.startswith("arm"))
 
 CATEGORIES: Final = {
@@ -37,27 +37,32 @@ CATEGORIES: Final = {
     "temporary": "phase-3",
     "held": "phase-2",
 }
-"""What bytes are -> their colour's variable."""
-STEP_PHASES: Final = ("load", "forward", "backward", "optimizer")
-"""What a step does, in shades of one ink beside the colours of the categories."""
+"""Category of bytes -> variable of its colour."""
 OTHER: Final = "phase-5"
+STEP_PHASES: Final = ("load", "forward", "backward", "optimizer")
+"""Phases of a step. They are drawn in shades of the ink, because the colours belong to the categories."""
+SHADES: Final = {f"shade-{place}": percent for place, percent in enumerate((14, 28, 46, 66, 88))}
+"""Variable of a shade -> per cent of ink in it. The first shade is for phases that are not listed."""
 
 
 def light(variable: str) -> str:
-    """The colour in the light theme, in which pictures are drawn."""
+    """Return the colour of a variable in the light theme, in which files are drawn."""
+    if variable in SHADES:
+        ink, share = PALETTE["ink"][0], SHADES[variable] / 100
+        return "#" + "".join(f"{round(255 - share * (255 - int(ink[at : at + 2], 16))):02x}" for at in (1, 3, 5))
     return PALETTE[variable][0]
 
 
 def arm_variable(place: int) -> str:
-    """Of the n-th arm; they come round again after the last."""
+    """Return the colour variable of the n-th arm. After the last colour the first one is used again."""
     return ARMS[place % len(ARMS)]
 
 
 def category_variable(name: str) -> str:
-    """Of a category of bytes; one grey for those that are not known."""
+    """Return the colour variable of a category of bytes; unknown categories share one grey."""
     return CATEGORIES.get(name, OTHER)
 
 
 def phase_shade(name: str) -> str:
-    """Of a phase; the palest for those that are not known."""
+    """Return the shade of a phase; unknown phases share the palest one."""
     return f"shade-{STEP_PHASES.index(name) + 1 if name in STEP_PHASES else 0}"

@@ -1,19 +1,29 @@
-"""Memory over one step, from a run's samples."""
+"""Memory over one step or over a run: read from a run's samples, thinned, and laid out as a stacked area chart."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from math import isfinite
-from typing import Any
+from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-POINTS = 300
-"""Points a line is thinned to; each stretch keeps its largest, so a peak stays."""
-OUTSIDE = "outside"
-"""The tracer's name of what runs between phases."""
+from slr_bench.report.charts.model import Tick, byte_ticks
+from slr_bench.report.charts.palette import category_variable, phase_shade
+from slr_bench.report.text.words import plain
+from slr_bench.units import format_bytes
+
+POINTS: Final = 300
+"""Points to which a line is thinned. Each stretch keeps its largest value, so that the peak stays."""
+OUTSIDE: Final = "outside"
+"""The tracer's name for the time between phases."""
+HEADROOM: Final = 1.14
+"""Top of the axis over the peak."""
+LIVE: Final = "live bytes"
+"""Name of the only layer where the categories are not known."""
 
 
 class Span(BaseModel):
@@ -25,14 +35,14 @@ class Span(BaseModel):
 
 
 class Traced(BaseModel):
-    """Live tensor bytes after each operator of one step, with the phase it ran in."""
+    """Live tensor bytes after each operator of one step, with the phase in which it ran."""
 
     live_bytes: list[int]
     phase: list[str]
     by_category: dict[str, list[int]] = {}
-    """What the bytes are; they add up to ``live_bytes``. Empty in samples of before 2026-11-24."""
+    """Bytes per category; they add up to ``live_bytes``. Empty in samples from before 2026-11-24."""
     by_module: dict[str, dict[str, int]] = {}
-    """At the peak: module -> category -> bytes, largest first. Empty in samples of before 2026-11-24."""
+    """Module -> category -> bytes at the peak, largest first. Empty in samples from before 2026-11-24."""
 
     @model_validator(mode="after")
     def _same_length(self) -> Traced:
@@ -43,7 +53,7 @@ class Traced(BaseModel):
 
 
 class Samples(BaseModel):
-    """A run's time series as the store keeps them."""
+    """The time series of a run, as the store keeps them."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -62,23 +72,28 @@ class Timeline:
     y_bytes: tuple[float, ...]
     phase: tuple[str, ...]
     series: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    """What the bytes are; they add up to ``y_bytes``. Empty where that is not known."""
+    """Bytes per category; they add up to ``y_bytes``. Empty where the categories are not known."""
 
     @property
-    def stretches(self) -> list[tuple[str, float, float]]:
-        """Phase, from, to: neighbours in the same phase joined; the time outside any left out."""
-        found: list[tuple[str, float, float]] = []
-        for place, (x, name) in enumerate(zip(self.x, self.phase, strict=True)):
-            end = self.x[place + 1] if place + 1 < len(self.x) else x
-            if found and found[-1][0] == name:
-                found[-1] = (name, found[-1][1], end)
-            else:
-                found.append((name, x, end))
-        return [stretch for stretch in found if stretch[0] != OUTSIDE and stretch[2] > stretch[1]]
+    def peak(self) -> int:
+        """Index of the highest point."""
+        return self.y_bytes.index(max(self.y_bytes))
+
+    @property
+    def stretches(self) -> list[tuple[str, int, int]]:
+        """Every stay in a phase: its name, its first point, and the point behind its last one."""
+        found, start = [], 0
+        for place in range(1, len(self.phase) + 1):
+            if place < len(self.phase) and self.phase[place] == self.phase[start]:
+                continue
+            if self.phase[start] not in ("", OUTSIDE):
+                found.append((self.phase[start], start, place))
+            start = place
+        return found
 
 
-def parse_samples(raw: dict[str, Any] | None) -> Samples | None:
-    """The samples, or None where there are none or another version wrote them: a picture is lost, no figure."""
+def parse_samples(raw: Mapping[str, object] | None) -> Samples | None:
+    """Return the samples, or None where there are none or another version wrote them: only a picture is lost."""
     try:
         return None if raw is None else Samples.model_validate(raw)
     except ValidationError:
@@ -86,7 +101,7 @@ def parse_samples(raw: dict[str, Any] | None) -> Samples | None:
 
 
 def traced_timeline(samples: Samples, most: int = POINTS) -> Timeline | None:
-    """Live tensor bytes over the operators of the traced step; x runs from 0 to 1."""
+    """Return live tensor bytes over the operators of the traced step; x runs from 0 to 1."""
     traced = samples.traced
     if traced is None or len(traced.live_bytes) < 2:
         return None
@@ -96,18 +111,18 @@ def traced_timeline(samples: Samples, most: int = POINTS) -> Timeline | None:
 
 
 def rss_timeline(samples: Samples, most: int = POINTS) -> Timeline | None:
-    """Resident RAM over seconds."""
+    """Return resident RAM over seconds."""
     if "rss_bytes" not in samples.columns:
         return None
     column = samples.columns.index("rss_bytes")
     rows = zip(samples.times_s, samples.rows, strict=False)
     points = [(time_s, row[column]) for time_s, row in rows if column < len(row) and isfinite(time_s)]
-    seen = [(time_s, value) for time_s, value in points if value is not None and isfinite(value)]
-    if len(seen) < 2:
+    known = [(time_s, value) for time_s, value in points if value is not None and isfinite(value)]
+    if len(known) < 2:
         return None
     spans = sorted(samples.phases, key=lambda span: span.start_s)
-    phase = [_phase_at(time_s, spans) for time_s, _ in seen]
-    return _thin([time_s for time_s, _ in seen], [value for _, value in seen], phase, most, {})
+    phase = [_phase_at(time_s, spans) for time_s, _ in known]
+    return _thin([time_s for time_s, _ in known], [value for _, value in known], phase, most, {})
 
 
 def _phase_at(time_s: float, spans: list[Span]) -> str:
@@ -126,3 +141,95 @@ def _thin(
 
     parts = {name: kept(values) for name, values in series.items()}
     return Timeline(kept(x), kept(y), tuple(phase[place] for place in peaks), parts)
+
+
+class Layer(NamedTuple):
+    """A category together with all categories below it: the area below ``edge``."""
+
+    name: str
+    colour: str
+    edge: tuple[float, ...]
+    """Height at each point."""
+
+
+class PhaseStrip(NamedTuple):
+    """The stays in a phase, each from its first point to the point behind its last one."""
+
+    name: str
+    shade: str
+    spans: tuple[tuple[int, int], ...]
+
+
+class Level(NamedTuple):
+    """A horizontal line with its name."""
+
+    text: str
+    place: float
+    is_floor: bool
+
+
+@dataclass(frozen=True)
+class StackedArea:
+    """Bytes over time as stacked layers. The highest layer comes first: each one is painted over the one before."""
+
+    x: tuple[float, ...]
+    """Position of each point. The page draws points at equal distances."""
+    layers: tuple[Layer, ...]
+    top_bytes: int
+    ticks: tuple[Tick, ...]
+    levels: tuple[Level, ...]
+    peak_x: float
+    peak_y: float
+    phases: tuple[PhaseStrip, ...]
+    x_label: str
+    x_ticks: tuple[Tick, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of points."""
+        return len(self.x)
+
+
+def stacked_area(
+    line: Timeline, x_label: str, limits: tuple[str, str], floor_bytes: float | None, colour: str, top_bytes: float = 0
+) -> StackedArea:
+    """Lay out a timeline.
+
+    ``limits`` are the texts at both ends of the x-axis. A line without categories has the given ``colour``.
+    ``top_bytes`` raises the top of the axis, for charts that share it.
+    """
+    peak = max(line.y_bytes)
+    top = max(top_bytes, peak, floor_bytes or 0, 1) * HEADROOM
+    levels = [Level(f"peak {format_bytes(peak)}", peak / top, False)]
+    levels += [Level(f"floor {format_bytes(floor_bytes)}", floor_bytes / top, True)] if floor_bytes else []
+    width = line.x[-1] - line.x[0]
+    return StackedArea(
+        x=tuple((value - line.x[0]) / width if width > 0 else 0.0 for value in line.x),
+        layers=_layers(line, top, colour),
+        top_bytes=round(top),
+        ticks=byte_ticks(top),
+        levels=tuple(levels),
+        peak_x=(line.peak + 0.5) / len(line.y_bytes),
+        peak_y=peak / top,
+        phases=_strips(line),
+        x_label=x_label,
+        x_ticks=(Tick(limits[0], 0.0), Tick(limits[1], 1.0)),
+    )
+
+
+def _layers(line: Timeline, top: float, colour: str) -> tuple[Layer, ...]:
+    if not line.series:
+        return (Layer(LIVE, colour, tuple(value / top for value in line.y_bytes)),)
+    edges = accumulate(line.series.values(), lambda below, own: tuple(a + b for a, b in zip(below, own, strict=True)))
+    layers = [
+        Layer(plain(name, 30), category_variable(name), tuple(value / top for value in edge))
+        for name, edge in zip(line.series, edges, strict=True)
+    ]
+    return tuple(reversed(layers))
+
+
+def _strips(line: Timeline) -> tuple[PhaseStrip, ...]:
+    spans: dict[str, list[tuple[int, int]]] = {}
+    for name, start, end in line.stretches:
+        spans.setdefault(name, []).append((start, end))
+    return tuple(PhaseStrip(plain(name, 24), phase_shade(name), tuple(own)) for name, own in spans.items())

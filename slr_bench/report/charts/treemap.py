@@ -1,4 +1,7 @@
-"""The peak by module as a treemap: a tile a module, cut by category."""
+"""The peak by module as a treemap: one tile per module, cut by category.
+
+Tiles are squarified (Bruls, Huizing and van Wijk, 2000).
+"""
 
 from __future__ import annotations
 
@@ -8,25 +11,36 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Final, NamedTuple
 
+from slr_bench.report.charts.model import Bar
 from slr_bench.report.charts.palette import category_variable
-from slr_bench.report.charts.treemap_figure import Box, squarified
 from slr_bench.report.text.words import plain
 from slr_bench.units import format_bytes
 
 ASPECT: Final = 1.7
 """Width of the treemap over its height, on a desktop."""
 LEAST_SHARE: Final = 0.008
-"""Of the peak: smaller modules share one box."""
+"""Share of the peak below which modules are put together into one tile."""
 LEAST_SLICE: Final = 0.12
-"""Of a module: smaller categories are counted to its largest."""
+"""Share of a module below which a category is counted to the module's largest one."""
 
 
-class Slice(NamedTuple):
-    """A category within a tile, from ``start`` to ``end`` of its longer side (0 to 1)."""
+class Box(NamedTuple):
+    """A rectangle in the unit square; ``top`` is the distance from the upper edge."""
 
-    colour: str
-    start: float
-    end: float
+    left: float
+    top: float
+    width: float
+    height: float
+
+    @property
+    def right(self) -> float:
+        """The right edge, at most 1 in spite of rounding."""
+        return min(1.0, self.left + self.width)
+
+    @property
+    def bottom(self) -> float:
+        """The lower edge, at most 1 in spite of rounding."""
+        return min(1.0, self.top + self.height)
 
 
 class Tile(NamedTuple):
@@ -34,23 +48,25 @@ class Tile(NamedTuple):
 
     name: str
     label: str
-    """What tells it from the others, short enough to be written into it."""
+    """The shortest name that distinguishes it, to be written into the tile."""
     text: str
     box: Box
-    slices: tuple[Slice, ...]
-    """The largest category first."""
+    slices: tuple[Bar, ...]
+    """Its categories along the longer side, the largest one first."""
     is_wide: bool
 
 
 def tiles(modules: Mapping[str, Mapping[str, int]], most: int) -> tuple[Tile, ...]:
-    """A box a module, the small ones together in the last."""
+    """Return at most ``most`` tiles, one per module; the last one holds all small modules together."""
     sizes = {name: sum(parts.values()) for name, parts in modules.items()}
     total = sum(sizes.values())
     ordered = sorted((name for name in sizes if sizes[name] > 0), key=lambda name: -sizes[name])
     large = [name for name in ordered[: most - 1] if sizes[name] >= LEAST_SHARE * total]
     rest = ordered[len(large) :]
     kinds = {name: Counter(modules[name]) for name in large}
-    kinds |= {_others(rest): sum((Counter(modules[name]) for name in rest), Counter())} if rest else {}
+    if rest:
+        others = rest[0] if len(rest) == 1 else f"{len(rest)} more modules"
+        kinds[others] = sum((Counter(modules[name]) for name in rest), Counter())
     shown = sorted(kinds, key=lambda name: -kinds[name].total())
     boxes = squarified([kinds[name].total() for name in shown], ASPECT)
     labels = short_names(shown)
@@ -62,34 +78,77 @@ def _tile(name: str, label: str, parts: Counter[str], box: Box) -> Tile:
     return Tile(plain(name, 60), plain(label, 40), format_bytes(parts.total()), box, _slices(parts), is_wide)
 
 
+def _slices(parts: Counter[str]) -> tuple[Bar, ...]:
+    ordered = sorted(parts, key=lambda name: -parts[name])
+    large = [name for name in ordered if parts[name] >= LEAST_SLICE * parts.total()]
+    if not large:
+        return (Bar(0.0, 1.0, category_variable(ordered[0])),)
+    scale = sum(parts[name] for name in large)
+    slices, start = [], 0.0
+    for name in large:
+        end = start + parts[name] / scale
+        slices.append(Bar(start, end, category_variable(name)))
+        start = end
+    return tuple(slices)
+
+
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """The last two parts of each path, without what all paths begin with: ``backbone.layer4.0.conv2`` ->
-    ``layer4.0.conv2``. A number goes with the part before it.
+    """Return the last two parts of each path, without the beginning that all paths share.
+
+    ``backbone.layer4.0.conv2`` becomes ``layer4.0.conv2``: a number stays with the part before it.
     """
-    parts = {name: _parts(name) for name in names}
+    parts = {name: re.split(r"\.(?!\d+(?:\.|$))", name) for name in names}
     paths = [found[:-1] for found in parts.values() if len(found) > 1]
     shared = takewhile(lambda level: len(set(level)) == 1, zip(*paths, strict=False))
     common = len(list(shared)) if len(paths) > 1 else 0
     return {name: ".".join(found[common if len(found) > 1 else 0 :][-2:]) for name, found in parts.items()}
 
 
-def _parts(name: str) -> list[str]:
-    return re.split(r"\.(?!\d+(?:\.|$))", name)
+def squarified(sizes: Sequence[float], aspect: float = 1.5) -> list[Box]:
+    """Return a box per size, in the given order (largest first), that together fill the unit square.
+
+    The square is shown ``aspect`` times as wide as high. A row of boxes takes another size as long as that makes its
+    least square box more square.
+
+    Raises:
+        ValueError: a size is not above 0.
+    """
+    if any(size <= 0 for size in sizes):
+        raise ValueError(f"a box needs a size above 0, got {min(sizes)}; leave it out")
+    total, boxes = sum(sizes), list[Box]()
+    left, top, width, height = 0.0, 0.0, aspect, 1.0
+    areas = [size / total * aspect for size in sizes]
+    while areas:
+        is_wide = width >= height
+        side = height if is_wide else width
+        count = _row_length(areas, side)
+        row, areas = areas[:count], areas[count:]
+        thickness = sum(row) / side
+        along = 0.0
+        for area in row:
+            length = area / thickness
+            boxes.append(Box(left, top + along, thickness, length) if is_wide else
+                         Box(left + along, top, length, thickness))  # fmt: skip
+            along += length
+        if is_wide:
+            left, width = left + thickness, width - thickness
+        else:
+            top, height = top + thickness, height - thickness
+    return [Box(box.left / aspect, box.top, box.width / aspect, box.height) for box in boxes]
 
 
-def _others(rest: Sequence[str]) -> str:
-    return rest[0] if len(rest) == 1 else f"{len(rest)} more modules"
+def _row_length(areas: Sequence[float], side: float) -> int:
+    """Return how many of the first areas make a row along ``side``."""
+    best = _worst(areas[:1], side)
+    for count in range(2, len(areas) + 1):
+        worst = _worst(areas[:count], side)
+        if worst > best:
+            return count - 1
+        best = worst
+    return len(areas)
 
 
-def _slices(parts: Mapping[str, int]) -> tuple[Slice, ...]:
-    total = sum(parts.values())
-    large = [name for name in sorted(parts, key=lambda name: -parts[name]) if parts[name] >= LEAST_SLICE * total]
-    if not large:
-        return (Slice(category_variable(max(parts, key=lambda name: parts[name])), 0.0, 1.0),)
-    scale = sum(parts[name] for name in large)
-    made, start = [], 0.0
-    for name in large:
-        end = start + parts[name] / scale
-        made.append(Slice(category_variable(name), start, end))
-        start = end
-    return tuple(made)
+def _worst(row: Sequence[float], side: float) -> float:
+    """Return the largest ratio of sides in a row."""
+    thickness = sum(row) / side
+    return max(max(thickness * thickness / area, area / (thickness * thickness)) for area in row)

@@ -1,11 +1,11 @@
-"""Every figure of a run as one long table: a row a cell, run and metric."""
+"""Exports every figure of a run as one long table: one row per cell, run and metric."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from slr_bench.compare.cells import CellSummary
 from slr_bench.errors import ConfigError
@@ -23,14 +23,16 @@ _METRIC: Final = ("metric", "value", "unit", "source", "quality", "unavailable")
 _AFTER: Final = ("started_at", "marks")
 NOT_RUN: Final = "not run"
 UNREADABLE: Final = "unreadable"
+Values = dict[str, object]
+"""Columns of a row."""
 
 
 def tidy(cells: Sequence[CellSummary]) -> pandas.DataFrame:
-    """One row a cell, run and metric, in base units; an unknown value is missing, ``unavailable`` says why.
+    """Return one row per cell, run and metric, in base units. For a missing value, ``unavailable`` has the reason.
 
-    A run without figures has a row without a metric, a cell without runs one with outcome ``not run`` or, where its
-    records cannot be read, ``unreadable``. Axes are columns ``axis.<key>``: numbers where every value is one, else
-    text.
+    A run without figures has one row without a metric. A cell without runs has one row with the outcome ``not run``,
+    or ``unreadable`` if its records cannot be read. Each axis is a column ``axis.<key>``: of numbers if all its values
+    are numbers, else of text.
     """
     require_pandas()
     import pandas
@@ -38,7 +40,7 @@ def tidy(cells: Sequence[CellSummary]) -> pandas.DataFrame:
     axes = list(dict.fromkeys(key for cell in cells for key in cell.entry.coordinates))
     columns = [*_BEFORE, *(f"axis.{key}" for key in axes), *_RUN, *_METRIC, *_AFTER]
     frame = pandas.DataFrame([row for cell in cells for row in _rows(cell)], columns=columns, dtype="object")
-    kinds: dict[str, Any] = {"is_own": "bool", "repeat": "Int64", "value": "Float64"} | dict.fromkeys(_TEXTS, "string")
+    kinds = {"is_own": "bool", "repeat": "Int64", "value": "Float64"} | dict.fromkeys(_TEXTS, "string")
     return frame.astype(kinds | {f"axis.{key}": _kind(cells, key) for key in axes})
 
 
@@ -54,9 +56,9 @@ def _kind(cells: Sequence[CellSummary], key: str) -> str:
     return "Float64" if any(isinstance(value, float) for value in values) else "Int64"
 
 
-def _rows(cell: CellSummary) -> Iterator[dict[str, Any]]:
+def _rows(cell: CellSummary) -> Iterator[Values]:
     entry = cell.entry
-    start: dict[str, Any] = {"workload": entry.workload, "arm": entry.arm, "cell_id": entry.cell_id}
+    start: Values = {"workload": entry.workload, "arm": entry.arm, "cell_id": entry.cell_id}
     start |= {"is_own": entry.is_own, "side": cell.side}
     start |= {
         f"axis.{key}": value if is_number(value) or value is None else value_text(value)
@@ -72,7 +74,7 @@ def _rows(cell: CellSummary) -> Iterator[dict[str, Any]]:
             yield run
 
 
-def _run(record: Record) -> dict[str, Any]:
+def _run(record: Record) -> Values:
     return {
         "repeat": record.repeat,
         "outcome": str(record.outcome),
@@ -82,7 +84,7 @@ def _run(record: Record) -> dict[str, Any]:
     }
 
 
-def _metric(name: str, metric: Metric) -> dict[str, Any]:
+def _metric(name: str, metric: Metric) -> Values:
     return {
         "metric": name,
         "value": metric.value,
@@ -94,10 +96,10 @@ def _metric(name: str, metric: Metric) -> dict[str, Any]:
 
 
 def write_csv(cells: Sequence[CellSummary], path: Path) -> None:
-    """UTF-8, a heading, missing values empty.
+    """Write the table as CSV: UTF-8, with a heading; missing values are empty.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: the file cannot be written.
     """
     try:
         tidy(cells).to_csv(path, index=False, lineterminator="\n")
@@ -106,14 +108,14 @@ def write_csv(cells: Sequence[CellSummary], path: Path) -> None:
 
 
 def write_parquet(cells: Sequence[CellSummary], path: Path) -> None:
-    """The same with types.
+    """Write the table as Parquet, with types.
 
     Raises:
-        ConfigError: pyarrow is missing, or it cannot be written.
+        ConfigError: pyarrow is missing, or the file cannot be written.
     """
     if importlib.util.find_spec("pyarrow") is None:
         raise ConfigError(
-            "--parquet needs pyarrow, which is not installed; pip install 'slr-bench[parquet]', or take --csv"
+            "--parquet needs pyarrow, which is not installed; pip install 'slr-bench[parquet]', or use --csv"
         )
     try:
         tidy(cells).to_parquet(path, index=False, engine="pyarrow")

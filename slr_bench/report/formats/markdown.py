@@ -1,23 +1,26 @@
-"""A report as GitHub-flavoured Markdown, short enough for a job summary."""
+"""Renders a report as GitHub-flavoured Markdown, short enough for a comment or a job summary."""
 
 from __future__ import annotations
 
 import html
 import re
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from slr_bench.report.charts.matplotlib_canvas import Picture
 from slr_bench.report.formats.table import Cell, Report, Section, Table, turned
 
+if TYPE_CHECKING:
+    from slr_bench.report.charts.matplotlib_renderer import Picture
+
 MAX_ROWS = 60
-"""Rows of a table here; the HTML page has all."""
+"""Number of rows of a table; the HTML page has all rows."""
 LIMIT = 65_000
-"""Bytes: a comment takes 65,536 characters (a job summary 1 MiB). Rows are left out to stay below."""
+"""Size in bytes. A comment takes 65,536 characters and a job summary 1 MiB; rows are left out to stay below."""
 _ROWS = (MAX_ROWS, 40, 25, 15, 8, 4)
 
 
 def escape(text: str) -> str:
-    """Foreign text as one line that no Markdown, HTML, mention or issue link comes out of."""
+    """Return foreign text as one line that makes no Markdown, HTML, mention or issue link."""
     line = " ".join(text.split())
     # Before html.escape brings in its own & and ;. A zero-width joint breaks @mentions and #1 links, not the reading.
     line = re.sub(r"([@#])", "\\1\u2060", line)
@@ -25,8 +28,9 @@ def escape(text: str) -> str:
 
 
 def render(report: Report, pictures: Sequence[Picture]) -> str:
-    """The whole document; pictures are linked as ``figures/<name>.png``. Long tables have as many rows as there is room
-    for, and say how many they lack.
+    """Return the document. Pictures are linked as ``figures/<name>.png``.
+
+    Long tables have as many rows as there is room for, and a line with the number of rows that are left out.
     """
     for rows in _ROWS:
         text = _rendered(report, pictures, rows)
@@ -57,7 +61,7 @@ def _section(section: Section, rows: int) -> str:
 
 
 def table(data: Table, whole: str = "report.html", *, rows: int = MAX_ROWS) -> str:
-    """Caption, pipe table and footnotes; ``whole`` has the rows that there is no room for."""
+    """Return caption, table and footnotes. ``whole`` is the file that has the rows left out here."""
     notes = data.notes
     shown = data.rows[:rows]
     lines = [_line(f"{escape(column.title)}{_sup(column.note, notes)}" for column in data.columns)]

@@ -1,4 +1,4 @@
-"""What a report is before it is terminal, Markdown or HTML text: cards, sections, tables of plain text cells."""
+"""The model of a report: cards, sections, and tables of plain text cells. Each format renders it as its own text."""
 
 from __future__ import annotations
 
@@ -6,46 +6,38 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Final, Literal, Protocol
 
+from slr_bench.report.charts.model import Bar as Bar
 from slr_bench.report.text.words import plain
 
 Tone = Literal["", "good", "bad", "warn"]
 _FEW: Final = 3
-"""Values from which a note of all of them goes to the heading."""
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A length drawn under a cell's text: from ``start`` to ``end`` of the column's width (0 to 1)."""
-
-    start: float
-    end: float
-    colour: str
-    """A variable of the palette."""
+"""Number of values from which a note that all of them share moves to the heading."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: plain text, with an optional footnote."""
+    """A cell of a table: plain text with an optional footnote."""
 
     text: str
     note: str | None = None
     sort: float | None = None
-    """Number to sort by; None sorts by the text."""
+    """The number to sort by; without one the text is sorted by."""
     tone: Tone = ""
     detail: str = ""
-    """A second, smaller line; a range stands in square brackets."""
+    """A second, smaller line. A range stands in square brackets."""
     heat: float | None = None
-    """How large among its like, 0 to 1: the depth of the ground behind it on the page."""
+    """The value's size among those of its table, from 0 to 1: the depth of the colour behind it on the page."""
     bar: Bar | None = None
+    """A bar below the text."""
     link: str | None = None
-    """Id of the place on the page that says more."""
+    """Id of the element of the page that shows more."""
     strong: bool = False
     swatch: str = ""
-    """A variable of the palette: a spot of this colour before the text."""
+    """A variable of the palette: the text follows a square of this colour."""
 
     @property
     def whole(self) -> str:
-        """Text and detail in one line."""
+        """The text and the detail in one line."""
         if self.detail.startswith("["):
             return f"{self.text} {self.detail}"
         return f"{self.text} ({self.detail})" if self.detail else self.text
@@ -53,21 +45,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """Heading of a column; numbers are set right-aligned."""
+    """The heading of a column. Numbers are aligned to the right."""
 
     title: str
     numeric: bool = False
     spare: bool = False
-    """Given up first where there is no room."""
+    """Whether a narrow terminal drops the column first."""
     note: str | None = None
-    """A footnote of every value in it."""
+    """A footnote for all values of the column."""
     choices: bool = False
-    """Whether the page offers its values to choose rows by."""
+    """Whether the page offers a filter by the column's values."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Cells, one a column; ``strong`` rows are what the headline compares."""
+    """One cell per column. ``strong`` rows are those that the headline compares."""
 
     cells: tuple[Cell, ...]
     strong: bool = False
@@ -75,52 +67,54 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows under a caption."""
+    """Columns and rows below a caption."""
 
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     heads: int = 1
-    """Leading columns that name the row."""
+    """Number of leading columns that name the row."""
     is_by_arm: bool = False
-    """A row an arm: of few arms it reads better turned."""
+    """Whether there is one row per arm: with few arms the table is transposed."""
 
     @property
     def bars(self) -> set[int]:
-        """Columns that hold a bar."""
+        """Indices of the columns that have a bar."""
         return {place for row in self.rows for place, cell in enumerate(row.cells) if cell.bar}
 
     @cached_property
     def notes(self) -> dict[str, int]:
-        """Footnote text -> its number, in order of appearance, each text once."""
+        """Text of each footnote -> its number, in order of appearance."""
         found = dict.fromkeys(column.note for column in self.columns if column.note)
         found |= dict.fromkeys(cell.note for row in self.rows for cell in row.cells if cell.note)
         return {note: number for number, note in enumerate(found, start=1)}
 
 
 class Chart(Protocol):
-    """A drawing of the page: plain numbers and text, laid out by the macro of the template that has its ``kind``."""
+    """A chart of the page. The template's macro with the name of its ``kind`` draws it."""
 
     kind: ClassVar[str]
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, what to know before reading, charts, tables."""
+    """A heading with paragraphs, charts and tables."""
 
     key: str
     title: str
     paragraphs: tuple[str, ...]
     tables: tuple[Table, ...]
     charts: tuple[Chart, ...] = ()
-    """Of the page alone; Markdown has pictures."""
+    """Charts for the page; Markdown has pictures instead."""
     is_folded: bool = False
-    """Reference matter, closed until it is asked for."""
+    """Whether the section is closed at first, as reference matter."""
+    anchors: frozenset[str] = frozenset()
+    """Ids inside the charts, to which other parts of the page may link."""
 
 
 @dataclass(frozen=True)
 class CardLine:
-    """One arm's value on a card. ``share`` (0 to 1) is its bar's length against the largest of the card."""
+    """One arm's value on a card. ``share`` is its part of the card's largest value, from 0 to 1."""
 
     arm: str
     text: str
@@ -131,31 +125,31 @@ class CardLine:
 
 @dataclass(frozen=True)
 class Card:
-    """One headline figure: the change, and the values of every arm behind it."""
+    """One headline figure: the change, and the value of each arm."""
 
     title: str
     change: str
     tone: Tone
     basis: str
-    """What carries the figure: processes, range or interval, verdict."""
+    """What the change is based on: processes, range or interval, verdict."""
     lines: tuple[CardLine, ...]
     mark: str = ""
-    """``~`` or ``n too small``: what the change does not allow to say."""
+    """``~`` (not significant) or ``n too small`` (no verdict)."""
     chip: str = ""
-    """What the figures are, where they are not what one would take them for: ``fake tensors``."""
+    """A label for figures that are not measured on real tensors: ``fake tensors``."""
     is_lead: bool = True
-    """Whether it is one of the first few figures that the page shows large."""
+    """Whether the page shows the card."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything but the pictures."""
+    """Everything of a report except its pictures."""
 
     title: str
     lead: str
-    """The answer in a sentence or two."""
+    """The result in one or two sentences."""
     measured: str
-    """The setting that was measured."""
+    """A sentence on the settings and the device that were measured."""
     warnings: tuple[str, ...]
     cards: tuple[Card, ...]
     headline: Table
@@ -164,12 +158,12 @@ class Report:
 
 
 def unknown(reason: str) -> Cell:
-    """The cell of a value that is not there, with why."""
+    """Return the cell for a value that is not known, with the reason as a footnote."""
     return Cell("–", note=plain(reason))
 
 
 def transposed(data: Table, first: str = "Figure") -> Table:
-    """One row a column: a headline has more figures than arms. ``first`` heads the names of the rows."""
+    """Return the table with rows and columns exchanged. ``first`` is the heading of the first column."""
     is_numeric = any(column.numeric for column in data.columns)
     names = tuple(Column(row.cells[0].text, numeric=is_numeric) for row in data.rows)
     rows = (
@@ -181,12 +175,12 @@ def transposed(data: Table, first: str = "Figure") -> Table:
 
 
 def turned(data: Table) -> Table:
-    """A table by arm with the fewer of arms and figures across."""
+    """Transpose a table with one row per arm where it has fewer rows than columns."""
     return transposed(data) if data.is_by_arm and len(data.rows) < len(data.columns) else data
 
 
 def without_empty_columns(data: Table) -> Table:
-    """Leaves out what no row has."""
+    """Return the table without the columns in which no row has a value."""
     kept = [
         index
         for index in range(len(data.columns))
@@ -197,7 +191,7 @@ def without_empty_columns(data: Table) -> Table:
 
 
 def with_shared_notes(data: Table) -> Table:
-    """A note that every value of a column has stands in its heading instead, once."""
+    """Move a footnote that all values of a column share to the heading."""
     columns, rows = list(data.columns), [list(row.cells) for row in data.rows]
     for index, column in enumerate(columns):
         values = [cells[index] for cells in rows if cells[index].text != "–"]

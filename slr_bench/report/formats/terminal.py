@@ -1,10 +1,11 @@
-"""A report in the terminal: the answer, the headline table and the grid."""
+"""Prints a report in the terminal: the result, the headline table, the grid; and lists of lines below their notes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from textwrap import wrap
 
 from rich import box
 from rich.console import Console
@@ -16,15 +17,16 @@ from slr_bench.report.formats.table import Cell, Report, Row, Table, transposed
 _STYLES = {"": "", "good": "green", "bad": "red", "warn": "yellow"}
 _TEXT_WIDTH = 13
 _WORD = 24
-"""Characters up to which a word stays whole; a longer one breaks behind a joint, if it has one."""
+"""Length up to which a word is not broken. A longer word breaks behind a joint, if it has one."""
 _JOINTS = re.compile(r"(?<=[_./=:,-])")
 _FEWEST_COLUMNS = 3
 _FRAME = 2  # a gap of two between columns, an edge of one at either side
 _SHOWN = ("waterfall", "grid", "cost", "missing")
+_INDENT = 2
 
 
 def print_summary(report: Report, console: Console) -> None:
-    """Print the heart of a report. Text of the run is never read as rich markup."""
+    """Print the main part of a report. Text of the run is never taken as rich markup."""
     console.print(Text(report.title, style="bold"))
     console.print(Text(report.lead))
     console.print(Text(report.measured, style="dim"))
@@ -42,9 +44,9 @@ def print_summary(report: Report, console: Console) -> None:
 
 
 def print_table(data: Table, console: Console, notes: dict[str, int] | None = None) -> None:
-    """In a narrow terminal the ranges go first, then the spare columns from the last, then the last but one.
+    """Print a table. A narrow terminal drops the ranges first, then spare columns, then the last column but one.
 
-    The reports have them all. ``notes``: numbers of the footnotes of several tables, which `print_notes` then prints.
+    The report files have all columns. ``notes`` numbers the footnotes of several tables; `print_notes` prints them.
     """
     numbers = data.notes if notes is None else notes
     shown = list(range(len(data.columns)))
@@ -59,7 +61,7 @@ def print_table(data: Table, console: Console, notes: dict[str, int] | None = No
 
 
 def print_notes(notes: dict[str, int], console: Console) -> None:
-    """Footnotes, a line each."""
+    """Print footnotes, one per line."""
     for note, number in notes.items():
         console.print(Text(f"  {number}) {note}", style="dim"))
 
@@ -72,7 +74,7 @@ def _without_ranges(data: Table) -> Table:
 
 
 def _extents(data: Table, shown: Sequence[int], notes: dict[str, int]) -> list[tuple[int, int]]:
-    """The least and the whole width of each column: numbers and the first one stay whole, headings and texts wrap."""
+    """Return the least and the full width of each column. Numbers and the first column are not wrapped; texts are."""
     found = []
     for index in shown:
         column = data.columns[index]
@@ -90,10 +92,10 @@ def _missing_room(data: Table, shown: Sequence[int], room: int, notes: dict[str,
 
 
 def _draw(data: Table, shown: Sequence[int], room: int, notes: dict[str, int]) -> RichTable:
-    """With the width of each column given: rich would shrink numbers too, and then overrun the terminal."""
+    """Make a table of fixed widths. With free widths rich would also shrink numbers, and overrun the terminal."""
     extents = _extents(data, shown, notes)
     widths = [least for least, _ in extents]
-    for _ in range(-_missing_room(data, shown, room, notes)):  # what room there is goes to whoever lacks most
+    for _ in range(-_missing_room(data, shown, room, notes)):  # free room goes to the column that lacks most
         lacks = [whole - width for (_, whole), width in zip(extents, widths, strict=True)]
         if max(lacks) > 0:
             widths[lacks.index(max(lacks))] += 1
@@ -112,12 +114,12 @@ def _draw(data: Table, shown: Sequence[int], room: int, notes: dict[str, int]) -
 
 
 def _pieces(text: str) -> list[str]:
-    """What of a text stays whole."""
+    """Return the parts of a text that are not broken."""
     return [piece for word in text.split() for piece in _JOINTS.split(word)]
 
 
 def _broken(text: Text, width: int) -> Text:
-    """Lines ended behind joints of words that are longer than the column is wide: rich would end them anywhere."""
+    """Break words that are longer than the column at their joints; rich would break them anywhere."""
     ends: list[int] = []
     for word in re.finditer(r"\S+", str(text)):
         place = start = word.start()
@@ -134,3 +136,42 @@ def _text(cell: Cell, notes: dict[str, int]) -> Text:
     if cell.note:
         text.append(f" {notes[cell.note]})", style="dim")
     return text
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Lines below a caption. Each note is printed once, above all of its lines."""
+
+    caption: str
+    groups: tuple[tuple[str, tuple[str, ...]], ...]
+    """Each note with its lines. Lines without a note have an empty one."""
+
+
+def by_note(caption: str, items: Iterable[tuple[str, str | None]]) -> Listing:
+    """Group lines by their notes. ``items`` are pairs of a line and its note."""
+    groups: dict[str, list[str]] = {}
+    for line, note in items:
+        groups.setdefault(note or "", []).append(line)
+    ordered = sorted(
+        groups.items(), key=lambda group: bool(group[0])
+    )  # lines without a note come before the first note
+    return Listing(caption, tuple((note, tuple(dict.fromkeys(lines))) for note, lines in ordered))
+
+
+def print_listings(listings: Sequence[Listing], console: Console) -> None:
+    """Print lists, wrapped at spaces and indented. Text of the run is never taken as rich markup."""
+    for listing in listings:
+        console.print(Text(listing.caption, style="bold"))
+        for note, lines in listing.groups:
+            if note:
+                _print_hanging(f"{note}:", console, indent=_INDENT, style="dim")
+            for line in lines:
+                _print_hanging(f"- {line}", console, indent=2 * _INDENT if note else _INDENT, hanging=2)
+        console.print()
+
+
+def _print_hanging(text: str, console: Console, *, indent: int, hanging: int = 0, style: str = "") -> None:
+    first, later = " " * indent, " " * (indent + hanging)
+    width = max(console.width, 2 * len(later))
+    for line in wrap(text, width, initial_indent=first, subsequent_indent=later, break_on_hyphens=False):
+        console.print(Text(line, style=style))

@@ -1,134 +1,135 @@
-"""A run directory's content as one report structure, before any picture is drawn."""
+"""Makes the report of a run directory out of its cells, before any picture is drawn."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from slr_bench.compare.cells import MEASURED, CellSummary, own_cell, summarize_cells
 from slr_bench.grid.techniques import AblationChain
-from slr_bench.record import Record
 from slr_bench.report.formats.table import Report, Section
-from slr_bench.report.run_report.answers import answers, questions
-from slr_bench.report.run_report.cell_panels import Panels, panels
-from slr_bench.report.run_report.commands import again
-from slr_bench.report.run_report.discards import discards_section
-from slr_bench.report.run_report.front import front_section
-from slr_bench.report.run_report.headline import cards, headline_table, lead
+from slr_bench.report.run_report.cell_panels import cells_section
+from slr_bench.report.run_report.headline import Headline, cards, headline_table, lead, read_headline
 from slr_bench.report.run_report.matrix import matrix_section
-from slr_bench.report.run_report.pareto import Field, field
-from slr_bench.report.run_report.predicted import predicted_section
-from slr_bench.report.run_report.provenance import cost_section, environment_section, methods_section
-from slr_bench.report.run_report.read import RunDirectory, read_directory
-from slr_bench.report.run_report.sections import (
-    disagreements,
-    grid_section,
-    missing_section,
+from slr_bench.report.run_report.pareto import TradeoffPoints, front_section, tradeoff_points
+from slr_bench.report.run_report.provenance import (
+    cost_section,
+    environment_section,
+    methods_section,
+    predicted_section,
     statistics_section,
     unread_section,
 )
-from slr_bench.report.run_report.techniques import rungs, split_sentence, waterfall_section
+from slr_bench.report.run_report.read import RunDirectory, read_directory
+from slr_bench.report.run_report.sections import disagreements, discards_section, grid_section, missing_section
+from slr_bench.report.run_report.techniques import AccuracySource, ablation_steps, split_sentence, waterfall_section
 from slr_bench.report.text.setting import batch_warning, difference_table, main_workload, measured_sentence
 from slr_bench.report.text.words import plain
 from slr_bench.run.store import Manifest
 
-SHOWN: Final = 2
-"""Cells that are open at first."""
+OPEN: Final = 2
+"""Number of cells whose panels are open at first."""
+COMMAND_LIMIT: Final = 2000
+DEFAULT_DIRECTORY: Final = "reports/latest"
 
 
 @dataclass(frozen=True)
 class RunContent:
-    """The directory read once: cells for the pictures, the report for the renderers."""
+    """A run directory that was read once: its cells for the pictures, and its report for the formats."""
 
     cells: tuple[CellSummary, ...]
     arms: tuple[str, ...]
-    """Those that the headline compares: the two ends where techniques lie between them."""
-    ladder: AblationChain | None
+    """The arms that the headline compares; of a chain of techniques, its two ends."""
+    chain: AblationChain | None
     workload: str
     """The workload of the pictures."""
-    field: Field | None
-    """Its cells by memory, time and accuracy."""
-    measured: bool
+    tradeoff: TradeoffPoints | None
+    """The cells of that workload by memory, time and accuracy."""
+    is_measured: bool
     """Whether any run ended ok or out of memory."""
     report: Report
     directory: RunDirectory
 
 
 def read_content(run_dir: Path) -> RunContent:
-    """Read a run directory, finished or not.
+    """Read a run directory, which may still be running, and make its report.
 
     Raises:
         ConfigError: ``run_dir`` holds neither a readable ``grid.json`` nor a readable record.
     """
-    found = read_directory(run_dir)
-    store, manifest, records, problems = found.store, found.manifest, found.records, found.problems
-    cells = summarize_cells(manifest, records, found.unreadable)
-    ladder = manifest.ladder
-    made = dict.fromkeys(entry.arm for entry in manifest.cells)
-    ends = [arm for arm in made if ladder and arm in (ladder.start, ladder.end)]
-    arms = tuple(ends or made)
+    return make_content(read_directory(run_dir))
+
+
+def make_content(directory: RunDirectory) -> RunContent:
+    """Make the report of a run directory that was read."""
+    manifest = directory.manifest
+    cells = summarize_cells(manifest, directory.records, directory.unreadable)
+    arms = _compared_arms(manifest)
     workload = main_workload(cells, manifest.workload)
-    points = field(cells, workload)
-    shown = [cell for arm in arms if (cell := own_cell(cells, arm, workload)) and cell.records][:SHOWN]
-    first = (
-        waterfall_section(cells, ladder, workload) if ladder else None,
+    accuracy = _accuracy_source(cells)
+    tradeoff = tradeoff_points(cells, workload, accuracy)
+    headline = read_headline(cells, arms)
+    split = split_sentence(ablation_steps(cells, manifest.ladder, workload)) if manifest.ladder else ""
+    warnings = (directory.fault, batch_warning(cells, arms, workload))
+    own = [cell for arm in arms if (cell := own_cell(cells, arm, workload)) and cell.records]
+    sections = (
+        waterfall_section(cells, manifest.ladder, workload, accuracy) if manifest.ladder else None,
         matrix_section(cells),
-        front_section(points, arms),
-        _cells_section(panels(cells, shown, store)),
-    )
-    asked = questions(cells)
-    answered = [answers(cells, arms, question) for question in asked]
-    last = (
+        front_section(tradeoff, arms),
+        cells_section(cells, own[:OPEN], directory.store),
         grid_section(cells),
-        missing_section(cells, records, problems),
-        discards_section(cells, found.discarded),
-        _arms_section(cells, arms, workload),
-        predicted_section(cells),
-        replace(statistics_section(asked, answered), is_folded=True),
-        *_reference(manifest, records),
+        *_later_sections(directory, cells, arms, workload, headline),
     )
-    warning = batch_warning(cells, arms, workload)
-    split = split_sentence(rungs(cells, ladder, workload)) if ladder else ""
     report = Report(
         title=_title(arms),
-        lead=f"{lead(asked, answered)} {split}".strip(),
-        measured=measured_sentence(cells, arms, workload, _seen_environment(manifest, cells, workload)),
-        warnings=(*(plain(text, 600) for text in (found.fault, warning) if text), *disagreements(cells)),
-        cards=cards(asked, answered),
-        headline=headline_table(asked, answered, arms),
-        sections=tuple(section for section in (*first, *last) if section is not None),
-        command=again(manifest.command, arms),
+        lead=f"{lead(headline)} {split}".strip(),
+        measured=measured_sentence(cells, arms, workload, _environment(manifest, cells, workload)),
+        warnings=(*(plain(text, 600) for text in warnings if text), *disagreements(cells)),
+        cards=cards(headline),
+        headline=headline_table(headline),
+        sections=tuple(section for section in sections if section is not None),
+        command=commands(manifest.command, arms),
     )
-    measured = any(record.outcome in MEASURED for record in records)
-    return RunContent(tuple(cells), arms, ladder, workload, points, measured, report, found)
+    is_measured = any(record.outcome in MEASURED for record in directory.records)
+    return RunContent(tuple(cells), arms, manifest.ladder, workload, tradeoff, is_measured, report, directory)
 
 
-def _cells_section(shown: Panels) -> Section | None:
-    if not shown.panels:
-        return None
-    text = (
-        "Live tensor bytes over one steady step, by what they are; dashed lines are the peak and the operator floor, "
-        "the strip below the ground is the phase. Beside it the peak by module: areas are bytes."
-    )
-    return Section("cells", "Inside a cell", (text,), (), (shown,))
-
-
-def _arms_section(cells: Sequence[CellSummary], arms: Sequence[str], workload: str) -> Section | None:
+def _later_sections(
+    directory: RunDirectory, cells: Sequence[CellSummary], arms: Sequence[str], workload: str, headline: Headline
+) -> list[Section | None]:
+    """Return what failed, and the reference matter."""
+    records = directory.records
     differences = difference_table(cells, arms, workload)
-    return Section("arms", "What the arms are", (), (differences,)) if differences else None
-
-
-def _reference(manifest: Manifest, records: Sequence[Record]) -> list[Section | None]:
-    """What is looked up, not read."""
-    made = (
+    return [
+        missing_section(cells, records, directory.problems),
+        discards_section(cells, directory.discarded),
+        Section("arms", "What the arms are", (), (differences,)) if differences else None,
+        predicted_section(cells),
+        statistics_section(headline),
         methods_section(records),
         cost_section(records),
-        environment_section(manifest, records),
+        environment_section(directory.manifest, records),
         unread_section(records),
-    )
-    return [replace(section, is_folded=True) if section else None for section in made]
+    ]
+
+
+def _compared_arms(manifest: Manifest) -> tuple[str, ...]:
+    """Return all arms; where techniques lie between two of them, these two."""
+    arms, chain = dict.fromkeys(entry.arm for entry in manifest.cells), manifest.ladder
+    ends = [arm for arm in arms if chain and arm in (chain.start, chain.end)]
+    return tuple(ends or arms)
+
+
+def _accuracy_source(cells: Sequence[CellSummary]) -> AccuracySource | None:
+    """Return the first workload with a known accuracy; None where no accuracy is known."""
+    for cell in cells:
+        metric = cell.description.accuracy_metric
+        if metric is not None and cell.value(metric) is not None:
+            return AccuracySource(cell.entry.workload, metric)
+    return None
 
 
 def _title(arms: tuple[str, ...]) -> str:
@@ -138,7 +139,31 @@ def _title(arms: tuple[str, ...]) -> str:
     return f"{plain(arms[1], 40)} against {plain(arms[0], 40)}{more}"
 
 
-def _seen_environment(manifest: Manifest, cells: list[CellSummary], workload: str) -> Mapping[str, object]:
-    """The environment as the workload's first record saw it: only the child knows its device."""
-    seen = [record for cell in cells if cell.entry.workload == workload for record in cell.records]
-    return manifest.environment | (seen[0].environment if seen else {})
+def _environment(manifest: Manifest, cells: Sequence[CellSummary], workload: str) -> Mapping[str, object]:
+    """Return the environment with that of the workload's first record: only the child knows its device."""
+    records = [record for cell in cells if cell.entry.workload == workload for record in cell.records]
+    return manifest.environment | (records[0].environment if records else {})
+
+
+def commands(command: str, arms: Sequence[str]) -> str:
+    """Return shell lines that measure all of it again, profile one arm, and make the report.
+
+    A command other than ``slr-bench run`` is returned alone.
+    """
+    first = plain(command, COMMAND_LIMIT)
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return first
+    if words[:2] != ["slr-bench", "run"] or len(words) < 3 or words[2].startswith("-"):
+        return first
+    config, out = words[2], DEFAULT_DIRECTORY
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        out = following if word == "--out" else word.removeprefix("--out=") if word.startswith("--out=") else out
+    fake = " --fake" if "--fake" in words else ""
+    lines = [(first, "measure it")]
+    if arms:
+        profile = f"slr-bench profile {shlex.quote(config)} --arm {shlex.quote(arms[-1])}{fake}"
+        lines.append((plain(profile, COMMAND_LIMIT), "every byte of one step, by tensor"))
+    lines.append((plain(f"slr-bench report {shlex.quote(out)}", COMMAND_LIMIT), "this report"))
+    return "\n".join(f"{line}  # {what}" for line, what in lines)

@@ -1,49 +1,62 @@
-"""Cells by memory, time and accuracy at once, and those that no other cell beats."""
+"""The Pareto front of memory, time and accuracy: which cells no other cell dominates, as a section with its chart."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from slr_bench.compare.cells import CellSummary
+from slr_bench.report.charts.model import Dot, LegendEntry, Scale, Scatter, Tick, doublings, round_ticks, short
+from slr_bench.report.charts.palette import arm_variable
+from slr_bench.report.formats.table import Cell, Column, Row, Section, Table, without_empty_columns
+from slr_bench.report.run_report.techniques import AccuracySource
+from slr_bench.report.text.cell_names import OTHERS, anchor, coordinates_text
+from slr_bench.report.text.metrics import label
+from slr_bench.report.text.words import format_value, plain
+from slr_bench.units import format_bytes, format_seconds
 
-ACCURACY: Final = "accuracy_top1"
 _MEMORY: Final = ("peak_tensor_bytes", "peak_allocated_bytes")
-"""The first of them that any cell has."""
+"""The chart shows the first of these metrics that any cell has."""
+COLOURED: Final = 5
+"""Number of arms with a colour of their own, and with a name beside their own setting: the first ones."""
+LABELLED: Final = 8
+"""Number of known accuracies up to which each one is written into the chart, not only those of named cells."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A cell with what it needs and what it gives."""
+    """A cell with its memory, time and accuracy."""
 
     cell: CellSummary
     memory_bytes: float
     time_s: float
-    """Of a step, or of a clip where effective batches differ."""
+    """Time of a step; where effective batches differ, time per sample."""
     accuracy: float | None
-    """Of the training with the same arm and axes; None where there is none."""
+    """Accuracy of the training with the same arm and axes; None where there is none."""
     is_dominated: bool = False
 
 
 @dataclass(frozen=True)
-class Field:
+class TradeoffPoints:
     """The points of a workload, and what their figures are."""
 
     points: tuple[Point, ...]
     memory: str
-    """The metric."""
-    is_per_clip: bool
+    """The metric of the memory."""
+    unit: str
+    """The unit of the workload, where effective batches differ and time is per unit; else empty."""
 
     @property
     def front(self) -> tuple[Point, ...]:
-        """Those that nothing beats, quickest first."""
+        """The points that are not dominated, the fastest first."""
         return tuple(sorted((point for point in self.points if not point.is_dominated), key=lambda one: one.time_s))
 
     @property
     def edge(self) -> tuple[Point, ...]:
-        """Those of the front that also need less memory than all quicker ones: a line that nothing lies below."""
+        """The points of the front that need less memory than all faster ones: no point lies below their line."""
         found: list[Point] = []
         for point in self.front:
             if not found or point.memory_bytes < found[-1].memory_bytes:
@@ -53,37 +66,38 @@ class Field:
     @property
     def time_text(self) -> str:
         """What the times are."""
-        return "time per clip" if self.is_per_clip else "time of a step"
+        return f"time per {self.unit}" if self.unit else "time of a step"
 
     @property
-    def has_accuracy(self) -> bool:
-        """Whether any point has one."""
-        return any(point.accuracy is not None for point in self.points)
+    def known_accuracies(self) -> int:
+        """Number of points whose accuracy is known."""
+        return sum(point.accuracy is not None for point in self.points)
 
 
-def field(cells: Sequence[CellSummary], workload: str) -> Field | None:
-    """The cells of a workload that have both memory and time; None where there are none."""
+def tradeoff_points(
+    cells: Sequence[CellSummary], workload: str, accuracy: AccuracySource | None
+) -> TradeoffPoints | None:
+    """Return the cells of a workload that have both memory and time; None where there are none."""
     own = [cell for cell in cells if cell.entry.workload == workload]
     memory = next((name for name in _MEMORY if any(cell.value(name) is not None for cell in own)), _MEMORY[0])
-    batches = {cell.description.effective_batch(cell.entry.setting) for cell in own}
-    is_per_clip = len(batches) > 1 and None not in batches
-    accuracies = _accuracies(cells)
+    batches = {cell.entry.cell_id: cell.description.effective_batch(cell.entry.setting) for cell in own}
+    is_per_unit = len(set(batches.values())) > 1 and None not in batches.values()
+    unit = own[0].description.unit if is_per_unit else ""
+    accuracies = _accuracies(cells, accuracy.metric) if accuracy else {}
     points = []
     for cell in own:
         time_s, needed = cell.value("step_time_s"), cell.value(memory)
         if time_s and needed and time_s > 0 and needed > 0:
-            batch = (cell.description.effective_batch(cell.entry.setting) or 1) if is_per_clip else 1
-            points.append(Point(cell, needed, time_s / batch, _accuracy(cell, accuracies)))
-    marked = tuple(
-        Point(one.cell, one.memory_bytes, one.time_s, one.accuracy, any(dominates(other, one) for other in points))
-        for one in points
-    )
-    return Field(marked, memory, is_per_clip) if marked else None
+            batch = (batches[cell.entry.cell_id] or 1) if unit else 1
+            points.append(Point(cell, needed, time_s / batch, _accuracy(cell, accuracies, accuracy)))
+    marked = tuple(replace(one, is_dominated=any(dominates(other, one) for other in points)) for one in points)
+    return TradeoffPoints(marked, memory, unit) if marked else None
 
 
 def dominates(one: Point, other: Point) -> bool:
-    """Whether ``one`` is nowhere worse than ``other`` and somewhere better. What has no accuracy is weighed by memory
-    and time alone, and beats nothing whose accuracy is known.
+    """Whether ``one`` is nowhere worse than ``other`` and somewhere better.
+
+    A point without an accuracy is judged by memory and time alone; it dominates no point whose accuracy is known.
     """
     if one.memory_bytes > other.memory_bytes or one.time_s > other.time_s:
         return False
@@ -96,11 +110,11 @@ def dominates(one: Point, other: Point) -> bool:
     return one.accuracy >= other.accuracy and (is_better or one.accuracy > other.accuracy)
 
 
-def _accuracies(cells: Sequence[CellSummary]) -> dict[tuple[str, str], float]:
-    """(Arm, axes) -> accuracy of that training."""
+def _accuracies(cells: Sequence[CellSummary], metric: str) -> dict[tuple[str, str], float]:
+    """Map arm and axes of each training to its accuracy."""
     found = {}
     for cell in cells:
-        value = cell.value(ACCURACY)
+        value = cell.value(metric)
         if value is not None and cell.side == "a":
             found[cell.entry.arm, _axes(cell)] = value
             if cell.entry.is_own:
@@ -108,14 +122,123 @@ def _accuracies(cells: Sequence[CellSummary]) -> dict[tuple[str, str], float]:
     return found
 
 
-def _accuracy(cell: CellSummary, accuracies: dict[tuple[str, str], float]) -> float | None:
-    value = cell.value(ACCURACY)
+def _accuracy(
+    cell: CellSummary, accuracies: dict[tuple[str, str], float], source: AccuracySource | None
+) -> float | None:
+    if source is None:
+        return None
+    value = cell.value(source.metric)
     if value is not None:
         return value
     own = accuracies.get((cell.entry.arm, "own")) if cell.entry.is_own else None
-    # A training without axes is that of the arm's own setting alone.
+    # A training without axes belongs to the arm's own setting alone.
     return accuracies.get((cell.entry.arm, _axes(cell))) if cell.entry.coordinates and own is None else own
 
 
 def _axes(cell: CellSummary) -> str:
     return json.dumps(cell.entry.coordinates, sort_keys=True)
+
+
+def front_section(found: TradeoffPoints | None, arms: Sequence[str]) -> Section | None:
+    """Return the chart and a table of the cells on the front; None where there are fewer than two cells."""
+    if found is None or len(found.points) < 2:
+        return None
+    front, count, known = found.front, len(found.points), found.known_accuracies
+    what = "memory, time and accuracy" if known else "memory and time"
+    text = f"{len(front)} of {count} cells are not dominated in {what}; the grey and the hollow ones are."
+    if 0 < known < count:
+        text += (
+            f" The accuracy of {known} cells is known. The others are judged by memory and time alone, and dominate no "
+            "cell whose accuracy is known."
+        )
+    text += " Times are medians: two that lie within each other's spread may change places."
+    numbers = (label(found.memory), f"Time per {found.unit}" if found.unit else "Step time", "Accuracy")
+    columns = (Column("Arm"), Column("Setting"), *(Column(title, numeric=True) for title in numbers))
+    table = Table("Cells that are not dominated", columns, tuple(map(_row, front)), heads=1)
+    return Section("front", "Pareto front", (text,), (without_empty_columns(table),), (scatter(found, arms),))
+
+
+def _row(point: Point) -> Row:
+    accuracy = point.accuracy
+    cells = (
+        Cell(plain(point.cell.entry.arm, 40), link=anchor(point.cell)),
+        Cell(coordinates_text(point.cell)),
+        Cell(format_value(point.memory_bytes, "bytes"), sort=point.memory_bytes),
+        Cell(format_value(point.time_s, "s"), sort=point.time_s),
+        Cell(format_value(accuracy, "ratio"), sort=accuracy),
+    )
+    return Row(cells, strong=point.cell.entry.is_own)
+
+
+def scatter(found: TradeoffPoints, arms: Sequence[str]) -> Scatter:
+    """Lay out memory against time. ``arms`` are those that the headline compares; the first ones have a colour each."""
+    coloured = arms[:COLOURED]
+    x, y = _time_scale(found.points), _memory_scale(found.points)
+    # Dominated dots lie below and own settings on top: the last dot is drawn last.
+    ordered = sorted(found.points, key=lambda one: (_is_compared(one, coloured), not one.is_dominated))
+    colours = {arm: arm_variable(place) for place, arm in enumerate([*coloured, OTHERS])}
+    present = {_group(point, coloured) for point in found.points}
+    return Scatter(
+        title="Memory against time",
+        dots=tuple(_dot(point, x, y, found, colours) for point in ordered),
+        front=tuple((x.place(point.time_s), y.place(point.memory_bytes)) for point in found.edge),
+        x_ticks=tuple(
+            Tick(short(format_seconds(value)) if value else "0", x.place(value)) for value in round_ticks(x.low, x.high)
+        ),
+        y_ticks=y.ticks(_memory_marks(y)),
+        x_label=f"{found.time_text} (median)",
+        y_label=f"peak memory{', logarithmic' if y.is_logarithmic else ''}",
+        legend=tuple(LegendEntry(colour, plain(arm, 30)) for arm, colour in colours.items() if arm in present),
+    )
+
+
+def _dot(point: Point, x: Scale, y: Scale, found: TradeoffPoints, colours: dict[str, str]) -> Dot:
+    is_own = _is_compared(point, list(colours))
+    is_labelled = point.accuracy is not None and (is_own or found.known_accuracies <= LABELLED)
+    return Dot(
+        x.place(point.time_s),
+        y.place(point.memory_bytes),
+        colours[_group(point, list(colours))],
+        describe_point(point),
+        name=plain(point.cell.entry.arm, 24) if is_own else "",
+        accuracy=format_value(point.accuracy, "ratio") if is_labelled else "",
+        link=anchor(point.cell),
+        is_own=is_own,
+        is_dominated=point.is_dominated,
+    )
+
+
+def _is_compared(point: Point, arms: Sequence[str]) -> bool:
+    return point.cell.entry.is_own and point.cell.entry.arm in arms
+
+
+def _group(point: Point, arms: Sequence[str]) -> str:
+    return point.cell.entry.arm if point.cell.entry.arm in arms else OTHERS
+
+
+def describe_point(point: Point) -> str:
+    """Return arm, setting, memory, time and accuracy in one line."""
+    text = f"{plain(point.cell.entry.arm, 40)} ({coordinates_text(point.cell)})"
+    text += f": {format_bytes(point.memory_bytes)}, {format_seconds(point.time_s)}"
+    return text if point.accuracy is None else f"{text}, accuracy {format_value(point.accuracy, 'ratio')}"
+
+
+def _memory_scale(points: Sequence[Point]) -> Scale:
+    """Return a logarithmic scale where cells differ fourfold: on a linear one the smaller would lie on the ground."""
+    memories = [point.memory_bytes for point in points]
+    low, high = min(memories), max(memories)
+    return Scale(low / 1.4, high * 1.5, True) if high >= 4 * low else Scale(0, high * 1.15)
+
+
+def _time_scale(points: Sequence[Point]) -> Scale:
+    """Return a scale from 0 where times differ much, else one that begins just below the fastest cell."""
+    times_s = [point.time_s for point in points]
+    low, high = min(times_s), max(times_s)
+    return Scale(0.0 if low < high / 3 else low * 0.85, high * 1.15)
+
+
+def _memory_marks(scale: Scale) -> tuple[float, ...]:
+    if scale.is_logarithmic:
+        return doublings(scale.low, scale.high)
+    step = 2.0 ** math.floor(math.log2(scale.high / 3))
+    return tuple(step * count for count in range(math.floor(scale.high / step) + 1))

@@ -1,27 +1,141 @@
-"""The parts that let somebody else judge and repeat the run: meters, their cost, the environment."""
+"""The sections that let somebody else judge and repeat the run: statistics, predictions, meters, cost, environment."""
 
 from __future__ import annotations
 
+import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
+from slr_bench.compare.cells import CellSummary, Reading, pair, why_not_comparable
 from slr_bench.compare.statistics import MIN_PROCESSES, center_interval, summarize
 from slr_bench.files import flatten
 from slr_bench.record import Record
 from slr_bench.report.formats.table import Cell, Column, Row, Section, Table
+from slr_bench.report.run_report.headline import Headline, HeadlineColumn, HeadlineValue
+from slr_bench.report.text.cell_names import coordinates_text
 from slr_bench.report.text.metrics import METRICS, label
 from slr_bench.report.text.setting import value_text
-from slr_bench.report.text.words import format_value, plain, spread
+from slr_bench.report.text.words import describe, format_value, plain, spread
 from slr_bench.run.store import Manifest
 
+_COST: Final = "What measuring cost"
 COST_METRICS: Final = ("harness_s", "sampler_overhead_ratio", "sampler_cpu_ratio", "parent_cpu_ratio")
-
 _MOST_RANKED: Final = 100
-"""Runs up to which the centre's interval is computed: exact ranks of 540 took 5 s. Above, that of the median serves."""
+"""Number of runs up to which the interval of the centre is computed: exact ranks of 540 runs take 5 s."""
+
+
+class MetricPair(NamedTuple):
+    """A metric that predicts another one, and what lies between the two."""
+
+    predicted: str
+    measured: str
+    meaning: str
+
+
+PAIRS: Final = (
+    MetricPair("floor_bytes", "peak_tensor_bytes", "how far the step is from the least that its operators need"),
+    MetricPair("peak_tensor_bytes", "peak_cpu_allocator_bytes", "what operators allocate inside themselves"),
+    MetricPair("peak_tensor_bytes", "peak_allocated_bytes", "workspaces, and rounding to blocks"),
+    MetricPair("peak_allocated_bytes", "peak_reserved_bytes", "what the caching allocator holds in addition"),
+    MetricPair("peak_reserved_bytes", "nvml_process_peak_bytes", "the CUDA context and other libraries"),
+)
+"""A prediction made before a run belongs here as a metric of its own, beside the metric that it predicts."""
+
+
+def statistics_section(headline: Headline) -> Section:
+    """Return the figures of the headline with their spread, and the verdict of each comparison."""
+    rows = [
+        _statistics_row(metric, base, head) for metric, (base, *heads) in headline.pairs for head in heads or [base]
+    ]
+    columns = (
+        Column("Figure"),
+        Column("Arms"),
+        Column("Reference", numeric=True),
+        Column("Other", numeric=True),
+        Column("Ratio", numeric=True),
+        Column("What it allows"),
+    )
+    text = (
+        "The process is the sampling unit. Traced bytes are counted, not estimated: all processes must agree. For "
+        "times the median is given. Below 8 processes it stands with min–max and without a verdict. From 8 on it stands with "
+        "a 99 % interval of the paired ratio (signed-rank test), and with a verdict if the interval excludes 1 and the "
+        "difference is 1 % or more."
+    )
+    return Section(
+        "statistics", "How sure this is", (text,), (Table("Own settings", columns, tuple(rows)),), is_folded=True
+    )
+
+
+def _statistics_row(metric: HeadlineColumn, base: HeadlineValue, head: HeadlineValue) -> Row:
+    arms = plain(head.arm if head is base else f"{head.arm} against {base.arm}", 80)
+    start = (Cell(metric.title), Cell(arms), _spread_cell(base.reading))
+    if head is base:
+        return Row((*start, Cell("–"), Cell("–"), Cell("one arm: nothing to compare with")))
+    ratio, worth = "–", head.missing or base.missing or head.change.basis
+    if base.reading and head.reading and why_not_comparable(base.reading, head.reading) is None:
+        pairs = pair(base.reading, head.reading)
+        if pairs is not None and head.reading.unit != "ratio":
+            ratio = f"{pairs.ratio:.3f}"
+            worth = head.change.basis if head.reading.unit == "bytes" else describe(pairs)
+    return Row((*start, _spread_cell(head.reading), Cell(ratio), Cell(plain(worth))))
+
+
+def _spread_cell(reading: Reading | None) -> Cell:
+    if reading is None or reading.summary is None:
+        return Cell("–")
+    text = f"{format_value(reading.value, reading.unit)}; {spread(reading.summary, reading.unit)}"
+    return Cell(text, tone="warn" if reading.summary.kind == "disagreement" else "")
+
+
+def predicted_section(cells: Sequence[CellSummary]) -> Section | None:
+    """Return one row per pair of metrics that some cell has both of; None where there is no such pair."""
+    rows = [row for kind in PAIRS if (row := _predicted_row(kind, cells)) is not None]
+    if not rows:
+        return None
+    columns = (
+        Column("Predicted"),
+        Column("Measured"),
+        Column("Cells", numeric=True),
+        Column("Measured over predicted", numeric=True),
+        Column("Lowest – highest", numeric=True),
+        Column("Highest in"),
+        Column("What lies between them"),
+    )
+    text = (
+        "Each figure counts more than the one before it: the operator floor, live tensors, the allocator, the driver. "
+        "The closer a ratio is to 1, the better the prediction."
+    )
+    table = Table("Ratios over the cells", columns, tuple(rows))
+    return Section("predicted", "Predicted against measured", (text,), (table,))
+
+
+def _predicted_row(kind: MetricPair, cells: Sequence[CellSummary]) -> Row | None:
+    ratios = []
+    for cell in cells:
+        predicted, measured = cell.value(kind.predicted), cell.value(kind.measured)
+        if predicted and measured:
+            ratios.append((measured / predicted, cell))
+    if not ratios:
+        return None
+    values = [ratio for ratio, _ in ratios]
+    middle, (highest, farthest) = statistics.median(values), max(ratios, key=lambda pair: pair[0])
+    where = f"{plain(farthest.entry.arm, 40)} ({coordinates_text(farthest)})"
+    return Row(
+        (
+            Cell(label(kind.predicted)),
+            Cell(label(kind.measured)),
+            Cell(str(len(values)), sort=len(values)),
+            Cell(f"{middle:.3f}×", sort=middle),
+            Cell(f"{min(values):.3f} – {highest:.3f}", sort=highest),
+            Cell(plain(where)),
+            Cell(kind.meaning),
+        )
+    )
 
 
 def methods_section(records: Sequence[Record]) -> Section:
-    """Metric, meaning, source, quality and blind spot of everything that was read."""
+    """Return meaning, source, quality and blind spot of every metric."""
     names = dict.fromkeys(name for record in records for name in record.metrics)
     known = [name for name in METRICS if name in names]
     rows = [_method_row(name, records) for name in (*known, *sorted(set(names) - set(known)))]
@@ -30,8 +144,8 @@ def methods_section(records: Sequence[Record]) -> Section:
         "exact: counted; measured: read from a clock or a counter; sampled: the largest of samples, so a lower bound; "
         "estimated: computed from a model."
     )
-    table = Table("Meters", tuple(Column(title) for title in titles), tuple(rows))
-    return Section("methods", "How each figure was measured", (text,), (table,))
+    table = Table("Meters", tuple(map(Column, titles)), tuple(rows))
+    return Section("methods", "How each figure was measured", (text,), (table,), is_folded=True)
 
 
 def _method_row(name: str, records: Sequence[Record]) -> Row:
@@ -45,25 +159,24 @@ def _method_row(name: str, records: Sequence[Record]) -> Row:
 
 
 def cost_section(records: Sequence[Record]) -> Section:
-    """What measuring itself took: a cell's harness, the sampler, the parent."""
+    """Return what measuring itself cost: the harness per cell, the sampler, the parent."""
     by_start = sorted(records, key=lambda record: record.started_at)
     rows = []
     for name in COST_METRICS:
         taken = [record.metrics[name] for record in by_start if name in record.metrics]
         readings = [(metric.value, metric.unit) for metric in taken if metric.value is not None]
         if name == "harness_s" and len(readings) > 1:
-            # The first cell also pays for what all share (page cache, byte code): it stands apart.
+            # The first cell also pays for what all cells share (page cache, byte code), so it has its own row.
             (first, unit), *readings = readings
             median = Cell(format_value(first, unit), sort=first)
             rows.append(Row((Cell("harness, first cell"), median, Cell("–"), Cell("1"))))
         if readings:
-            values = [float(value) for value, _ in readings]
-            rows.append(_cost_row(name, values, readings[0][1]))
-    columns = (Column("Cost"), Column("Median", True), Column("Range or interval"), Column("n", True))
+            rows.append(_cost_row(name, [float(value) for value, _ in readings], readings[0][1]))
     if not rows:
-        return Section("cost", "What measuring cost", ("No run measured its own cost.",), ())
-    text = "n counts runs. Overheads include noise and can be below 0."
-    return Section("cost", "What measuring cost", (text,), (Table("Cost of measuring", columns, tuple(rows)),))
+        return Section("cost", _COST, ("No run measured its own cost.",), (), is_folded=True)
+    columns = (Column("Cost"), Column("Median", True), Column("Range or interval"), Column("n", True))
+    text = "n is the number of runs. Overheads include noise and can be below 0."
+    return Section("cost", _COST, (text,), (Table("Cost of measuring", columns, tuple(rows)),), is_folded=True)
 
 
 def _cost_row(name: str, values: Sequence[float], unit: str) -> Row:
@@ -78,19 +191,35 @@ def _cost_row(name: str, values: Sequence[float], unit: str) -> Row:
 
 
 def environment_section(manifest: Manifest, records: Sequence[Record]) -> Section:
-    """Versions and machine as the runs saw them; a key that differs between runs shows every value."""
-    seen: dict[str, list[str]] = {}
+    """Return versions and machine as the runs recorded them; where runs differ, every value."""
+    values: dict[str, dict[str, None]] = {}
     sources: list[Mapping[str, object]] = [manifest.environment, *(record.environment for record in records)]
     for environment in sources:
         for key, value in flatten(environment).items():
-            texts = seen.setdefault(key, [])
-            if (text := value_text(value)) not in texts:
-                texts.append(text)
+            values.setdefault(key, {})[value_text(value)] = None
     rows = [
         Row((Cell(plain(key, 80)), Cell(plain(" | ".join(texts)), tone="warn" if len(texts) > 1 else "")))
-        for key, texts in sorted(seen.items())
+        for key, texts in sorted(values.items())
     ]
     rows.append(Row((Cell("source hash"), Cell(plain(manifest.source_hash, 100)))))
     rows.append(Row((Cell("configuration hash"), Cell(plain(manifest.config_hash, 100)))))
     table = Table("Environment", (Column("Key"), Column("Value")), tuple(rows))
-    return Section("environment", "Environment", (), (table,))
+    return Section("environment", "Environment", (), (table,), is_folded=True)
+
+
+def unread_section(records: Sequence[Record]) -> Section | None:
+    """Return the readings that could not be taken, with the reasons; None where every meter could be read."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for record in records:
+        for name, metric in record.metrics.items():
+            if metric.reason is not None:
+                counts[plain(record.workload, 40), name, metric.reason] += 1
+    rows = [
+        Row((Cell(workload), Cell(plain(label(name), 60)), Cell(plain(reason)), Cell(str(count), sort=count)))
+        for (workload, name, reason), count in counts.items()
+    ]
+    if not rows:
+        return None
+    columns = (Column("Workload"), Column("Figure"), Column("Reason"), Column("Records", numeric=True))
+    table = Table("Null readings", columns, tuple(rows))
+    return Section("unread", "What could not be read here", (), (table,), is_folded=True)

@@ -1,6 +1,6 @@
-"""A run directory read for a report: everything that can be read, and a line for everything that cannot.
+"""Reads a run directory for a report: everything that can be read, and a line for everything that cannot.
 
-A runner refuses what a report must show: a lost manifest, a figure that is none, a record of another version.
+A report must also show what a runner refuses: a lost manifest, a value that is no number, a record of another version.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from slr_bench.run.store import CellEntry, Manifest, Store
 from slr_bench.units import plain
 
 LOST_ARM: Final = "arm not known"
-"""Of every cell of a directory whose manifest is lost."""
+"""Name of the arm of every cell if the manifest is lost."""
 _MOST_AXES: Final = 6
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """What is there."""
+    """The content of a run directory."""
 
     store: Store
     manifest: Manifest
     records: list[Record]
     discarded: list[Record]
     problems: list[str]
-    """A line for each reason why files are no records, or not wholly."""
+    """One line per reason why files are no records, or are not complete."""
     unreadable: Mapping[str, str]
-    """Name of a record that cannot be read -> why."""
+    """Name of each record that cannot be read -> the reason."""
     fault: str | None
-    """Why there is no manifest; the one here was made of the records."""
+    """Why there is no manifest. If it is set, the manifest here was made from the records."""
 
 
 def read_directory(run_dir: Path) -> RunDirectory:
-    """Read a run directory, whole or not.
+    """Read a run directory, complete or not.
 
     Raises:
-        ConfigError: there is none, or it holds neither a readable ``grid.json`` nor a readable record.
+        ConfigError: there is no such directory, or it holds neither a readable ``grid.json`` nor a readable record.
     """
     if not run_dir.is_dir():
         what = "is a file, not a run directory" if run_dir.exists() else "does not exist"
@@ -70,14 +70,14 @@ def _manifest(store: Store, found: FoundRecords) -> tuple[Manifest, str | None]:
             "; give the directory that `slr-bench run` wrote"
         )
     fault = (
-        f"{store.directory}: {cause}. Arms, own settings and runs not made are not known; what is reported are its "
-        f"{len(records)} records alone; bring grid.json back, or run the grid anew"
+        f"{store.directory}: {cause}. Arms, own settings and missing runs are not known; the report shows its "
+        f"{len(records)} records alone; bring grid.json back, or run the grid again"
     )
     return _manifest_of(records), fault
 
 
 def _manifest_of(records: Sequence[Record]) -> Manifest:
-    """Cells as the records know them; what their settings differ in stands for the axes."""
+    """Make a manifest from the records. The keys in which their settings differ are used as axes."""
     first = {record.cell_id: record for record in records}
     varying = _varying(first.values())
     repeats = {name: 1 + max(one.repeat for one in records if one.cell_id == name) for name in first}
@@ -105,7 +105,7 @@ def _manifest_of(records: Sequence[Record]) -> Manifest:
 
 
 def _varying(records: Iterable[Record]) -> list[str]:
-    """The first keys in which settings differ."""
+    """Return the first keys in which settings differ."""
     values: dict[str, set[str]] = {}
     for record in records:
         for key, value in flatten(record.setting).items():

@@ -1,4 +1,4 @@
-"""The parts behind the headline that come cell by cell: the grid, the statistics, what is missing."""
+"""The sections that show the run cell by cell: the grid, what failed or is missing, and interference."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from slr_bench.compare.cells import CellSummary, Reading, pair, why_not_comparable
+from slr_bench.compare.cells import CellSummary, Reading
 from slr_bench.record import SPLIT, Outcome, Record
 from slr_bench.report.formats.table import Bar, Cell, Column, Row, Section, Table, unknown, with_shared_notes
-from slr_bench.report.run_report.answers import Answer, Question
 from slr_bench.report.text.cell_names import anchor, coordinates_text
 from slr_bench.report.text.metrics import label
-from slr_bench.report.text.words import OUTCOME_WORDS, describe, format_value, plain, spread
+from slr_bench.report.text.words import OUTCOME_WORDS, format_value, plain, spread
+from slr_bench.run.interference import CLOCK_JUMP_S, FOREIGN_CPU_SHARE, SWAPPED_BYTES
+from slr_bench.units import format_bytes
 
 GRID_METRICS: Final = (
     "peak_tensor_bytes",
@@ -23,56 +24,56 @@ GRID_METRICS: Final = (
     "rss_over_start_bytes",
     "step_time_s",
     "energy_j",
-    "training_time_s",
-    "accuracy_top1",
-    "accuracy_top5",
 )
-"""Columns of the grid; one without any value is left out."""
-_KEPT: Final = ("peak_tensor_bytes", "peak_allocated_bytes", "step_time_s", "training_time_s", "accuracy_top1")
-"""Columns that a narrow terminal gives up last."""
-
-
+"""Columns of the grid before those of the workload. A column without any value is left out."""
+_OWN_METRICS: Final = 2
+"""Number of a workload's own metrics in the grid beside its headline: the first of which more is better."""
 _DRAWN: Final = ("peak_tensor_bytes", "peak_allocated_bytes")
 """Columns with a bar under each figure."""
+SUSPECT: Final = "a run suffered interference: its times are not reliable"
 
 
 def outcome_cell(cell: CellSummary) -> Cell:
-    """``ok``, ``2 ok, 1 timeout`` with the reasons as a note, ``unreadable``, or ``not run``."""
+    """Return ``ok``, ``2 ok, 1 timeout`` with the reasons as a footnote, ``unreadable``, or ``not run``."""
     counts = cell.outcomes
     if not counts and cell.unreadable:
         return Cell("unreadable", note=plain(_why_unreadable(cell)), tone="warn")
     if not counts:
         return Cell("not run", note="no record of this cell", tone="warn")
-    whole = len(counts) == 1
-    words = [OUTCOME_WORDS[kind] if whole else f"{count} {OUTCOME_WORDS[kind]}" for kind, count in counts.items()]
+    is_single = len(counts) == 1
+    words = [OUTCOME_WORDS[kind] if is_single else f"{count} {OUTCOME_WORDS[kind]}" for kind, count in counts.items()]
     marked = sum(bool(record.marks) for record in cell.finished)
     words += [f"{marked} disturbed"] if marked else []
     words += [f"{len(cell.unreadable)} unreadable"] if cell.unreadable else []
-    reasons = [*cell.reasons, *(["something else disturbed it: its times are suspect"] if marked else [])]
+    reasons = [*cell.reasons, *([SUSPECT] if marked else [])]
     reasons += [_why_unreadable(cell)] if cell.unreadable else []
     note = plain("; ".join(reasons)) or None
     return Cell(", ".join(words), note=note, tone="" if set(counts) == {Outcome.OK} else "warn")
 
 
 def _why_unreadable(cell: CellSummary) -> str:
-    """``3 records cannot be read: schema 2 was written by another version of slr-bench``."""
+    """Return ``3 records cannot be read: schema 2 was written by another version of slr-bench``."""
     found = Counter(cell.unreadable)
     return "; ".join(f"{count} record{'s' if count > 1 else ''} cannot be read: {why}" for why, count in found.items())
 
 
 def grid_section(cells: Sequence[CellSummary]) -> Section:
-    """Every cell one row, one table a workload."""
+    """Return one table per workload with one row per cell."""
     workloads = dict.fromkeys(cell.entry.workload for cell in cells)
     tables = [_grid_table(name, [cell for cell in cells if cell.entry.workload == name]) for name in workloads]
     text = (
         "Every cell is one row. Values are medians over the processes that ended ok (n); running out of memory is a "
-        "result. Of times the brackets hold min–max, from 8 processes on a 95 % interval of the median."
+        "result. The brackets behind times hold min–max, and from 8 processes on a 95 % interval of the median."
     )
     return Section("grid", "Every cell", (text,), tuple(tables))
 
 
 def _grid_table(workload: str, cells: Sequence[CellSummary]) -> Table:
-    names = [name for name in GRID_METRICS if any(cell.value(name) is not None for cell in cells)]
+    description = cells[0].description
+    headline = [metric.metric for metric in description.headline_of(workload)]
+    own = [name for name, text in description.metrics.items() if text.larger_is_better][:_OWN_METRICS]
+    wanted = dict.fromkeys((*GRID_METRICS, *headline, *own))
+    names = [name for name in wanted if any(cell.value(name) is not None for cell in cells)]
     most = {name: max(cell.value(name) or 0 for cell in cells) for name in names if name in _DRAWN}
     rows = []
     for cell in cells:
@@ -83,7 +84,7 @@ def _grid_table(workload: str, cells: Sequence[CellSummary]) -> Table:
         count = Cell(f"{len(cell.finished)}/{made}", sort=len(cell.finished))
         rows.append(Row((*lead, *values, count), strong=cell.entry.is_own))
     columns = [Column("Arm", choices=True), Column("Setting"), Column("Outcome", choices=True)]
-    columns += [Column(label(name), numeric=True, spare=name not in _KEPT) for name in names]
+    columns += [Column(label(name), numeric=True, spare=name not in (*_DRAWN, *headline)) for name in names]
     columns.append(Column("n", numeric=True))
     return with_shared_notes(Table(plain(workload, 60), tuple(columns), tuple(rows)))
 
@@ -108,70 +109,27 @@ def _grid_cell(cell: CellSummary, name: str) -> Cell:
 
 
 def _split_note(reading: Reading) -> str | None:
-    """Peak/floor of a step with split operators stands on a lower floor than that of whole ones."""
+    """Return a note where operators are split: peak/floor then refers to a lower floor."""
     names = dict.fromkeys(source.partition(SPLIT)[2] for source in reading.sources if SPLIT in source)
-    return plain(f"works on a part at a time, which lowers the floor: {', '.join(names)}") if names else None
-
-
-def statistics_section(asked: Sequence[Question], found: Sequence[Sequence[Answer]]) -> Section:
-    """The headline's figures with their spread, and what each comparison is worth."""
-    rows = []
-    for question, (base, *heads) in zip(asked, found, strict=True):
-        for head in heads or [base]:
-            rows.append(_statistics_row(question, base, head))
-    columns = (
-        Column("Figure"),
-        Column("Arms"),
-        Column("Reference", numeric=True),
-        Column("Other", numeric=True),
-        Column("Ratio", numeric=True),
-        Column("What it allows"),
-    )
-    text = (
-        "The process is the sampling unit. Traced bytes are counted, not estimated: all processes must agree. Of times "
-        "the median is given, with min–max below 8 processes and no verdict; from 8 on with a 99 % interval of the "
-        "paired ratio (signed-rank test) and a verdict if it excludes 1 and the difference is 1 % or more."
-    )
-    return Section("statistics", "How sure this is", (text,), (Table("Own settings", columns, tuple(rows)),))
-
-
-def _statistics_row(question: Question, base: Answer, head: Answer) -> Row:
-    arms = plain(head.arm if head is base else f"{head.arm} against {base.arm}", 80)
-    start = (Cell(question.title), Cell(arms), _spread_cell(base.reading))
-    if head is base:
-        return Row((*start, Cell("–"), Cell("–"), Cell("one arm: nothing to compare with")))
-    ratio, worth = "–", head.missing or base.missing or head.change.basis
-    if base.reading and head.reading and why_not_comparable(base.reading, head.reading) is None:
-        pairs = pair(base.reading, head.reading)
-        if pairs is not None and head.reading.unit != "ratio":
-            ratio = f"{pairs.ratio:.3f}"
-            worth = head.change.basis if head.reading.unit == "bytes" else describe(pairs)
-    return Row((*start, _spread_cell(head.reading), Cell(ratio), Cell(plain(worth))))
-
-
-def _spread_cell(reading: Reading | None) -> Cell:
-    if reading is None or reading.summary is None:
-        return Cell("–")
-    text = f"{format_value(reading.value, reading.unit)}; {spread(reading.summary, reading.unit)}"
-    return Cell(text, tone="warn" if reading.summary.kind == "disagreement" else "")
+    return plain(f"split into parts, which lowers the floor: {', '.join(names)}") if names else None
 
 
 def disagreements(cells: Sequence[CellSummary]) -> list[str]:
-    """A warning for each cell whose deterministic metric differs between its processes."""
+    """Return a warning for each deterministic metric that differs between the processes of a cell."""
     lines = []
     for cell in cells:
         for reading in cell.readings.values():
             if reading.summary is not None and reading.summary.kind == "disagreement":
                 where = f"{plain(cell.entry.workload, 40)} {plain(cell.entry.arm, 40)} ({coordinates_text(cell)})"
                 lines.append(
-                    f"{label(reading.name)} of {where} must be the same in every process and is not: "
+                    f"{label(reading.name)} of {where} must be equal in every process, but it is not: "
                     f"{spread(reading.summary, reading.unit)}. Do not rely on it before the cause is found."
                 )
     return lines
 
 
 def missing_section(cells: Sequence[CellSummary], records: Sequence[Record], problems: Sequence[str]) -> Section:
-    """Cells that did not end ok, runs not made, files that are no records."""
+    """Return the cells that did not end ok, runs that are missing, and files that are no records."""
     tables = [table for table in (_failed_table(cells),) if table.rows]
     known = {cell.entry.cell_id for cell in cells}
     strays = sorted({record.cell_id for record in records} - known)
@@ -179,8 +137,8 @@ def missing_section(cells: Sequence[CellSummary], records: Sequence[Record], pro
     lines += [f"Records of cell {plain(name, 60)} are left out: the grid does not have it." for name in strays]
     if not tables and not lines:
         disturbed = sum(bool(record.marks) for cell in cells for record in cell.finished)
-        but = f"; disturbed while it was timed: {disturbed} of the runs, listed below" if disturbed else ""
-        lines = [f"Nothing: every cell ended ok{but}."]
+        suffix = f"; {disturbed} of the runs suffered interference while timed, listed below" if disturbed else ""
+        lines = [f"Nothing: every cell ended ok{suffix}."]
     return Section("missing", "What failed or is missing", tuple(lines), tuple(tables))
 
 
@@ -192,25 +150,49 @@ def _failed_table(cells: Sequence[CellSummary]) -> Table:
             continue
         reasons = [*cell.reasons, *([_why_unreadable(cell)] if cell.unreadable else [])]
         reasons += [f"{absent} of {cell.entry.repeats} runs not made"] if absent > 0 else []
-        outcome = outcome_cell(cell)
-        texts = (plain(cell.entry.workload, 40), plain(cell.entry.arm, 40), coordinates_text(cell), outcome.text)
-        rows.append(Row((*(Cell(text) for text in texts), Cell(plain("; ".join(reasons))))))
+        texts = (plain(cell.entry.workload, 40), plain(cell.entry.arm, 40), coordinates_text(cell))
+        rows.append(Row(tuple(map(Cell, (*texts, outcome_cell(cell).text, plain("; ".join(reasons)))))))
     titles = ("Workload", "Arm", "Setting", "Outcome", "Reason")
-    return Table("Cells that did not end ok in every run", tuple(Column(title) for title in titles), tuple(rows))
+    return Table("Cells that did not end ok in every run", tuple(map(Column, titles)), tuple(rows))
 
 
-def unread_section(records: Sequence[Record]) -> Section | None:
-    """Readings that could not be taken, with why; None where every meter could be read."""
-    counts: Counter[tuple[str, str, str]] = Counter()
-    for record in records:
-        for name, metric in record.metrics.items():
-            if metric.reason is not None:
-                counts[plain(record.workload, 40), name, metric.reason] += 1
-    rows = [
-        Row((Cell(workload), Cell(plain(label(name), 60)), Cell(plain(reason)), Cell(str(count), sort=count)))
-        for (workload, name, reason), count in counts.items()
-    ]
-    if not rows:
-        return None
-    columns = (Column("Workload"), Column("Figure"), Column("Reason"), Column("Records", numeric=True))
-    return Section("unread", "What could not be read here", (), (Table("Null readings", columns, tuple(rows)),))
+_DISCARDED: Final = "Discarded and marked runs"
+_LIMITS: Final = (
+    f"Interference means: others took more than {FOREIGN_CPU_SHARE:.0%} of the cores while steps were timed, "
+    f"{format_bytes(SWAPPED_BYTES)} or more was swapped, the clock jumped by {CLOCK_JUMP_S:g} s, or the GPU throttled "
+    "or was shared. Such a run is discarded and repeated a few times. If the interference stays, the run is kept and "
+    "marked. Its byte counts are still valid; its times are not."
+)
+
+
+def discards_section(cells: Sequence[CellSummary], discarded: Sequence[Record]) -> Section:
+    """Return how many runs suffered interference, and every discarded or marked run with its reason."""
+    kept = [record for cell in cells for record in cell.records if record.marks]
+    summary = discards_line(len(discarded), len(kept))
+    if summary is None:
+        return Section("discarded", _DISCARDED, ("Nothing: no run suffered interference.", _LIMITS), (), is_folded=True)
+    rows = [_discarded_row(cells, record, "discarded", record.reason or "") for record in discarded]
+    rows += [_discarded_row(cells, record, "kept, marked", "; ".join(record.marks)) for record in kept]
+    columns = (
+        *map(Column, ("Workload", "Arm", "Setting", "Run", "Result")),
+        Column("Its step time", numeric=True),
+        Column("Reason"),
+    )
+    return Section(
+        "discarded", _DISCARDED, (summary, _LIMITS), (Table("Runs with interference", columns, tuple(rows)),)
+    )
+
+
+def discards_line(discarded: int, kept: int) -> str | None:
+    """Return how many runs were discarded and how many were kept; None where no run suffered interference."""
+    parts = [f"{discarded} {'run was' if discarded == 1 else 'runs were'} discarded and repeated"] if discarded else []
+    parts += [f"{kept} {'run' if kept == 1 else 'runs'} with interference kept and marked"] if kept else []
+    return "; ".join(parts) + "." if parts else None
+
+
+def _discarded_row(cells: Sequence[CellSummary], record: Record, result: str, why: str) -> Row:
+    found = next((cell for cell in cells if cell.entry.cell_id == record.cell_id), None)
+    arm, setting = (plain(found.entry.arm, 40), coordinates_text(found)) if found else ("–", plain(record.cell_id, 40))
+    step_s = record.value("step_time_s")
+    texts = (plain(record.workload, 40), arm, setting, f"{record.side}{record.repeat}", result)
+    return Row((*map(Cell, texts), Cell(format_value(step_s, "s"), sort=step_s), Cell(plain(why))))

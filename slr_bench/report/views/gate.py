@@ -10,10 +10,9 @@ from rich.text import Text
 
 from slr_bench.compare.comparison import OutcomePair
 from slr_bench.compare.gate import CellVerdict, GateResult, GateVerdict, RuleResult
-from slr_bench.report.formats.listing import Listing, by_note, print_listings
 from slr_bench.report.formats.markdown import escape, table
 from slr_bench.report.formats.table import Cell, Column, Row, Table, Tone
-from slr_bench.report.formats.terminal import print_table
+from slr_bench.report.formats.terminal import Listing, by_note, print_listings, print_table
 from slr_bench.report.text.words import plain
 from slr_bench.report.views.compare import (
     WHOLE,

@@ -18,7 +18,7 @@ from slr_bench.report.views.predict import pressure, remarks
 from slr_bench.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from slr_bench.report.charts.matplotlib_canvas import Picture
+    from slr_bench.report.charts.matplotlib_renderer import Picture
 
 NEIGHBOURS_SHOWN: Final = 8
 
@@ -135,7 +135,7 @@ def setting_file(planned: Plan) -> str:
 
 def plan_picture(planned: Plan) -> Picture:
     """Draw memory against time of every evaluated setting, with the Pareto front, the choice and the budget."""
-    from slr_bench.report.charts.matplotlib_canvas import (
+    from slr_bench.report.charts.matplotlib_renderer import (
         INK,
         MUTED,
         RULE,

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from slr_bench.errors import ConfigError
-from slr_bench.report.charts.matplotlib_canvas import (
+from slr_bench.report.charts.matplotlib_renderer import (
     INK,
     MUTED,
     WIDTH_INCH,

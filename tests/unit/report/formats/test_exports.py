@@ -12,8 +12,8 @@ from slr_bench.errors import ConfigError
 from slr_bench.record import Metric, Outcome
 from slr_bench.report.formats import data_frame as tidy
 from slr_bench.report.formats.data_frame import write_csv, write_parquet
+from slr_bench.report.formats.latex import escape, headline_table
 from slr_bench.report.run_report.content import read_content
-from slr_bench.report.run_report.latex import escape, headline_table
 
 
 def cells(run: FakeRun):
@@ -73,7 +73,7 @@ def test_parquet_has_the_same_with_types(new_run, tmp_path):
 
 def test_without_pyarrow_the_cure_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(tidy.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'slr-bench\[parquet\]', or take --csv"):
+    with pytest.raises(ConfigError, match=r"pip install 'slr-bench\[parquet\]', or use --csv"):
         write_parquet([], tmp_path / "out.parquet")
 
 

@@ -67,7 +67,7 @@ def test_what_is_split_has_a_note_wherever_the_grid_is_shown(split_run):
     table = next(section for section in report.sections if section.key == "grid").tables[0]
     place = [column.title for column in table.columns].index("Peak/floor")
     notes = [row.cells[place].note for row in table.rows]
-    assert notes == [None, "works on a part at a time, which lowers the floor: attention, head"]
+    assert notes == [None, "split into parts, which lowers the floor: attention, head"]
     assert notes[1] in render(report, [])
 
 

@@ -13,9 +13,8 @@ from slr_bench.record import Outcome
 from slr_bench.report.formats import html, markdown
 from slr_bench.report.formats.data_frame import tidy
 from slr_bench.report.run_report.content import read_content
-from slr_bench.report.run_report.pictures_over_time import memory_over_time
 from slr_bench.report.run_report.read import LOST_ARM, read_directory
-from slr_bench.report.run_report.write import write_reports
+from slr_bench.report.run_report.write import RAM, STEP, memory_over_time, write_reports
 
 
 @pytest.fixture
@@ -147,8 +146,8 @@ def test_a_figure_that_is_none_is_left_out_and_the_rest_of_its_record_stays(smal
 def test_strange_samples_lose_a_drawing_and_no_figure(small, text):
     for path in (small / "samples").iterdir():
         path.write_text(text)
-    for traced in (True, False):
-        memory_over_time(read_content(small), traced=traced)
+    for picture in (STEP, RAM):
+        memory_over_time(read_content(small), picture)
     page, _ = outputs(small)
     assert "100.0 MiB" in page
     assert "nan" not in page.partition("<script>")[0].lower()

@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slr_bench.record import Outcome
-from slr_bench.report.charts.area import HEIGHT, area
-from slr_bench.report.charts.timeline import Timeline, parse_samples, traced_timeline
-from slr_bench.report.charts.treemap import short_names, tiles
-from slr_bench.report.charts.treemap_figure import squarified
+from slr_bench.report.charts.timeline import Timeline, parse_samples, stacked_area, traced_timeline
+from slr_bench.report.charts.treemap import short_names, squarified, tiles
 from slr_bench.report.formats import html
+from slr_bench.report.formats.html import HEIGHT, area_path, strip_path
 from slr_bench.report.run_report import cell_panels as panel
 from slr_bench.report.run_report.content import read_content
 
@@ -38,9 +37,9 @@ def test_paths_say_the_bytes_to_half_a_unit(pairs):
     low, high = zip(*pairs, strict=True)
     whole = tuple(one + other for one, other in pairs)
     line = Timeline(tuple(range(len(pairs))), whole, ("forward",) * len(pairs), {"parameter": low, "temporary": high})
-    drawn = area(line, "x", ("0", "1"), None, "arm-1")
+    drawn = stacked_area(line, "x", ("0", "1"), None, "arm-1")
     top = max(*whole, 1) * 1.14
-    upper, lower = (heights(layer.path) for layer in drawn.layers)
+    upper, lower = (heights(area_path(layer.edge)) for layer in drawn.layers)
     assert [layer.name for layer in drawn.layers] == ["temporary", "parameter"]
     assert upper == pytest.approx([HEIGHT * value / top for value in whole], abs=0.5)
     assert lower == pytest.approx([HEIGHT * value / top for value in low], abs=0.5)
@@ -48,14 +47,14 @@ def test_paths_say_the_bytes_to_half_a_unit(pairs):
 
 def test_peak_and_floor_are_marked_where_they_are():
     line = traced_timeline(parse_samples(samples(100 * MIB)))
-    drawn = area(line, "x", ("0", "1"), 80 * MIB, "arm-1")
-    assert [(mark.text, mark.place) for mark in drawn.marks] == [
+    drawn = stacked_area(line, "x", ("0", "1"), 80 * MIB, "arm-1")
+    assert [(level.text, level.place) for level in drawn.levels] == [
         ("peak 100.0 MiB", pytest.approx(1 / 1.14)),
         ("floor 80.0 MiB", pytest.approx(0.8 / 1.14)),
     ]
     assert drawn.peak_x == pytest.approx(40.5 / len(line.x))
     assert [phase.name for phase in drawn.phases] == ["forward", "backward", "optimizer"]
-    assert [phase.path for phase in drawn.phases] == ["M0 514h41", "M41 514h25", "M66 514h6"]
+    assert [strip_path(phase.spans) for phase in drawn.phases] == ["M0 514h41", "M41 514h25", "M66 514h6"]
 
 
 @given(st.lists(st.floats(1, 1e5), min_size=1, max_size=30))
@@ -139,7 +138,7 @@ def test_a_cell_without_samples_says_so(new_run):
     run = new_run()
     run.record(run.cell("baseline"), 0, step_metrics(MIB, 1.0))
     [one] = shown(run)
-    assert one.reason == "Its series over the step is missing or not readable (samples/)."
+    assert one.reason == "The series over the step is missing or not readable (samples/)."
 
 
 def test_two_arms_with_the_same_setting_share_a_panel(new_run):
@@ -159,7 +158,7 @@ def test_many_cells_are_drawn_more_coarsely_and_keep_their_peaks(tmp_path, monke
     assert fine[0].step.count > 2 * coarse[0].step.count
     assert len(fine[0].tiles) >= len(coarse[0].tiles)
     assert [one.summary for one in fine] == [one.summary for one in coarse]
-    assert max(heights(coarse[0].step.layers[0].path)) == round(HEIGHT / 1.14)
+    assert max(heights(area_path(coarse[0].step.layers[0].edge))) == round(HEIGHT / 1.14)
 
 
 def test_every_place_that_is_linked_to_is_on_the_page(tmp_path):

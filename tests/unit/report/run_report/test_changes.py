@@ -6,8 +6,8 @@ import pytest
 from fake_runs import MIB, epoch_metrics, step_metrics
 
 from slr_bench.record import Metric
-from slr_bench.report.run_report.changes import change
 from slr_bench.report.run_report.content import read_content
+from slr_bench.report.run_report.headline import change
 
 
 def readings(run, metric, *sides):

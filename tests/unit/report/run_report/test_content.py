@@ -8,8 +8,8 @@ from fake_runs import MIB, epoch_metrics, fill_usual, setting, step_metrics
 from slr_bench.errors import ConfigError
 from slr_bench.record import Metric, Outcome
 from slr_bench.report.formats import html
+from slr_bench.report.formats.latex import headline_table
 from slr_bench.report.run_report.content import read_content
-from slr_bench.report.run_report.latex import headline_table
 
 
 def section(report, key):
@@ -145,7 +145,7 @@ def test_a_reference_out_of_memory_leaves_the_other_arm_without_ratio(new_run):
     assert texts(report.headline)[0][1] == "–"
     assert report.headline.rows[0].cells[1].note == "out of GPU memory: tried to allocate 9 GiB"
     assert texts(report.headline)[1][1] == "100.0 MiB"
-    assert report.lead.startswith("No comparison")
+    assert report.lead.startswith("The arms' own settings cannot be compared")
 
 
 def test_an_unavailable_reading_is_a_dash_with_its_reason_never_zero(new_run):
@@ -282,4 +282,4 @@ def test_of_fake_tensors_it_is_said_why_there_is_no_time(new_run):
     traced = {"peak_tensor_bytes": step_metrics(MIB, 1.0, source="cuda-fake")["peak_tensor_bytes"]}
     run.record(run.cell("baseline"), 0, traced)
     time = read_content(run.write()).report.headline.rows[0].cells[2]
-    assert (time.text, time.note) == ("–", "fake tensors: bytes are traced, nothing is computed")
+    assert (time.text, time.note) == ("–", "traced on fake tensors: bytes are counted, but nothing is computed")

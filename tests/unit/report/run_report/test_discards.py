@@ -8,7 +8,7 @@ from rich.console import Console
 from slr_bench.record import Outcome
 from slr_bench.report.formats.terminal import print_summary
 from slr_bench.report.run_report.content import read_content
-from slr_bench.report.run_report.discards import discards_line
+from slr_bench.report.run_report.sections import discards_line
 from slr_bench.report.run_report.write import write_reports
 
 WHY = "foreign CPU work: other processes took 42% of the cores while steps were timed (limit 10%)"
@@ -28,10 +28,10 @@ def disturbed(run):
 
 def test_attempts_and_marked_runs_are_listed_with_their_reasons(new_run):
     section = panel(disturbed(new_run()))
-    assert section.paragraphs[0] == "1 run was disturbed and made again; 1 disturbed run is kept with a mark."
+    assert section.paragraphs[0] == "1 run was discarded and repeated; 1 run with interference kept and marked."
     (table,) = section.tables
     assert [[cell.text for cell in row.cells] for row in table.rows] == [
-        ["train_step", "baseline", "batch_size 4", "a0", "thrown away", "9.00 s", WHY],
+        ["train_step", "baseline", "batch_size 4", "a0", "discarded", "9.00 s", WHY],
         ["train_step", "baseline", "batch_size 4", "a1", "kept, marked", "2.00 s", "clock jump: <b>; swapping"],
     ]
 
@@ -45,20 +45,20 @@ def test_what_was_thrown_away_counts_in_no_figure(new_run):
 def test_an_undisturbed_run_says_so_and_the_limits(usual_run):
     section = panel(usual_run)
     assert section.tables == ()
-    assert section.paragraphs[0] == "Nothing: no run was disturbed."
+    assert section.paragraphs[0] == "Nothing: no run suffered interference."
     assert "10%" in section.paragraphs[1]
 
 
 def lines_of_terminal(directory):
     console = Console(file=io.StringIO(), width=200)
     print_summary(read_content(directory).report, console)
-    return [line for line in console.file.getvalue().splitlines() if "thrown away" in line]
+    return [line for line in console.file.getvalue().splitlines() if "Discarded" in line]
 
 
 def test_the_terminal_says_how_many_in_one_line(new_run):
     (line,) = lines_of_terminal(disturbed(new_run()))
-    counts = "1 run was disturbed and made again; 1 disturbed run is kept with a mark."
-    assert line == f"What was thrown away, and why: {counts}"
+    counts = "1 run was discarded and repeated; 1 run with interference kept and marked."
+    assert line == f"Discarded and marked runs: {counts}"
 
 
 def test_the_terminal_says_nothing_of_an_undisturbed_run(usual_run):
@@ -74,6 +74,6 @@ def test_page_and_markdown_hold_the_reason_as_text(new_run):
 
 
 def test_counts_are_worded_for_one_and_many():
-    assert discards_line([], []) is None
-    assert discards_line(["x"] * 3, []) == "3 runs were disturbed and made again."
-    assert discards_line([], ["x"] * 2) == "2 disturbed runs are kept with a mark."
+    assert discards_line(0, 0) is None
+    assert discards_line(3, 0) == "3 runs were discarded and repeated."
+    assert discards_line(0, 2) == "2 runs with interference kept and marked."

@@ -26,11 +26,11 @@ def test_a_disturbed_time_gives_no_ratio_and_its_row_says_so(tmp_path):
     assert "as long" not in report.lead
     rows = next(section for section in report.sections if section.key == "grid").tables[0].rows
     assert rows[0].cells[2].text == "ok, 1 disturbed"
-    assert "suspect" in rows[0].cells[2].note
+    assert "not reliable" in rows[0].cells[2].note
     assert rows[1].cells[2].text == "ok"
     missing = next(section for section in report.sections if section.key == "missing")
     assert missing.paragraphs == (
-        "Nothing: every cell ended ok; disturbed while it was timed: 1 of the runs, listed below.",
+        "Nothing: every cell ended ok; 1 of the runs suffered interference while timed, listed below.",
     )
 
 

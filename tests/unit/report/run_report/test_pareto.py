@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from slr_bench.report.charts.palette import ARMS, PALETTE, light
 from slr_bench.report.formats import html
 from slr_bench.report.run_report.content import read_content
-from slr_bench.report.run_report.pareto import Point, dominates
-from slr_bench.report.run_report.scatter import COLOURED
-from slr_bench.report.run_report.scatter_figure import memory_against_time
+from slr_bench.report.run_report.pareto import COLOURED, Point, dominates
+from slr_bench.report.run_report.write import memory_against_time
 
 figures = st.tuples(st.integers(1, 6), st.integers(1, 6), st.none() | st.integers(1, 4))
 
@@ -56,9 +55,10 @@ def front(content):
 def test_the_text_says_of_how_many_the_accuracy_is_known(new_run):
     rows = {"baseline": (100, 1.0, 0.8), "optimized": (50, 2.0, 0.7), "untrained": (40, 0.5, None)}
     section = front(cells(new_run(), rows))
-    assert section.paragraphs[0].startswith("3 of 3 cells are beaten by no other in memory, time and accuracy at once")
-    assert "The accuracy is known of 2; the others are beaten in memory and time alone, and beat none" in " ".join(
-        section.paragraphs
+    assert section.paragraphs[0].startswith("3 of 3 cells are not dominated in memory, time and accuracy")
+    assert (
+        "The accuracy of 2 cells is known. The others are judged by memory and time alone, and dominate no"
+        in " ".join(section.paragraphs)
     )
     shown = {(dot.name, dot.accuracy) for dot in section.charts[0].dots}
     assert shown == {("baseline", "80.0 %"), ("optimized", "70.0 %"), ("untrained", "")}
@@ -69,9 +69,9 @@ def test_a_beaten_own_setting_keeps_the_colour_of_its_arm_and_is_hollow(new_run)
     content = cells(new_run(), rows)
     page = html.render(content.report)
     assert 'class="dot arm-0 own"' in page
-    assert 'class="dot arm-1 own beaten"' in page
-    assert 'class="dot arm-2 own beaten"' in page
-    assert "another cell beats this own setting" in page
+    assert 'class="dot arm-1 own dominated"' in page
+    assert 'class="dot arm-2 own dominated"' in page
+    assert "an arm's own setting that is dominated" in page
     svg = memory_against_time(content).svg
     assert f"fill: none; stroke: {light('arm-1')}" in svg
 
@@ -95,14 +95,14 @@ def cells(run, rows):
 def test_the_report_greys_what_is_beaten_and_lists_the_front(new_run):
     rows = {"baseline": (100, 1.0, 0.8), "optimized": (50, 2.0, 0.7), "worse": (120, 1.5, 0.7), "kept": (120, 1.5, 0.9)}
     content = cells(new_run(), rows)
-    assert {one.cell.entry.arm for one in content.field.points if one.is_dominated} == {"worse"}
+    assert {one.cell.entry.arm for one in content.tradeoff.points if one.is_dominated} == {"worse"}
     section = next(section for section in content.report.sections if section.key == "front")
-    assert section.paragraphs[0].startswith("3 of 4 cells are beaten by no other in memory, time and accuracy at once")
+    assert section.paragraphs[0].startswith("3 of 4 cells are not dominated in memory, time and accuracy")
     assert [row.cells[0].text for row in section.tables[0].rows] == ["baseline", "kept", "optimized"]
     [chart] = section.charts
     assert [dot.is_dominated for dot in chart.dots if dot.text.startswith("worse")] == [True]
     # The line joins the least memory at each time: `kept` stays for its accuracy alone and is not on it.
-    assert chart.front.count("H") == 1
+    assert len(chart.front) == 2
 
 
 def test_the_accuracy_is_that_of_the_same_arm_and_axes(new_run):
@@ -114,7 +114,7 @@ def test_the_accuracy_is_that_of_the_same_arm_and_axes(new_run):
             run.cell("baseline", "train_epochs", own=not seed, coordinates=axes), 0, epoch_metrics(accuracy, 9.0)
         )
     run.record(run.cell("baseline", own=False, coordinates={"training.seed": 7}), 0, step_metrics(MIB, 9.0))
-    assert [one.accuracy for one in read_content(run.write()).field.points] == [0.5, 0.6, None]
+    assert [one.accuracy for one in read_content(run.write()).tradeoff.points] == [0.5, 0.6, None]
 
 
 def test_time_is_that_of_a_clip_where_batches_differ(new_run):
@@ -122,8 +122,8 @@ def test_time_is_that_of_a_clip_where_batches_differ(new_run):
     for arm, batch in (("baseline", 16), ("optimized", 8)):
         run.record(run.cell(arm, setting=setting(batch, 1, "fp32")), 0, step_metrics(MIB, 1.0))
     content = read_content(run.write())
-    assert content.field.is_per_clip
-    assert [one.time_s for one in content.field.points] == [1 / 16, 1 / 8]
+    assert content.tradeoff.unit == "clip"
+    assert [one.time_s for one in content.tradeoff.points] == [1 / 16, 1 / 8]
 
 
 def test_one_cell_and_cells_without_time_have_no_front(new_run):

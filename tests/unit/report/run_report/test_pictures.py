@@ -8,7 +8,7 @@ from fake_runs import MIB, FakeRun, samples, step_metrics, traced_by_category
 
 from slr_bench.report.charts.timeline import POINTS, parse_samples, rss_timeline, traced_timeline
 from slr_bench.report.run_report.content import read_content
-from slr_bench.report.run_report.pictures import LABEL, memory_by_cell
+from slr_bench.report.run_report.write import LABEL, memory_by_cell
 
 
 def test_traced_line_keeps_peak_and_phases():

@@ -13,21 +13,23 @@ PAGE = Page(ROOT / "docs" / "reading_the_report.md")
 
 
 def modules_from(name):
-    """A module of ``slr_bench.report`` and those it imports from there, in turn."""
+    """Return a module of ``slr_bench.report`` and all modules that it imports from there."""
     found, waiting = {}, [name]
     while waiting:
         name = waiting.pop()
-        if name in found or not (REPORT / f"{name}.py").is_file():
+        path = REPORT / f"{name.replace('.', '/')}.py"
+        if name in found or not path.is_file():
             continue
-        found[name] = ast.parse((REPORT / f"{name}.py").read_text())
+        found[name] = ast.parse(path.read_text())
         for node in ast.walk(found[name]):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("slr_bench.report"):
-                waiting += [*node.module.split(".")[2:3], *(alias.name for alias in node.names)]
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("slr_bench.report."):
+                module = node.module.removeprefix("slr_bench.report.")
+                waiting += [module, *(f"{module}.{alias.name}" for alias in node.names)]
     return found
 
 
 def titles_in(tree):
-    """Second arguments of ``Section(...)``, constants of the module followed."""
+    """Yield the title of each ``Section(...)``: a literal, or a constant of the module."""
     named = {
         target.id: node.value.value
         for node in tree.body
@@ -41,7 +43,7 @@ def titles_in(tree):
 
 
 def headings_below(start):
-    """Of level 3, below a heading of level 2."""
+    """Return the headings of level 3 below a heading of level 2."""
     found, inside = [], False
     for level, text in PAGE.headings:
         if level <= 2:
@@ -52,13 +54,13 @@ def headings_below(start):
 
 
 def test_every_part_of_a_report_is_explained():
-    titles = {title for tree in modules_from("content").values() for title in titles_in(tree)}
+    titles = {title for tree in modules_from("run_report.content").values() for title in titles_in(tree)}
     assert len(titles) >= 10
     assert titles == set(headings_below("The parts"))
 
 
 def test_every_part_of_a_profile_is_explained():
-    (tree,) = [tree for name, tree in modules_from("profile_view").items() if name == "profile_view"]
+    tree = modules_from("views.profile")["views.profile"]
     assert {*titles_in(tree)} == set(headings_below("The page of `slr-bench profile`"))
 
 

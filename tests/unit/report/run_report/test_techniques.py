@@ -1,11 +1,13 @@
 """The waterfall on figures that can be computed in the head."""
 
+from dataclasses import replace
+
 import pytest
 from fake_runs import FakeRun, epoch_metrics, step_metrics
 
 from slr_bench.grid.techniques import AblationChain
 from slr_bench.report.run_report.content import read_content
-from slr_bench.report.run_report.waterfall_figure import waterfall_picture
+from slr_bench.report.run_report.write import waterfall_picture
 
 MIB = 1024**2
 LADDER = AblationChain.model_validate(
@@ -106,7 +108,7 @@ def test_what_was_not_measured_is_said_and_not_multiplied(tmp_path):
 
 @pytest.mark.parametrize("left_out", [(), ("+ shift", "without bf16")])
 def test_the_picture_names_every_technique_and_its_factor(tmp_path, left_out):
-    picture = waterfall_picture(content(tmp_path, left_out).cells, LADDER, "train_step")
+    picture = waterfall_picture(content(tmp_path, left_out))
     for text in ("baseline", "bf16", "shift", "recomputation", "960.0 MiB", "80.0 MiB"):
         assert text in picture.svg
     assert ("÷ 6.0" in picture.svg) is not bool(left_out)
@@ -122,7 +124,7 @@ def test_further_arms_stand_against_all(tmp_path):
 
 
 def test_without_techniques_there_is_none(tmp_path):
-    assert waterfall_picture(content(tmp_path).cells, None, "train_step") is None
+    assert waterfall_picture(replace(content(tmp_path), chain=None)) is None
 
 
 def test_bars_fall_from_one_technique_to_the_next_by_factors(tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slr_bench.compare.statistics import Ratio, Summary
-from slr_bench.report.charts.matplotlib_canvas import short_bytes
+from slr_bench.report.charts.model import short_bytes
 from slr_bench.report.formats.markdown import escape
 from slr_bench.report.text.words import describe, format_factor, format_value, plain, spread
 

@@ -1,4 +1,4 @@
-"""The headline as a LaTeX table for booktabs."""
+"""Renders the headline of a report as a LaTeX table for booktabs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _SPECIAL: Final[Mapping[str, str]] = {
     "→": r"$\rightarrow$", "≥": r"$\geq$", "≤": r"$\leq$", "·": r"\textperiodcentered{}", "µ": r"$\mu$",
     "°": r"$^\circ$", "\u00a0": "~",
 }  # fmt: skip
-"""What TeX takes for itself, and what pdfTeX's fonts have under a name. Of bare hyphens two would join to a dash."""
+"""Characters that TeX reserves, or that pdfTeX's fonts have under a name. Two bare hyphens would become a dash."""
 _PLAIN: Final = re.compile(r"[0-9A-Za-z !()*+,./:;=?@\u00c0-\u017e]")
 _UNITS: Final = re.compile(r"(?<=\d) (?=(?:[KMG]iB|B|ms|s|min|h|µs|%)\b|%)")
 
 
 def escape(text: str) -> str:
-    """Foreign text as text. A character that pdfTeX's usual fonts lack stands as its number: ``[U+4E2D]``."""
+    """Return foreign text as LaTeX. A character that pdfTeX's fonts lack becomes its number: ``[U+4E2D]``."""
     return "".join(_escaped(char) for char in text)
 
 
@@ -34,7 +34,7 @@ def _escaped(char: str) -> str:
 
 
 def headline_table(report: Report) -> str:
-    r"""A ``table`` float; it needs ``\usepackage{booktabs}`` and, for quotes in names, ``\usepackage[T1]{fontenc}``."""
+    r"""Return a ``table`` float. It needs ``\usepackage{booktabs}`` and, for quotes, ``\usepackage[T1]{fontenc}``."""
     data = turned(report.headline)
     body = [_line([escape(column.title) for column in data.columns])]
     rows = [_line([_cell(cell, data) for cell in row.cells]) for row in data.rows]

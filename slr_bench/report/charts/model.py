@@ -1,0 +1,161 @@
+"""Charts as plain data: laid out once, then drawn on the page by its template and into files by matplotlib.
+
+Every position is a share of the plot: 0 is the left or lower edge, 1 the right or upper edge.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from slr_bench.units import format_bytes
+
+
+class Tick(NamedTuple):
+    """A mark on an axis: its text and its position."""
+
+    text: str
+    place: float
+
+
+class LegendEntry(NamedTuple):
+    """A colour of the palette and what it stands for."""
+
+    colour: str
+    text: str
+
+
+class Scale(NamedTuple):
+    """Maps the values of an axis to positions."""
+
+    low: float
+    high: float
+    is_logarithmic: bool = False
+
+    def place(self, value: float) -> float:
+        """Return the position of a value."""
+        if self.is_logarithmic:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def ticks(self, values: Iterable[float]) -> tuple[Tick, ...]:
+        """Return ticks for values in bytes."""
+        return tuple(Tick(short_bytes(value), self.place(value)) for value in values)
+
+
+class Bar(NamedTuple):
+    """A bar from ``start`` to ``end`` in a colour of the palette; in a chart, or under the text of a table's cell."""
+
+    start: float
+    end: float
+    colour: str
+
+
+class BarRow(NamedTuple):
+    """A row of a bar chart: a label, its bars, and a text at ``text_place``."""
+
+    label: str
+    bars: tuple[Bar, ...]
+    text: str
+    text_place: float
+    is_strong: bool = True
+    """Rows that are not strong are drawn pale."""
+    is_warning: bool = False
+    """Whether the text says why there is no bar."""
+    link_place: float | None = None
+    """Position of a thin line from this row to the row above, where a waterfall goes on."""
+
+
+@dataclass(frozen=True)
+class BarChart:
+    """Horizontal bars, the first row on top."""
+
+    title: str
+    rows: tuple[BarRow, ...]
+    ticks: tuple[Tick, ...]
+    room: float = 0.16
+    """Share of the plot that is added on the right for the texts behind the bars."""
+    x_label: str = ""
+    legend: tuple[LegendEntry, ...] = ()
+
+
+class Dot(NamedTuple):
+    """A cell in a scatter chart: its position, its look and its texts."""
+
+    x: float
+    y: float
+    colour: str
+    text: str
+    """The description that a tooltip shows."""
+    name: str
+    """The name beside the dot; empty for most dots."""
+    accuracy: str
+    """The accuracy below the name; empty for most dots."""
+    link: str
+    is_own: bool
+    """Whether the cell is an arm's own setting."""
+    is_dominated: bool
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Memory against time: a dot per cell, and the line below which no cell lies."""
+
+    kind: ClassVar[str] = "scatter"
+    title: str
+    dots: tuple[Dot, ...]
+    front: tuple[tuple[float, float], ...]
+    """Corners of the line, from left to right; it runs in steps."""
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    x_label: str
+    y_label: str
+    legend: tuple[LegendEntry, ...]
+
+    @property
+    def has_hollow(self) -> bool:
+        """Whether an arm's own setting is dominated: its dot is a ring in the arm's colour."""
+        return any(dot.is_own and dot.is_dominated for dot in self.dots)
+
+
+def short_bytes(value: float) -> str:
+    """Format bytes for a tick, without zeros behind the point: ``'64 MiB'``, not ``'64.0 MiB'``."""
+    return short(format_bytes(value))
+
+
+def short(text: str) -> str:
+    """Remove zeros behind the decimal point: ``'400.0 ms'`` becomes ``'400 ms'``."""
+    return re.sub(r"\.0+ ", " ", text)
+
+
+def byte_step(largest: float, most: int = 5) -> int:
+    """Return the smallest power of two that fits into ``largest`` at most ``most`` times."""
+    step = 1
+    while step * most < largest:
+        step *= 2
+    return step
+
+
+def byte_ticks(top: float, most: int = 4) -> tuple[Tick, ...]:
+    """Return the ticks of a linear axis from 0 to ``top`` bytes."""
+    return Scale(0, top).ticks(range(0, int(top) + 1, byte_step(top, most))) if top > 0 else ()
+
+
+def doublings(low: float, high: float, most: int = 7) -> tuple[float, ...]:
+    """Return powers of two between ``low`` and ``high``; of many, every second or third."""
+    powers = range(math.ceil(math.log2(low)), math.floor(math.log2(high)) + 1)
+    return tuple(2.0**power for power in powers[:: max(1, -(-len(powers) // most))])
+
+
+def round_ticks(low: float, high: float, most: int = 6) -> tuple[float, ...]:
+    """Return round numbers (1, 2 or 5 times a power of ten) from ``low`` to ``high``."""
+    if not high > low:
+        return (low,)
+    rough = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+    first = math.ceil(low / step)
+    return tuple(step * count for count in range(first, math.floor(high / step) + 1))
