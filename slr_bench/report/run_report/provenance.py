@@ -57,10 +57,10 @@ def statistics_section(headline: Headline) -> Section:
         Column("What it allows"),
     )
     text = (
-        "The process is the sampling unit. Traced bytes are counted, not estimated: all processes must agree. For "
-        "times the median is given. Below 8 processes it stands with min–max and without a verdict. From 8 on it stands with "
-        "a 99 % interval of the paired ratio (signed-rank test), and with a verdict if the interval excludes 1 and the "
-        "difference is 1 % or more."
+        "The process is the sampling unit. Traced bytes are counted, not estimated: all processes must agree. Times "
+        "are medians. Below 8 processes they stand with min–max and without a verdict. From 8 on they stand with a "
+        "99 % interval of the paired ratio (signed-rank test), and with a verdict if the interval excludes 1 and "
+        "the difference is 1 % or more."
     )
     return Section(
         "statistics", "How sure this is", (text,), (Table("Own settings", columns, tuple(rows)),), is_folded=True
