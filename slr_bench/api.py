@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from slr_bench.predict.grid_prediction import GridPrediction, SettingPrediction
     from slr_bench.predict.plan.result import Plan as PlanFound
     from slr_bench.probes.live import LiveReader
-    from slr_bench.report.charts.matplotlib_canvas import Picture
+    from slr_bench.report.charts.matplotlib_renderer import Picture
     from slr_bench.report.run_report.content import RunContent
     from slr_bench.run.profiler import Profile as ProfileFound
     from slr_bench.run.runner import Listener, Totals

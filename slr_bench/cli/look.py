@@ -43,7 +43,7 @@ def report(
         write_parquet(content.cells, parquet)
         made["parquet"] = str(parquet)
     if latex:
-        from slr_bench.report.run_report.latex import headline_table
+        from slr_bench.report.formats.latex import headline_table
 
         sys.stdout.write(headline_table(content.report))
     paths = make_report(run_dir, Console(stderr=as_json or latex), content)
