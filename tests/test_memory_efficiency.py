@@ -1,6 +1,6 @@
-"""What the optimisations save, counted: live bytes of whole training steps on fake tensors, which need no memory.
+"""Counts what the optimisations save: live bytes of whole training steps on fake tensors, which need no memory.
 
-The small preset of the ablation: 16 frames of 112 x 112, base_channels 16, effective batch 16. The counter here is
+They use the small preset of the ablation: 16 frames of 112 x 112, base_channels 16, effective batch 16. This counter is
 independent of the bench's tracer: it only watches storages come and go.
 """
 
@@ -25,7 +25,7 @@ SMALL = {"model.num_classes": 20, "model.base_channels": 16, "data.frame_size": 
 
 
 class LiveBytes(TorchDispatchMode):
-    """Sums the storages that live; ``peak`` is the most at once since it was last set."""
+    """Sums the live storages; ``peak`` is the most since it was last set."""
 
     def __init__(self):
         super().__init__()
@@ -68,7 +68,7 @@ def batches(settings):
 
 
 def peak_bytes(settings: Settings) -> int:
-    """Live bytes at the peak of the second step, when the optimizer has its state; parameters included."""
+    """Return the live bytes at the peak of the second step, with optimizer state and parameters."""
     mode, counter = FakeTensorMode(), LiveBytes()
     model = build_recogniser(settings.model, settings.training.recompute)
     for module in model.modules():
@@ -95,7 +95,7 @@ def baseline():
     return peak_bytes(small("baseline.yml", training__batch_size=16))
 
 
-def test_optimized_needs_an_eighth_of_the_baseline(baseline):
+def test_optimized_step_needs_an_eighth_of_the_baseline(baseline):
     optimized = peak_bytes(small("efficient_training.yml", training__batch_size=4))
     assert baseline >= 8 * optimized
 
@@ -114,7 +114,7 @@ def test_each_optimisation_alone_lowers_the_peak(baseline, change):
     assert peak_bytes(small("baseline.yml", **({"training__batch_size": 16} | change))) < 0.95 * baseline
 
 
-def test_the_counter_on_a_size_known_in_closed_form():
+def test_counter_equals_a_size_known_in_closed_form():
     with LiveBytes() as counter:
         kept = torch.zeros(1000)
         gone = torch.zeros(500)
@@ -124,7 +124,7 @@ def test_the_counter_on_a_size_known_in_closed_form():
         assert view.untyped_storage().nbytes() == 4000
 
 
-def test_the_tracker_reads_this_machine():
+def test_tracker_reads_this_machine():
     stats = MemoryTracker().check_memory()
     assert {"gpu_allocated", "gpu_reserved", "gpu_total", "ram_used", "ram_percent", "gpu_available"} <= set(stats)
     assert 0 < stats["ram_percent"] <= 100

@@ -261,7 +261,7 @@ class TemporalAttention(nn.Module):
 
     @property
     def splits_work(self) -> bool:
-        """Whether the work is split into tiles, which lowers the operator floor; the tracer reads this."""
+        """True if the work is split into tiles, which lowers the operator floor; the tracer reads this."""
         return (self.choice.kind if self.choice else self.kind) in ("chunked", "sparse")
 
     def extra_repr(self) -> str:

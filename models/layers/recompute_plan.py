@@ -1,8 +1,8 @@
 """Chooses the units of a chain that backward computes again, so that their activations stay within a budget of bytes.
 
 Keeping as much as fits, with the least work recomputed, is the rematerialisation problem (Chen et al., 2016; Checkmate,
-Jain et al., MLSys 2020). For a chain of few units it has an exact solution: the bytes alive at any time are those that
-earlier units keep plus those that the running unit needs, which do not depend on the other choices.
+Jain et al., MLSys 2020). A chain of few units has an exact solution. The bytes alive at any time are those that
+earlier units keep plus those that the running unit needs, and these do not depend on the other choices.
 """
 
 from __future__ import annotations

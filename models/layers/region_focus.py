@@ -68,9 +68,9 @@ def motion_box(clips_BTCHW: Tensor) -> Tensor:
     """
     with torch.autocast(clips_BTCHW.device.type, enabled=False):
         coarse_BTCGG = torch.stack([_coarse(frame_BCHW) for frame_BCHW in clips_BTCHW.unbind(1)], 1)
-        motion_BGG = _above(coarse_BTCGG.diff(dim=1).abs().amax(2)).sum(1)
+        motion_BGG = _above_noise(coarse_BTCGG.diff(dim=1).abs().amax(2)).sum(1)
         usual_BC = _border(coarse_BTCGG).transpose(1, 2).flatten(2).median(-1).values
-        salient_BTGG = _above((coarse_BTCGG - usual_BC[:, None, :, None, None]).abs().amax(2))
+        salient_BTGG = _above_noise((coarse_BTCGG - usual_BC[:, None, :, None, None]).abs().amax(2))
         plain_B11 = 1 - (_border(salient_BTGG) > 0).to(salient_BTGG.dtype).mean((1, 2)).view(-1, 1, 1)
         weight_BGG = _share(motion_BGG) + _share(salient_BTGG.sum(1)) * plain_B11.square() / 2
         moves_B1 = motion_BGG.sum((1, 2)).unsqueeze(1) > 0
@@ -92,7 +92,7 @@ def _border(coarse_GG: Tensor) -> Tensor:
     return torch.cat([*rows, *(coarse_GG[..., edge] for edge in (0, -1))], -1)
 
 
-def _above(change: Tensor) -> Tensor:
+def _above_noise(change: Tensor) -> Tensor:
     return (change - _STILL).relu()
 
 

@@ -102,7 +102,7 @@ class TrainingResult:
     evaluation: Evaluation | None
     """Validation after the last epoch; None if a resumed training was already complete."""
     events: list[Event]
-    """What the training changed about itself."""
+    """Changes that the training made to itself."""
 
 
 class Trainer:
@@ -166,7 +166,7 @@ class Trainer:
             while progress.epoch < epochs:
                 self._train_epoch(progress, display, end_if_interrupted)
                 evaluation = self.micro_batches.evaluate(self.loaders.val, display.note, end_if_interrupted)
-                result = EpochResult.of(
+                result = EpochResult.from_epoch(
                     progress.epoch, progress.tally, evaluation, self.stepper.device, self.micro_batches.peaks
                 )
                 progress = _Progress(progress.epoch + 1, Tally(), [*progress.history, result])

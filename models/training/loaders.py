@@ -1,4 +1,4 @@
-"""What the trainer needs from a data loader: epochs that can resume at any step, and batches split to fit in memory."""
+"""The trainer's side of data loading: epochs that can resume at any step, and batches split to fit in memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from models.data.loading.clips import Loaders
 
 Sheddable = Literal["cache", "prefetch", "workers"]
-"""What a loader can give back, the least harmful first."""
+"""Memory that a loader can give back, the least harmful first."""
 
 
 class EpochLoader(Protocol):

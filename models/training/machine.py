@@ -40,14 +40,14 @@ class Machine:
 
     @property
     def has_gpu(self) -> bool:
-        """Whether the step runs on a GPU."""
+        """True if the step runs on a GPU."""
         return self.gpu_name is not None
 
     def slower_than_fp32(self, precision: str) -> str:
         """Explain why a step in bf16 or fp16 takes longer than in fp32; return ``""`` if it does not.
 
-        The times were measured in training with 16 frames of 112 x 112: bf16 at 64 channels without matrix units (AMX
-        or ARM's), fp16 at 16 channels (at 64 channels: 54 s) on a CPU with avx512_fp16.
+        The times were measured in training with 16 frames of 112 x 112. bf16 ran at 64 channels without matrix units
+        (AMX or ARM's). fp16 ran at 16 channels on a CPU with avx512_fp16; at 64 channels it took 54 s.
         """
         if self.has_gpu or precision not in ("bf16", "fp16"):
             return ""

@@ -216,7 +216,7 @@ class MicroBatches:
 
     @property
     def halving_could_help(self) -> bool:
-        """Whether ``dynamic_batch_size`` is off and could make the micro-batch smaller."""
+        """True if ``dynamic_batch_size`` is off and could make the micro-batch smaller."""
         config = self.stepper.config
         return config.batch_size > 1 and not config.dynamic_batch_size and not config.optimizer_in_backward
 

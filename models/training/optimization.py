@@ -96,9 +96,9 @@ def _eager_adamw_8bit() -> type[Optimizer]:
         """torchao's optimizer without compilation, with plain numbers as rates and second moments above zero.
 
         torchao compiles the update of every shape, which takes minutes, and its rates are tensors, which would be real
-        ones among fake ones. If a second moment rounds to zero and the gradient then vanishes (a ReLU that no longer
-        fires), the first moment is divided by ``eps`` alone: weights of size 1 moved by 174 in one step. Rounded up,
-        such a number moves less, not more.
+        ones among fake ones. A second moment must not round to zero: if the gradient then vanishes (a ReLU that no
+        longer fires), the first moment is divided by ``eps`` alone. Weights of size 1 moved by 174 in one step. Rounded
+        up, such a number moves less, not more.
         """
 
         def add_param_group(self, param_group: dict[str, Any]) -> None:

@@ -80,7 +80,9 @@ class EpochResult:
     val_per_class_top10: float | None = None
 
     @classmethod
-    def of(cls, epoch: int, tally: Tally, evaluation: Evaluation, device: torch.device, peaks: OwnPeaks) -> EpochResult:
+    def from_epoch(
+        cls, epoch: int, tally: Tally, evaluation: Evaluation, device: torch.device, peaks: OwnPeaks
+    ) -> EpochResult:
         """Return the result of the finished epoch number ``epoch`` (from 0)."""
         return cls(
             epoch=epoch + 1,

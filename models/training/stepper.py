@@ -48,7 +48,7 @@ class Gradients:
 
 @dataclass(frozen=True)
 class StepResult:
-    """Describes one optimizer step. Its tensors stay on the device; reading a number from them waits for it."""
+    """Describes one optimizer step. Its tensors stay on the device; to read their numbers is to wait for it."""
 
     loss: Tensor
     """Mean loss over the clips (scalar)."""
@@ -59,7 +59,7 @@ class StepResult:
     clips: int
     learning_rate: float
     is_skipped: bool
-    """Whether gradients overflowed in fp16, so that weights and learning rate stayed as they were."""
+    """True if gradients overflowed in fp16, so that weights and learning rate did not change."""
 
 
 class Stepper:

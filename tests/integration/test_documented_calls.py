@@ -1,6 +1,6 @@
-"""The calls of the page that this project implements, word for word, but for the places that a reader fills in.
+"""The documented calls of the page that this project implements, word for word, except for placeholders.
 
-The documented training is the one of ``test_train_command.py``.
+``test_train_command.py`` runs the documented training.
 """
 
 import os
@@ -63,21 +63,21 @@ def test_the_monitoring_snippet_prints_gib_and_percent(source, capsys):
 
 @pytest.mark.parametrize("name", SNIPPETS)
 def test_the_documented_keys_exist_and_have_the_documented_values(name):
-    """The reference configuration says the same."""
+    """The reference configuration holds the same values."""
     reference = load_settings(ROOT / "configs" / "efficient_training.yml").model_dump(mode="json")
     for section, values in yaml.safe_load(SNIPPETS[name]).items():
         assert Settings.model_validate({section: values})
         assert {key: reference[section][key] for key in values} == values
 
 
-def test_the_documented_product_is_what_the_optimizer_sees():
+def test_documented_product_is_the_effective_batch():
     training = load_settings(ROOT / "configs" / "efficient_training.yml").training
     effective_batch_size = training.batch_size * training.gradient_accumulation_steps
     assert effective_batch_size == training.effective_batch == 32
 
 
 def test_memory_profiler_runs_the_script():
-    """As it stands it has no data, and says so."""
+    """The call has no data, and prints that."""
     pytest.importorskip("memory_profiler")
     result = call("python -m memory_profiler train_efficient_model.py")
     assert result.returncode == 2
@@ -95,7 +95,7 @@ def test_memory_profiler_runs_a_whole_training(tiny_setting, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_memory_tests_run_by_themselves():
+def test_memory_tests_run_alone():
     result = call("python -m pytest tests/test_memory_efficiency.py")
     assert result.returncode == 0, result.stdout
 
@@ -130,7 +130,7 @@ def test_readme_shows_the_output_of_five_commands():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("line", "promised"), examples_with_output())
-def test_output_in_the_readme_is_that_of_the_command(line, promised, tmp_path):
+def test_output_in_the_readme_equals_that_of_the_command(line, promised, tmp_path):
     line = line.replace("slr-bench", "python -m slr_bench", 1).replace("reports/latest-fake", str(tmp_path))
     result = call(line.replace("HEAD~1", "HEAD"))  # the last commit may change bytes on purpose
     assert result.returncode == 0, result.stderr

@@ -1,4 +1,4 @@
-"""The streaming command in this process, on a checkpoint and a video: what it prints, and every mistake in one line."""
+"""The streaming command in this process on a checkpoint and a video: its output, and each error in one line."""
 
 import io
 import re
@@ -40,7 +40,7 @@ def write_checkpoint(path, settings=SETTINGS, beside=True):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def stream_dir(tmp_path_factory):
     root = tmp_path_factory.mktemp("streaming")
     write_checkpoint(root / "checkpoint.pt")
     write_video(root / "clip.mp4", 20)
@@ -48,12 +48,14 @@ def place(tmp_path_factory):
     return root
 
 
-def run(place, *arguments, video="clip.mp4", checkpoint="checkpoint.pt"):
-    return main(["--checkpoint", str(place / checkpoint), "--video", str(place / video), *map(str, arguments)])
+def run(stream_dir, *arguments, video="clip.mp4", checkpoint="checkpoint.pt"):
+    return main(
+        ["--checkpoint", str(stream_dir / checkpoint), "--video", str(stream_dir / video), *map(str, arguments)]
+    )
 
 
-def test_prints_the_running_top_5_and_the_latency(place, capsys):
-    assert run(place, "--stride", 5, "--classes", place) == 0
+def test_prints_the_running_top_5_and_the_latency(stream_dir, capsys):
+    assert run(stream_dir, "--stride", 5, "--classes", stream_dir) == 0
     *lines, summary = capsys.readouterr().out.splitlines()
     assert [int(re.match(r"frame +(\d+) ", line)[1]) for line in lines] == [0, 5, 10, 15]
     for line in lines:
@@ -67,11 +69,11 @@ def test_prints_the_running_top_5_and_the_latency(place, capsys):
     )
 
 
-def test_prints_what_the_network_says(place, capsys):
-    assert run(place, "--stride", 1) == 0
+def test_prints_the_probabilities_of_the_network(stream_dir, capsys):
+    assert run(stream_dir, "--stride", 1) == 0
     last = capsys.readouterr().out.splitlines()[-2]
-    model = write_checkpoint(place / "again.pt", beside=False)
-    with open_live(Source.file(place / "clip.mp4")) as video:
+    model = write_checkpoint(stream_dir / "again.pt", beside=False)
+    with open_live(Source.file(stream_dir / "clip.mp4")) as video:
         frames = [torch.from_numpy(frame.frame_HWC) for frame in video.frames(1, working_size(32))]
     clip_TCHW = centre_crop(torch.stack(frames).permute(0, 3, 1, 2), 32)
     probabilities_K = StreamingRecogniser(model).push(clip_TCHW)[-1].softmax(0)
@@ -79,17 +81,17 @@ def test_prints_what_the_network_says(place, capsys):
     assert f"class {best} {probabilities_K[best]:.2f}" in last
 
 
-def test_ctrl_c_ends_a_stream_with_its_summary(place, capsys, monkeypatch):
+def test_ctrl_c_ends_the_stream_with_its_summary(stream_dir, capsys, monkeypatch):
     def two_and_ctrl_c(video, stride, side):
         yield from (LiveFrame(number, None, np.zeros((side, side, 3), np.uint8)) for number in (0, 1))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(LiveVideo, "frames", two_and_ctrl_c)
-    assert run(place) == 0
+    assert run(stream_dir) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("2 frames (")
 
 
-def test_a_damaged_packet_does_not_end_a_stream(place, tmp_path, capsys):
+def test_damaged_packet_does_not_end_the_stream(stream_dir, tmp_path, capsys):
     path = write_video(tmp_path / "clip.mp4", 20, gop=5, b_frames=0)
     with av.open(str(path)) as container:
         packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
@@ -97,18 +99,18 @@ def test_a_damaged_packet_does_not_end_a_stream(place, tmp_path, capsys):
     start, size = packets[7]
     data[start : start + size] = b"\xff" * size
     path.write_bytes(data)
-    assert run(place, "--stride", 1, video=path) == 0
+    assert run(stream_dir, "--stride", 1, video=path) == 0
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 19 + 1  # and the summary
     assert err == "skipped damaged packets of the stream: 1\n"
     for start, size in packets:
         data[start : start + size] = b"\xff" * size
     path.write_bytes(data)
-    assert run(place, "--stride", 1, video=path) == 2
+    assert run(stream_dir, "--stride", 1, video=path) == 2
     assert "cannot read" in capsys.readouterr().err
 
 
-def test_a_live_table_on_a_terminal():
+def test_terminal_shows_a_live_table():
     console = Console(file=io.StringIO(), force_terminal=True, width=80)
     with StreamDisplay({1: "[book]"}, 4, None, console) as display:
         display.show(LiveFrame(8, None, None), torch.tensor([0.1, 0.7, 0.2]), 0.012)
@@ -118,47 +120,47 @@ def test_a_live_table_on_a_terminal():
     assert "1 frames (one frame in 4): 12.0 ms per frame" in shown
 
 
-def told(capsys):
+def error_line(capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     return lines[0]
 
 
-def test_mistakes_are_told_in_one_line(place, capsys):
-    assert run(place, "--stride", 0) == 2
-    assert "--stride 0: use 1" in told(capsys)
-    assert run(place, video="none.mp4") == 2
-    assert "No such file" in told(capsys)
-    assert run(place, "--classes", "/nosuch") == 2
-    assert "cannot read data directory /nosuch: No such file or directory; check --classes" in told(capsys)
-    (place / "bare").mkdir()
-    assert run(place, "--classes", place / "bare") == 2
-    assert "holds no class list" in told(capsys)
-    assert run(place, "--set", "model.base_channels=16") == 2
-    assert "backbone.conv1.weight is (8, 3, 7, 7), expected (16, 3, 7, 7)" in told(capsys)
-    assert run(place, checkpoint="clip.mp4") == 2
-    assert "not a file of tensors" in told(capsys)
-    torch.save({"parts": {}}, place / "empty.pt")
-    assert run(place, checkpoint="empty.pt") == 2
-    assert "holds no network" in told(capsys)
+def test_user_errors_print_one_line(stream_dir, capsys):
+    assert run(stream_dir, "--stride", 0) == 2
+    assert "--stride 0: use 1" in error_line(capsys)
+    assert run(stream_dir, video="none.mp4") == 2
+    assert "No such file" in error_line(capsys)
+    assert run(stream_dir, "--classes", "/nosuch") == 2
+    assert "cannot read data directory /nosuch: No such file or directory; check --classes" in error_line(capsys)
+    (stream_dir / "bare").mkdir()
+    assert run(stream_dir, "--classes", stream_dir / "bare") == 2
+    assert "holds no class list" in error_line(capsys)
+    assert run(stream_dir, "--set", "model.base_channels=16") == 2
+    assert "backbone.conv1.weight is (8, 3, 7, 7), expected (16, 3, 7, 7)" in error_line(capsys)
+    assert run(stream_dir, checkpoint="clip.mp4") == 2
+    assert "not a file of tensors" in error_line(capsys)
+    torch.save({"parts": {}}, stream_dir / "empty.pt")
+    assert run(stream_dir, checkpoint="empty.pt") == 2
+    assert "holds no network" in error_line(capsys)
 
 
-def test_a_network_that_is_not_causal_is_refused(tmp_path, place, capsys):
+def test_network_that_is_not_causal_is_refused(tmp_path, stream_dir, capsys):
     write_checkpoint(tmp_path / "checkpoint.pt", Settings(model=ModelConfig(base_channels=8)))
-    assert main(["--checkpoint", str(tmp_path / "checkpoint.pt"), "--video", str(place / "clip.mp4")]) == 2
-    assert "was not built with model.causal: true" in told(capsys)
+    assert main(["--checkpoint", str(tmp_path / "checkpoint.pt"), "--video", str(stream_dir / "clip.mp4")]) == 2
+    assert "was not built with model.causal: true" in error_line(capsys)
 
 
-def test_where_the_setting_comes_from(tmp_path, place, capsys):
-    """The checkpoint's own, then config.yml beside it; --config before both."""
-    arguments = ["--video", str(place / "clip.mp4"), "--stride", "10", "--checkpoint"]
+def test_setting_comes_from_option_checkpoint_or_neighbour(tmp_path, stream_dir, capsys):
+    """The setting comes from --config, then from the checkpoint, then from the config.yml beside it."""
+    arguments = ["--video", str(stream_dir / "clip.mp4"), "--stride", "10", "--checkpoint"]
     bare, own = tmp_path / "bare.pt", tmp_path / "own.pt"
     write_checkpoint(bare, beside=False)
     assert main([*arguments, str(bare)]) == 2
-    assert "does not contain its configuration; pass its config.yml with --config" in told(capsys)
+    assert "does not contain its configuration; pass its config.yml with --config" in error_line(capsys)
     content = torch.load(bare, weights_only=True)
     torch.save(content | {"settings": SETTINGS.model_dump(mode="json")}, own)
     assert main([*arguments, str(own)]) == 0
-    assert main([*arguments, str(bare), "--config", str(place / "config.yml")]) == 0
+    assert main([*arguments, str(bare), "--config", str(stream_dir / "config.yml")]) == 0
     (tmp_path / "other.yml").write_text("model: {base_channels: 16}")
     assert main([*arguments, str(own), "--config", str(tmp_path / "other.yml")]) == 2

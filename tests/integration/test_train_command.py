@@ -1,4 +1,4 @@
-"""The documented command, in real processes on real, tiny videos: trains, resumes, tells every mistake in one line."""
+"""The documented command in real processes on tiny real videos: it trains, resumes, and prints errors in one line."""
 
 import fcntl
 import json
@@ -40,7 +40,7 @@ def write_video(path, shade):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Two classes; six training clips, two for validation."""
+    """Render two classes with six training clips and two for validation."""
     root = tmp_path_factory.mktemp("data")
     (root / "videos").mkdir()
     glosses, split = [], {}
@@ -84,7 +84,7 @@ python train_efficient_model.py \
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
-    """The documented call, on a network that trains in seconds."""
+    """Return the documented call for a network that trains in seconds."""
     output = tmp_path_factory.mktemp("trained")
     places = {"/path/to/data": data, "outputs": output}
     python, script, *arguments = [places.get(word, word) for word in shlex.split(DOCUMENTED)]
@@ -98,7 +98,7 @@ def weights(directory):
     return torch.load(directory / "checkpoint.pt", weights_only=True)["parts"]["model"]
 
 
-def test_what_a_training_leaves(data, trained):
+def test_training_writes_its_files(data, trained):
     output, result = trained
     assert sorted(path.name for path in output.iterdir()) == ["checkpoint.pt", "config.yml", "metrics.json"]
     lines = [line for line in result.stderr.splitlines() if line.startswith("epoch ")]
@@ -109,8 +109,8 @@ def test_what_a_training_leaves(data, trained):
     assert (settings.model.num_classes, settings.data.dir, settings.training.epochs) == (100, data, 3)
 
 
-def test_a_terminated_training_resumes_to_the_same_weights(data, trained, tmp_path):
-    """With a loader process and dynamic micro-batches, against a training without either."""
+def test_terminated_training_resumes_to_the_same_weights(data, trained, tmp_path):
+    """The training has a loader process and dynamic micro-batches; the reference training has neither."""
     arguments = ("--data-dir", data, "--output-dir", tmp_path, "--num-classes", 100)
     settings = [*TINY, "training.epochs=3", "data.num_workers=1", "training.dynamic_batch_size=true"]
     with subprocess.Popen(
@@ -130,21 +130,23 @@ def test_a_terminated_training_resumes_to_the_same_weights(data, trained, tmp_pa
     assert all(torch.equal(expected[name], value) for name, value in found.items())
 
 
-def test_an_earlier_training_is_not_overwritten(data, trained):
+def test_earlier_training_is_not_overwritten(data, trained):
     before = (trained[0] / "checkpoint.pt").read_bytes()
-    told(run("--data-dir", data, "--output-dir", trained[0]), "checkpoint.pt of an earlier training; add --resume")
+    assert_refused(
+        run("--data-dir", data, "--output-dir", trained[0]), "checkpoint.pt of an earlier training; add --resume"
+    )
     assert (trained[0] / "checkpoint.pt").read_bytes() == before
 
 
-def told(result, *words):
-    """Exit code 2 and one line on stderr that has the words."""
+def assert_refused(result, *words):
+    """Assert exit code 2 and one line on stderr with the words."""
     assert result.returncode == 2, result.stderr
     assert len(result.stderr.strip().splitlines()) == 1, result.stderr
     assert all(word in result.stderr for word in ("error: ", *words)), result.stderr
 
 
 def mistake(capsys, *arguments):
-    """The command in this process: starting one costs seconds."""
+    """Run the command in this process, because starting one takes seconds."""
     import train_efficient_model
 
     code = train_efficient_model.main([str(argument) for argument in arguments])
@@ -166,22 +168,24 @@ def mistake(capsys, *arguments):
         (["--config", ROOT / "configs" / "ablation.yml"], "ablation.yml is a grid file"),
     ],
 )
-def test_mistakes_in_the_configuration(tmp_path, capsys, monkeypatch, arguments, words):
+def test_errors_in_the_configuration_print_one_line(tmp_path, capsys, monkeypatch, arguments, words):
     monkeypatch.syspath_prepend(ROOT)
-    told(mistake(capsys, "--output-dir", tmp_path / "o", *arguments), words)
+    assert_refused(mistake(capsys, "--output-dir", tmp_path / "o", *arguments), words)
     assert not (tmp_path / "o").exists()
 
 
-def test_output_directory_that_is_a_file(tmp_path, capsys, monkeypatch, data):
+def test_output_directory_that_is_a_file_is_refused(tmp_path, capsys, monkeypatch, data):
     monkeypatch.syspath_prepend(ROOT)
     (tmp_path / "file").write_text("")
-    told(mistake(capsys, "--data-dir", data, "--output-dir", tmp_path / "file"), "cannot be used: File exists")
+    assert_refused(
+        mistake(capsys, "--data-dir", data, "--output-dir", tmp_path / "file"), "cannot be used: File exists"
+    )
     below = tmp_path / "file" / "below"
-    told(mistake(capsys, "--data-dir", data, "--output-dir", below), "cannot be used: Not a directory")
+    assert_refused(mistake(capsys, "--data-dir", data, "--output-dir", below), "cannot be used: Not a directory")
 
 
 def train_here(capsys, monkeypatch, *arguments, settings=()):
-    """The command in this process; its exit code and stderr."""
+    """Run the command in this process; return its exit code and stderr."""
     monkeypatch.syspath_prepend(ROOT)
     import train_efficient_model
 
@@ -190,8 +194,8 @@ def train_here(capsys, monkeypatch, *arguments, settings=()):
     return code, capsys.readouterr().err
 
 
-def test_it_picks_settings_for_the_machine_and_keeps_the_batches_when_it_resumes(data, tmp_path, capsys, monkeypatch):
-    """A machine on which the two clips of the configuration do not fit, until it has a GPU's worth of memory."""
+def test_auto_fits_the_machine_and_keeps_the_batches_on_resume(data, tmp_path, capsys, monkeypatch):
+    """The two clips of the configuration do not fit this machine until it has as much memory as a GPU."""
     from models.training import step_need
     from models.training.advice import StepNeed
     from models.training.machine import Machine
@@ -213,8 +217,8 @@ def test_it_picks_settings_for_the_machine_and_keeps_the_batches_when_it_resumes
     assert load_settings(tmp_path / "config.yml").training.batch_size == 1
 
 
-def test_weights_begin_a_training(data, trained, tmp_path, capsys, monkeypatch):
-    """As they were: one step at a rate of nothing moves no weight that decays or not."""
+def test_training_starts_from_weights(data, trained, tmp_path, capsys, monkeypatch):
+    """The weights do not change in one step at a rate of almost zero."""
     path = tmp_path / "backbone.pt"
     state = weights(trained[0])
     prefix = "backbone."
@@ -229,8 +233,8 @@ def test_weights_begin_a_training(data, trained, tmp_path, capsys, monkeypatch):
     assert load_settings(tmp_path / "o" / "config.yml").model.weights == path
 
 
-def test_a_checkpoint_of_ours_begins_a_training_of_the_whole_network(data, trained, tmp_path, capsys, monkeypatch):
-    """Its classifier too, where the classes are as many; of others all but that."""
+def test_training_starts_from_all_weights_of_a_checkpoint(data, trained, tmp_path, capsys, monkeypatch):
+    """The classifier is loaded too if the number of classes is the same, otherwise all except it."""
     for classes, kept in ((100, True), (2, False)):
         arguments = ("--data-dir", data, "--output-dir", tmp_path / str(classes), "--num-classes", classes)
         with warnings.catch_warnings(record=True) as warned:
@@ -267,7 +271,7 @@ def test_a_refused_resume_changes_no_file(data, trained, capsys, monkeypatch):
 
 
 def test_resuming_on_other_clips_is_refused(data, trained, tmp_path, capsys, monkeypatch):
-    """As many, so as many steps; and where the same clips lie does not matter."""
+    """The other clips are as many, so the steps are too. The directory of the same clips does not matter."""
     other = shutil.copytree(data, tmp_path / "moved")
     arguments = ("--data-dir", other, "--output-dir", trained[0], "--num-classes", 100, "--resume")
     code, err = train_here(capsys, monkeypatch, *arguments, settings=["training.epochs=3"])
@@ -298,7 +302,7 @@ def judged(capsys, *arguments):
     return code, *capsys.readouterr()
 
 
-def test_accuracy_on_a_split_is_that_of_the_training(data, trained, tmp_path, capsys):
+def test_evaluate_gives_the_accuracy_of_the_training(data, trained, tmp_path, capsys):
     code, out, err = judged(capsys, "--checkpoint", trained[0] / "checkpoint.pt", "--split", "val", "--json")
     assert code == 0, err
     found, last = json.loads(out), json.loads((trained[0] / "metrics.json").read_text())["epochs"][-1]
@@ -308,13 +312,15 @@ def test_accuracy_on_a_split_is_that_of_the_training(data, trained, tmp_path, ca
     assert found["top1"] == sum(rank == 0 for rank in found["ranks"].values()) / 2
 
 
-def test_what_cannot_be_judged_is_one_line(data, trained, capsys):
+def test_evaluate_refuses_bad_input_in_one_line(data, trained, capsys):
     checkpoint = trained[0] / "checkpoint.pt"
-    told(
+    assert_refused(
         subprocess.CompletedProcess((), *judged(capsys, "--checkpoint", checkpoint)),
         "has no test clips; choose another",
     )
-    told(subprocess.CompletedProcess((), *judged(capsys, "--checkpoint", data / "none.pt")), "cannot read", "none.pt")
+    assert_refused(
+        subprocess.CompletedProcess((), *judged(capsys, "--checkpoint", data / "none.pt")), "cannot read", "none.pt"
+    )
     code, out, _ = judged(capsys, "--checkpoint", checkpoint, "--split", "train")
     assert code == 0
     assert out.startswith("6 train clips, 100 classes, loss ")
@@ -330,8 +336,8 @@ HALVES = ", or set training.dynamic_batch_size: true to halve the micro-batch au
         ("training.dynamic_batch_size=true", "one clip", ""),
     ],
 )
-def test_what_does_not_fit_is_one_line_with_the_cure(data, tmp_path, capsys, monkeypatch, setting, tried, cure):
-    """It names the size that was tried last, and no cure that has been tried."""
+def test_out_of_memory_prints_one_line_with_the_cure(data, tmp_path, capsys, monkeypatch, setting, tried, cure):
+    """The line names the size that was tried last, and no cure that was already tried."""
     from models.training.stepper import Stepper
 
     monkeypatch.setattr(Stepper, "_backward", lambda *_: torch.empty(2**50, dtype=torch.uint8))
@@ -351,7 +357,7 @@ def test_what_does_not_fit_is_one_line_with_the_cure(data, tmp_path, capsys, mon
     assert "Traceback" not in err
 
 
-def test_configuration_mistakes_are_told_without_torch():
+def test_errors_in_the_configuration_do_not_import_torch():
     code = "import sys, train_efficient_model as t; t.main(['--set', 'a.b=1']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False).returncode == 0
 
@@ -363,7 +369,7 @@ def test_the_reference_configuration_names_every_key_with_its_default():
     assert load_settings(ROOT / "configs" / "efficient_training.yml") == Settings()
 
 
-def test_the_baseline_has_the_same_effective_batch_and_differs_only_in_what_costs_memory():
+def test_baseline_has_the_same_effective_batch_and_differs_only_in_memory_options():
     reference = load_settings(ROOT / "configs" / "efficient_training.yml")
     baseline = load_settings(ROOT / "configs" / "baseline.yml")
     assert baseline.training.effective_batch == reference.training.effective_batch == 32

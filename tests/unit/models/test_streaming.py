@@ -1,4 +1,4 @@
-"""A stream equals one pass however it is cut; what it keeps does not grow; the command on real bytes."""
+"""A stream equals one pass however it is split, and its state does not grow."""
 
 import copy
 import gc
@@ -22,7 +22,7 @@ TINY = ModelConfig(
 
 
 def build(**changes):
-    """With weights that hide nothing: attention that is no identity, statistics that are no identity."""
+    """Build a network whose weights hide nothing: neither attention nor statistics are the identity."""
     torch.manual_seed(0)
     model = build_recogniser(TINY.model_copy(update=changes))
     if model.attention is not None:
@@ -45,7 +45,7 @@ def exact():
 
 @settings(max_examples=25, deadline=None)
 @given(pieces=st.lists(st.integers(1, 9), min_size=1, max_size=6))
-def test_a_stream_equals_one_pass_however_it_is_cut(exact, pieces):
+def test_stream_equals_one_pass_however_it_is_split(exact, pieces):
     frames_TCHW = video(sum(pieces))
     with torch.no_grad():
         offline_TK = exact.at_every_frame(frames_TCHW[None])[0]
@@ -61,7 +61,7 @@ def test_a_stream_equals_one_pass_however_it_is_cut(exact, pieces):
         {"pyramid_levels": (1,), "attention_window": 8},
     ],
 )  # fmt: skip
-def test_frame_by_frame_in_fp32_for_every_kind(changes):
+def test_stream_frame_by_frame_equals_one_pass_in_fp32(changes):
     if changes.get("num_frames") == 1:
         changes = changes | {"pyramid_levels": (1,)}
     model = build(**changes)
@@ -73,8 +73,8 @@ def test_frame_by_frame_in_fp32_for_every_kind(changes):
         assert torch.equal(model(frames_TCHW[None]), model(frames_TCHW[None]))  # nothing of the stream stays in it
 
 
-def test_each_memory_is_needed(exact):
-    """Forgetting any one of them changes the answer: none of the equalities above is empty."""
+def test_every_frame_history_is_needed(exact):
+    """Clearing any one of them changes the logits, so none of the equalities above is trivial."""
     frames_TCHW = video(8)
     whole = StreamingRecogniser(exact)
     expected = torch.cat([whole.push(piece) for piece in frames_TCHW.split(4)])
@@ -85,7 +85,7 @@ def test_each_memory_is_needed(exact):
         assert not torch.allclose(stream.push(frames_TCHW[4:]), expected[4:], rtol=1e-6)
 
 
-def test_reset_begins_another_video(exact):
+def test_reset_starts_another_video(exact):
     first_TCHW, second_TCHW = video(6), video(4)
     stream, fresh = StreamingRecogniser(exact), StreamingRecogniser(exact)
     stream.push(first_TCHW)
@@ -103,8 +103,8 @@ def test_two_streams_of_one_network_do_not_mix(exact):
     torch.testing.assert_close(torch.cat(got), torch.cat([alone.push(f[None]) for f in one_TCHW]), rtol=0, atol=0)
 
 
-def test_state_is_as_large_as_the_closed_form_says():
-    """Frames of 32 x 32: an eighth of each block's input (C x H x W), W keys and values, T - 1 features; fp32."""
+def test_state_has_the_size_of_the_closed_form():
+    """Frames of 32 x 32 need an eighth of each block's input (C x H x W), W keys and values, T - 1 fp32 features."""
     stream = StreamingRecogniser(build())
     stream.push(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
     inputs = [8 * 64, 8 * 64, 8 * 64, 16 * 16, 16 * 16, 32 * 4, 32 * 4, 64]
@@ -112,7 +112,7 @@ def test_state_is_as_large_as_the_closed_form_says():
     assert sum(tensor.untyped_storage().nbytes() for tensor in stream.state()) == 4 * numbers
 
 
-def test_a_network_that_sees_later_frames_is_refused():
+def test_network_that_is_not_causal_is_refused():
     model = build_recogniser(ModelConfig(base_channels=8, num_frames=4))
     with pytest.raises(ConfigError, match=r"model\.causal: true: .* later frames.*--set model\.causal=true"):
         StreamingRecogniser(model)
@@ -120,14 +120,14 @@ def test_a_network_that_sees_later_frames_is_refused():
         StreamingRecogniser(torch.nn.Linear(1, 1))
 
 
-def test_frames_of_another_size_are_told(exact):
+def test_frames_of_another_size_are_refused(exact):
     stream = StreamingRecogniser(exact)
     stream.push(video(1))
     with pytest.raises(ConfigError, match=r"\[3, 40, 40\] after frames of \[3, 32, 32\]"):
         stream.push(torch.rand(1, 3, 40, 40, dtype=torch.float64))
 
 
-def test_no_frames_are_told_and_change_nothing(exact):
+def test_empty_push_is_refused_and_changes_nothing(exact):
     stream, fresh = StreamingRecogniser(exact), StreamingRecogniser(exact)
     with pytest.raises(ConfigError, match="push needs at least one frame"):
         stream.push(torch.rand(0, 3, 40, 40, dtype=torch.float64))
@@ -135,7 +135,7 @@ def test_no_frames_are_told_and_change_nothing(exact):
     assert torch.equal(stream.push(frames_TCHW), fresh.push(frames_TCHW))
 
 
-def test_an_evaluating_copy_is_what_streams():
+def test_stream_runs_the_network_in_evaluation_mode():
     model = copy.deepcopy(build()).train()
     StreamingRecogniser(model)
     assert not model.training
@@ -149,7 +149,7 @@ def test_default_stride_spreads_the_frames_over_a_sign(fps, num_frames, stride):
 
 
 def traced_push(stream, frames_TCHW):
-    """Bytes alive behind and at most within a push, beside what was alive before it."""
+    """Return the bytes alive after a push and its peak, above what was alive before it."""
     known = [*stream.state(), frames_TCHW, *stream.model.parameters(), *stream.model.buffers()]
     with LiveBytes(torch.device("cpu"), {"known": known}) as live:
         start_bytes = live.live_bytes
@@ -182,7 +182,7 @@ def test_memory_is_constant_over_2000_frames():
 
 @pytest.mark.slow
 def test_memory_is_constant_over_100_000_frames():
-    """The process, too: less than a byte a frame."""
+    """The process grows by less than a byte per frame too."""
     (early, early_at, early_rss), (late, late_at, late_rss) = stream_on(100_000, build())
     assert (early, early_at) == (late, late_at)
     assert late_rss - early_rss < 100_000

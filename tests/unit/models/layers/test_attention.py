@@ -1,4 +1,4 @@
-"""Both attentions against torch's scaled_dot_product_attention in fp64, masks and fully masked rows included."""
+"""Compares both attentions with torch's scaled_dot_product_attention in fp64, with masks and fully masked rows."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_unmasked_equals_torch(queries, keys, chunk_size):
 @settings(max_examples=30, deadline=None)
 @given(st.integers(2, 8), st.integers(1, 9), st.integers(0, 2**32), st.sampled_from([(2, 1, 1), (1, 3, 0)]))
 def test_masked_equals_torch(frames, chunk_size, seed, mask_shape):
-    """Key masks (one row a clip) and full T x T masks; every row keeps at least one key."""
+    """Key masks (one row per clip) and full T x T masks; every row keeps at least one key."""
     tensors = inputs(frames, frames)
     clips, heads, rows = mask_shape
     keep = torch.rand(clips, heads, rows or frames, frames, generator=torch.Generator().manual_seed(seed)) < 0.5
@@ -33,7 +33,7 @@ def test_masked_equals_torch(frames, chunk_size, seed, mask_shape):
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 5, 8])
-def test_fully_masked_rows_are_zero_and_disturb_no_gradient(chunk_size):
+def test_fully_masked_rows_are_zero_and_do_not_affect_gradients(chunk_size):
     tensors = inputs(5, 5)
     keep = torch.ones(2, 1, 5, 5, dtype=torch.bool)
     keep[0, :, 2] = False
@@ -112,7 +112,7 @@ def test_block_starts_as_the_identity():
     assert torch.equal(TemporalAttention(16, 4, "chunked", 2)(x_BTE), x_BTE)
 
 
-def test_block_kinds_agree_and_masked_frames_reach_nobody():
+def test_block_kinds_agree_and_masked_frames_affect_no_output():
     x_BTE = torch.randn(2, 7, 16, dtype=torch.float64)
     keep_BT = torch.arange(7) < torch.tensor([[7], [4]])
     dense, chunked = (block(kind).double()(x_BTE, keep_BT) for kind in ("dense", "chunked"))
@@ -133,7 +133,7 @@ def test_block_kinds_agree_on_merged_frames():
     assert not torch.allclose(dense[0], plain[0])
 
 
-def test_autocast_computes_narrow_and_stays_near():
+def test_autocast_uses_the_narrow_type_and_stays_close():
     x_BTE = torch.randn(2, 7, 16)
     exact = block("dense")(x_BTE)
     for kind in ("dense", "chunked", "sparse"):

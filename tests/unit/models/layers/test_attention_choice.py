@@ -1,4 +1,4 @@
-"""``attention: auto``: exact whatever it takes, by bytes first, the same on real and fake tensors, and it says so."""
+"""``attention: auto`` is exact, chooses by bytes first, alike on real and fake tensors, and logs its choice."""
 
 import logging
 from contextlib import nullcontext
@@ -40,7 +40,7 @@ def lean(q, k, v, keep=None, bias=None):
 
 
 def slow(q, k, v, keep=None, bias=None):
-    """The function of ``lean`` in as many bytes and a hundred times the work."""
+    """Compute the same as ``lean`` in as many bytes with a hundred times the work."""
     for _ in range(200):
         v.detach().sum()
     return lean(q, k, v)
@@ -50,7 +50,7 @@ def wasteful(q, k, v, keep=None, bias=None):
     return lean(q, k, v) + v.new_zeros(10, *v.shape).sum(0)
 
 
-def test_torchs_own_is_the_same_function_masked_biased_and_empty_rows_included():
+def test_torch_attention_computes_the_same_with_mask_bias_and_empty_rows():
     keep = torch.rand(2, 1, 1, 6, generator=torch.Generator().manual_seed(0)) < 0.6
     keep[1] = False
     bias = torch.randn(2, 1, 1, 6, dtype=torch.float64)
@@ -70,12 +70,12 @@ def test_torchs_own_is_the_same_function_masked_biased_and_empty_rows_included()
         ({"a": 112, "b": 100}, {"a": 1.0, "b": 2.1}, "a"),
     ],
 )
-def test_the_rule(sizes, seconds, expected):
+def test_bytes_decide_unless_another_kind_is_much_faster(sizes, seconds, expected):
     assert (NEAR_BYTES, MUCH_FASTER) == (1.125, 2.0)
     assert attention_choice._cheapest(sizes, seconds) == expected
 
 
-def test_few_bytes_first_then_time():
+def test_kinds_are_compared_by_bytes_then_by_time():
     q, k, v = tensors()
     size = v.untyped_storage().nbytes()
     choice = choose({"wasteful": wasteful, "slow": slow, "lean": lean}, q, k, v)
@@ -85,14 +85,14 @@ def test_few_bytes_first_then_time():
     assert choice.seconds_by_kind.keys() == {"slow", "lean"}  # what needs far more bytes is never run
 
 
-def test_what_would_not_fit_is_never_run():
+def test_kinds_that_would_not_fit_are_never_run():
     def huge(q, k, v, keep=None, bias=None):
         return lean(q, k, v) + torch.ones(2**50, dtype=torch.uint8).sum()
 
     assert choose({"huge": huge, "lean": lean}, *tensors()).kind == "lean"
 
 
-def test_counts_what_the_tracer_counts():
+def test_counted_bytes_equal_those_of_the_tracer():
     for kind in ("sdpa", "dense", "chunked"):
         attention, inputs_ = block()._backend(kind), (*tensors(), None, None)
         counted = attention_choice._peak_bytes(attention, inputs_)
@@ -104,7 +104,7 @@ def test_counts_what_the_tracer_counts():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_fake_tensors_choose_as_real_ones_by_bytes(training):
+def test_fake_and_real_tensors_choose_alike_by_bytes(training):
     real = choose({"wasteful": wasteful, "lean": lean}, *tensors())
     with FakeTensorMode(), torch.set_grad_enabled(training):
         fake = choose({"wasteful": wasteful, "lean": lean}, *tensors())
@@ -114,7 +114,7 @@ def test_fake_tensors_choose_as_real_ones_by_bytes(training):
     assert again.kind == "slow"  # no time to be had, equal bytes: the first
 
 
-def test_the_block_says_what_it_took_once_and_computes_the_same(caplog):
+def test_block_logs_its_choice_once_and_computes_the_same(caplog):
     attention, x_BTE = block(), torch.randn(2, 7, 16)
     assert "chose" not in repr(attention)
     with caplog.at_level(logging.INFO):
@@ -128,7 +128,7 @@ def test_the_block_says_what_it_took_once_and_computes_the_same(caplog):
     assert "1 x 4 x 7 x 4" in str(attention.choice)
 
 
-def test_autocast_and_gradients_are_part_of_the_question():
+def test_choice_depends_on_autocast_and_gradients():
     attention, x_BTE = block(), torch.randn(2, 7, 16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         attention(x_BTE).sum().backward()
@@ -140,7 +140,7 @@ def test_autocast_and_gradients_are_part_of_the_question():
 
 
 @pytest.mark.parametrize("around", ["checkpoint", "save_on_cpu"])
-def test_what_watches_the_saved_tensors_of_the_step_does_not_see_the_choosing(around):
+def test_saved_tensor_hooks_of_the_step_do_not_observe_the_choice(around):
     attention, x_BTE = block(), torch.randn(2, 7, 16, requires_grad=True)
     if around == "checkpoint":
         checkpoint(attention, x_BTE, use_reentrant=False).sum().backward()
@@ -151,14 +151,14 @@ def test_what_watches_the_saved_tensors_of_the_step_does_not_see_the_choosing(ar
     torch.testing.assert_close(x_BTE.grad, expected)
 
 
-def test_inference_mode():
+def test_choice_works_in_inference_mode():
     with torch.inference_mode():
         x_BTE = torch.randn(2, 7, 16)
         torch.testing.assert_close(block()(x_BTE), block("dense")(x_BTE))
 
 
 def traced(attention, frames=6, mode=None):
-    """Peak bytes and operators of a training step of the block alone."""
+    """Return peak bytes and operators of a training step of the block alone."""
     if mode:
         swap_for_fake(attention, mode)
     with mode or nullcontext():
@@ -169,11 +169,11 @@ def traced(attention, frames=6, mode=None):
     return recorder.peak_bytes, [operator.name for operator in recorder.step_trace.operators]
 
 
-def test_choosing_leaves_no_trace_in_a_traced_step():
+def test_choice_does_not_appear_in_a_traced_step():
     choosing = traced(block())
     assert choosing == traced(block())
 
 
 @pytest.mark.parametrize(("kind", "frames"), [("auto", 6), ("sparse", 70)])
-def test_a_step_on_fake_tensors_has_the_bytes_of_a_real_one(kind, frames):
+def test_step_on_fake_tensors_has_the_bytes_of_a_real_one(kind, frames):
     assert traced(block(kind), frames) == traced(block(kind), frames, CpuFakeMode())

@@ -1,4 +1,4 @@
-"""NHWC: every activation lies so, and the step is the same up to rounding."""
+"""Channels last: every activation is in NHWC, and the step is the same except for rounding."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def is_nhwc(tensor):
 
 @pytest.mark.parametrize("shift", ["none", "plain", "memory_efficient"])
 @pytest.mark.parametrize("norm", ["batch", "group"])
-def test_every_activation_and_its_gradient_lie_in_nhwc(shift, norm):
+def test_every_activation_and_gradient_is_in_nhwc(shift, norm):
     model = recogniser(temporal_shift=shift, norm=norm)
     to_channels_last(model)
     seen = []
@@ -57,7 +57,7 @@ def test_the_step_is_the_same_in_double_precision(recompute):
         torch.testing.assert_close(results[1][name], value, rtol=1e-8, atol=1e-11)
 
 
-def test_names_values_and_identity_stay_and_volumes_are_laid_out_too():
+def test_names_values_and_identity_stay_and_volumes_are_converted_too():
     model = nn.Sequential(nn.Conv3d(2, 4, 3), nn.Flatten(), nn.Linear(4, 2))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     parameters = list(model.parameters())

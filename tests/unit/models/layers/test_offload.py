@@ -1,4 +1,4 @@
-"""Activations in host memory: the host is a dictionary here, what travels is counted."""
+"""Activations in host memory, with a dictionary as the host that counts the copies."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def gradients(model, x, host=None, smallest_bytes=0, run=None):
 
 @pytest.mark.parametrize("recompute", ["none", "block", "budget:1"])
 @pytest.mark.parametrize("shift", ["plain", "memory_efficient"])
-def test_gradients_are_the_same_to_the_bit(recompute, shift):
+def test_gradients_are_the_same_bit_for_bit(recompute, shift):
     torch.manual_seed(0)
     backbone = FrameBackbone("resnet18", 8, 2, shift, recompute)
     clips_BTCHW = torch.randint(0, 256, (1, 2, 3, 32, 32), dtype=torch.uint8)
@@ -47,7 +47,7 @@ def test_gradients_are_the_same_to_the_bit(recompute, shift):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_parameters_stay_and_a_tensor_saved_twice_travels_once():
+def test_parameters_stay_and_tensors_saved_twice_are_copied_once():
     """Sigmoid and the product behind it both save its output; the product's weight is a parameter's view."""
     model = nn.Sequential(nn.Linear(8, 16, bias=False), nn.Sigmoid(), nn.Linear(16, 4, bias=False))
     host = Host()
@@ -56,7 +56,7 @@ def test_parameters_stay_and_a_tensor_saved_twice_travels_once():
     assert sorted(shapes) == [(32, 8), (32, 16)]
 
 
-def test_what_is_changed_in_place_between_two_savings_travels_twice():
+def test_tensor_changed_in_place_between_two_savings_is_copied_twice():
     x = torch.rand(10, requires_grad=True)
     host = Host()
     with offloaded(nn.Identity(), host, 0):
@@ -68,7 +68,7 @@ def test_what_is_changed_in_place_between_two_savings_travels_twice():
     assert torch.equal(host.copies[1], host.copies[0] + 1)
 
 
-def test_small_tensors_stay():
+def test_small_tensors_stay_on_the_device():
     model = nn.Sequential(nn.Linear(8, 16, bias=False), nn.Sigmoid(), nn.Linear(16, 4, bias=False))
     host = Host()
     gradients(model, torch.randn(32, 8), host, smallest_bytes=4 * 32 * 16)
@@ -76,7 +76,7 @@ def test_small_tensors_stay():
     assert SMALLEST_BYTES == 2**20
 
 
-def test_of_a_recomputed_part_only_the_input_travels():
+def test_only_the_input_of_a_recomputed_part_is_copied():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 8), nn.Tanh())
     x = torch.randn(5, 8, requires_grad=True)
@@ -88,8 +88,8 @@ def test_of_a_recomputed_part_only_the_input_travels():
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_an_address_that_is_used_again_is_another_tensor():
-    """Each saved tensor dies at once, so the next one gets its memory."""
+def test_reused_address_is_a_different_tensor():
+    """Each saved tensor dies immediately, so the next one gets its memory."""
     host = Host()
     x = torch.ones(4096, requires_grad=True)
     with offloaded(nn.Identity(), host, 0):
@@ -105,7 +105,7 @@ def test_an_address_that_is_used_again_is_another_tensor():
     torch.testing.assert_close(x.grad.double(), expected.grad, rtol=1e-5, atol=1e-6)
 
 
-def test_on_a_cpu_it_has_no_effect_and_says_so(monkeypatch):
+def test_offloading_on_a_cpu_has_no_effect_and_warns(monkeypatch):
     monkeypatch.setattr(stepper_module, "offloaded", None)  # never asked for
     with pytest.warns(UserWarning, match="activation_offload has no effect on a CPU"):
         stepper = Stepper(TinyNet(), tiny_config(activation_offload=True), "cpu", 5)
@@ -113,7 +113,7 @@ def test_on_a_cpu_it_has_no_effect_and_says_so(monkeypatch):
         pass
 
 
-def test_elsewhere_the_forward_pass_runs_under_it(monkeypatch):
+def test_forward_pass_is_offloaded_on_other_devices(monkeypatch):
     asked = []
     monkeypatch.setattr(stepper_module, "offloaded", asked.append)
     stepper = Stepper(TinyNet().to("meta"), tiny_config(activation_offload=True), "meta", 5)

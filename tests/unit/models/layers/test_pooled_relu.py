@@ -1,4 +1,4 @@
-"""The compact pooling against torch's own two operators."""
+"""Compares the compact pooling with torch's own two operators."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ extents = st.integers(1, 13)
 
 
 def both(x, grad_seed=0):
-    """Output and gradient of either kind, and of torch's operators in the other order."""
+    """Return output and gradient of either kind, and of torch's operators in the other order."""
     results = []
     for run in (PooledReLU("memory_efficient"), PooledReLU("plain"), lambda x: F.max_pool2d(F.relu(x), 3, 2, 1)):
         leaf = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
@@ -25,7 +25,7 @@ def both(x, grad_seed=0):
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 20), st.integers(1, 3), extents, extents, st.sampled_from(["f32", "bf16", "ties"]))
-def test_outputs_and_gradients_are_torchs_to_the_bit(frames, channels, height, width, kind):
+def test_outputs_and_gradients_equal_torch_bit_for_bit(frames, channels, height, width, kind):
     torch.manual_seed(height * 17 + width)
     x = torch.randn(frames, channels, height, width)
     if kind == "ties":
@@ -38,13 +38,13 @@ def test_outputs_and_gradients_are_torchs_to_the_bit(frames, channels, height, w
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_the_relu_may_come_after_the_pooling(dtype):
+def test_relu_after_pooling_gives_the_same_result(dtype):
     found, _, relu_first = both(torch.randn(5, 4, 14, 11, dtype=dtype))
     assert torch.equal(found[0], relu_first[0])
     torch.testing.assert_close(found[1], relu_first[1])
 
 
-def test_channels_last_stays():
+def test_channels_last_format_is_kept():
     x = torch.randn(4, 8, 12, 10).to(memory_format=torch.channels_last)
     found, plain, _ = both(x)
     assert torch.equal(found[0], plain[0])
@@ -52,7 +52,7 @@ def test_channels_last_stays():
     assert all(t.is_contiguous(memory_format=torch.channels_last) for t in found)
 
 
-def test_nan_and_infinity_pass_as_torch_lets_them():
+def test_nan_and_infinity_pass_as_in_torch():
     x = torch.randn(2, 1, 6, 6)
     x[0, 0, 2, 2], x[1, 0, 0, 0], x[1, 0, 5, 5] = float("nan"), float("inf"), -float("inf")
     found, plain, _ = both(x)
@@ -61,15 +61,15 @@ def test_nan_and_infinity_pass_as_torch_lets_them():
 
 
 @pytest.mark.parametrize("width", [125, 126, 127, 300])
-def test_wide_planes_where_a_byte_does_not_tell_the_place(width):
+def test_wide_planes_need_two_bytes_per_offset(width):
     found, plain, _ = both(torch.randn(2, 2, 5, width))
     assert torch.equal(found[0], plain[0])
     assert torch.equal(found[1], plain[1])
 
 
 @pytest.mark.parametrize(("kind", "kept_bytes"), [("memory_efficient", 1), ("plain", 4 * 4 + 8 + 4)])
-def test_kept_bytes_an_output(kind, kept_bytes):
-    """Compact: the place. Plain: the four inputs an output stands for, an int64 index, and the output for the ReLU."""
+def test_kept_bytes_per_output(kind, kept_bytes):
+    """Compact keeps the offset. Plain keeps four inputs per output, an int64 index, and the output for the ReLU."""
     kept = {}
 
     def pack(tensor):

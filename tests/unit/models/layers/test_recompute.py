@@ -37,7 +37,7 @@ def test_gradients_and_statistics_equal_the_ordinary_step(momentum):
 
 
 def test_plain_checkpoint_moves_the_statistics_twice():
-    """The control: without our context this is what happens."""
+    """This control shows what happens without our context."""
     twice = step(network(0.1), lambda model, x: checkpoint(model, x, use_reentrant=False))[1]
     once = step(network(0.1), ours)[1]
     assert not torch.equal(twice[0], once[0])

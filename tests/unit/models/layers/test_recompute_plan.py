@@ -1,4 +1,4 @@
-"""The choice within a budget, against every choice there is."""
+"""Compares the choice within a budget with every possible choice."""
 
 import re
 from itertools import product
@@ -25,7 +25,7 @@ chains = st.lists(units(), min_size=1, max_size=7)
 
 
 def timeline(costs, choice):
-    """Bytes alive at each moment of a micro-batch, written out: forward, then backward from the last unit."""
+    """Return the bytes alive at each moment of a micro-batch: forward, then backward from the last unit."""
     kept, moments = 0, []
     starts = []
     for cost, again in zip(costs, choice, strict=True):
@@ -48,7 +48,7 @@ def every_plan(costs):
 
 @settings(max_examples=80, deadline=None)
 @given(chains, st.integers(0, 120))
-def test_it_is_the_least_work_that_fits_and_of_these_the_lowest_peak(costs, budget):
+def test_plan_has_the_least_work_that_fits_and_then_the_lowest_peak(costs, budget):
     fitting = [(flops, peak) for flops, peak, _ in every_plan(costs) if peak <= budget]
     if not fitting:
         with pytest.raises(UnsupportedSettingError):
@@ -61,7 +61,7 @@ def test_it_is_the_least_work_that_fits_and_of_these_the_lowest_peak(costs, budg
 
 @settings(max_examples=25, deadline=None)
 @given(chains)
-def test_a_smaller_budget_never_peaks_higher(costs):
+def test_smaller_budget_never_has_a_higher_peak(costs):
     largest = max(peak for _, peak, _ in every_plan(costs))
     least = min(peak for _, peak, _ in every_plan(costs))
     peaks = [max(timeline(costs, within_budget(costs, budget).recompute)) for budget in range(least, largest + 1)]
@@ -70,8 +70,8 @@ def test_a_smaller_budget_never_peaks_higher(costs):
 
 @settings(max_examples=25, deadline=None)
 @given(chains)
-def test_a_budget_above_everything_recomputes_nothing(costs):
-    """Whatever its size: 2 ** 63 and above are no length of a range."""
+def test_large_budget_recomputes_nothing(costs):
+    """This holds for any size, although 2 ** 63 and above cannot be the length of a range."""
     for budget in (10**6, 2**63 - 1, 2**63, 10**40):
         plan = within_budget(costs, budget)
         assert plan.flops == 0
@@ -80,7 +80,7 @@ def test_a_budget_above_everything_recomputes_nothing(costs):
 
 @settings(max_examples=25, deadline=None)
 @given(chains)
-def test_an_impossible_budget_says_the_least_possible(costs):
+def test_impossible_budget_names_the_smallest_possible(costs):
     costs = [UnitCost(*(MIB * size for size in cost[:-1]), cost.flops) for cost in costs]
     least = min(peak for _, peak, _ in every_plan(costs)) // MIB
     if least:

@@ -1,4 +1,4 @@
-"""Region focus: the box lies on what moves, and resampling is what torch computes where torch has the operator."""
+"""Region focus finds the motion, and resampling equals torch where torch has the operator."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def clips(*shape, dtype=torch.float64, seed=0):
 
 
 def moving_square(across, down, side=24, frames=6, size=96, background=0.2):
-    """A white square that moves to and fro by 8 pixels around a point, in pixels, before a plain background."""
+    """Return a clip of a white square that moves by 8 pixels around a point in front of a plain background."""
     clip_TCHW = torch.full((frames, 3, size, size), background)
     for frame in range(frames):
         left = across - side // 2 + (8 if frame % 2 else -8)
@@ -26,7 +26,7 @@ def moving_square(across, down, side=24, frames=6, size=96, background=0.2):
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
-def test_the_full_frame_at_its_size_is_the_identity_to_the_bit(dtype):
+def test_full_frame_at_its_size_is_the_identity_bit_for_bit(dtype):
     x_BTCHW = clips(2, 3, 3, 37, 37).mul(255).to(dtype)
     assert torch.equal(resample(x_BTCHW, full_frame(x_BTCHW), 37), x_BTCHW)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -35,7 +35,7 @@ def test_the_full_frame_at_its_size_is_the_identity_to_the_bit(dtype):
 
 @settings(deadline=None, max_examples=15)
 @given(length=st.integers(8, 40), size=st.integers(3, 40))
-def test_the_full_frame_is_torchs_antialiased_bilinear(length, size):
+def test_full_frame_equals_torchs_antialiased_bilinear(length, size):
     x_BTCHW = clips(1, 2, 1, length, length)
     expected = F.interpolate(x_BTCHW[0], size=(size, size), mode="bilinear", antialias=True)
     torch.testing.assert_close(resample(x_BTCHW, full_frame(x_BTCHW), size)[0], expected, rtol=1e-9, atol=1e-12)
@@ -46,8 +46,8 @@ boxes = st.tuples(st.floats(0.2, 0.8), st.floats(0.2, 0.8), st.floats(0.1, 1.0))
 
 @settings(deadline=None, max_examples=15)
 @given(box=boxes, size=st.integers(17, 40))
-def test_an_enlarged_box_is_torchs_grid_sample(box, size):
-    """Steps below a pixel: no antialiasing, so the bilinear sampler of the affine grid is the same function."""
+def test_enlarged_box_equals_torchs_grid_sample(box, size):
+    """Steps below a pixel need no antialiasing, so the bilinear sampler of the affine grid computes the same."""
     x_BTCHW = clips(1, 2, 3, 16, 16)
     across, down, side = box
     theta = torch.tensor([[[side, 0, 2 * across - 1], [0, side, 2 * down - 1]]], dtype=torch.float64).expand(2, 2, 3)
@@ -58,7 +58,7 @@ def test_an_enlarged_box_is_torchs_grid_sample(box, size):
 
 
 def naive_row(values, centre, side, size):
-    """One row, one new pixel at a time, in plain numbers."""
+    """Resample one row, one new pixel at a time, in plain numbers."""
     length, row = len(values), []
     step = side * length / size
     for index in range(size):
@@ -69,7 +69,7 @@ def naive_row(values, centre, side, size):
 
 
 @pytest.mark.parametrize("box", [(0.5, 0.5, 0.8), (0.37, 0.61, 0.7), (0.3, 0.55, 0.6)])
-def test_a_shrunk_box_takes_all_pixels_by_the_triangle(box):
+def test_shrunk_box_weights_all_pixels_with_the_triangle(box):
     x_BTCHW = clips(1, 1, 1, 23, 23)
     across, down, side = box
     rows = [naive_row(row.tolist(), across, side, 6) for row in x_BTCHW[0, 0, 0]]
@@ -88,13 +88,13 @@ def test_shrinking_does_not_alias():
 
 
 @pytest.mark.parametrize("size", [3, 8])
-def test_gradients_of_frames_centre_and_side(size):
+def test_frames_centre_and_side_have_gradients(size):
     x_BTCHW = clips(2, 1, 1, 6, 6).requires_grad_()
     box_B3 = torch.tensor([[0.47, 0.53, 0.61], [0.38, 0.59, 0.43]], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x, box: resample(x, box, size), (x_BTCHW, box_B3))
 
 
-def test_bytes_are_the_rounded_floats():
+def test_uint8_results_are_the_rounded_floats():
     x_BTCHW = clips(2, 3, 3, 40, 40).mul(255).to(torch.uint8)
     box_B3 = torch.tensor([[0.4, 0.5, 0.7], [0.6, 0.45, 0.55]])
     found = resample(x_BTCHW, box_B3, 16)
@@ -105,7 +105,7 @@ def test_bytes_are_the_rounded_floats():
 
 @settings(deadline=None, max_examples=20)
 @given(across=st.integers(20, 76), down=st.integers(20, 76), busy=st.booleans())
-def test_the_box_holds_what_moves(across, down, busy):
+def test_box_contains_the_motion(across, down, busy):
     clip_TCHW = moving_square(across, down)
     if busy:
         noise_CHW = clips(3, 12, 12).repeat_interleave(8, 1).repeat_interleave(8, 2).mul(255).to(torch.uint8)
@@ -128,8 +128,8 @@ def test_every_box_lies_within_the_frame(seed, quiet, size):
     assert ((centre_B2 - side_B1 / 2 >= -1e-12) & (centre_B2 + side_B1 / 2 <= 1 + 1e-12)).all()
 
 
-def test_a_clip_without_motion_keeps_the_full_frame():
-    """Of a batch, only that clip; noise of the camera is no motion; a still bright object is none either."""
+def test_clip_without_motion_keeps_the_full_frame():
+    """Only that clip of a batch is affected; camera noise and a still bright object do not count as motion."""
     still_TCHW = moving_square(48, 30)[:1].expand(6, -1, -1, -1)
     noise = torch.randint(-3, 4, still_TCHW.shape, generator=torch.Generator().manual_seed(0))
     noisy_TCHW = (still_TCHW + noise).clamp(0, 255).to(torch.uint8)
@@ -143,8 +143,8 @@ def test_a_clip_without_motion_keeps_the_full_frame():
     assert not torch.equal(focused[1], batch[1])
 
 
-def test_the_box_is_the_clips_own():
-    """Not its neighbours' in the batch, not the mode's, not the precision's, not the frames' type."""
+def test_box_depends_only_on_its_own_clip():
+    """Neighbours in the batch, mode, precision and type of the frames do not affect it."""
     batch = torch.stack([moving_square(30, 60), moving_square(60, 30, background=0.6)])
     focus = RegionFocus("motion", 32)
     together = focus(batch)
@@ -156,7 +156,7 @@ def test_the_box_is_the_clips_own():
     torch.testing.assert_close(motion_box(batch / 255), motion_box(batch), rtol=1e-5, atol=1e-6)
 
 
-def test_the_other_kinds():
+def test_other_kinds_scale_or_keep_the_clips():
     batch = moving_square(30, 60)[None]
     assert RegionFocus("none", None)(batch) is batch
     assert RegionFocus("manifest", None)(batch) is batch

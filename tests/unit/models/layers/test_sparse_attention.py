@@ -1,4 +1,4 @@
-"""Attention within a window: the function of SDPA under the same mask, and of one pass when keys come from a cache."""
+"""Attention within a window equals SDPA under the same mask, and one pass if keys come from a cache."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from models.layers.attention_tiles import Window, sparse_attention
 
 @st.composite
 def problems(draw):
-    """Lengths around the window and the block, global frames up to more than there are, masks and biases."""
+    """Draw lengths around the window and the block, global frames up to more than exist, masks and biases."""
     frames = draw(st.integers(1, 24))
     causal = draw(st.booleans())
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
@@ -49,10 +49,10 @@ def test_queries_are_the_last_frames_of_longer_keys(queries, cached, window, blo
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 7), st.integers(0, 4), st.booleans(), st.integers(1, 7))
-def test_tiles_by_query_and_by_key_cover_the_pairs_of_the_rule_once(
+def test_tiles_by_query_and_by_key_cover_every_pair_of_the_mask_once(
     queries, cached, window, global_frames, causal, block
 ):
-    """And no span is longer than the rule: its first and its last frame belong to a pair."""
+    """No span is longer than needed: its first and its last frame belong to a pair."""
     global_frames = 0 if cached else global_frames
     keys = queries + cached
     plan = Window(window, 0 if causal else window, global_frames, block)
@@ -69,7 +69,7 @@ def test_tiles_by_query_and_by_key_cover_the_pairs_of_the_rule_once(
         assert torch.equal(count, wanted.long())
 
 
-def test_rows_without_any_key_are_zero_and_disturb_no_gradient():
+def test_rows_without_a_key_are_zero_and_do_not_affect_gradients():
     keep = torch.ones(2, 1, 1, 9, dtype=torch.bool)
     keep[1, ..., 3:] = False  # frames 6 to 8 of the second clip see none of their window
     got = with_gradients(lambda *t: sparse_attention(*t, 2, block=3, keep=keep), inputs(9, 9))
@@ -79,7 +79,7 @@ def test_rows_without_any_key_are_zero_and_disturb_no_gradient():
     assert got[0][1, :, :3].abs().min() > 0
 
 
-def test_global_frames_go_with_whole_clips_only():
+def test_global_frames_require_whole_clips():
     with pytest.raises(ValueError, match="use global_frames=0"):
         sparse_attention(*inputs(2, 5), window=2, global_frames=1)
 
@@ -95,7 +95,7 @@ def block(**changes):
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 8), min_size=1, max_size=8))
-def test_a_stream_in_chunks_of_any_size_equals_one_pass(sizes):
+def test_stream_in_chunks_of_any_size_equals_one_pass(sizes):
     attention, x_BTE = block(), torch.randn(2, sum(sizes), 16, dtype=torch.float64)
     keys = values = torch.zeros(2, 4, 0, 4, dtype=torch.float64)
     parts = []
@@ -107,7 +107,7 @@ def test_a_stream_in_chunks_of_any_size_equals_one_pass(sizes):
     torch.testing.assert_close(torch.cat(parts, 1), attention(x_BTE))
 
 
-def test_a_cache_that_is_not_full_yet_is_masked():
+def test_cache_that_is_not_full_yet_is_masked():
     attention, x_BTE = block(), torch.randn(2, 1, 16, dtype=torch.float64)
     q, k, v = attention.qkv(x_BTE)
     rest = torch.full((2, 4, 3, 4), 7.0, dtype=torch.float64)
@@ -116,14 +116,14 @@ def test_a_cache_that_is_not_full_yet_is_masked():
     torch.testing.assert_close(attention.finish(x_BTE, out), attention(x_BTE))
 
 
-def test_no_frame_sees_a_later_one_when_causal():
+def test_causal_frames_do_not_depend_on_later_ones():
     x_BTE = torch.randn(1, 9, 16, dtype=torch.float64, requires_grad=True)
     block()(x_BTE)[:, 5].sum().backward()
     seen = x_BTE.grad[0].abs().amax(-1) > 0
     assert seen.tolist() == [False, False, True, True, True, True, False, False, False]
 
 
-def test_a_wide_window_is_dense_attention():
+def test_wide_window_equals_dense_attention():
     x_BTE, keep_BT = torch.randn(2, 7, 16, dtype=torch.float64), torch.arange(7) < torch.tensor([[7], [4]])
     sparse, dense = block(window=6, causal=False), block(kind="dense", causal=False)
     torch.testing.assert_close(sparse(x_BTE, keep_BT), dense(x_BTE, keep_BT))
@@ -132,7 +132,7 @@ def test_a_wide_window_is_dense_attention():
 @pytest.mark.parametrize(
     ("changes", "cure"), [({"kind": "dense"}, "use kind 'sparse'"), ({"global_frames": 1}, "use 0 with causal")]
 )
-def test_what_would_see_later_frames_is_refused(changes, cure):
+def test_causal_options_that_use_later_frames_are_refused(changes, cure):
     with pytest.raises(ValueError, match=cure):
         block(**changes)
 

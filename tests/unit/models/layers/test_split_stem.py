@@ -1,4 +1,4 @@
-"""The split stem against torch's own operators on all frames at once."""
+"""Compares the split stem with torch's own operators on all frames at once."""
 
 import copy
 
@@ -28,7 +28,7 @@ def prepare(frames_NCHW):
 
 
 def after_step(parts, frames_NCHW, run):
-    """Output, gradients and buffers after forward and backward."""
+    """Return output, gradients and buffers after forward and backward."""
     parts = copy.deepcopy(parts)
     out = run(parts, frames_NCHW)
     torch.manual_seed(1)
@@ -36,7 +36,7 @@ def after_step(parts, frames_NCHW, run):
     return [out.detach(), *(p.grad for p in parts.parameters()), *parts.buffers()]
 
 
-def whole(parts, frames_NCHW):
+def whole_stem(parts, frames_NCHW):
     conv, norm, _ = parts
     return torch.relu(nn.functional.max_pool2d(norm(conv(prepare(frames_NCHW))), 3, 2, 1))
 
@@ -53,7 +53,7 @@ def split(parts, frames_NCHW):
     width=st.integers(7, 21),
     kind=st.sampled_from(["batch", "group"]),
 )
-def test_outputs_gradients_and_statistics_are_torchs(frames, height, width, kind):
+def test_outputs_gradients_and_statistics_equal_torch(frames, height, width, kind):
     frames_NCHW = torch.randint(0, 256, (frames, 3, height, width), dtype=torch.uint8)
     parts = make(kind)
     for found, expected in zip(
@@ -63,7 +63,7 @@ def test_outputs_gradients_and_statistics_are_torchs(frames, height, width, kind
 
 
 def test_frames_of_unequal_brightness_share_their_statistics():
-    """Parts whose own means lie far apart: statistics a part would be far off."""
+    """The means of the parts lie far apart, so statistics per part would be far off."""
     frames_NCHW = torch.randint(0, 20, (64, 3, 16, 16), dtype=torch.uint8)
     frames_NCHW[40:] += 200
     parts = make()
@@ -80,12 +80,12 @@ def test_evaluation_uses_the_running_statistics_and_moves_none():
     split(parts, frames_NCHW)
     parts.eval()
     before = [buffer.clone() for buffer in parts.buffers()]
-    torch.testing.assert_close(split(parts, frames_NCHW), whole(parts, frames_NCHW))
+    torch.testing.assert_close(split(parts, frames_NCHW), whole_stem(parts, frames_NCHW))
     assert all(torch.equal(one, other) for one, other in zip(before, parts.buffers(), strict=True))
 
 
 @pytest.mark.parametrize("recompute", ["none", "block", "stage", "lowest"])
-def test_in_the_backbone_it_is_the_same_network_and_statistics_move_once(recompute):
+def test_backbone_with_split_stem_is_the_same_and_moves_statistics_once(recompute):
     clips_BTCHW = torch.randint(0, 256, (2, 4, 3, 32, 32), dtype=torch.uint8)
     results = []
     for stem in ("whole", "split"):
@@ -116,7 +116,7 @@ def test_only_the_frames_and_pooled_numbers_are_kept():
     assert sum(kept.values()) == frames_NCHW.numel() + pooled + small
 
 
-def test_no_tensor_of_all_frames_is_ever_made():
+def test_no_tensor_of_all_frames_is_allocated():
     frames_NCHW = torch.randint(0, 256, (128, 3, 64, 64), dtype=torch.uint8)
     conv, norm, pool = make(channels=16, dtype=torch.float32)
 

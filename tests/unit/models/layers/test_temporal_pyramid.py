@@ -1,4 +1,4 @@
-"""Pyramid pooling against torch's adaptive pooling, and padding against no padding."""
+"""Compares pyramid pooling with torch's adaptive pooling, and padding with no padding."""
 
 import torch
 from hypothesis import given, settings
@@ -25,7 +25,7 @@ def test_level_one_is_the_mean():
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=10).filter(any), level_lists)
-def test_padding_changes_nothing_wherever_it_stands(kept, levels):
+def test_padding_changes_nothing_at_any_position(kept, levels):
     keep_BT = torch.tensor([kept])
     x_BTD = torch.randn(1, len(kept), 3, dtype=torch.float64)
     pool = TemporalPyramid(levels)
@@ -34,8 +34,8 @@ def test_padding_changes_nothing_wherever_it_stands(kept, levels):
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=8).filter(any), level_lists)
-def test_a_token_counts_as_its_frames(sizes, levels):
-    """Equals torch's pooling of the frames written out one by one."""
+def test_token_counts_as_its_frames(sizes, levels):
+    """Pooling tokens equals torch's pooling of their frames."""
     x_BTD = torch.randn(1, len(sizes), 3, dtype=torch.float64)
     frames_BDT = x_BTD.repeat_interleave(torch.tensor(sizes), 1).transpose(1, 2)
     expected = torch.cat([F.adaptive_avg_pool1d(frames_BDT, level) for level in levels], 2).transpose(1, 2)
@@ -54,7 +54,7 @@ def test_windows_end_at_each_frame_and_are_shorter_at_the_beginning(frames, wind
         torch.testing.assert_close(pooled[:, t], pool(x_BTD[:, max(0, t + 1 - window) : t + 1]))
 
 
-def test_padding_gets_no_gradient_and_an_empty_clip_is_zero():
+def test_padding_gets_no_gradient_and_empty_clips_are_zero():
     keep_BT = torch.tensor([[True, True, False], [False, False, False]])
     x_BTD = torch.randn(2, 3, 4, requires_grad=True)
     out = TemporalPyramid([1, 2])(x_BTD, keep_BT)

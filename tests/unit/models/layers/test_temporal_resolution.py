@@ -1,4 +1,4 @@
-"""Frame choice and merging against naive loops; what must hold for any clip."""
+"""Compares frame choice and merging with plain loops, and checks what must hold for any clip."""
 
 import pytest
 import torch
@@ -33,13 +33,13 @@ def test_chosen_frames_are_ascending_unique_and_in_range(energy, data):
 
 @settings(max_examples=30, deadline=None)
 @given(energies)
-def test_all_frames_are_all_frames(energy):
+def test_choosing_all_frames_returns_all_frames(energy):
     assert choose_frames(torch.tensor([energy]), len(energy)).tolist() == [list(range(len(energy)))]
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 64), st.data())
-def test_a_still_clip_gets_the_loaders_uniform_frames(frames, data):
+def test_still_clip_gets_the_uniform_frames_of_the_loader(frames, data):
     count = data.draw(st.integers(1, frames))
     expected = uniform_indices(0, frames, count).numbers_T.tolist()
     assert choose_frames(torch.zeros(1, frames), count).tolist() == [expected]
@@ -47,7 +47,7 @@ def test_a_still_clip_gets_the_loaders_uniform_frames(frames, data):
 
 
 def naive_choice(energy, count):
-    """One step of the cumulative share after the other, the frame where it is reached, else the next free one."""
+    """Take, for each step of the cumulative share, the frame where it is reached, or the next free one."""
     frames, total = len(energy), sum(energy)
     shares = [UNIFORM_SHARE / frames + (1 - UNIFORM_SHARE) * value / total for value in energy]
     chosen = []
@@ -60,14 +60,14 @@ def naive_choice(energy, count):
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 1000), min_size=2, max_size=16).filter(any), st.data())
-def test_choice_is_the_loop(energy, data):
+def test_choice_equals_a_plain_loop(energy, data):
     count = data.draw(st.integers(1, len(energy)))
     energy = [value + 0.123 for value in energy]  # away from exact ties, which the naive sum rounds either way
     expected = naive_choice(energy, count)
     assert choose_frames(torch.tensor([energy], dtype=torch.float64), count).tolist() == [expected]
 
 
-def test_frames_go_where_the_motion_is():
+def test_frames_are_chosen_around_the_motion():
     energy = torch.zeros(2, 32)
     energy[0, 4:8], energy[1, 20:24] = 1.0, 1.0
     early, late = choose_frames(energy, 8).tolist()
@@ -95,7 +95,7 @@ def test_energy_is_the_mean_change_of_coarse_grey_frames():
     torch.testing.assert_close(energy_BT[:, 1:], (coarse[:, 1:] - coarse[:, :-1]).abs().mean((2, 3)).float())
 
 
-def test_bytes_and_fractions_choose_the_same_frames():
+def test_uint8_and_float_clips_choose_the_same_frames():
     as_bytes, as_fractions = (moving_square({2, 5, 6}, kind)[None] for kind in (torch.uint8, torch.float32))
     assert torch.equal(choose_frames(motion_energy(as_bytes), 5), choose_frames(motion_energy(as_fractions), 5))
 
@@ -110,7 +110,7 @@ def test_taken_frames_are_a_copy_of_the_chosen_ones():
 
 
 def naive_merge(x_TD, pairs):
-    """Tokens as lists of frames; every even frame's better neighbour, the most alike pairs first."""
+    """Return tokens as lists of frames: each even frame's better neighbour, the most similar pairs first."""
     frames = len(x_TD)
     options = []
     for even in range(0, frames, 2):
@@ -126,7 +126,7 @@ def naive_merge(x_TD, pairs):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 12), st.data())
-def test_merging_is_the_loop(frames, data):
+def test_merging_equals_a_plain_loop(frames, data):
     pairs = data.draw(st.integers(0, frames // 2))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32)))
     x_BTD = torch.randn(2, frames, 5, dtype=torch.float64, generator=generator)
@@ -140,7 +140,7 @@ def test_merging_is_the_loop(frames, data):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(2, 12), st.data())
-def test_the_pyramids_first_level_stays_the_mean_over_frames(frames, data):
+def test_first_level_of_the_pyramid_stays_the_mean_over_frames(frames, data):
     pairs = data.draw(st.integers(0, frames // 2))
     x_BTD = torch.randn(3, frames, 4, dtype=torch.float64)
     merged_BKD, size_BK = merge_frames(x_BTD, pairs)
@@ -155,7 +155,7 @@ def test_merging_nothing_is_the_identity():
 
 
 @pytest.mark.parametrize("pairs", [1, 2, 3])
-def test_gradient_of_a_mean_is_shared_by_its_frames(pairs):
+def test_frames_of_a_token_share_its_gradient(pairs):
     x_BTD = torch.randn(1, 7, 4, dtype=torch.float64, requires_grad=True)
     merged, sizes = merge_frames(x_BTD, pairs)
     merged.sum().backward()
@@ -163,7 +163,7 @@ def test_gradient_of_a_mean_is_shared_by_its_frames(pairs):
     torch.testing.assert_close(x_BTD.grad[0], expected.unsqueeze(1).expand(7, 4))
 
 
-def test_autocast_rounds_no_means():
+def test_autocast_does_not_round_the_means():
     x_BTD = torch.ones(1, 3, 2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         merged, _ = merge_frames(x_BTD, 1)

@@ -26,7 +26,7 @@ def naive_shift(x_BTCHW, causal=False):
 
 @settings(max_examples=30, deadline=None)
 @given(sizes, st.booleans())
-def test_shift_is_the_loop_and_leaves_its_input_alone(size, causal):
+def test_shift_equals_a_plain_loop_and_keeps_its_input(size, causal):
     clips, frames, channels, side = size
     x = torch.randn(clips, frames, channels, side, side)
     before = x.clone()
@@ -45,7 +45,7 @@ def test_reverse_is_the_adjoint(size, causal):
 
 
 def residual_step(kind, *, stride=1, recompute=False, autocast=False, dtype=torch.float64, causal=False):
-    """Output, and gradients of input, weight and scale, of a block as the backbone has it: in-place ReLUs around."""
+    """Return output and gradients of input, weight and scale of a block between in-place ReLUs, as in the backbone."""
     torch.manual_seed(0)
     conv = ShiftedConv2d(16, 16, stride, num_frames=4, kind=kind, causal=causal).to(dtype)
     scale = torch.ones(1, 16, 1, 1, dtype=dtype, requires_grad=True)
@@ -78,7 +78,7 @@ def test_memory_efficient_equals_plain(stride, recompute, autocast, dtype, causa
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.sampled_from(["plain", "memory_efficient"]))
-def test_causal_in_pieces_is_causal_in_one_pass(pieces, kind):
+def test_causal_shift_in_pieces_equals_one_pass(pieces, kind):
     frames = sum(pieces)
     conv = ShiftedConv2d(16, 8, 2, num_frames=frames, kind=kind, causal=True).double()
     x_TCHW = torch.randn(frames, 16, 5, 5, dtype=torch.float64)
@@ -89,7 +89,7 @@ def test_causal_in_pieces_is_causal_in_one_pass(pieces, kind):
     torch.testing.assert_close(in_pieces, offline, rtol=1e-12, atol=1e-12)
 
 
-def test_frozen_input_and_frozen_weight():
+def test_frozen_input_or_weight_leaves_the_other_gradient():
     conv = ShiftedConv2d(8, 8, 1, num_frames=2, kind="memory_efficient")
     x = torch.randn(4, 8, 5, 5)
     conv(x).sum().backward()
@@ -116,7 +116,7 @@ def saved_bytes(kind):
     return sum(size for address, (_, size) in storages.items() if address not in known)
 
 
-def test_memory_efficient_keeps_nothing_beside_its_input():
+def test_memory_efficient_shift_keeps_only_its_input():
     assert saved_bytes("memory_efficient") == 0
     assert saved_bytes("plain") == 8 * 16 * 6 * 6 * 4
 

@@ -25,7 +25,7 @@ def reference():
 
 @pytest.mark.parametrize("depth", ["resnet18", "resnet34"])
 @pytest.mark.parametrize("shift", ["none", "memory_efficient"])
-def test_state_dict_is_torchvisions(depth, shift):
+def test_state_dict_equals_torchvisions(depth, shift):
     with torch.device("meta"):
         expected = torchvision_state(TORCHVISION[depth]())
     found = FrameBackbone(depth, 64, 4, shift).state_dict()
@@ -34,7 +34,7 @@ def test_state_dict_is_torchvisions(depth, shift):
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("recompute", ["none", "block"])
-def test_features_and_gradients_are_torchvisions(reference, training, recompute):
+def test_features_and_gradients_equal_torchvisions(reference, training, recompute):
     torch.manual_seed(0)
     backbone = FrameBackbone("resnet18", 64, 2, "none", recompute).double()
     backbone.normalised.mean_C11.copy_(
@@ -88,7 +88,7 @@ def test_recomputation_changes_nothing(recompute, shift, autocast):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_shift_arms_agree_to_the_bit(dtype):
+def test_shift_arms_agree_bit_for_bit(dtype):
     plain, efficient = step(small("plain").to(dtype)), step(small("memory_efficient").to(dtype))
     assert all(torch.equal(a, b) for a, b in zip(plain, efficient, strict=True))
 
@@ -108,15 +108,15 @@ def kept_bytes(backbone):
     return sum(size for address, (_, size) in sizes.items() if address not in known)
 
 
-def test_the_shift_arm_keeps_one_input_less_a_block():
-    """Inputs of the 8 blocks at 32 x 32 frames, each the output of a ReLU that keeps it anyway."""
+def test_memory_efficient_shift_keeps_one_input_less_per_block():
+    """The inputs of the 8 blocks at 32 x 32 frames are outputs of ReLUs, which keep them anyway."""
     inputs = [8 * 64, 8 * 64, 8 * 64, 16 * 16, 16 * 16, 32 * 4, 32 * 4, 64]
     assert kept_bytes(small("plain")) - kept_bytes(small("memory_efficient")) == 8 * 4 * sum(inputs)
     assert kept_bytes(small("none")) == kept_bytes(small("memory_efficient"))
 
 
 def test_recomputation_keeps_the_frames_as_bytes_and_the_units_inputs():
-    """Stem to layer 4 at 32 x 32: uint8 frames, then what each unit after the stem starts from; fp32."""
+    """Stem to layer 4 at 32 x 32 keep the uint8 frames, then the fp32 input of each unit after the stem."""
     frames = 8 * 3 * 32 * 32
     stage_inputs = [8 * 64, 8 * 64, 16 * 16, 32 * 4]
     block_inputs = [8 * 64, 8 * 64, 8 * 64, 16 * 16, 16 * 16, 32 * 4, 32 * 4, 64]

@@ -1,4 +1,4 @@
-"""``recompute: budget:<MiB>`` on the backbone: what is traced is what was planned, and the step is the same."""
+"""``recompute: budget:<MiB>`` on the backbone: traced bytes equal planned ones, and the step is the same."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def planned_peak(costs, recompute):
 
 
 def every_plan(costs):
-    """From keeping all to the least possible."""
+    """Yield budgets from keeping everything to the smallest possible."""
     budget, plans = 10**9, []
     while True:
         try:
@@ -58,7 +58,7 @@ def every_plan(costs):
 
 
 def traced(backbone, precision):
-    """Peak over what lives between steps, and the most bytes that autograd holds at any time."""
+    """Return the peak above what lives between steps, and the most bytes that autograd holds at any time."""
     step(backbone, precision)
     gradients = [parameter.grad for parameter in backbone.parameters()]
     state = {"parameter": list(backbone.parameters()), "gradient": gradients, "buffer": list(backbone.buffers())}
@@ -93,7 +93,7 @@ def test_traced_bytes_are_the_planned_ones_and_fall_with_the_budget(norm, precis
 
 
 def test_plain_shift_stays_within_the_budget():
-    """There the plan is an upper bound: a plain shift keeps its own copy, and its input may be freed."""
+    """The plan is an upper bound here: a plain shift keeps its own copy, and its input may be freed."""
     backbone = build("budget:330000", shift="plain")
     peak, held = traced(backbone, "fp32")
     assert any(next(iter(backbone.plans.values())).recompute)
@@ -101,7 +101,7 @@ def test_plain_shift_stays_within_the_budget():
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
-def test_step_and_statistics_are_those_without_recomputation(norm):
+def test_step_and_statistics_equal_those_without_recomputation(norm):
     plain, planned = build("none", norm), build("budget:300000", norm)
     for backbone in (plain, planned):
         step(backbone)
@@ -114,7 +114,7 @@ def test_step_and_statistics_are_those_without_recomputation(norm):
         assert {int(value) for name, value in planned.named_buffers() if name.endswith("tracked")} == {1}
 
 
-def test_one_plan_a_shape_and_none_without_gradients():
+def test_one_plan_per_shape_and_none_without_gradients():
     backbone = build("budget:10000000")
     with torch.no_grad():
         backbone(CLIPS_BTCHW)
@@ -124,7 +124,7 @@ def test_one_plan_a_shape_and_none_without_gradients():
     assert len(backbone.plans) == 2
 
 
-def test_impossible_budget_is_refused_with_the_least():
+def test_impossible_budget_is_refused_with_the_smallest_possible():
     with pytest.raises(
         UnsupportedSettingError, match=r"budget:0 is below.*use budget:1, lowest, or a smaller training"
     ):

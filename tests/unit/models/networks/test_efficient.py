@@ -1,4 +1,4 @@
-"""The whole recogniser: arms agree, order is selected, bad input is told, it learns."""
+"""The whole recogniser: arms agree, the order of frames matters, bad input is refused, it learns."""
 
 import pytest
 import torch
@@ -36,18 +36,18 @@ def test_optimized_arm_computes_what_the_baseline_computes():
 
 
 @pytest.mark.parametrize("causal", [{}, {"causal": True, "attention": "none"}])
-def test_the_shift_arms_of_the_whole_network_agree_to_the_bit(causal):
+def test_shift_arms_of_the_whole_network_agree_bit_for_bit(causal):
     plain, efficient = (step(build(temporal_shift=kind, **causal)) for kind in ("plain", "memory_efficient"))
     assert plain[0].dtype == torch.float32
     assert all(torch.equal(a, b) for a, b in zip(plain, efficient, strict=True))
 
 
-def test_a_full_frame_budget_is_the_fixed_network_to_the_bit():
+def test_full_frame_budget_equals_the_fixed_network_bit_for_bit():
     fixed, full = step(build()), step(build(frame_budget=4))
     assert all(torch.equal(a, b) for a, b in zip(fixed, full, strict=True))
 
 
-def test_the_backbone_sees_only_the_chosen_frames_with_their_positions():
+def test_backbone_gets_only_the_chosen_frames_with_their_positions():
     model = build(frame_budget=2, pyramid_levels=(1, 2)).eval()
     torch.nn.init.normal_(model.position_TD)
     selected = []
@@ -61,7 +61,7 @@ def test_the_backbone_sees_only_the_chosen_frames_with_their_positions():
         assert torch.equal(logits_BK, model.classify(model.pyramid(model.attention(x_BTD))))
 
 
-def test_who_owns_the_clips_can_let_them_go():
+def test_clips_can_be_freed_after_selection():
     model = build(frame_budget=2, pyramid_levels=(1, 2)).eval()
     clips_BTCHW = torch.randint(0, 256, (2, 4, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
@@ -71,7 +71,7 @@ def test_who_owns_the_clips_can_let_them_go():
 
 
 def test_merged_tokens_count_as_their_frames():
-    """Two equal frames, then two others: merging one pair changes nothing, as its size counts for both of it."""
+    """With two equal frames and two others, merging one pair changes nothing: its size counts for both frames."""
     clips_BTCHW = torch.rand(2, 2, 3, 32, 32).repeat_interleave(2, 1)
     changes = {"temporal_shift": "none", "attention": "dense", "pyramid_levels": (1, 2)}
     whole, merged = build(**changes).eval(), build(token_merging=1, **changes).eval()
@@ -83,7 +83,7 @@ def test_merged_tokens_count_as_their_frames():
         torch.testing.assert_close(merged(clips_BTCHW), whole(clips_BTCHW))
 
 
-def test_a_causal_network_tells_the_sign_at_every_frame():
+def test_causal_network_has_logits_at_every_frame():
     model = build(causal=True, attention="none", num_frames=3, pyramid_levels=(1, 2)).eval()
     assert not any("position" in name for name, _ in model.named_parameters())
     clips_BTCHW = torch.rand(1, 7, 3, 32, 32)
@@ -107,8 +107,8 @@ def test_logits_shape_and_same_parameters_in_every_arm():
 
 
 @pytest.mark.parametrize("changes", [{"temporal_shift": "none", "pyramid_levels": (1,)}, {}])
-def test_order_is_seen(changes):
-    """By the positions alone too: without shift, with attention and one mean over the clip."""
+def test_order_of_frames_changes_the_logits(changes):
+    """Positions alone also suffice: without shift, with attention and one mean over the clip."""
     model = build(**changes).eval()
     torch.nn.init.normal_(model.attention.project.weight)  # it starts as the identity
     clips_BTCHW = torch.rand(1, 4, 3, 32, 32)
@@ -117,7 +117,7 @@ def test_order_is_seen(changes):
 
 
 @pytest.mark.parametrize("frames", [2, 4, 16, 64])
-def test_positions_start_half_as_large_as_features_and_tell_any_two_frames_apart(frames):
+def test_positions_start_half_as_large_as_features_and_differ_between_frames(frames):
     position_TD = initial_positions(frames, 128)
     assert position_TD.shape == (frames, 128)
     assert position_TD.square().mean().sqrt() == pytest.approx(0.5, rel=1e-4)
@@ -127,7 +127,7 @@ def test_positions_start_half_as_large_as_features_and_tell_any_two_frames_apart
     assert from_first[1:].min() == from_first[1]  # the neighbour is the most alike
 
 
-def test_wrong_number_of_frames_is_told():
+def test_wrong_number_of_frames_is_refused():
     for model in (build().eval(), build(causal=True, attention="none").train()):
         with pytest.raises(ConfigError, match=r"6 frames but the network was built for 4; set model\.num_frames"):
             model(torch.rand(1, 6, 3, 32, 32))
@@ -142,7 +142,7 @@ def test_weights_of_the_configuration_reach_the_backbone(tmp_path):
 
 
 def test_learns_the_direction_of_a_movement():
-    """A square that moves left or right: no single frame tells the two apart."""
+    """A square moves left or right; no single frame distinguishes the two."""
     torch.manual_seed(0)
     model = build_recogniser(SMALL.model_copy(update={"num_classes": 2, "dropout": 0.0}))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)

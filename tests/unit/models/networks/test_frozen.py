@@ -15,7 +15,7 @@ def make_pair():
     return free, frozen
 
 
-def test_it_computes_what_the_free_one_computes_in_evaluation():
+def test_frozen_backbone_equals_the_plain_one_in_evaluation():
     free, frozen = make_pair()
     clips = torch.randint(0, 256, (2, 4, 3, 32, 32), dtype=torch.uint8)
     features = frozen.train()(clips)
@@ -24,7 +24,7 @@ def test_it_computes_what_the_free_one_computes_in_evaluation():
     assert torch.equal(frozen(features), features)
 
 
-def test_nothing_of_it_changes_in_training():
+def test_frozen_backbone_does_not_change_in_training():
     free, frozen = make_pair()
     whole = torch.nn.Sequential(frozen, torch.nn.Linear(64, 2)).train()
     whole(torch.randint(0, 256, (2, 4, 3, 32, 32), dtype=torch.uint8)).sum().backward()
@@ -36,7 +36,7 @@ def test_nothing_of_it_changes_in_training():
         assert torch.equal(frozen.state_dict()[name], value)
 
 
-def test_the_version_is_that_of_every_weight():
+def test_version_depends_on_every_weight():
     _, frozen = make_pair()
     version = frozen.version()
     for name, value in frozen.state_dict().items():
@@ -49,7 +49,7 @@ def test_the_version_is_that_of_every_weight():
 
 
 @pytest.mark.parametrize(("key", "value"), [("frame_budget", 8), ("region_focus", "motion")])
-def test_what_would_stand_before_kept_features_is_refused(key, value):
+def test_options_before_stored_features_are_refused(key, value):
     with pytest.raises(
         ValueError, match=rf"freeze_backbone: true cannot go with {key}: {value}: .*; change one of them"
     ):

@@ -14,7 +14,7 @@ from slr_bench.errors import ConfigError
 
 
 def moved(norm, sizes):
-    """Parameters and norm statistics after two steps of SGD in double precision on ``sizes`` clips a micro-batch."""
+    """Return parameters and norm statistics after two SGD steps in fp64 with ``sizes`` clips per micro-batch."""
     torch.manual_seed(0)
     config = ModelConfig(num_classes=3, base_channels=8, num_frames=2, pyramid_levels=(1, 2), norm=norm, dropout=0.0)
     model = build_recogniser(config, "block").double()
@@ -35,14 +35,14 @@ def test_unequal_micro_batches_and_a_partial_last_one_equal_the_whole_batch(size
         torch.testing.assert_close(parts[name], whole[name], rtol=1e-9, atol=1e-12)
 
 
-def test_with_batch_norm_they_do_not():
+def test_unequal_micro_batches_differ_with_batch_norm():
     whole, parts = moved("batch", [4]), moved("batch", [1, 3])
     assert not torch.allclose(parts["backbone.conv1.weight"], whole["backbone.conv1.weight"], rtol=1e-4)
     tracked = "backbone.bn1.num_batches_tracked"
     assert (int(whole[tracked]), int(parts[tracked])) == (2, 4)  # once a micro-batch
 
 
-def test_names_are_torchvisions_less_the_statistics():
+def test_names_equal_torchvisions_without_statistics():
     with torch.device("meta"):
         expected = torchvision.models.resnet18().state_dict()
     expected = {name: value.shape for name, value in expected.items() if not name.startswith("fc.")}

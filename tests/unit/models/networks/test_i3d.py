@@ -1,4 +1,4 @@
-"""I3D against what is public of it: GoogLeNet's widths, the published files' names, TensorFlow's padding."""
+"""Compares I3D with what is public: widths of GoogLeNet, names of the published files, padding of TensorFlow."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
 
 def published_shapes(classes):
-    """Name to shape: GoogLeNet's convolutions with their kernels inflated in time, batch norm behind each."""
+    """Return shapes by name: GoogLeNet's convolutions with kernels inflated in time, each followed by batch norm."""
     with torch.device("meta"):
         flat = torchvision.models.googlenet(init_weights=False, aux_logits=False)
     units = PLAIN | {f"{ours}.{b}": f"{theirs}.{c}" for ours, theirs in BLOCKS.items() for b, c in BRANCHES.items()}
@@ -37,7 +37,7 @@ def published_shapes(classes):
     return shapes
 
 
-def test_names_and_shapes_are_the_published_files():
+def test_names_and_shapes_equal_the_published_file():
     with torch.device("meta"):
         found = InceptionI3d(400, 0.5)
     assert {name: tuple(value.shape) for name, value in found.state_dict().items()} == published_shapes(400)
@@ -45,7 +45,7 @@ def test_names_and_shapes_are_the_published_files():
 
 
 def same(x, kernel, stride):
-    """Zeros for ceil(n / stride) windows, spread evenly, the odd one behind: TensorFlow's definition."""
+    """Return TensorFlow's zeros for ceil(n / stride) windows, spread evenly, an odd one at the end."""
     sides = []
     for size, k, s in zip(reversed(x.shape[2:]), reversed(kernel), reversed(stride), strict=True):
         total = max((-(-size // s) - 1) * s + k - size, 0)
@@ -54,7 +54,7 @@ def same(x, kernel, stride):
 
 
 def naive(state, x):
-    """The network written out from its description: kernels, strides, zero padding everywhere, one line a layer."""
+    """Compute the network from its description: kernels, strides, zero padding everywhere, one line per layer."""
 
     def unit(name, x, stride=(1, 1, 1)):
         weight = state[f"{name}.conv3d.weight"]
@@ -81,8 +81,8 @@ def naive(state, x):
 
 
 @pytest.mark.parametrize("shape", [(17, 33, 32), (4, 32, 40)])
-def test_it_computes_what_its_description_says(shape):
-    """Odd and even sizes: each pads differently."""
+def test_network_equals_a_plain_reimplementation(shape):
+    """Odd and even sizes pad differently."""
     torch.manual_seed(0)
     net = InceptionI3d(3, 0.5).double().eval()
     for name, buffer in net.named_buffers():
@@ -93,7 +93,7 @@ def test_it_computes_what_its_description_says(shape):
         torch.testing.assert_close(net(x_BCTHW), naive(net.state_dict(), x_BCTHW), rtol=1e-9, atol=1e-11)
 
 
-def test_padding_and_pooling_are_tensorflows_for_every_size():
+def test_padding_and_pooling_equal_tensorflow_for_every_size():
     for kernel, stride in ((7, 2), (3, 2), (2, 2), (3, 1), (1, 2), (1, 1)):
         for size in range(1, 20):
             x = torch.rand(1, 2, size, size, size)
@@ -103,7 +103,7 @@ def test_padding_and_pooling_are_tensorflows_for_every_size():
             assert torch.equal(pool(x), F.max_pool3d(padded, kernel, stride))
 
 
-def test_the_last_mean_is_the_published_one_where_that_exists():
+def test_last_mean_equals_the_published_one_if_it_exists():
     for sizes in ((2, 7, 7), (5, 7, 8)):
         x_BCTHW = torch.rand(1, 2, *sizes)
         assert torch.equal(window_mean(x_BCTHW), F.avg_pool3d(x_BCTHW, (2, 7, 7), stride=1))

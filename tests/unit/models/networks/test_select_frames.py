@@ -1,4 +1,4 @@
-"""What the first layer sees, made before the forward pass: the same logits, and the loader's clips can go."""
+"""Selection before the forward pass gives the same logits and frees the loader's clips."""
 
 import weakref
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ def build(**changes):
 
 
 @pytest.mark.parametrize("changes", [{}, {"network": "s3d", "base_channels": 64}])
-def test_the_logits_are_those_of_the_clips(changes):
+def test_selected_frames_give_the_logits_of_the_clips(changes):
     model = build(**changes).eval()
     seen = select_frames(model, clips())
     assert isinstance(seen, SelectedFrames)
@@ -40,12 +40,12 @@ def test_the_logits_are_those_of_the_clips(changes):
         assert torch.equal(model(seen), model(clips()))
 
 
-def test_a_network_without_its_own_sight_gets_the_clips():
+def test_network_without_select_gets_the_clips():
     clips_BTCHW = clips()
     assert select_frames(TinyNet(), clips_BTCHW) is clips_BTCHW
 
 
-def test_the_step_lets_the_larger_clips_go_before_the_forward_pass():
+def test_step_frees_the_larger_clips_before_the_forward_pass():
     model = build()
     alive, made = [], []
 

@@ -33,8 +33,8 @@ def network(request):
 
 
 @pytest.mark.parametrize(("name", "frames", "size"), [("r3d_18", 5, 24), ("s3d", 13, 64)])
-def test_logits_are_torchvisions(name, frames, size):
-    """Normalised by torchvision's transform. Its S3D takes 209 pixels at least: here with a smaller last window."""
+def test_logits_equal_torchvisions(name, frames, size):
+    """Torchvision's transform normalises. Its S3D takes at least 209 pixels; here its last window is smaller."""
     torch.manual_seed(0)
     reference = torchvision.models.get_model(name, num_classes=5).eval()
     model = build_video_network(config(name)).eval()
@@ -48,7 +48,7 @@ def test_logits_are_torchvisions(name, frames, size):
         torch.testing.assert_close(model(clips_BTCHW / 255), model(clips_BTCHW), rtol=1e-4, atol=1e-5)
 
 
-def test_i3d_wants_minus_one_to_one():
+def test_i3d_takes_values_from_minus_one_to_one():
     model = build_video_network(config("i3d"))
     seen = []
     model.net.Conv3d_1a_7x7.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
@@ -69,7 +69,7 @@ def step(model):
 
 @pytest.mark.parametrize("recompute", ["stage", pytest.param("block", marks=pytest.mark.slow)])
 def test_recomputation_changes_nothing(network, recompute):
-    """Gradients, dropout's draws and statistics, the same bits; and parameters keep their only name."""
+    """Gradients, dropout and statistics are the same bit for bit, and parameters keep their only name."""
     name, model = network
     plain, again = copy.deepcopy(model), build_recogniser(config(name, dropout=0.5), recompute)
     again.load_state_dict(model.state_dict())
@@ -79,7 +79,7 @@ def test_recomputation_changes_nothing(network, recompute):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_recomputation_keeps_the_clip_as_bytes_and_what_units_start_from():
+def test_recomputation_keeps_the_clip_as_bytes_and_the_inputs_of_units():
     sizes = {}
 
     def pack(tensor):
@@ -107,8 +107,8 @@ def test_a_whole_file_loads_unchanged(network, tmp_path):
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-def test_a_classifier_for_other_classes_is_left_aside_and_said(network, tmp_path):
-    """Published files of before torch 0.4.1 lack the batch counters, too."""
+def test_classifier_with_other_classes_is_not_loaded_and_warns(network, tmp_path):
+    """Published files from before torch 0.4.1 also lack the batch counters."""
     name, model = network
     path = tmp_path / "weights.pt"
     state = {key: value for key, value in model.net.state_dict().items() if not key.endswith("num_batches_tracked")}
@@ -124,7 +124,7 @@ def test_a_classifier_for_other_classes_is_left_aside_and_said(network, tmp_path
             assert torch.equal(value, state[key]), key
 
 
-def test_files_of_another_network_are_told(tmp_path):
+def test_files_of_another_network_are_refused(tmp_path):
     path = tmp_path / "weights.pt"
     state = build_recogniser(config("i3d")).net.state_dict()
     torch.save(state, path)
@@ -171,6 +171,6 @@ def test_keys_without_effect_are_refused(changes, words):
 
 
 @pytest.mark.parametrize("network_name", NETWORKS)
-def test_the_other_keys_are_taken_as_they_are(network_name):
+def test_other_keys_are_accepted(network_name):
     settings = Settings.model_validate({"model": {"network": network_name, "num_frames": 8}})
     assert settings.training.recompute == "block"

@@ -1,4 +1,4 @@
-"""Weights from a file: they arrive, and every wrong file is told in one line."""
+"""Weights load from a file, and every wrong file is refused in one line."""
 
 import random
 import re
@@ -34,7 +34,7 @@ def test_torchvision_weights_load(tmp_path):
     assert torch.equal(backbone.get_submodule("layer3")[1].conv2.weight, reference.layer3[1].conv2.weight)
 
 
-def test_files_that_hold_no_weights(small, tmp_path):
+def test_files_without_weights_are_refused(small, tmp_path):
     path = tmp_path / "weights.pt"
     fails_with(small, path, "No such file")
     fails_with(small, tmp_path, "Is a directory")
@@ -45,7 +45,7 @@ def test_files_that_hold_no_weights(small, tmp_path):
     fails_with(small, path, "list")
 
 
-def test_every_truncation_and_any_bytes_are_told(small, tmp_path):
+def test_truncated_and_random_files_are_refused(small, tmp_path):
     path = tmp_path / "weights.pt"
     torch.save({"a": torch.zeros(300), "b": {"c": [1.0, "x"]}}, path)
     whole = path.read_bytes()
@@ -57,8 +57,8 @@ def test_every_truncation_and_any_bytes_are_told(small, tmp_path):
                 read_tensor_file(path, "test")
 
 
-def test_a_single_wrong_bit_of_any_tensor_is_told(small, tmp_path):
-    """Which torch reads without a word: the checksums of the archive are ours to compare."""
+def test_single_wrong_bit_of_any_tensor_is_refused(small, tmp_path):
+    """Torch reads such a file without an error, so the archive's checksums are compared here."""
     path = tmp_path / "weights.pt"
     state = {name: torch.full((100,), 7.0 + number) for number, name in enumerate("abc")}
     torch.save(state, path)
@@ -76,7 +76,7 @@ def test_a_single_wrong_bit_of_any_tensor_is_told(small, tmp_path):
 
 
 def test_no_wrong_bit_changes_a_tensor(tmp_path):
-    """Wherever it is: refused, or of no consequence (padding, dates of the archive)."""
+    """Any wrong bit is refused, or has no effect (padding, dates of the archive)."""
     path = tmp_path / "weights.pt"
     state = {"a": torch.arange(50.0), "b": torch.arange(30)}
     torch.save(state, path)
@@ -96,13 +96,13 @@ def test_no_wrong_bit_changes_a_tensor(tmp_path):
         assert all(torch.equal(value, state[name]) for name, value in found.items()), place
 
 
-def test_a_file_of_old_torch_has_no_checksums_and_is_read(tmp_path):
+def test_file_of_old_torch_without_checksums_is_read(tmp_path):
     path = tmp_path / "weights.pt"
     torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
     assert torch.equal(read_tensor_file(path, "test")["a"], torch.ones(3))
 
 
-def test_weights_of_another_network(small, tmp_path):
+def test_weights_of_another_network_are_refused(small, tmp_path):
     path = tmp_path / "weights.pt"
     state = small.state_dict()
     torch.save(FrameBackbone("resnet18", 16, 4).state_dict(), path)

@@ -1,4 +1,4 @@
-"""Advice for machines that are made up, and for this one: what is chosen, that it is valid, and that it fits."""
+"""Advice for invented machines and for this one: the choices, their validity, and that they fit."""
 
 import io
 import shlex
@@ -38,7 +38,7 @@ def chosen(advice):
     return {one.key: one.value for one in advice}
 
 
-def test_the_reference_on_a_laptop_with_a_gpu():
+def test_reference_setting_is_fitted_to_a_laptop_with_a_gpu():
     """3.2 of 4 GiB hold 200 + 16 x 150 MiB and not 32; seven processes are one less than the cores."""
     advice = fit_machine(Settings(), LAPTOP, clips=1000, need=NEED)
     assert chosen(advice) == {
@@ -53,7 +53,7 @@ def test_the_reference_on_a_laptop_with_a_gpu():
     assert all(one.why for one in advice)
 
 
-def test_a_small_machine_without_a_gpu_shrinks_the_cache_before_the_batch():
+def test_small_machine_without_a_gpu_shrinks_the_cache_before_the_batch():
     small = Machine(cores=2, ram_free_bytes=1 * GIB, ram_limit_bytes=2 * GIB)
     got = chosen(fit_machine(Settings(), small, clips=1000, need=StepNeed(100 * MIB, 80 * MIB)))
     assert "training.batch_size" not in got  # 8: 740 MiB of 819; never more than was set: it is no faster on a CPU
@@ -67,14 +67,14 @@ def test_a_small_machine_without_a_gpu_shrinks_the_cache_before_the_batch():
     assert got["model.enable_feature_caching"] is False
 
 
-def test_what_does_not_fit_at_all_is_told():
+def test_advice_states_when_not_even_one_clip_fits():
     advice = fit_machine(Settings(), LAPTOP, None, StepNeed(8 * GIB, GIB))
     (batch,) = [one for one in advice if one.key == "training.batch_size"]
     assert batch.value == 1
     assert batch.why.endswith("more than the free 3.20 GiB: see --symptom oom")
 
 
-def test_an_optimizer_in_backward_keeps_its_batch():
+def test_optimizer_in_backward_keeps_its_batch():
     changes = {"training__gradient_accumulation_steps": 1, "training__gradient_clip_norm": None}
     got = chosen(fit_machine(setting(training__optimizer_in_backward=True, **changes), LAPTOP, None, NEED))
     assert not [key for key in got if key.startswith("training.")]
@@ -100,7 +100,7 @@ needs = st.one_of(st.none(), st.builds(StepNeed, st.integers(0, 4 * GIB), st.int
 
 @settings(deadline=None)
 @given(starts, machines, st.one_of(st.none(), st.integers(0, 30_000)), needs)
-def test_whatever_the_machine_the_advice_is_valid_fits_and_keeps_the_effective_batch(before, machine, clips, need):
+def test_advice_is_valid_fits_and_keeps_the_effective_batch_on_any_machine(before, machine, clips, need):
     after = apply_advice(before, fit_machine(before, machine, clips, need))
     training, data = after.training, after.data
     assert training.effective_batch == before.training.effective_batch
@@ -123,7 +123,7 @@ def test_whatever_the_machine_the_advice_is_valid_fits_and_keeps_the_effective_b
         ({"asimd", "bf16"}, None),
     ],
 )
-def test_a_slow_cpu_is_told_by_its_flags_whether_bf16_costs_time(flags, words):
+def test_cpu_flags_decide_whether_bf16_costs_time(flags, words):
     cpu = Machine(cores=2, ram_free_bytes=8 * GIB, ram_limit_bytes=8 * GIB, cpu_flags=frozenset(flags))
     slow = {one.key: one for one in cure("slow", setting(), cpu)}
     oom = {one.key: one for one in cure("oom", setting(training__precision="fp32"), cpu)}
@@ -138,7 +138,7 @@ def test_a_slow_cpu_is_told_by_its_flags_whether_bf16_costs_time(flags, words):
 
 @settings(deadline=None, max_examples=30)
 @given(starts, machines, st.sampled_from(["oom", "ram", "slow"]))
-def test_cures_can_be_repeated_until_none_is_left(now, machine, symptom):
+def test_cures_can_be_repeated_until_no_step_is_left(now, machine, symptom):
     effective = now.training.effective_batch
     for _ in range(30):
         advice = cure(symptom, now, machine)
@@ -157,15 +157,15 @@ def test_cures_can_be_repeated_until_none_is_left(now, machine, symptom):
     ("machine", "precision", "advised_type"),
     [(NO_GPU, "fp16", "fp32"), (NO_GPU, "fp32", None), (NO_GPU, "tf32", None), (LAPTOP, "fp16", None)],
 )
-def test_fp16_is_slow_where_there_is_no_gpu(machine, precision, advised_type):
-    """Whatever the processor has: it was measured on one with avx512_fp16."""
+def test_fp16_is_slow_without_a_gpu(machine, precision, advised_type):
+    """This holds for every processor; it was measured on one with avx512_fp16."""
     slow = {one.key: one for one in cure("slow", setting(training__precision=precision), machine)}
     assert (slow["training.precision"].value if "training.precision" in slow else None) == advised_type
     if advised_type:
         assert "fp16" in slow["training.precision"].why
 
 
-def test_at_one_clip_nothing_is_said_of_halving():
+def test_halving_is_not_advised_at_one_clip():
     two = setting(training__batch_size=2, training__dynamic_batch_size=True)
     assert chosen(cure("oom", two, LAPTOP))["training.batch_size"] == 1
     assert "training.dynamic_batch_size" not in chosen(cure("oom", two, LAPTOP))
@@ -173,7 +173,7 @@ def test_at_one_clip_nothing_is_said_of_halving():
     assert chosen(cure("oom", four, LAPTOP))["training.dynamic_batch_size"] is True
 
 
-def test_every_part_that_has_a_twin_with_fewer_bytes_is_named():
+def test_every_part_with_a_memory_efficient_form_is_named():
     last = setting(training__batch_size=1, model__stem="split")
     assert not cure("oom", last, LAPTOP)
     parts = {"model__max_pool": "plain", "model__temporal_shift": "plain", "model__attention": "dense"}
@@ -181,7 +181,7 @@ def test_every_part_that_has_a_twin_with_fewer_bytes_is_named():
     assert apply_advice(worse, cure("oom", worse, LAPTOP)) == last
 
 
-def test_out_of_memory_does_what_the_page_says():
+def test_out_of_memory_advice_follows_the_documentation():
     """Reduce batch size, increase gradient accumulation steps, enable mixed precision."""
     got = chosen(cure("oom", setting(training__precision="fp32"), LAPTOP))
     assert got["training.batch_size"] == 4
@@ -191,7 +191,7 @@ def test_out_of_memory_does_what_the_page_says():
     assert (odd["training.batch_size"], odd["training.gradient_accumulation_steps"]) == (3, 3)
 
 
-def test_high_ram_use_does_what_the_page_says():
+def test_high_ram_advice_follows_the_documentation():
     """Reduce number of workers, decrease cache sizes, enable memory tracking."""
     before = setting(data__num_workers=4, training__enable_memory_tracking=False)
     assert chosen(cure("ram", before, LAPTOP)) == {
@@ -200,7 +200,7 @@ def test_high_ram_use_does_what_the_page_says():
     }  # fmt: skip
 
 
-def test_slow_training_does_what_the_page_says():
+def test_slow_training_advice_follows_the_documentation():
     """Adjust chunk sizes, optimize data loading, balance memory vs. speed."""
     before = setting(data__chunk_size=4, data__num_workers=0, model__enable_feature_caching=False)
     got = chosen(cure("slow", before, LAPTOP, clips=100))
@@ -220,9 +220,11 @@ def tiny_arguments(*more):
     return [*[word for pair in TINY for word in ("--set", pair)], *map(str, more)]
 
 
-def test_a_step_is_measured():
-    """A clip of 8 x 112 x 112 keeps the stem's convolution and its norm, 8 x 16 x 56 x 56 fp32 numbers each, at least;
-    and memory that the C library holds free does not hide it."""
+def test_measured_step_has_plausible_bytes():
+    """A clip of 8 x 112 x 112 keeps at least the outputs of the stem's convolution and norm.
+
+    Each has 8 x 16 x 56 x 56 fp32 numbers. Free memory that the C library holds does not hide them.
+    """
     held = [torch.empty(2**16, dtype=torch.uint8) for _ in range(1000)]
     del held
     small = setting(
@@ -235,7 +237,7 @@ def test_a_step_is_measured():
     assert need.bytes_for(3) - need.bytes_for(1) == 2 * need.per_clip_bytes
 
 
-def test_a_step_that_does_not_fit_is_one_line(monkeypatch, capsys):
+def test_step_that_does_not_fit_prints_one_line_with_the_cure(monkeypatch, capsys):
     def allocate(*_):
         return torch.empty(2**50, dtype=torch.uint8)
 
@@ -251,7 +253,7 @@ def test_a_step_that_does_not_fit_is_one_line(monkeypatch, capsys):
     assert sorted(words[2:]) == sorted(arguments), "it advises about the setting that did not fit"
 
 
-def test_the_command_prints_why_and_the_command_that_does_it(tmp_path, capsys, monkeypatch):
+def test_advisor_prints_the_reasons_and_a_working_training_command(tmp_path, capsys, monkeypatch):
     out = tmp_path / "advised.yml"
     monkeypatch.setattr(Machine, "current", lambda: LAPTOP)
     monkeypatch.setattr(advisor, "advise", lambda *_: fit_machine(Settings(), LAPTOP, None, NEED))
@@ -270,16 +272,16 @@ def test_the_command_prints_why_and_the_command_that_does_it(tmp_path, capsys, m
 
 
 @pytest.mark.parametrize("symptom", ["oom", "ram", "slow"])
-def test_what_the_command_says_can_be_said_to_the_training(symptom, capsys):
-    """The words of the last line, read back by the parser of ``--set``, are the advised setting."""
+def test_printed_pairs_are_accepted_by_the_trainer(symptom, capsys):
+    """The last line, read by the parser of ``--set``, gives the advised setting."""
     assert advisor.main(tiny_arguments("--symptom", symptom)) == 0
     words = shlex.split(capsys.readouterr().out.splitlines()[-1])
     pairs = [word for option, word in pairwise(words) if option == "--set"]
     assert load_settings(advisor.DEFAULT_CONFIG, parse_overrides(pairs))
 
 
-def test_what_names_the_setting_to_the_trainer_names_it_here_and_in_the_command(tmp_path, capsys, monkeypatch):
-    """From any directory; the printed command needs no further word."""
+def test_advisor_takes_the_options_of_the_trainer_and_prints_them(tmp_path, capsys, monkeypatch):
+    """The advisor works in any directory, and the printed command needs no other argument."""
     clips = {f"{split}{label}": (split, gloss) for split in ("train", "val") for label, gloss in enumerate("ab")}
     for name in clips:
         write_video(tmp_path / "data" / "videos" / f"{name}.mp4", 4)
@@ -305,17 +307,17 @@ def test_what_names_the_setting_to_the_trainer_names_it_here_and_in_the_command(
         (["--set", "data.dir=/nowhere"], "/nowhere"),
     ],
 )
-def test_mistakes_are_one_line(arguments, words, capsys):
+def test_user_errors_print_one_line(arguments, words, capsys):
     assert advisor.main([*arguments, "--no-measure"]) == 2
     assert words in capsys.readouterr().err
 
 
-def test_nothing_to_change_is_said():
+def test_advisor_prints_when_there_is_nothing_to_change():
     file = io.StringIO()
     advisor.show([], LAPTOP, file)
     assert file.getvalue().endswith("nothing to change\n")
 
 
 @given(st.one_of(st.none(), st.booleans(), st.integers(), st.sampled_from(["fp32", "block", "none"])))
-def test_values_are_spelled_as_yaml_reads_them(value):
+def test_values_are_written_as_yaml_reads_them(value):
     assert yaml.safe_load(advisor.yaml_text(value)) == value

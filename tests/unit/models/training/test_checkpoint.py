@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and files that are refused."""
+"""Checkpoint files that are complete or absent, and files that are refused."""
 
 import random
 import resource
@@ -29,7 +29,7 @@ def saved(path, model=None):
     return path
 
 
-def test_round_trip(tmp_path):
+def test_checkpoint_round_trip_restores_progress_and_weights(tmp_path):
     torch.manual_seed(0)
     model = TinyNet()
     path = saved(tmp_path / "new" / "c.pt", model)
@@ -39,7 +39,7 @@ def test_round_trip(tmp_path):
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
 
 
-def test_random_numbers_continue(tmp_path):
+def test_random_numbers_continue_from_a_checkpoint(tmp_path):
     path = saved(tmp_path / "c.pt")
     expected = (torch.rand(3), random.random())
     random.seed(1)
@@ -51,7 +51,7 @@ def test_random_numbers_continue(tmp_path):
     assert random_state()["cuda"] == [] or torch.cuda.is_available()
 
 
-def test_the_file_holds_nothing_that_needs_code(tmp_path):
+def test_file_holds_nothing_that_needs_code(tmp_path):
     content = torch.load(saved(tmp_path / "c.pt"), weights_only=True)
     assert set(content) == {
         "format",
@@ -65,7 +65,7 @@ def test_the_file_holds_nothing_that_needs_code(tmp_path):
     }
 
 
-def test_an_earlier_file_survives_a_failed_write(tmp_path):
+def test_earlier_file_survives_a_failed_write(tmp_path):
     path = saved(tmp_path / "c.pt")
     before = path.read_bytes()
 
@@ -79,21 +79,21 @@ def test_an_earlier_file_survives_a_failed_write(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
+def test_path_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot write"):
         saved(tmp_path / "file" / "c.pt")
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, -1])
-def test_truncated(tmp_path, keep):
+def test_truncated_file_is_refused(tmp_path, keep):
     path = saved(tmp_path / "c.pt")
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ConfigError, match=r"c\.pt is truncated or not a file of tensors"):
         load_checkpoint(path, {"model": TinyNet()}, IDENTITY)
 
 
-def test_a_checkpoint_with_a_wrong_bit_is_refused_and_loads_nothing(tmp_path):
+def test_checkpoint_with_a_wrong_bit_is_refused_and_loads_nothing(tmp_path):
     model, other = TinyNet(), TinyNet()
     path = saved(tmp_path / "c.pt", model)
     content = bytearray(path.read_bytes())
@@ -109,7 +109,7 @@ def test_a_checkpoint_with_a_wrong_bit_is_refused_and_loads_nothing(tmp_path):
 @pytest.mark.parametrize(
     "content", [{}, {"conv.weight": torch.zeros(1)}, {"format": "slr-recogniser-checkpoint", "schema": 3}]
 )
-def test_foreign(tmp_path, content):
+def test_foreign_file_is_refused(tmp_path, content):
     path = tmp_path / "c.pt"
     torch.save(content, path)
     with pytest.raises(ConfigError, match="not written by this trainer"):
@@ -118,7 +118,7 @@ def test_foreign(tmp_path, content):
 
 @contextmanager
 def disk_full_after(size_bytes):
-    """No file of this process grows further: the write in between comes back short, the next one fails."""
+    """Limit file sizes of this process: the write at the limit returns short, the next one fails."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
     try:
@@ -128,8 +128,8 @@ def disk_full_after(size_bytes):
 
 
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.9, 0.999])
-def test_a_disk_that_fills_while_saving_spares_the_earlier_checkpoint(tmp_path, part):
-    """With torch's own writer, which turns the system's error into one of its own."""
+def test_full_disk_while_saving_keeps_the_earlier_checkpoint(tmp_path, part):
+    """Torch's writer turns the system's error into one of its own."""
     torch.manual_seed(0)
     model = TinyNet()
     path = saved(tmp_path / "c.pt", model)
@@ -141,8 +141,8 @@ def test_a_disk_that_fills_while_saving_spares_the_earlier_checkpoint(tmp_path, 
     load_checkpoint(path, {"model": TinyNet()}, IDENTITY)
 
 
-def whole(**changes):
-    """A whole setting as checkpoints carry it; ``model__dropout=0.5`` changes one key."""
+def whole_setting(**changes):
+    """Return a whole setting as checkpoints hold it; ``model__dropout=0.5`` changes one key."""
     sections = {}
     for key, value in changes.items():
         section, name = key.split("__")
@@ -150,9 +150,9 @@ def whole(**changes):
     return Settings.model_validate(sections).model_dump(mode="json")
 
 
-def test_the_whole_setting_is_carried_and_reads_back(tmp_path):
+def test_whole_setting_is_saved_and_reads_back(tmp_path):
     path = tmp_path / "c.pt"
-    save_checkpoint(path, {"model": TinyNet()}, TrainingIdentity(whole(model__num_classes=7), 9), {})
+    save_checkpoint(path, {"model": TinyNet()}, TrainingIdentity(whole_setting(model__num_classes=7), 9), {})
     content = torch.load(path, weights_only=True)
     assert content["schema"] == 2
     assert Settings.model_validate(content["settings"]).model.num_classes == 7
@@ -169,18 +169,20 @@ def test_the_whole_setting_is_carried_and_reads_back(tmp_path):
         ({"training__dynamic_batch_size": True, "training__recompute": "stage", "model__weights": "x.pt"}, None),
     ],
 )
-def test_a_setting_that_trains_otherwise_is_refused_and_one_that_only_saves_memory_is_not(tmp_path, change, words):
+def test_resume_refuses_settings_that_change_weights_and_accepts_those_that_save_memory(tmp_path, change, words):
     path = tmp_path / "c.pt"
-    save_checkpoint(path, {"model": TinyNet()}, TrainingIdentity(whole(), 9), {"epoch": 2})
+    save_checkpoint(path, {"model": TinyNet()}, TrainingIdentity(whole_setting(), 9), {"epoch": 2})
     if words is None:
-        assert load_checkpoint(path, {"model": TinyNet()}, TrainingIdentity(whole(**change), 9))[0] == {"epoch": 2}
+        assert load_checkpoint(path, {"model": TinyNet()}, TrainingIdentity(whole_setting(**change), 9))[0] == {
+            "epoch": 2
+        }
         return
     with pytest.raises(ConfigError, match=words):
-        load_checkpoint(path, {"model": TinyNet()}, TrainingIdentity(whole(**change), 9))
+        load_checkpoint(path, {"model": TinyNet()}, TrainingIdentity(whole_setting(**change), 9))
 
 
-def test_other_clips_are_refused_and_unknown_ones_are_not(tmp_path):
-    """A checkpoint from before the fingerprint was kept says nothing, and so does a caller without a directory."""
+def test_other_clips_are_refused_and_unknown_clips_are_accepted(tmp_path):
+    """Old checkpoints have no fingerprint, and neither has a caller without a directory."""
     path = tmp_path / "c.pt"
     known, other, unknown = (TrainingIdentity(CONFIG, 9, fingerprint) for fingerprint in ("ab", "cd", None))
     save_checkpoint(path, {"model": TinyNet()}, known, {"epoch": 1})
@@ -203,7 +205,7 @@ OLD_CONFIG = {
     "warmup_fraction": 0.1, "label_smoothing": 0.1, "gradient_clip_norm": 5.0, "seed": 0,
     "enable_memory_tracking": False, "memory_warning_threshold": 0.9, "memory_critical_threshold": 0.95,
 }  # fmt: skip
-"""The training section as schema 1 wrote it."""
+"""Return the training section as schema 1 wrote it."""
 
 
 def old_checkpoint(path):
@@ -215,7 +217,7 @@ def old_checkpoint(path):
     return path
 
 
-def test_a_checkpoint_of_schema_1_is_read_and_a_key_younger_than_it_had_its_default(tmp_path):
+def test_schema_1_is_read_and_newer_keys_count_with_their_defaults(tmp_path):
     path = old_checkpoint(tmp_path / "c.pt")
     assert load_checkpoint(path, {"model": TinyNet()}, IDENTITY)[0] == {"epoch": 1}
     with pytest.raises(ConfigError, match=r"made with training\.channels_last=False, now it is True"):
@@ -224,7 +226,7 @@ def test_a_checkpoint_of_schema_1_is_read_and_a_key_younger_than_it_had_its_defa
         )
 
 
-def test_a_file_of_ours_that_lacks_something(tmp_path):
+def test_checkpoint_with_missing_entries_is_refused(tmp_path):
     path = saved(tmp_path / "c.pt")
     content = torch.load(path, weights_only=True)
     del content["progress"]

@@ -1,4 +1,4 @@
-"""Trainings in which memory runs out at a size that the test sets: what is stepped, on which clips, to what weights."""
+"""Trainings that run out of memory at a size set by the test: their micro-batches, clips and weights."""
 
 import gc
 import io
@@ -15,12 +15,12 @@ from models.training.efficient_trainer import TrainingInterrupted
 from models.training.optimization import steps_per_epoch
 
 CLIPS = 22
-"""Loaded eight at a time, two batches a step: windows of 16 and 6."""
+"""Clips are loaded eight at a time, two batches per step, so windows have 16 and 6 clips."""
 
 
 @pytest.fixture(autouse=True, scope="module")
-def a_light_collector():
-    """A full collection after each failed attempt looks at all that pytest has imported: 0.7 s otherwise."""
+def light_collector():
+    """Keep what pytest imported out of the collection after each failed attempt, which would take 0.7 s."""
     gc.collect()
     gc.freeze()
     yield
@@ -28,7 +28,7 @@ def a_light_collector():
 
 
 class Memory:
-    """Lets ``room`` clips into a forward pass; more end like a real allocation that fails, in the middle of things."""
+    """Memory for ``room`` clips per forward pass; more clips fail like a real allocation."""
 
     def __init__(self, room=1000, in_backward=False):
         self.room, self.in_backward, self.sizes = room, in_backward, []
@@ -70,7 +70,7 @@ def assert_same_weights(a, b, **tolerance):
 
 
 def started_at(size, **changes):
-    """An uninterrupted training that uses micro-batches of ``size`` from the start."""
+    """Return a trainer that uses micro-batches of ``size`` from the start."""
     subject = trainer(**changes)
     subject.micro_batches.micro_batch.size = size
     subject.micro_batches.micro_batch.grow_after_steps = 1000
@@ -78,8 +78,8 @@ def started_at(size, **changes):
 
 
 @pytest.mark.parametrize("in_backward", [False, True])
-def test_after_an_out_of_memory_the_step_is_taken_anew_as_if_it_had_begun_so(in_backward):
-    """Dropout and batch norm are in it: random numbers, running statistics, momentum and weights agree bit by bit."""
+def test_step_after_out_of_memory_equals_one_with_small_micro_batches(in_backward):
+    """Random numbers, running statistics, momentum and weights agree bit for bit, with dropout and batch norm."""
     memory = Memory(room=3, in_backward=in_backward)
     subject = memory.watch(trainer())
     history = fit(subject)
@@ -91,8 +91,8 @@ def test_after_an_out_of_memory_the_step_is_taken_anew_as_if_it_had_begun_so(in_
     assert [event.micro_batch for event in events(subject)] == [4, 2]
 
 
-def test_memory_that_runs_out_after_gradients_were_added_up():
-    """The second batch of the first window is the one that fails: the gradient of the first is dropped with it."""
+def test_gradients_of_a_failed_attempt_are_dropped():
+    """The second batch of the first window fails; the gradient of the first batch is dropped with it."""
     memory = Memory(in_backward=True)
 
     class Shrinking(TinyLoader):
@@ -110,8 +110,8 @@ def test_memory_that_runs_out_after_gradients_were_added_up():
     assert_same_weights(subject, expected)
 
 
-def test_no_clip_is_lost_or_seen_twice_and_the_weights_are_those_of_the_whole_batch():
-    """Without norm over clips and dropout, the micro-batch changes nothing but rounding."""
+def test_halving_loses_and_repeats_no_clip_and_keeps_the_weights():
+    """Without batch norm and dropout the micro-batch changes only rounding."""
     seen = []
 
     plain, shrunk = trainer(norm=False, dropout=0.0, epochs=1), trainer(norm=False, dropout=0.0, epochs=1)
@@ -129,7 +129,7 @@ def test_no_clip_is_lost_or_seen_twice_and_the_weights_are_those_of_the_whole_ba
     assert_same_weights(shrunk, plain, rtol=1e-4, atol=1e-6)
 
 
-def test_it_grows_back_and_each_change_is_an_event(tmp_path):
+def test_micro_batch_grows_back_and_each_change_is_an_event(tmp_path):
     memory, console = Memory(room=4), Console(file=io.StringIO(), width=300)
     subject = memory.watch(trainer(epochs=4))
     subject.micro_batches.micro_batch.grow_after_steps = 3
@@ -149,7 +149,7 @@ def test_it_grows_back_and_each_change_is_an_event(tmp_path):
     assert [line for line in lines if "micro-batch" in line] == [event["text"] for event in saved]
 
 
-def test_it_does_not_grow_into_full_memory():
+def test_micro_batch_does_not_grow_into_full_memory():
     memory = Memory(room=4)
     subject = memory.watch(trainer())
     subject.micro_batches.micro_batch.grow_after_steps = 1
@@ -159,15 +159,15 @@ def test_it_does_not_grow_into_full_memory():
 
 
 @pytest.mark.parametrize("changes", [{}, {"dynamic_batch_size": False}])
-def test_where_it_cannot_or_may_not_shrink_the_error_comes_through(changes):
+def test_out_of_memory_is_raised_if_the_micro_batch_cannot_or_may_not_shrink(changes):
     memory = Memory(room=0)
     with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"):
         fit(memory.watch(trainer(**changes)))
     assert memory.sizes == ([8, 4, 2, 1] if not changes else [8])
 
 
-def test_memory_that_runs_out_in_the_update_is_not_tried_again():
-    """Half of the weights may have moved."""
+def test_out_of_memory_in_the_update_is_not_repeated():
+    """Some of the weights may have moved already."""
     subject = trainer()
     subject.stepper.optimizer.step = lambda *_: torch.empty(2**50, dtype=torch.uint8)
     with pytest.raises(RuntimeError, match="can't allocate memory"):
@@ -175,7 +175,7 @@ def test_memory_that_runs_out_in_the_update_is_not_tried_again():
     assert events(subject) == []
 
 
-def test_validation_that_does_not_fit_is_cut_too():
+def test_validation_that_does_not_fit_is_halved_too():
     subject, expected = trainer(norm=False), started_at(4, norm=False)
     sizes = []
 
@@ -207,7 +207,7 @@ def test_resume_is_exact_with_a_micro_batch_that_shrank(tmp_path, steps):
 
 
 class Shedding(TinyLoader):
-    """Has a cache and two processes to give."""
+    """A loader that can give back a cache and two processes."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -224,8 +224,8 @@ class Shedding(TinyLoader):
         return super().batches(first)
 
 
-def test_full_memory_sheds_then_halves_and_the_training_is_that_of_smaller_micro_batches():
-    """Eight epochs of two steps; an action, then five readings of rest."""
+def test_full_memory_sheds_then_halves_and_keeps_the_weights():
+    """Eight epochs have two steps each; each action is followed by five readings without one."""
     percents = [91] * 7 + [96] * 6 + [50] * 3
     loader = Shedding(CLIPS, 8)
     subject = trainer(norm=False, dropout=0.0, epochs=8, dynamic_batch_size=False, loader=loader)
@@ -244,7 +244,7 @@ def test_full_memory_sheds_then_halves_and_the_training_is_that_of_smaller_micro
     assert_same_weights(subject, plain, rtol=1e-4, atol=1e-6)
 
 
-def test_with_an_optimizer_in_backward_full_memory_is_told_only():
+def test_optimizer_in_backward_only_prints_advice_on_full_memory():
     config = {"optimizer_in_backward": True, "gradient_accumulation_steps": 1, "gradient_clip_norm": None}
     subject = trainer(dynamic_batch_size=False, epochs=1, **config)
     subject.micro_batches.tracker, console = fake_tracker(lambda: 96), Console(file=io.StringIO(), width=300)
@@ -253,12 +253,12 @@ def test_with_an_optimizer_in_backward_full_memory_is_told_only():
     assert "memory critical: RAM is 96 % full" in console.file.getvalue()
 
 
-def test_nothing_to_halve_is_a_warning():
+def test_batch_size_of_one_warns_that_nothing_can_be_halved():
     with pytest.warns(UserWarning, match=r"nothing to halve at training\.batch_size: 1; use a larger"):
         trainer(batch_size=1)
 
 
-def test_a_signal_that_comes_while_the_step_is_taken_anew_saves_the_step(tmp_path):
+def test_signal_during_a_repeated_step_saves_that_step(tmp_path):
     subject = Memory(room=4).watch(trainer())
     with pytest.raises(TrainingInterrupted):
         fit(interrupt_after(subject, 1, signal.SIGINT), tmp_path)

@@ -1,4 +1,4 @@
-"""Whole trainings on a tiny network: exact resume, interruption, divergence, what is written and shown."""
+"""Whole trainings on a tiny network: exact resume, interruption, divergence, files and screen output."""
 
 import io
 import json
@@ -51,8 +51,8 @@ def untimed(history):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 9])
-def test_an_interrupted_training_ends_with_the_uninterrupted_weights(uninterrupted, tmp_path, steps):
-    """In the middle of an epoch (1, 2, 4), after its last step (3), after the very last one (9)."""
+def test_interrupted_training_ends_with_the_uninterrupted_weights(uninterrupted, tmp_path, steps):
+    """The signal arrives within an epoch (1, 2, 4), after its last step (3), or after the last step of all (9)."""
     with pytest.raises(TrainingInterrupted):
         fit(interrupt_after(trainer(), steps), tmp_path)
     torch.rand(5)  # the second process's random numbers stand elsewhere
@@ -79,8 +79,8 @@ def test_resume_at_an_epoch_boundary_is_exact(uninterrupted, tmp_path):
     assert same_weights(resumed, uninterrupted[0])
 
 
-def test_a_signal_in_validation_ends_it_and_resuming_validates_anew(uninterrupted, tmp_path):
-    """Not the whole of it: who ends a training may not wait that long before killing it."""
+def test_signal_in_validation_ends_it_and_resuming_validates_again(uninterrupted, tmp_path):
+    """The rest is skipped, because whoever ends a training may kill it before a long validation is over."""
     first = trainer()
     plain, seen = first.stepper.model.forward, []
 
@@ -111,7 +111,7 @@ def test_resuming_a_finished_training_trains_nothing(uninterrupted, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_end_with_their_exit_code_and_the_old_handlers_come_back(tmp_path, number, code):
+def test_signals_set_the_exit_code_and_old_handlers_are_restored(tmp_path, number, code):
     before = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
     with pytest.raises(TrainingInterrupted, match="--resume") as error:
         fit(interrupt_after(trainer(), 2, number), tmp_path)
@@ -120,12 +120,12 @@ def test_signals_end_with_their_exit_code_and_the_old_handlers_come_back(tmp_pat
     assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == before
 
 
-def test_without_an_output_directory_the_message_says_that_nothing_is_saved():
+def test_message_states_that_nothing_is_saved_without_an_output_directory():
     with pytest.raises(TrainingInterrupted, match="nothing was saved"):
         fit(interrupt_after(trainer(), 1))
 
 
-def test_metrics_file(uninterrupted, tmp_path):
+def test_metrics_file_holds_every_epoch(uninterrupted, tmp_path):
     fit(trainer(), tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["schema"] == 2
@@ -139,14 +139,14 @@ def test_metrics_file(uninterrupted, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [CHECKPOINT_NAME, "metrics.json"]
 
 
-def test_it_learns(uninterrupted):
+def test_tiny_network_learns(uninterrupted):
     subject = trainer(epochs=40)  # 12 are enough on one processor and not on another
     history = fit(subject)
     assert history[-1].val_top1 == 1.0
     assert history[-1].loss < history[0].loss
 
 
-def test_diverged_loss_names_the_clips_and_spares_the_checkpoint(tmp_path):
+def test_diverged_loss_names_the_clips_and_keeps_the_checkpoint(tmp_path):
     fit(trainer(), tmp_path)
     before = (tmp_path / CHECKPOINT_NAME).read_bytes()
     subject = trainer()
@@ -165,7 +165,7 @@ def test_diverged_loss_names_the_clips_and_spares_the_checkpoint(tmp_path):
     assert (tmp_path / CHECKPOINT_NAME).read_bytes() == before
 
 
-def test_one_micro_batch_is_alive_in_fit_too():
+def test_only_one_micro_batch_is_alive_in_fit():
     alive, seen = [], []
 
     class Watched(TinyLoader):
@@ -182,7 +182,7 @@ def test_one_micro_batch_is_alive_in_fit_too():
     assert alive == [0] * 10
 
 
-def test_no_terminal_gives_one_plain_line_an_epoch():
+def test_one_plain_line_per_epoch_without_a_terminal():
     console = quiet()
     fit(trainer(), console=console)
     lines = console.file.getvalue().strip().splitlines()
@@ -191,7 +191,7 @@ def test_no_terminal_gives_one_plain_line_an_epoch():
     assert all("\x1b" not in line and "val top-1" in line and "clips/s" in line for line in lines)
 
 
-def test_a_terminal_shows_loss_rate_speed_and_memory():
+def test_terminal_shows_loss_rate_speed_and_memory():
     console = Console(file=io.StringIO(), force_terminal=True, width=200)
     fit(trainer(enable_memory_tracking=True), console=console)
     shown = console.file.getvalue()
@@ -207,8 +207,8 @@ def test_memory_advice_is_printed_once():
     assert console.file.getvalue().count("memory warning: RAM is 92 % full") == 1
 
 
-def test_a_training_that_crashed_goes_on_from_its_last_epoch_to_the_same_weights(uninterrupted, tmp_path):
-    """No signal, no chance to save: the half epoch is trained again."""
+def test_crashed_training_resumes_from_its_last_epoch_to_the_same_weights(uninterrupted, tmp_path):
+    """A crash saves nothing, so the half epoch is trained again."""
 
     def crash(*_):
         raise KeyError("power cut")
@@ -224,18 +224,18 @@ def test_a_training_that_crashed_goes_on_from_its_last_epoch_to_the_same_weights
     assert untimed(history) == untimed(uninterrupted[1])
 
 
-def test_resuming_loads_no_batch_again_that_was_used(tmp_path):
-    asked = []
+def test_resuming_does_not_load_used_batches_again(tmp_path):
+    requests = []
 
-    class Asked(TinyLoader):
+    class RecordingLoader(TinyLoader):
         def batches(self, first=0):
-            asked.append((self.epoch, first))
+            requests.append((self.epoch, first))
             return super().batches(first)
 
     with pytest.raises(TrainingInterrupted):
         fit(interrupt_after(trainer(), 5), tmp_path)
-    fit(trainer(train=Asked(CLIPS, 4)), tmp_path, resume=True)
-    assert asked == [(1, 4), (2, 0)]
+    fit(trainer(train=RecordingLoader(CLIPS, 4)), tmp_path, resume=True)
+    assert requests == [(1, 4), (2, 0)]
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_resuming_under_other_settings_is_refused(tmp_path, changes, words):
     assert same_weights(other, untouched)
 
 
-def test_what_only_saves_memory_may_change_on_resume(tmp_path):
+def test_memory_options_may_change_on_resume(tmp_path):
     fit(trainer(), tmp_path)
     assert len(fit(trainer(recompute="none", memory_warning_threshold=0.5), tmp_path, resume=True)) == 3
 
@@ -268,12 +268,12 @@ def test_another_network_is_refused(tmp_path):
         fit(other, tmp_path, resume=True)
 
 
-def test_nothing_to_resume_from(tmp_path):
+def test_missing_checkpoint_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"cannot read .*checkpoint\.pt: No such file"):
         fit(trainer(), tmp_path, resume=True)
 
 
-def test_an_empty_split_is_told_before_the_first_step():
+def test_empty_split_is_refused_before_the_first_step():
     empty = SimpleNamespace(indices=())
     with pytest.raises(DataError, match="training split has no clips"):
         fit(trainer(train=empty))

@@ -1,4 +1,4 @@
-"""``adamw_8bit``: refused without its library, and what its state takes with it."""
+"""``adamw_8bit``: refused without its library; the size and effect of its state with it."""
 
 import sys
 from types import ModuleType
@@ -15,14 +15,14 @@ from slr_bench.errors import UnsupportedSettingError
 CONFIG = tiny_config(optimizer="adamw_8bit", learning_rate=0.01, weight_decay=0.1)
 
 
-def test_without_torchao_it_is_refused_with_the_cure(monkeypatch):
+def test_missing_torchao_is_refused_with_the_cure(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchao.optim", None)
     with pytest.raises(UnsupportedSettingError, match=r"needs the package torchao.*pip install torchao.*adamw$"):
         build_optimizer(TinyNet(), CONFIG)
 
 
 class StandIn(torch.optim.AdamW):
-    """As torchao's: keeps rates as tensors, and wants them so."""
+    """Optimizer that keeps learning rates as tensors and requires them, as torchao's does."""
 
     def add_param_group(self, group):
         super().add_param_group(group)
@@ -72,7 +72,7 @@ def stepped(optimizer_name, steps=5):
     return model, optimizer
 
 
-def test_state_takes_a_byte_a_number_and_a_scale_a_block():
+def test_state_takes_one_byte_per_number_and_a_scale_per_block():
     pytest.importorskip("torchao")
     model, optimizer = stepped("adamw_8bit")
     large, small = model[0].weight, model[2].weight  # 8192 and 512 numbers: below 4096 the moments are fp32
@@ -89,8 +89,8 @@ def test_weights_stay_near_those_of_full_moments():
     assert (found[0].weight - expected[0].weight).norm() < 0.1 * moved.norm()
 
 
-def test_a_gradient_that_vanishes_moves_its_weight_no_further_than_full_moments_would():
-    """Small beside its block, its second moment would round to zero, and the next step divide by ``eps`` alone."""
+def test_vanishing_gradient_moves_its_weight_no_further_than_full_moments():
+    """Its second moment is small in its block and would round to zero; the next step would divide by ``eps`` alone."""
     pytest.importorskip("torchao")
     moved = []
     for name in ("adamw_8bit", "adamw"):
@@ -116,7 +116,7 @@ def test_optimizer_in_backward_gives_the_same_weights():
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
 
 
-def test_state_is_loaded_again_exactly(tmp_path):
+def test_state_loads_exactly(tmp_path):
     pytest.importorskip("torchao")
     _, optimizer = stepped("adamw_8bit")
     torch.save(optimizer.state_dict(), tmp_path / "state.pt")

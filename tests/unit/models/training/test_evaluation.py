@@ -1,4 +1,4 @@
-"""Accuracies against counts by hand."""
+"""Compares accuracies with counts by hand."""
 
 from contextlib import nullcontext
 
@@ -15,7 +15,7 @@ from slr_bench.errors import DataError
 
 
 class Echo(nn.Module):
-    """The first pixels of a clip are its logits."""
+    """A network that returns the first pixels of a clip as its logits."""
 
     def __init__(self, classes):
         super().__init__()
@@ -40,7 +40,7 @@ def run(logits, labels, size=2):
 
 
 @pytest.mark.parametrize("size", [1, 3, 8])
-def test_counts(size):
+def test_accuracies_and_ranks_are_counted(size):
     ramp = [7.0, 6.0, 5.0, 4.0, 3.0, 2.0]
     labels = [0, 0, 0, 1, 4, 5]
     result = run([ramp] * 6, labels, size)
@@ -70,13 +70,13 @@ def test_per_instance_and_per_class_top_k_equal_counting_clip_by_clip(classes, l
         assert getattr(result, f"per_class_top{places}") == pytest.approx(sum(means) / len(means))
 
 
-def test_ties_and_nan_are_no_recognition():
+def test_ties_and_nan_do_not_count_as_recognised():
     assert run([[1.0, 1.0, 0.0]], [0]).top1 == 0
     assert run([[float("nan")] * 3], [0]).top1 == 0
     assert run([[2.0, float("nan"), 0.0]], [0]).top1 == 0
 
 
-def test_mode_comes_back_and_no_gradient_is_kept():
+def test_mode_is_restored_and_no_gradient_is_kept():
     for training in (True, False):
         model = Echo(3).train(training)
         evaluate(model, batches([[1.0, 2.0, 3.0]], [2], 1), torch.device("cpu"), nullcontext())
@@ -87,6 +87,6 @@ def test_mode_comes_back_and_no_gradient_is_kept():
     assert weights.grad is None
 
 
-def test_an_empty_split_is_told():
+def test_empty_split_is_refused():
     with pytest.raises(DataError, match="no clips"):
         evaluate(Echo(3), [], torch.device("cpu"), nullcontext())

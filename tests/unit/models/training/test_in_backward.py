@@ -1,4 +1,4 @@
-"""The optimizer inside backward: the same weights to the bit, the gradients' bytes saved, resumed exactly."""
+"""The optimizer inside backward: the same weights bit for bit, fewer gradient bytes, exact resume."""
 
 import copy
 
@@ -32,7 +32,7 @@ def trained(in_backward, optimizer):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_weights_and_state_are_those_of_the_ordinary_step_to_the_bit(optimizer):
+def test_weights_and_state_equal_the_ordinary_step_bit_for_bit(optimizer):
     expected, found = trained(False, optimizer), trained(True, optimizer)
     assert found.schedule.get_last_lr() == expected.schedule.get_last_lr()
     for (name, a), b in zip(found.model.named_parameters(), expected.model.parameters(), strict=True):
@@ -47,7 +47,7 @@ LAYERS, WIDTH = 6, 64
 
 
 def traced_peak(in_backward):
-    """SGD without momentum on a chain of equal layers: no state, and activations of one row."""
+    """SGD without momentum on a chain of equal layers has no state and activations of one row."""
     torch.manual_seed(0)
     model = nn.Sequential(*(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(LAYERS)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -66,7 +66,7 @@ def traced_peak(in_backward):
     return recorder.peak_bytes
 
 
-def test_all_gradients_but_one_are_saved():
+def test_all_gradients_except_one_are_saved():
     matrix, rows = 4 * WIDTH * WIDTH, 4 * WIDTH * (LAYERS + 2)
     assert traced_peak(False) - traced_peak(True) == pytest.approx((LAYERS - 1) * matrix, abs=rows)
 
@@ -80,27 +80,27 @@ def parts(stepper):
     return {"model": stepper.model, "optimizer": stepper.optimizer, "schedule": stepper.schedule}
 
 
-def bond(stepper):
+def identity(stepper):
     return TrainingIdentity({"training": stepper.config.model_dump(mode="json")}, 6)
 
 
 @pytest.mark.parametrize("resumed_in_backward", [True, False])
-def test_resumes_exactly_also_as_the_ordinary_step(tmp_path, resumed_in_backward):
+def test_checkpoint_resumes_exactly_with_and_without_it(tmp_path, resumed_in_backward):
     batches = list(TinyLoader(16, 4))
     whole = tiny_stepper(True)
     for number, batch in enumerate(batches):
         if number == 2:
-            save_checkpoint(tmp_path / "c.pt", parts(whole), bond(whole), {})
+            save_checkpoint(tmp_path / "c.pt", parts(whole), identity(whole), {})
         whole.step([batch], 4)
     resumed = tiny_stepper(resumed_in_backward, seed=9)
-    load_checkpoint(tmp_path / "c.pt", parts(resumed), bond(resumed))
+    load_checkpoint(tmp_path / "c.pt", parts(resumed), identity(resumed))
     for batch in batches[2:]:
         resumed.step([batch], 4)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], value), name
 
 
-def test_frozen_parameters_are_left_alone():
+def test_frozen_parameters_do_not_change():
     model = TinyNet()
     model.conv.weight.requires_grad_(False)
     before = copy.deepcopy(model.state_dict())

@@ -1,4 +1,4 @@
-"""Readings by hand-written fakes; thresholds, advice, hysteresis; the documented call."""
+"""Readings of hand-written fakes, thresholds, advice, hysteresis, and the documented call."""
 
 import mmap
 
@@ -17,7 +17,7 @@ def tracker(percents, gpu_percent=0.0, **more):
     return fake_tracker(iter(percents).__next__, lambda: gpu_percent, **more)
 
 
-def test_readings_are_in_gib_and_of_the_limit():
+def test_readings_are_in_gib_and_relative_to_the_limit():
     stats = tracker([25]).check_memory()
     assert (stats["ram_used"], stats["ram_total"], stats["ram_percent"]) == (2.5, 10.0, 25.0)
     assert stats["ram_source"] == "cgroup v2"
@@ -37,18 +37,18 @@ def advice(percents, **more):
     return [watched.advice(watched.check_memory()) for _ in percents]
 
 
-def test_each_level_is_told_once_until_use_has_fallen():
+def test_each_level_is_announced_once_until_use_falls():
     lines = advice([50, 91, 92, 89, 91, 96, 97, 91, 96, 84, 91])
     told = [bool(line) for line in lines]
     #       50     91    92     89     91     96    97     91     96     84     91
     assert told == [False, True, False, False, False, True, False, False, False, False, True]
 
 
-def test_critical_again_after_a_real_fall():
+def test_critical_is_announced_again_after_a_real_fall():
     assert [bool(line) for line in advice([96, 89, 96])] == [True, False, True]
 
 
-def test_lines_say_what_and_the_cure():
+def test_lines_state_the_problem_and_the_cure():
     warning, critical = advice([91, 96])
     assert warning == "memory warning: RAM is 91 % full"
     assert "\n" not in critical
@@ -64,7 +64,7 @@ def test_lines_say_what_and_the_cure():
     assert "num_workers" not in gpu
 
 
-def test_own_thresholds():
+def test_thresholds_can_be_set():
     assert tracker([60], warning_threshold=0.5, critical_threshold=0.7).check_memory()["level"] == "warning"
 
 
@@ -81,7 +81,7 @@ def test_the_documented_call_prints():
 
 
 def test_gpu_cache_counts_as_free(monkeypatch):
-    """Of 16 GiB, 6 are free, we reserve 7 (4 at the peak in use): others hold 3, so 7 of 16 are really used."""
+    """6 of 16 GiB are free and this process reserves 7 (at most 4 in use), so others hold 3 and 7 are really used."""
     numbers = {"memory_allocated": 2, "memory_reserved": 7, "max_memory_allocated": 4}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (6 * GIB, 16 * GIB))
@@ -110,14 +110,14 @@ def test_a_peak_between_two_readings_counts():
         (91, 0, 0, False),
     ],
 )
-def test_whether_twice_a_steps_memory_fits(now, peak_over_now_gib, gpu_percent, fits):
+def test_doubling_fits_below_the_warning_threshold(now, peak_over_now_gib, gpu_percent, fits):
     peaks = NoPeaks()
     peaks.over_now_bytes = round(peak_over_now_gib * GIB)
     watched = tracker([now], gpu_percent, peaks=peaks)
     assert watched.doubling_fits(watched.check_memory()) is fits
 
 
-def test_own_peaks_of_this_process():
+def test_peaks_of_this_process_are_measured_and_reset():
     peaks = OwnPeaks()
     peaks.reset()
     with mmap.mmap(-1, 128 * 2**20) as held:  # a tensor's memory may stay in the heap when it goes
@@ -130,7 +130,7 @@ def test_own_peaks_of_this_process():
     assert peaks.gpu_bytes(torch.device("cpu")) is None
 
 
-def test_peaks_that_cannot_be_set_back_are_not_used(monkeypatch):
+def test_peaks_that_cannot_be_reset_are_not_used(monkeypatch):
     def refused():
         raise ProbeUnavailableError("clear_refs cannot be written")
 

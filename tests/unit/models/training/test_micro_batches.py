@@ -1,4 +1,4 @@
-"""Sizes that shrink and grow, micro-batches cut from batches, and what is left after an out-of-memory."""
+"""Sizes that shrink and grow, batches split into micro-batches, and the state after an out-of-memory error."""
 
 import random
 import weakref
@@ -14,8 +14,8 @@ from models.training.micro_batches import MicroBatchSize, StateBeforeStep
 from models.training.out_of_memory import OutOfMemory, run_or_catch_oom
 
 
-def test_the_whole_sequence_of_halving_growing_and_waiting_ever_longer():
-    """Only 4 clips fit. 8 is tried after 3 good steps, after 6 more, after 12 more; a tight step does not count."""
+def test_sizes_halve_grow_and_wait_longer_after_each_failure():
+    """Only 4 clips fit. 8 is tried after 3 good steps, after 6 more, then after 12; steps without room do not count."""
     sizes, micro = [], MicroBatchSize(8, grow_after_steps=3)
     for step in range(24):
         sizes.append(micro.size)
@@ -35,7 +35,7 @@ def test_a_single_clip_cannot_be_halved():
 
 
 @given(st.integers(1, 100), st.lists(st.booleans(), max_size=60))
-def test_sizes_stay_on_the_ladder_of_halvings_and_states_round_trip(largest, shrinks):
+def test_sizes_are_halvings_and_states_round_trip(largest, shrinks):
     ladder = [largest]
     while ladder[-1] > 1:
         ladder.append((ladder[-1] + 1) // 2)
@@ -48,7 +48,7 @@ def test_sizes_stay_on_the_ladder_of_halvings_and_states_round_trip(largest, shr
         assert again == micro
 
 
-def test_without_room_it_never_grows():
+def test_size_never_grows_without_room():
     micro = MicroBatchSize(4, grow_after_steps=1)
     micro.shrink()
     assert not any(micro.step_done(room=False) for _ in range(100))
@@ -56,7 +56,7 @@ def test_without_room_it_never_grows():
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 9), max_size=5), st.integers(1, 10))
-def test_pieces_are_the_batches_in_order_evenly_cut(sizes, limit):
+def test_pieces_are_the_batches_in_order_evenly_split(sizes, limit):
     first, batches = 0, []
     for size in sizes:
         labels_B = torch.arange(first, first + size)
@@ -74,7 +74,7 @@ def test_pieces_are_the_batches_in_order_evenly_cut(sizes, limit):
         assert max(lengths) - min(lengths) <= 1
 
 
-def test_a_batch_is_let_go_with_its_last_piece():
+def test_batch_is_released_with_its_last_piece():
     alive, seen = [], []
 
     def batches():
@@ -94,7 +94,7 @@ def cpu_allocation():
     return torch.empty(2**50, dtype=torch.uint8)
 
 
-def test_nothing_of_a_failed_attempt_is_alive_afterwards():
+def test_nothing_of_a_failed_attempt_stays_alive():
     seen = []
 
     def work():
@@ -108,7 +108,7 @@ def test_nothing_of_a_failed_attempt_is_alive_afterwards():
     assert seen[0]() is None
 
 
-def test_an_attempt_gives_results_back_and_other_errors_on():
+def test_results_are_returned_and_other_errors_raised():
     assert run_or_catch_oom(lambda: 7, lambda: False) == 7
     with pytest.raises(RuntimeError, match="can't allocate memory"):
         run_or_catch_oom(cpu_allocation, lambda: False)
@@ -118,7 +118,7 @@ def test_an_attempt_gives_results_back_and_other_errors_on():
         run_or_catch_oom(lambda: torch.zeros(2) @ torch.zeros(3), lambda: True)
 
 
-def test_before_a_step_restores_statistics_and_random_numbers():
+def test_state_before_a_step_restores_statistics_and_random_numbers():
     model = TinyNet()
     before = StateBeforeStep(model)
     expected = (torch.rand(2), random.random())

@@ -1,4 +1,4 @@
-"""Schedule and parameter groups."""
+"""Learning-rate schedule and parameter groups."""
 
 import pytest
 from hypothesis import given
@@ -42,6 +42,6 @@ def test_frozen_parameters_are_left_out():
     assert all(parameter is not model.conv.weight for parameter in parameters)
 
 
-def test_a_partial_window_is_a_step():
+def test_partial_window_counts_as_a_step():
     config = tiny_config(batch_size=4, gradient_accumulation_steps=2)
     assert [steps_per_epoch(clips, config) for clips in (1, 8, 9, 16)] == [1, 1, 2, 2]

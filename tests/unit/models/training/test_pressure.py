@@ -1,4 +1,4 @@
-"""Sequences of readings to exact sequences of actions."""
+"""Sequences of memory readings and the exact sequences of actions that follow."""
 
 from itertools import pairwise
 
@@ -11,7 +11,7 @@ from models.training.memory import MemoryPressure
 
 
 class Machine:
-    """Things that can be given up so many times each; ``done`` is what was, ``-`` where nothing was."""
+    """Memory that can be freed so many times each; ``-`` stands for a reading without an action."""
 
     def __init__(self, device="cpu", settle=0, **times):
         self.left = {"cache": 1, "prefetch": 1, "workers": 2, "halve": 2} | times
@@ -34,22 +34,22 @@ def test_from_warning_on_the_loader_sheds_in_order_until_nothing_is_left():
     assert Machine().react([89, 90, 91, 80, 92, 93, 94, 94]) == "- cache prefetch - workers workers - -"
 
 
-def test_critical_halves_first_where_the_micro_batch_lies_in_ram():
+def test_critical_ram_halves_a_micro_batch_in_ram_first():
     assert Machine().react([50, 96, 91, 97, 99, 96, 50]) == "- halve cache halve prefetch workers -"
 
 
-def test_with_a_gpu_ram_is_the_loaders_and_gpu_memory_the_micro_batchs():
+def test_gpu_memory_halves_the_micro_batch_and_ram_sheds_the_loader():
     ram = [96, 96, 10, 10, 96, 91, 10, 10]
     gpu = [10, 91, 91, 96, 96, 96, 99, 10]
     assert Machine("cuda").react(ram, gpu) == "cache prefetch - halve halve workers - -"
 
 
-def test_an_action_has_time_to_take_effect():
+def test_actions_have_time_to_take_effect():
     assert Machine(settle=2).react([91] * 7) == "cache - - prefetch - - workers"
     assert Machine(settle=1).react([96, 91, 91, 50, 91]) == "halve - cache - prefetch"
 
 
-def test_what_is_not_there_is_passed_over():
+def test_actions_with_nothing_to_free_are_skipped():
     assert Machine(cache=0, workers=0).react([91, 91, 91]) == "prefetch - -"
     assert Machine(halve=0).react([99, 99]) == "cache prefetch"
 
@@ -66,5 +66,5 @@ def test_one_action_at_a_time_none_below_the_threshold_and_none_while_settling(r
 
 
 @pytest.mark.parametrize("level", [89.9, 90.1])
-def test_the_threshold_itself(level):
+def test_action_starts_at_the_threshold(level):
     assert (Machine().react([level]) == "cache") is (level > 90)

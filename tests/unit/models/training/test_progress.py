@@ -1,4 +1,4 @@
-"""The trainer's panel: drawn on a terminal from the readings of a watch, and nowhere else."""
+"""The trainer's memory panel, which is drawn only on a terminal, and the notes of a training."""
 
 import io
 import logging
@@ -15,7 +15,7 @@ MEMORY = {"ram_used": 1.0, "ram_total": 4.0, "gpu_available": False}
 
 
 def make_panel(sizes, now):
-    """Processes 7 and 8 hold ``sizes`` MiB each, one size a look."""
+    """Return a panel on which processes 7 and 8 hold ``sizes`` MiB each, one size per reading."""
     left = iter(sizes)
     state = {}
 
@@ -34,7 +34,7 @@ def make_panel(sizes, now):
     return MemoryPanel(reader, lambda: now[0])
 
 
-def test_the_panel_keeps_the_peak_and_looks_no_more_often_than_its_period():
+def test_panel_keeps_the_peak_and_reads_at_most_once_per_period():
     now = [0.0]
     panel = make_panel([100, 300, 200], now)
     panel.update()
@@ -48,7 +48,7 @@ def test_the_panel_keeps_the_peak_and_looks_no_more_often_than_its_period():
     assert panel.line.startswith("RAM of 2 processes 400.0 MiB (PSS), peak 600.0 MiB")
 
 
-def shown(is_terminal, memory):
+def screen_text(is_terminal, memory):
     console = Console(file=io.StringIO(), width=80, force_terminal=is_terminal)
     panel = make_panel([100] * 9, [0.0])
     with TrainingDisplay(console, 3, 0, panel) as display:
@@ -56,13 +56,13 @@ def shown(is_terminal, memory):
     return console.file.getvalue()
 
 
-def test_it_is_drawn_on_a_terminal_only_and_not_where_memory_is_not_tracked():
-    assert "RAM of 2 processes 200.0 MiB" in shown(True, MEMORY)
-    assert "RAM of" not in shown(False, MEMORY)
-    assert "RAM of" not in shown(True, None)
+def test_panel_is_drawn_only_on_a_terminal_with_memory_tracking():
+    assert "RAM of 2 processes 200.0 MiB" in screen_text(True, MEMORY)
+    assert "RAM of" not in screen_text(False, MEMORY)
+    assert "RAM of" not in screen_text(True, None)
 
 
-def test_what_a_layer_chose_is_told_while_training_and_not_after():
+def test_layer_logs_are_printed_only_while_training():
     console = Console(file=io.StringIO(), width=200)
     log = logging.getLogger("models.layers.attention")
     with TrainingDisplay(console, 3, 0):

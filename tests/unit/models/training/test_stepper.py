@@ -47,8 +47,8 @@ def test_unequal_micro_batches_equal_the_full_batch(sizes, optimizer):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)  # AdamW divides by tiny gradients
 
 
-def test_step_is_the_textbook_step():
-    """Against a loop written out: smoothed loss, clipping by hand, decay on matrices only, first warm-up rate."""
+def test_step_equals_the_textbook_step():
+    """Compare with a plain loop: smoothed loss, clipping by hand, decay on matrices only, first warm-up rate."""
     stepper = make(optimizer="sgd", gradient_clip_norm=0.01, total_steps=40, weight_decay=0.5)
     torch.manual_seed(0)
     model = TinyNet(False, 0.0).double()
@@ -82,7 +82,7 @@ def test_no_gradient_outlives_the_step_and_one_micro_batch_is_alive():
     assert all(parameter.grad is None for parameter in stepper.model.parameters())
 
 
-def test_clips_are_free_when_the_network_has_seen_its_part():
+def test_clips_are_free_after_the_network_selected_its_part():
     alive, refs = [], []
 
     class Half(TinyNet):
@@ -106,7 +106,7 @@ def test_clips_are_free_when_the_network_has_seen_its_part():
     assert alive == [[False] * count for count in (1, 2, 3)]
 
 
-def test_phases_in_order():
+def test_phases_are_entered_in_order():
     names = []
 
     @contextmanager
@@ -121,7 +121,7 @@ def test_phases_in_order():
     assert names == [*micro, *micro, "load", "/load", "optimizer", "/optimizer"]
 
 
-def test_what_a_step_says_of_itself():
+def test_step_result_describes_the_step():
     stepper = make()
     batch = clips(5)
     expected = (stepper.model(batch.clips_BTCHW).argmax(1) == batch.labels_B).sum()
@@ -150,7 +150,7 @@ def fp16_stepper():
 
 
 def test_fp16_gradient_is_unscaled_before_it_is_clipped():
-    """SGD's first step moves by rate x gradient: clipped after unscaling, the fp16 one nearly equals the fp32 one."""
+    """The first step of SGD moves by rate x gradient; clipped after unscaling, fp16 nearly equals fp32."""
     moved = []
     for precision in ("fp16", "fp32"):
         changes = {"dtype": torch.float32, "precision": precision, "optimizer": "sgd", "gradient_clip_norm": 0.01}
@@ -177,28 +177,28 @@ def test_fp16_overflow_moves_neither_weights_nor_schedule():
     assert stepper.scaler.get_scale() < 2**16
 
 
-PLACES = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+BACKENDS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
 
 
-def places():
-    return [place.fp32_precision for place in PLACES]
+def precisions():
+    return [backend.fp32_precision for backend in BACKENDS]
 
 
 @pytest.mark.parametrize(("precision", "inside"), [("tf32", ["tf32"] * 3), ("fp32", ["ieee"] * 3)])
-def test_fp32_products_are_set_for_cuda_and_put_back(precision, inside):
-    before = places()
+def test_fp32_products_are_set_for_cuda_and_restored(precision, inside):
+    before = precisions()
     with suppress(KeyError), fp32_products(tiny_config(precision=precision)):
-        assert places() == inside
+        assert precisions() == inside
         raise KeyError
-    assert places() == before
+    assert precisions() == before
     assert before not in (["tf32"] * 3, ["ieee"] * 3)  # torch's default is neither
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_fp32_products_are_otherwise_left_alone(precision):
-    before = places()
+def test_fp32_products_do_not_change_in_other_precisions(precision):
+    before = precisions()
     with fp32_products(tiny_config(precision=precision)):
-        assert places() == before
+        assert precisions() == before
 
 
 def test_steps_and_evaluation_run_with_the_products_of_their_precision(monkeypatch):
@@ -242,7 +242,7 @@ CLASSES = 3
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_runs_on_fake_tensors(precision, optimizer):
+def test_step_runs_on_fake_tensors(precision, optimizer):
     mode = FakeTensorMode()
     model = fake_model(mode)
     stepper = Stepper(model, tiny_config(precision=precision, optimizer=optimizer), "cpu", 5)
