@@ -57,7 +57,7 @@ def test_outputs_gradients_and_statistics_equal_torch(frames, height, width, kin
     frames_NCHW = torch.randint(0, 256, (frames, 3, height, width), dtype=torch.uint8)
     parts = make(kind)
     for found, expected in zip(
-        after_step(parts, frames_NCHW, split), after_step(parts, frames_NCHW, whole), strict=True
+        after_step(parts, frames_NCHW, split), after_step(parts, frames_NCHW, whole_stem), strict=True
     ):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
 
@@ -67,7 +67,7 @@ def test_frames_of_unequal_brightness_share_their_statistics():
     frames_NCHW = torch.randint(0, 20, (64, 3, 16, 16), dtype=torch.uint8)
     frames_NCHW[40:] += 200
     parts = make()
-    found, expected = (after_step(parts, frames_NCHW, run) for run in (split, whole))
+    found, expected = (after_step(parts, frames_NCHW, run) for run in (split, whole_stem))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
     conv, norm, _ = make()
     alone = torch.cat([norm(conv(prepare(piece))) for piece in frames_NCHW.split(2)])
