@@ -136,3 +136,14 @@ def test_output_in_the_readme_equals_that_of_the_command(line, promised, tmp_pat
     assert result.returncode == 0, result.stderr
     printed = " ".join(result.stdout.split())
     assert [text for text in promised if " ".join(text.split()) not in printed] == []
+
+
+@pytest.mark.slow
+def test_python_lines_of_the_readme_print_the_peak_and_the_verdict():
+    (code,) = [block.text for block in Page(ROOT / "README.md").blocks if block.language == "python"]
+    assert len([line for line in code.splitlines() if line]) <= 6
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=290, check=True
+    )
+    peak_bytes, does_not_fit = done.stdout.split()
+    assert (round(int(peak_bytes) / 2**20, 1), does_not_fit) == (798.6, "False")
