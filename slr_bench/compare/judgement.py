@@ -62,15 +62,30 @@ class Judgement:
     def to_dict(self) -> dict[str, object]:
         """Return JSON values."""
         values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "description"}
-        return {("significant" if name == "difference" else name): _json(value) for name, value in values.items()}
+        renamed = {("significant" if name == "difference" else name): value for name, value in values.items()}
+        return renamed | {"significant": self.difference.value}
 
 
-def _json(value: Any) -> Any:
-    return value.value if isinstance(value, Difference) else value
+class _OfMetric:
+    """What a metric's name, unit and workload determine."""
+
+    metric: str
+    unit: str
+    description: WorkloadDescription
+
+    @property
+    def needs_interleaving(self) -> bool:
+        """Whether only values from one interleaved measurement compare."""
+        return family(self.metric, self.unit, self.description).interleaved
+
+    @property
+    def larger_is_better(self) -> bool:
+        """Whether more of the metric is better."""
+        return larger_is_better(self.metric, self.unit, self.description)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComparedCell(Judgement):
+class ComparedCell(Judgement, _OfMetric):
     """One metric of one cell, base against head."""
 
     cell_id: str
@@ -88,19 +103,9 @@ class ComparedCell(Judgement):
     head_range: tuple[float, float] | None
     description: WorkloadDescription = field(default=GENERIC, repr=False, compare=False)
 
-    @property
-    def needs_interleaving(self) -> bool:
-        """Whether only values from one interleaved measurement compare."""
-        return family(self.metric, self.unit, self.description).interleaved
-
-    @property
-    def larger_is_better(self) -> bool:
-        """Whether more of the metric is better."""
-        return larger_is_better(self.metric, self.unit, self.description)
-
 
 @dataclass(frozen=True, kw_only=True)
-class ComparedMetric(Judgement):
+class ComparedMetric(Judgement, _OfMetric):
     """One metric of one workload over all cells that compare.
 
     The ratio is the geometric mean over the cells. For noisy metrics it is the centre of that mean over the pairs.
@@ -114,11 +119,6 @@ class ComparedMetric(Judgement):
     different: int
     """Cells with a significant difference."""
     description: WorkloadDescription = field(default=GENERIC, repr=False, compare=False)
-
-    @property
-    def larger_is_better(self) -> bool:
-        """Whether more of the metric is better."""
-        return larger_is_better(self.metric, self.unit, self.description)
 
 
 def judge_cell(base: CellSummary, head: CellSummary, pairing: PairingKind) -> Iterable[ComparedCell]:

@@ -97,8 +97,8 @@ def traced_by_category(peak_bytes: int, micro_batches: int = 2, points: int = 40
 class FakeRun:
     """Builds a run directory cell by cell; ``write`` makes it durable."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, workload: str = "train_step") -> None:
+        self.directory, self.workload = directory, workload
         self.store = Store(directory)
         self.entries: list[CellEntry] = []
         self.ladder: AblationChain | None = None
@@ -155,7 +155,7 @@ class FakeRun:
         with self.store.locked():
             self.store.write_manifest(
                 Manifest(
-                    workload="train_step",
+                    workload=self.workload,
                     source_hash="abc123",
                     config_hash="def456",
                     environment=self.environment,
