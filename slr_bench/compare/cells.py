@@ -125,6 +125,11 @@ def summarize_cells(
     return cells
 
 
+def descriptions_of(cells: Iterable[CellSummary]) -> list[WorkloadDescription]:
+    """Return the description of every workload in the cells, in their order."""
+    return list({cell.entry.workload: cell.description for cell in cells}.values())
+
+
 def own_cell(cells: Iterable[CellSummary], arm: str, workload: str) -> CellSummary | None:
     """Return the cell with the arm's own setting, before any axis is applied."""
     for cell in cells:

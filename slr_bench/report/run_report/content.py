@@ -109,10 +109,10 @@ def _later_sections(
         Section("arms", "What the arms are", (), (differences,)) if differences else None,
         predicted_section(cells),
         statistics_section(headline),
-        methods_section(records),
+        methods_section(cells, records),
         cost_section(records),
         environment_section(directory.manifest, records),
-        unread_section(records),
+        unread_section(cells, records),
     ]
 
 

@@ -53,7 +53,7 @@ def _table(cells: Sequence[CellSummary], metric: str) -> Table:
     def shown(arm: str, place: str) -> Cell:
         return _cell(at.get((arm, place)), at.get((arms[0], place)) if arm != arms[0] else None, metric, heat)
 
-    title = f"{label(metric)}, {plain(cells[0].entry.workload, 40)}"
+    title = f"{label(metric, cells[0].description)}, {plain(cells[0].entry.workload, 40)}"
     if len(arms) > min(WIDEST, len(places)):
         heads = (plain(axes_text(cell) or "own setting", 80) for cell in places.values())
         columns = (Column("Arm"), *(Column(head, numeric=True) for head in heads))

@@ -7,14 +7,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from slr_bench.compare.cells import CellSummary, Reading, pair, why_not_comparable
+from slr_bench.compare.cells import CellSummary, Reading, descriptions_of, pair, why_not_comparable
 from slr_bench.compare.statistics import MIN_PROCESSES, center_interval, summarize
 from slr_bench.files import flatten
+from slr_bench.grid.description import WorkloadDescription
 from slr_bench.record import Record
 from slr_bench.report.formats.table import Cell, Column, Row, Section, Table
 from slr_bench.report.run_report.headline import Headline, HeadlineColumn, HeadlineValue
 from slr_bench.report.text.cell_names import coordinates_text
-from slr_bench.report.text.metrics import METRICS, label
+from slr_bench.report.text.metrics import in_order, label, metric_text
 from slr_bench.report.text.setting import value_text
 from slr_bench.report.text.words import describe, format_value, plain, spread
 from slr_bench.run.store import Manifest
@@ -134,11 +135,11 @@ def _predicted_row(kind: MetricPair, cells: Sequence[CellSummary]) -> Row | None
     )
 
 
-def methods_section(records: Sequence[Record]) -> Section:
+def methods_section(cells: Sequence[CellSummary], records: Sequence[Record]) -> Section:
     """Return meaning, source, quality and blind spot of every metric."""
-    names = dict.fromkeys(name for record in records for name in record.metrics)
-    known = [name for name in METRICS if name in names]
-    rows = [_method_row(name, records) for name in (*known, *sorted(set(names) - set(known)))]
+    described = descriptions_of(cells)
+    names = in_order((name for record in records for name in record.metrics), *described)
+    rows = [_method_row(name, records, described) for name in names]
     titles = ("Figure", "Key", "What it is", "Read from", "Quality", "What it cannot know")
     text = (
         "exact: counted; measured: read from a clock or a counter; sampled: the largest of samples, so a lower bound; "
@@ -148,14 +149,14 @@ def methods_section(records: Sequence[Record]) -> Section:
     return Section("methods", "How each figure was measured", (text,), (table,), is_folded=True)
 
 
-def _method_row(name: str, records: Sequence[Record]) -> Row:
+def _method_row(name: str, records: Sequence[Record], described: Sequence[WorkloadDescription]) -> Row:
     metrics = [record.metrics[name] for record in records if name in record.metrics]
     read = [metric for metric in metrics if metric.value is not None]
     sources = ", ".join(dict.fromkeys(metric.source for metric in read or metrics))
     qualities = ", ".join(dict.fromkeys(metric.quality for metric in read or metrics))
-    text = METRICS.get(name)
+    text = metric_text(name, *described)
     meaning, blind = (text.meaning, text.blind_spot) if text else ("A metric of this workload.", "–")
-    return Row(tuple(Cell(plain(part)) for part in (label(name), name, meaning, sources, qualities, blind)))
+    return Row(tuple(Cell(plain(part)) for part in (label(name, *described), name, meaning, sources, qualities, blind)))
 
 
 def cost_section(records: Sequence[Record]) -> Section:
@@ -207,15 +208,23 @@ def environment_section(manifest: Manifest, records: Sequence[Record]) -> Sectio
     return Section("environment", "Environment", (), (table,), is_folded=True)
 
 
-def unread_section(records: Sequence[Record]) -> Section | None:
+def unread_section(cells: Sequence[CellSummary], records: Sequence[Record]) -> Section | None:
     """Return the readings that could not be taken, with the reasons; None where every meter could be read."""
+    described = descriptions_of(cells)
     counts: Counter[tuple[str, str, str]] = Counter()
     for record in records:
         for name, metric in record.metrics.items():
             if metric.reason is not None:
                 counts[plain(record.workload, 40), name, metric.reason] += 1
     rows = [
-        Row((Cell(workload), Cell(plain(label(name), 60)), Cell(plain(reason)), Cell(str(count), sort=count)))
+        Row(
+            (
+                Cell(workload),
+                Cell(plain(label(name, *described), 60)),
+                Cell(plain(reason)),
+                Cell(str(count), sort=count),
+            )
+        )
         for (workload, name, reason), count in counts.items()
     ]
     if not rows:

@@ -84,7 +84,9 @@ def _grid_table(workload: str, cells: Sequence[CellSummary]) -> Table:
         count = Cell(f"{len(cell.finished)}/{made}", sort=len(cell.finished))
         rows.append(Row((*lead, *values, count), strong=cell.entry.is_own))
     columns = [Column("Arm", choices=True), Column("Setting"), Column("Outcome", choices=True)]
-    columns += [Column(label(name), numeric=True, spare=name not in (*_DRAWN, *headline)) for name in names]
+    columns += [
+        Column(label(name, description), numeric=True, spare=name not in (*_DRAWN, *headline)) for name in names
+    ]
     columns.append(Column("n", numeric=True))
     return with_shared_notes(Table(plain(workload, 60), tuple(columns), tuple(rows)))
 
@@ -121,8 +123,9 @@ def disagreements(cells: Sequence[CellSummary]) -> list[str]:
         for reading in cell.readings.values():
             if reading.summary is not None and reading.summary.kind == "disagreement":
                 where = f"{plain(cell.entry.workload, 40)} {plain(cell.entry.arm, 40)} ({coordinates_text(cell)})"
+                name = label(reading.name, cell.description)
                 lines.append(
-                    f"{label(reading.name)} of {where} must be equal in every process, but it is not: "
+                    f"{name} of {where} must be equal in every process, but it is not: "
                     f"{spread(reading.summary, reading.unit)}. Do not rely on it before the cause is found."
                 )
     return lines

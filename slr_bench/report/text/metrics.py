@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from slr_bench.grid.description import MetricText, WorkloadDescription
 
 _CUDA_BLIND = "The CUDA context and other libraries' memory."
 _HOST_BLIND = "Which part is tensors, libraries or allocator slack; a forked child starts lower than a fresh process."
-_OTHER_SEED = "How far another seed, more epochs or other signers would move it."
-_PER_CLASS = "within each sign that occurs, averaged over the signs: each weighs the same, however many clips it has."
 _BETWEEN = "What happens between two samples; who caused it."
 
 METRICS: Final[dict[str, MetricText]] = {
@@ -91,42 +90,8 @@ METRICS: Final[dict[str, MetricText]] = {
         "Median of one process's timed optimizer steps, warm-up left out.",
         "Loading of data, validation, checkpoints; how another machine or a busy one would do.",
     ),
-    "throughput_clips_per_s": MetricText(
-        "clips a second", "Clips a second at the median step time.", "Loading of data."
-    ),
     "energy_j": MetricText(
         "energy", "Energy of the GPU for a step, or for a whole training.", "CPU, RAM and the power supply."
-    ),
-    "accuracy_top1": MetricText(
-        "accuracy",
-        "Share of validation clips whose highest score is the right sign.",
-        _OTHER_SEED,
-    ),
-    "accuracy_top5": MetricText(
-        "top-5 accuracy",
-        "Share of validation clips with the right sign among the five highest scores.",
-        _OTHER_SEED,
-    ),
-    "accuracy_top10": MetricText(
-        "top-10 accuracy",
-        "Share of validation clips with the right sign among the ten highest scores.",
-        _OTHER_SEED,
-    ),
-    "accuracy_per_class_top1": MetricText("accuracy per class", f"Accuracy {_PER_CLASS}", _OTHER_SEED),
-    "accuracy_per_class_top5": MetricText("top-5 accuracy per class", f"Top-5 accuracy {_PER_CLASS}", _OTHER_SEED),
-    "accuracy_per_class_top10": MetricText("top-10 accuracy per class", f"Top-10 accuracy {_PER_CLASS}", _OTHER_SEED),
-    "training_time_s": MetricText(
-        "training time",
-        "Wall time of the whole training, loading of data and validation included.",
-        "How long a training to convergence takes: the epochs are the setting's.",
-    ),
-    "epoch_time_s": MetricText("epoch time", "Training time over the number of epochs.", "How the epochs differ."),
-    "train_loss": MetricText("training loss", "Mean loss of the last epoch.", "What it says about unseen clips."),
-    "attention_bytes": MetricText(
-        "attention chosen",
-        "Most bytes that attention needs beside its inputs, forward and backward, by the back-end that was chosen; the "
-        "source says which. Counted at every operator before the first step.",
-        "What an operator allocates inside itself.",
     ),
     "parameters": MetricText("parameters", "Trainable parameters of the network.", "Buffers."),
     "flops_per_step": MetricText("work of a step", "Floating-point operations of a step.", "How fast they run."),
@@ -162,6 +127,17 @@ def metric_text(metric: str, *descriptions: WorkloadDescription) -> MetricText |
     """Return the words for a metric: those of slr-bench, else those of the first workload that has some."""
     found = (METRICS.get(metric), *(one.metric_text(metric) for one in descriptions))
     return next((text for text in found if text is not None), None)
+
+
+def in_order(metrics: Iterable[str], *descriptions: WorkloadDescription) -> list[str]:
+    """Return metrics in the order in which a report explains them; metrics without words come last."""
+    names, order = set(metrics), list(METRICS)
+    place = order.index("step_time_s") + 1
+    order[place:place] = [one.throughput_metric for one in descriptions]
+    place = order.index("parameters")
+    order[place:place] = [name for one in descriptions for name in one.metrics]
+    known = [name for name in dict.fromkeys(order) if name in names]
+    return [*known, *sorted(names.difference(known))]
 
 
 def label(metric: str, *descriptions: WorkloadDescription) -> str:

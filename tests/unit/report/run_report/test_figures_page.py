@@ -17,9 +17,12 @@ from slr_bench.probes.allocator import KINDS, CudaAllocatorProbe
 from slr_bench.probes.gpu import EnergyProbe, GpuProbe, process_memory
 from slr_bench.probes.gpu_pids import PidSpace
 from slr_bench.probes.nvml import Nvml
-from slr_bench.report.text.metrics import METRICS
+from slr_bench.report.text.metrics import METRICS, in_order, metric_text
 
 ROOT = Path(__file__).parents[4]
+OWN_WORKLOAD = describe_workload("train_epochs")
+_NAMES = [*METRICS, OWN_WORKLOAD.throughput_metric, *OWN_WORKLOAD.metrics]
+TEXTS = {name: metric_text(name, OWN_WORKLOAD) for name in in_order(_NAMES, OWN_WORKLOAD)}
 PAGE = Page(ROOT / "docs" / "how_each_figure_is_measured.md")
 ROWS = {row["Figure"].split("`")[1]: row for table in PAGE.tables for row in table if "Figure" in row}
 OWN = 41
@@ -56,24 +59,24 @@ def given():
     for name, metric in gpu_readings():
         assert metric.value is not None, name
         found[name][metric.unit, metric.quality] = None
-    for name in METRICS:
+    for name in TEXTS:
         if name.startswith("accuracy_"):
             found[name] |= found["accuracy_top1"]
     return found
 
 
 def test_every_metric_has_a_row_and_every_row_a_metric(given):
-    assert ROWS.keys() == METRICS.keys()
-    assert given.keys() == METRICS.keys(), "a metric without words in report/metrics.py, or words that nobody gives"
+    assert ROWS.keys() == TEXTS.keys()
+    assert given.keys() == TEXTS.keys(), "a metric without words in report/metrics.py, or words that nobody gives"
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", TEXTS)
 def test_a_row_is_what_the_meter_gives_in_the_words_of_the_report(given, name):
-    text, (unit, *_) = METRICS[name], [unit for unit, _ in given[name]]
+    text, (unit, *_) = TEXTS[name], [unit for unit, _ in given[name]]
     row = {
         "Figure": f"`{name}` {text.label}",
         "Unit, quality": f"{unit}, {' or '.join(quality for _, quality in given[name])}",
-        "Compares as": "never" if name in HARNESS else family(name, unit, describe_workload("train_epochs")).name,
+        "Compares as": "never" if name in HARNESS else family(name, unit, OWN_WORKLOAD).name,
         "What it is": text.meaning,
         "What it cannot know": text.blind_spot,
     }
