@@ -1,4 +1,4 @@
-"""Reports in a headless Chromium that must not ask the network for anything or complain of anything."""
+"""Opens reports in a headless Chromium, and checks that they request nothing and log nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
-    """The machine's own Chromium, or that which $CHROMIUM names."""
+    """Yield the Chromium of this machine, or the one that $CHROMIUM names."""
     from playwright import sync_api  # not at the top: a machine without it collects these tests, too
 
     found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
@@ -65,7 +65,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture
 def show(chromium: Any, report: Callable[[str], Path]) -> Iterator[Callable[..., Any]]:
-    """``show("usual", color_scheme="dark")`` -> the page, open. Nothing may be asked for or complained of."""
+    """``show("usual", color_scheme="dark")`` -> the page, open. The page may request nothing and log nothing."""
     contexts, asked, said = [], [], []
 
     def opened(name: str, hash: str = "", width: int = 1280, **options: Any) -> Any:

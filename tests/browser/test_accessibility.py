@@ -1,4 +1,4 @@
-"""axe-core finds no serious or critical violation."""
+"""Accessibility: axe-core finds no serious or critical violation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_no_serious_violation(show, axe, name, scheme):
     assert violations(page, axe) == []
 
 
-def test_nor_on_a_phone_and_without_the_choice_of_cells(show, axe):
+def test_no_serious_violation_on_a_phone_without_script(show, axe):
     page = show("usual", width=390)
     page.evaluate("document.querySelector('.cells').hidden = false")
     page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")

@@ -35,7 +35,7 @@ def mib(text):
     return float(number) * (1024 if unit == "GiB" else 1)
 
 
-def test_a_column_sorts_both_ways_and_what_is_unknown_stays_last(show):
+def test_column_sorts_in_both_directions_with_unknown_values_last(show):
     page = show("large")
     place = page.evaluate(
         f"[...document.querySelectorAll('{GRID} thead th')].findIndex(h => /Tensor/.test(h.textContent))"
@@ -51,7 +51,7 @@ def test_a_column_sorts_both_ways_and_what_is_unknown_stays_last(show):
         assert all(turn * (after - before) >= -0.051 for before, after in pairwise(known))
 
 
-def test_headings_sort_by_keyboard_and_text_sorts_by_its_numbers(show):
+def test_headings_sort_by_keyboard_and_text_sorts_numerically(show):
     page = show("large")
     heading(page, GRID, "Setting").focus()
     page.keyboard.press("Enter")
@@ -59,7 +59,7 @@ def test_headings_sort_by_keyboard_and_text_sorts_by_its_numbers(show):
     assert batches == sorted(batches)
 
 
-def test_rows_are_filtered_by_words_and_by_value_and_the_count_is_said(show):
+def test_rows_are_filtered_by_words_and_values_and_the_count_is_announced(show):
     page = show("large")
     tools = page.locator("#grid .tools").first
     tools.locator("input").fill("bf16 TECHNIQUE")
@@ -75,7 +75,7 @@ def test_rows_are_filtered_by_words_and_by_value_and_the_count_is_said(show):
     assert column(page, GRID, 0) == []
 
 
-def test_sorting_and_filtering_200_rows_takes_a_tenth_of_a_second_at_most(show):
+def test_sorting_and_filtering_200_rows_takes_at_most_100_ms(show):
     """From before the interaction to the frame that shows it; the quickest of five, as other work may hold one up."""
     page = show("large")
     took = page.evaluate(
@@ -110,7 +110,7 @@ def test_sorting_and_filtering_200_rows_takes_a_tenth_of_a_second_at_most(show):
         assert min(times_ms) <= 100
 
 
-def test_any_cell_is_shown_beside_any_other(show):
+def test_any_two_cells_can_be_shown_side_by_side(show):
     page = show("usual")
     first, second = page.locator(".picked select").all()
     assert page.locator(".picked .inside:visible").count() == 2
@@ -126,7 +126,7 @@ def test_any_cell_is_shown_beside_any_other(show):
     assert page.locator(".picked .inside:visible").count() == 2
 
 
-def test_links_and_addresses_lead_to_a_cell(show):
+def test_links_and_url_fragments_open_a_cell(show):
     page = show("usual")
     page.locator("#grid tbody a", has_text="optimized").nth(1).click()
     focused = page.evaluate("document.activeElement.id")
@@ -136,7 +136,7 @@ def test_links_and_addresses_lead_to_a_cell(show):
     assert again.locator(f".picked #{focused}").is_visible()
 
 
-def test_dots_tiles_and_notes_have_tooltips_by_mouse_and_keyboard(show):
+def test_dots_tiles_and_notes_have_tooltips(show):
     page = show("large")
     tip = page.locator("#tip")
     dot = page.locator(".plot a.dot").last
@@ -172,13 +172,13 @@ CUT_OFF = """(() => [...document.querySelectorAll(".tiles li")].filter((one) => 
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("script", [True, False])
 @pytest.mark.parametrize("name", ["large", "hostile"])
-def test_what_a_tile_says_it_says_whole_or_not_at_all(show, name, width, script):
+def test_text_of_a_tile_is_shown_completely_or_not_at_all(show, name, width, script):
     found = show(name, width=width, java_script_enabled=script).evaluate(CUT_OFF)
     assert [text for text, how in found if how == "cut"] == []
     assert {how for _, how in found} == {"hidden", "whole"}
 
 
-def test_a_timeline_reads_its_values_by_mouse_and_by_arrow_keys(show):
+def test_timeline_shows_values_by_mouse_and_arrow_keys(show):
     page = show("large")
     field = page.locator(".picked .area .field").first
     field.scroll_into_view_if_needed()
@@ -206,7 +206,7 @@ def test_a_timeline_reads_its_values_by_mouse_and_by_arrow_keys(show):
 
 
 @pytest.mark.parametrize(("scheme", "first", "then"), [("light", 230, 60), ("dark", 60, 230)])
-def test_the_theme_follows_the_system_until_it_is_switched_and_is_kept(show, scheme, first, then):
+def test_theme_follows_the_system_until_it_is_switched(show, scheme, first, then):
     page = show("usual", color_scheme=scheme)
     ground = "Number(/\\d+/.exec(getComputedStyle(document.body).backgroundColor)[0])"
     is_bright = page.evaluate(ground) > 150
@@ -218,7 +218,7 @@ def test_the_theme_follows_the_system_until_it_is_switched_and_is_kept(show, sch
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_without_script_everything_is_there(show, name):
+def test_page_is_complete_without_script(show, name):
     page = show(name, java_script_enabled=False)
     assert page.locator("h1").is_visible()
     assert page.locator("#grid tbody tr").first.is_visible()
@@ -232,7 +232,7 @@ def test_without_script_everything_is_there(show, name):
     assert page.locator(".cell .inside:visible").count() >= 1
 
 
-def test_without_script_a_link_opens_its_cell(show):
+def test_link_opens_its_cell_without_script(show):
     page = show("large", java_script_enabled=False)
     link = page.locator("#grid tbody th a").nth(150)
     link.click()
@@ -249,7 +249,7 @@ def test_the_page_never_scrolls_sideways(show, name, width):
     assert page.evaluate(SCROLLS) == 0
 
 
-def test_hostile_names_are_text(show):
+def test_hostile_names_are_shown_as_text(show):
     page = show("hostile")
     assert page.evaluate("window.taken") is None
     assert page.locator("img, iframe, object").count() == 0
@@ -262,7 +262,7 @@ def test_hostile_names_are_text(show):
     assert page.evaluate("document.querySelectorAll('script').length") == 1
 
 
-def test_printed_it_has_the_folded_parts_and_only_the_chosen_cells(show):
+def test_printed_page_has_folded_sections_and_only_the_chosen_cells(show):
     page = show("large")
     page.emulate_media(media="print")
     assert not page.locator("nav").is_visible()
@@ -273,13 +273,13 @@ def test_printed_it_has_the_folded_parts_and_only_the_chosen_cells(show):
     assert page.evaluate(SCROLLS) == 0
 
 
-def test_two_hundred_cells_with_timelines_are_less_than_a_megabyte(report):
+def test_page_of_200_cells_with_timelines_is_smaller_than_1_mb(report):
     text = report("large").read_text()
     assert len(text.encode()) <= 1_000_000
     assert text.count('class="area"') >= 180
 
 
-def test_the_chosen_cells_name_stands_whole_above_it_and_is_not_said_twice_without_script(show):
+def test_name_of_the_chosen_cell_is_complete_and_not_repeated_without_script(show):
     page = show("usual", width=390)
     chosen = page.locator(".picked select").first.evaluate("one => one.selectedOptions[0].textContent")
     name = page.locator(".picked .inside .name").first
@@ -290,7 +290,7 @@ def test_the_chosen_cells_name_stands_whole_above_it_and_is_not_said_twice_witho
     assert not plain.locator(".cell[open] .name").first.is_visible()
 
 
-def test_a_table_that_goes_on_sideways_has_a_shadow_at_its_edge(show):
+def test_table_that_overflows_has_a_shadow_at_its_edge(show):
     page = show("usual", width=390)
     wide = page.locator("#grid .scroll").first
     assert wide.evaluate("one => one.scrollWidth > one.clientWidth")

@@ -1,4 +1,4 @@
-"""Hand-made run directories: real manifests and records with figures that a test can compute in its head."""
+"""Run directories made by hand: valid manifests and records with figures that are easy to compute."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NO_GPU = Metric.unavailable("bytes", "torch.cuda", "the cell ran on the CPU, whi
 
 
 def setting(batch: int, steps: int, precision: str, recompute: str = "none") -> dict[str, Any]:
-    """A nested setting as the manifest keeps it."""
+    """Return a nested setting, as the manifest stores it."""
     return {
         "model": {"num_frames": 16, "base_channels": 16, "pyramid_levels": [1, 2, 4]},
         "data": {"frame_size": 112},
@@ -28,7 +28,7 @@ def setting(batch: int, steps: int, precision: str, recompute: str = "none") -> 
 
 
 def step_metrics(memory_bytes: int, time_s: float, source: str = "cpu-real") -> dict[str, Metric]:
-    """Readings of one train_step process on the CPU."""
+    """Return the readings of one train_step process on the CPU."""
     return {
         "peak_tensor_bytes": Metric(value=memory_bytes, unit="bytes", source=source, quality="exact"),
         "peak_allocated_bytes": NO_GPU,
@@ -43,7 +43,7 @@ def step_metrics(memory_bytes: int, time_s: float, source: str = "cpu-real") -> 
 
 
 def epoch_metrics(accuracy: float, time_s: float) -> dict[str, Metric]:
-    """Readings of one train_epochs process."""
+    """Return the readings of one train_epochs process."""
     reason = "a whole training is not traced"
     return {
         "accuracy_top1": Metric(value=accuracy, unit="ratio", source="val split", quality="measured"),
@@ -53,7 +53,7 @@ def epoch_metrics(accuracy: float, time_s: float) -> dict[str, Metric]:
 
 
 def samples(peak_bytes: int) -> dict[str, Any]:
-    """A step that climbs to its peak in forward, falls in backward; RAM over two seconds."""
+    """Return samples of a step that rises to its peak in forward and falls in backward, and RAM over two seconds."""
     live = [peak_bytes * place // 40 for place in range(41)] + [peak_bytes * place // 40 for place in range(40, 9, -1)]
     phase = ["forward"] * 41 + ["backward"] * 25 + ["optimizer"] * 6
     times_s = [place / 20 for place in range(40)]
@@ -71,9 +71,9 @@ def samples(peak_bytes: int) -> dict[str, Any]:
 
 
 def traced_by_category(peak_bytes: int, micro_batches: int = 2, points: int = 400) -> dict[str, Any]:
-    """The traced part of samples as a run leaves it: categories over a step that saves and frees, modules at the peak.
+    """Return the traced part of samples: categories over a step that saves and frees, and modules at the peak.
 
-    The parts add up to the whole: state is a quarter of the peak, the rest rises and falls once a micro-batch.
+    The parts add up to the whole: state is a quarter of the peak, the rest rises and falls once per micro-batch.
     """
     state, rest = peak_bytes // 8, peak_bytes - 2 * (peak_bytes // 8)
     rising = points // micro_batches // 2
@@ -95,7 +95,7 @@ def traced_by_category(peak_bytes: int, micro_batches: int = 2, points: int = 40
 
 
 class FakeRun:
-    """Builds a run directory cell by cell; ``write`` makes it durable."""
+    """Builds a run directory cell by cell; ``write`` stores it on disk."""
 
     def __init__(self, directory: Path, workload: str = "train_step") -> None:
         self.directory, self.workload = directory, workload
@@ -107,7 +107,7 @@ class FakeRun:
         self.environment: dict[str, Any] = {"torch": "2.15.0", "cpu": "Fake CPU", "cores": 2}
 
     def cell(self, arm: str, workload: str = "train_step", *, own: bool = True, repeats: int = 3, **more: Any) -> str:
-        """List a cell; gives its id. ``more``: setting, coordinates."""
+        """Add a cell and return its id. ``more``: setting, coordinates."""
         cell_id = f"c{len(self.entries):03d}"
         self.entries.append(
             CellEntry(
@@ -132,7 +132,7 @@ class FakeRun:
         series: dict[str, Any] | None = None,
         marks: tuple[str, ...] = (),
     ) -> None:
-        """Leave one record of a listed cell; one that ended as ``invalid_env`` is thrown away."""
+        """Add a record of a cell. A record with the outcome ``invalid_env`` is stored as discarded."""
         entry = next(entry for entry in self.entries if entry.cell_id == cell_id)
         record = Record(
             cell_id=cell_id,
@@ -151,7 +151,7 @@ class FakeRun:
         self.records.append((record, series))
 
     def write(self, command: str = "slr-bench run configs/ablation.yml") -> Path:
-        """Manifest and records on disk; gives the directory."""
+        """Write manifest and records, and return the directory."""
         with self.store.locked():
             self.store.write_manifest(
                 Manifest(
@@ -174,7 +174,7 @@ class FakeRun:
 
 
 def fill_usual(run: FakeRun) -> FakeRun:
-    """Two arms and a grid: baseline 800 MiB, optimized 100 MiB (8x less), an OOM cell, accuracies 50 and 52 %."""
+    """Add two arms and a grid: baseline 800 MiB, optimized 100 MiB (8x less), an OOM cell, accuracies 50 and 52 %."""
     own = {"baseline": setting(16, 1, "fp32"), "optimized": setting(4, 4, "bf16", "block")}
     figures = {"baseline": (800 * MIB, (1.0, 1.1, 1.2)), "optimized": (100 * MIB, (1.5, 1.65, 1.8))}
     for arm, (memory, times) in figures.items():
@@ -197,8 +197,9 @@ def fill_usual(run: FakeRun) -> FakeRun:
 
 
 def fill_large(run: FakeRun, cells: int = 200, repeats: int = 3) -> FakeRun:
-    """Arms x batch sizes x precisions, the tenth of them out of memory: as many train_step cells as asked for, and a
-    training of every arm. Every cell that ended ok has a timeline by category and module.
+    """Add ``cells`` cells of train_step (arms x batch sizes x precisions) and one training per arm.
+
+    Every tenth cell is out of memory; every other cell has a timeline by category and by module.
     """
     axes = [(batch, precision) for precision in ("fp32", "bf16") for batch in (2, 4, 8, 16, 32)]
     for number in range(cells):

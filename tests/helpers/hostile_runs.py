@@ -1,4 +1,4 @@
-"""A run whose every name and message would rather be something else than text."""
+"""A run whose names and messages try to inject markup into every format."""
 
 from __future__ import annotations
 

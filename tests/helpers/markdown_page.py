@@ -1,4 +1,4 @@
-"""A page of Markdown as its reader meets it: code blocks, commands, links, tables, and anchors as GitHub makes them."""
+"""A parsed page of Markdown: code blocks, commands, links, tables, and anchors as GitHub makes them."""
 
 import re
 from dataclasses import dataclass

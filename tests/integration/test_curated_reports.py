@@ -16,7 +16,7 @@ CURE = "run: python -m slr_bench report {}, look at the difference, and commit i
 
 
 def _committed() -> list[str]:
-    """Run directories under ``reports/`` that git knows: fresh ones beside them are nobody's promise."""
+    """Run directories under ``reports/`` that git knows: new, uncommitted ones are not checked."""
     listed = ["git", "-C", str(ROOT), "ls-files", "reports/**/grid.json"]
     done = subprocess.run(listed, capture_output=True, text=True, check=False)
     there = [str(path.relative_to(ROOT)) for path in ROOT.glob("reports/**/grid.json")]
@@ -45,7 +45,7 @@ def drawn(request, tmp_path_factory) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("name", ["report.md", "report.html"])
-def test_the_report_is_that_of_todays_code(drawn, name):
+def test_committed_report_matches_the_current_code(drawn, name):
     kept, again = drawn
     made = (again / name).read_text(encoding="utf-8")
     assert made.count("MiB") + made.count("GiB") > 0
@@ -55,7 +55,7 @@ def test_the_report_is_that_of_todays_code(drawn, name):
     assert committed == made, f"{first}\n{CURE.format(kept.relative_to(ROOT))}"
 
 
-def test_every_picture_of_the_report_is_there(drawn):
+def test_every_picture_of_a_committed_report_exists(drawn):
     kept, again = drawn
     text = (again / "report.md").read_text(encoding="utf-8")
     linked = {piece.partition(")")[0] for piece in text.split("](")[1:] if piece.startswith("figures/")}

@@ -17,7 +17,7 @@ def run_dir(tmp_path):
     return fill_usual(FakeRun(tmp_path / "run")).write()
 
 
-def test_exports_come_beside_the_report(run_dir, slr_bench, tmp_path):
+def test_exports_are_written_in_addition_to_the_report(run_dir, slr_bench, tmp_path):
     done = slr_bench("report", "run", "--csv", "out.csv", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {
@@ -44,7 +44,7 @@ def test_latex_is_alone_on_stdout(run_dir, slr_bench):
         (["run", "--latex", "--json"], "--latex and --json both want stdout"),
     ],
 )
-def test_a_mistake_is_one_line(run_dir, slr_bench, options, words):
+def test_usage_error_is_one_line(run_dir, slr_bench, options, words):
     done = slr_bench("report", *options)
     assert (done.returncode, done.stdout) == (2, "")
     [line] = done.stderr.splitlines()
@@ -52,11 +52,11 @@ def test_a_mistake_is_one_line(run_dir, slr_bench, options, words):
     assert words in line
 
 
-def test_a_lost_manifest_ends_as_2_and_failures_alone_as_5_each_with_a_report(run_dir, slr_bench, tmp_path):
+def test_lost_manifest_exits_2_and_failures_only_exits_5_each_with_a_report(run_dir, slr_bench, tmp_path):
     (run_dir / "grid.json").unlink()
     lost = slr_bench("report", "run", "--csv", "lost.csv")
     assert lost.returncode == 2
-    assert "bring grid.json back, or run the grid anew" in lost.stderr
+    assert "bring grid.json back, or run the grid again" in lost.stderr
     assert "arm not known" in (run_dir / "report.md").read_text()
     assert set(pandas.read_csv(tmp_path / "lost.csv")["arm"]) == {"arm not known"}
     failed = FakeRun(tmp_path / "failed")
@@ -66,7 +66,7 @@ def test_a_lost_manifest_ends_as_2_and_failures_alone_as_5_each_with_a_report(ru
     assert nothing.returncode == 5
     assert nothing.stderr.splitlines()[-1] == (
         "slr-bench: nothing was measured: no run in failed ended ok or out of memory (1 as crash: signal 11); "
-        "failed/report.md lists all"
+        "failed/report.md lists all runs"
     )
     assert list(pandas.read_csv(tmp_path / "failed.csv")["reason"]) == ["signal 11"]
     assert "signal 11" in (tmp_path / "failed" / "report.html").read_text()

@@ -26,7 +26,7 @@ class Cell:
     detail: str = ""
     """A second, smaller line. A range stands in square brackets."""
     heat: float | None = None
-    """The value's size among those of its table, from 0 to 1: the depth of the colour behind it on the page."""
+    """Depth of the colour behind the value on the page, from 0 (best of the table) to 1 (worst)."""
     bar: Bar | None = None
     """A bar below the text."""
     link: str | None = None
@@ -50,11 +50,11 @@ class Column:
     title: str
     numeric: bool = False
     spare: bool = False
-    """Whether a narrow terminal drops the column first."""
+    """True: a narrow terminal drops the column first."""
     note: str | None = None
     """A footnote for all values of the column."""
     choices: bool = False
-    """Whether the page offers a filter by the column's values."""
+    """True: the page offers a filter by the column's values."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Table:
     heads: int = 1
     """Number of leading columns that name the row."""
     is_by_arm: bool = False
-    """Whether there is one row per arm: with few arms the table is transposed."""
+    """True: there is one row per arm, and the table is transposed if there are few arms."""
 
     @property
     def bars(self) -> set[int]:
@@ -107,7 +107,7 @@ class Section:
     charts: tuple[Chart, ...] = ()
     """Charts for the page; Markdown has pictures instead."""
     is_folded: bool = False
-    """Whether the section is closed at first, as reference matter."""
+    """True: the section is closed at first, as reference matter."""
     anchors: frozenset[str] = frozenset()
     """Ids inside the charts, to which other parts of the page may link."""
 
@@ -131,7 +131,7 @@ class Card:
     change: str
     tone: Tone
     basis: str
-    """What the change is based on: processes, range or interval, verdict."""
+    """Basis of the change: processes, range or interval, verdict."""
     lines: tuple[CardLine, ...]
     mark: str = ""
     """``~`` (not significant) or ``n too small`` (no verdict)."""

@@ -97,7 +97,7 @@ class Panels:
 
 
 def cells_section(cells: Sequence[CellSummary], shown: Sequence[CellSummary], store: Store) -> Section | None:
-    """Return a panel per cell that left a record; None where there is none. The cells in ``shown`` are open."""
+    """Return a panel per cell that left a record, or None for an empty run. The cells in ``shown`` are open."""
     found = panels(cells, shown, store)
     if not found.panels:
         return None

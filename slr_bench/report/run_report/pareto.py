@@ -33,9 +33,9 @@ class Point:
     cell: CellSummary
     memory_bytes: float
     time_s: float
-    """Time of a step; where effective batches differ, time per sample."""
+    """Time of a step; where effective batches differ, time per unit."""
     accuracy: float | None
-    """Accuracy of the training with the same arm and axes; None where there is none."""
+    """Accuracy of the training with the same arm and axes, if there is one."""
     is_dominated: bool = False
 
 

@@ -1,4 +1,4 @@
-"""The sections that let somebody else judge and repeat the run: statistics, predictions, meters, cost, environment."""
+"""The sections that are needed to judge and repeat the run: statistics, predictions, meters, cost, environment."""
 
 from __future__ import annotations
 

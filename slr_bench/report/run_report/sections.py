@@ -27,7 +27,7 @@ GRID_METRICS: Final = (
 )
 """Columns of the grid before those of the workload. A column without any value is left out."""
 _OWN_METRICS: Final = 2
-"""Number of a workload's own metrics in the grid beside its headline: the first of which more is better."""
+"""Number of a workload's own metrics in the grid, in addition to its headline. Only metrics where more is better."""
 _DRAWN: Final = ("peak_tensor_bytes", "peak_allocated_bytes")
 """Columns with a bar under each figure."""
 SUSPECT: Final = "a run suffered interference: its times are not reliable"

@@ -1,4 +1,4 @@
-"""The long table and the LaTeX headline."""
+"""Exports: the long table, and the headline in LaTeX."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def cells(run: FakeRun):
     return read_content(run.write()).cells
 
 
-def test_csv_has_a_row_a_cell_run_and_metric(new_run, tmp_path):
+def test_csv_has_one_row_per_cell_run_and_metric(new_run, tmp_path):
     run = fill_usual(new_run())
     run.cell("never", own=False)
     found = cells(run)
@@ -42,7 +42,7 @@ def test_csv_has_a_row_a_cell_run_and_metric(new_run, tmp_path):
     assert list(frame[frame["outcome"] == "not run"]["arm"]) == ["never"]
 
 
-def test_bytes_stay_whole_and_text_survives(new_run, tmp_path):
+def test_csv_keeps_integers_and_text(new_run, tmp_path):
     run = new_run()
     name = 'a,"b"\nc\u202ed'
     big = 2**53 + 2
@@ -71,13 +71,13 @@ def test_parquet_has_the_same_with_types(new_run, tmp_path):
     assert set(frame["axis.mixed"].dropna()) == {"1", "two", "true"}
 
 
-def test_without_pyarrow_the_cure_is_told(monkeypatch, tmp_path):
+def test_error_without_pyarrow_names_the_cure(monkeypatch, tmp_path):
     monkeypatch.setattr(tidy.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'slr-bench\[parquet\]', or use --csv"):
         write_parquet([], tmp_path / "out.parquet")
 
 
-def test_a_place_that_cannot_be_written_is_told(new_run, tmp_path):
+def test_error_names_the_file_that_cannot_be_written(new_run, tmp_path):
     found = cells(fill_usual(new_run()))
     for write in (write_csv, write_parquet):
         if write is write_parquet:
@@ -108,7 +108,7 @@ SAFE = re.compile(
 )
 
 
-def test_no_character_of_a_name_reaches_tex():
+def test_special_characters_are_escaped_for_tex():
     """Compiled once by hand, with pdfTeX: the same characters came out."""
     everything = "".join(map(chr, range(32, 0x3000)))
     for char in everything:

@@ -1,4 +1,4 @@
-"""Tables in a terminal: never wider than it, numbers whole, and what matters most given up last."""
+"""Tables in a terminal: they fit, numbers are complete, and important columns are dropped last."""
 
 import io
 import re
@@ -50,7 +50,7 @@ def test_at_80_columns_the_grid_has_memory_and_step_time(split_run):
     assert "energy" not in grid.lower()
 
 
-def test_words_break_at_their_joints_and_nowhere_else():
+def test_words_break_only_at_their_joints():
     words = ["gradient_accumulation_steps", "model.region_focus_of_frames", "unremarkable", "enable_feature_caching"]
     rows = tuple(Row((Cell("x"), Cell(" ".join(words)), Cell("9,999"))) for _ in range(2))
     table = Table("t", (Column("A"), Column("Text"), Column("N", numeric=True)), rows)
@@ -62,7 +62,7 @@ def test_words_break_at_their_joints_and_nowhere_else():
             assert re.search(" ?".join(map(re.escape, pieces)), shown), (width, shown)
 
 
-def test_what_is_split_has_a_note_wherever_the_grid_is_shown(split_run):
+def test_split_operators_have_a_note_in_every_format(split_run):
     report = read_content(split_run).report
     table = next(section for section in report.sections if section.key == "grid").tables[0]
     place = [column.title for column in table.columns].index("Peak/floor")
@@ -83,7 +83,7 @@ def test_no_table_is_wider_than_the_terminal(columns, width, length):
     assert max(map(len, printed(Table("caption", tuple(titles), rows), width))) <= width
 
 
-def test_spare_columns_go_first_and_the_last_one_stays():
+def test_spare_columns_are_dropped_first_and_the_last_column_stays():
     titles = [Column(name, numeric=True, spare=name in "cd") for name in "abcdefg"]
     table = Table("", tuple(titles), (Row(tuple(Cell(name * 6) for name in "abcdefg")),))
     for width, left in ((56, "abcdefg"), (50, "abcefg"), (41, "abefg"), (34, "abeg")):

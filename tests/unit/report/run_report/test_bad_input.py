@@ -1,4 +1,4 @@
-"""Directories that are not whole: a sentence, an exit code, and a report of what is there."""
+"""Incomplete run directories: the message, the exit code, and a report of what can be read."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def missing(directory):
     return next(section for section in read_content(directory).report.sections if section.key == "missing").paragraphs
 
 
-def test_a_place_that_is_no_directory_is_told_apart(tmp_path):
+def test_error_distinguishes_missing_path_file_and_empty_directory(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "empty").mkdir()
     for name, words in {
@@ -53,7 +53,7 @@ def test_a_place_that_is_no_directory_is_told_apart(tmp_path):
             read_directory(tmp_path / name)
 
 
-def test_without_a_manifest_the_exit_is_that_of_a_mistake_and_the_report_is_written(small):
+def test_lost_manifest_exits_as_usage_error_and_still_writes_the_report(small):
     (small / "grid.json").unlink()
     with pytest.raises(ConfigError, match=r"no grid\.json.*its 2 records alone; bring grid\.json back") as caught:
         write_reports(small)
@@ -62,7 +62,7 @@ def test_without_a_manifest_the_exit_is_that_of_a_mistake_and_the_report_is_writ
 
 
 @pytest.mark.parametrize("text", [None, "", '{"schema": 1, "cells": [', "null", '{"schema": 2}'])
-def test_without_a_manifest_the_records_are_reported(small, text):
+def test_lost_manifest_still_reports_the_records(small, text):
     if text is None:
         (small / "grid.json").unlink()
     else:
@@ -76,7 +76,7 @@ def test_without_a_manifest_the_records_are_reported(small, text):
         assert "which cells are an arm's own setting is not known" in shown.replace("&#39;", "'")
 
 
-def test_a_manifest_of_another_version_is_said_to_be_one(small):
+def test_manifest_of_another_version_is_named_in_the_error(small):
     change(small / "grid.json", schema=7)
     shutil.rmtree(small / "records")
     with pytest.raises(ConfigError, match="schema 7 was written by another version of slr-bench, this one reads 1"):
@@ -93,7 +93,7 @@ def test_a_manifest_of_another_version_is_said_to_be_one(small):
         ({"reason": "why not"}, "exactly the outcomes but ok have one"),
     ],
 )
-def test_a_record_that_is_none_is_listed_and_the_others_reported(small, values, words):
+def test_invalid_record_is_listed_and_other_records_are_reported(small, values, words):
     change(next((small / "records").glob("c000-*")), **values)
     assert any("c000-a-0.json" in line and words in line for line in missing(small))
     _, twin = outputs(small)
@@ -102,7 +102,7 @@ def test_a_record_that_is_none_is_listed_and_the_others_reported(small, values, 
 
 
 @pytest.mark.parametrize("kind", ["half", "binary", "empty", "a directory", "a list"])
-def test_a_half_written_record_is_listed(small, kind):
+def test_half_written_record_is_listed(small, kind):
     path = next((small / "records").glob("c000-*"))
     text = path.read_text()
     path.unlink()
@@ -116,7 +116,7 @@ def test_a_half_written_record_is_listed(small, kind):
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])
-def test_a_figure_that_is_none_is_left_out_and_the_rest_of_its_record_stays(small, value):
+def test_value_that_is_no_number_is_left_out_and_the_rest_of_its_record_stays(small, value):
     path = next((small / "records").glob("c000-*"))
     raw = json.loads(path.read_text())
     raw["metrics"]["step_time_s"]["value"] = "HERE"
@@ -143,7 +143,7 @@ def test_a_figure_that_is_none_is_left_out_and_the_rest_of_its_record_stays(smal
         '{"traced": {"live_bytes": [1, 2], "phase": ["a", "a"], "by_module": {"a": {"b": 0}, "c": {"d": -4}}}}',
     ],
 )
-def test_strange_samples_lose_a_drawing_and_no_figure(small, text):
+def test_invalid_samples_lose_a_chart_but_no_figure(small, text):
     for path in (small / "samples").iterdir():
         path.write_text(text)
     for picture in (STEP, RAM):
@@ -154,7 +154,7 @@ def test_strange_samples_lose_a_drawing_and_no_figure(small, text):
     assert "v--" not in page
 
 
-def test_failures_alone_make_a_report_and_exit_5(new_run):
+def test_run_with_failures_only_makes_a_report_and_exits_5(new_run):
     run = new_run()
     for arm, outcome in (("baseline", Outcome.CRASH), ("optimized", Outcome.TIMEOUT), ("third", Outcome.UNSUPPORTED)):
         run.record(run.cell(arm, repeats=1), 0, outcome=outcome, reason=f"because {arm}")
@@ -166,7 +166,7 @@ def test_failures_alone_make_a_report_and_exit_5(new_run):
         assert words in page
 
 
-def test_records_that_cannot_be_read_are_not_told_as_runs_not_made(small):
+def test_unreadable_records_are_not_reported_as_missing_runs(small):
     for path in (small / "records").iterdir():
         change(path, schema=2)
     why = "schema 2 was written by another version of slr-bench, this one reads 1"
@@ -188,7 +188,7 @@ def test_records_that_cannot_be_read_are_not_told_as_runs_not_made(small):
     assert set(frame["reason"]) == {why}
 
 
-def test_an_unreadable_record_among_others_is_counted(new_run):
+def test_unreadable_record_among_readable_ones_is_counted(new_run):
     run = new_run()
     cell = run.cell("baseline", repeats=3)
     for repeat in range(2):
@@ -202,7 +202,7 @@ def test_an_unreadable_record_among_others_is_counted(new_run):
     assert reason.endswith("; 1 of 3 runs not made")
 
 
-def test_without_a_manifest_and_with_no_readable_record_it_is_said_which_of_both(small):
+def test_error_names_both_the_lost_manifest_and_the_unreadable_records(small):
     (small / "grid.json").unlink()
     for path in (small / "records").iterdir():
         change(path, schema=2)
@@ -210,7 +210,7 @@ def test_without_a_manifest_and_with_no_readable_record_it_is_said_which_of_both
         read_content(small)
 
 
-def test_figures_of_zero_break_nothing(new_run):
+def test_values_of_zero_are_reported(new_run):
     run = new_run()
     for number, (size, time_s) in enumerate(((0, 1.0), (5, 0.5), (3, 2.0))):
         cell = run.cell("baseline", own=not number, coordinates={"training.batch_size": number})
@@ -224,7 +224,7 @@ def test_figures_of_zero_break_nothing(new_run):
         assert all(figure in text for figure in ("0 B", "5 B", "3 B", "0.00 %"))
 
 
-def test_a_directory_that_a_run_has_just_begun_says_what_is_not_made_yet(new_run):
+def test_report_of_a_run_that_has_just_begun_lists_missing_runs(new_run):
     run = new_run()
     run.cell("baseline")
     directory = run.write()

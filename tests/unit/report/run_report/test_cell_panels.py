@@ -1,4 +1,4 @@
-"""A cell opened: paths that can be read back, tiles that fill the square, detail that fits the page."""
+"""Panels of cells: paths hold the bytes, tiles fill the square, and the detail fits the page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from slr_bench.report.run_report.content import read_content
 
 
 def heights(path):
-    """What a browser paints: the height above the ground at each unit of x."""
+    """Return the height above the ground at each unit of x, as a browser paints it."""
     y, found = HEIGHT, []
     for kind, number in re.findall(r"([hv])(-?\d+)", path):
         if kind == "v":
@@ -33,7 +33,7 @@ def heights(path):
 
 
 @given(st.lists(st.tuples(st.integers(0, 900), st.integers(0, 900)), min_size=1, max_size=40))
-def test_paths_say_the_bytes_to_half_a_unit(pairs):
+def test_area_paths_hold_the_bytes_to_half_a_unit(pairs):
     low, high = zip(*pairs, strict=True)
     whole = tuple(one + other for one, other in pairs)
     line = Timeline(tuple(range(len(pairs))), whole, ("forward",) * len(pairs), {"parameter": low, "temporary": high})
@@ -45,7 +45,7 @@ def test_paths_say_the_bytes_to_half_a_unit(pairs):
     assert lower == pytest.approx([HEIGHT * value / top for value in low], abs=0.5)
 
 
-def test_peak_and_floor_are_marked_where_they_are():
+def test_peak_and_floor_are_marked_at_their_heights():
     line = traced_timeline(parse_samples(samples(100 * MIB)))
     drawn = stacked_area(line, "x", ("0", "1"), 80 * MIB, "arm-1")
     assert [(level.text, level.place) for level in drawn.levels] == [
@@ -58,7 +58,7 @@ def test_peak_and_floor_are_marked_where_they_are():
 
 
 @given(st.lists(st.floats(1, 1e5), min_size=1, max_size=30))
-def test_boxes_have_their_areas_fill_the_square_and_do_not_overlap(sizes):
+def test_boxes_have_the_given_areas_and_fill_the_square_without_overlap(sizes):
     sizes.sort(reverse=True)
     boxes = squarified(sizes)
     total = sum(sizes)
@@ -73,12 +73,12 @@ def test_boxes_have_their_areas_fill_the_square_and_do_not_overlap(sizes):
             assert max(0, across) * max(0, down) < 1e-6
 
 
-def test_a_box_of_nothing_is_refused():
+def test_box_without_size_is_refused():
     with pytest.raises(ValueError, match="above 0, got 0"):
         squarified([1, 0])
 
 
-def test_tiles_add_up_and_the_small_ones_share_one():
+def test_tiles_add_up_and_small_modules_share_one_tile():
     modules = {"a": {"parameter": 600}, "b": {"temporary": 200, "gradient": 190}, "c": {"input": 2}, "d": {"input": 1}}
     found = tiles(modules, 9)
     assert [(tile.name, tile.text) for tile in found] == [("a", "600 B"), ("b", "390 B"), ("2 more modules", "3 B")]
@@ -91,7 +91,7 @@ def test_tiles_add_up_and_the_small_ones_share_one():
     assert [tile.name for tile in tiles(modules, 2)] == ["a", "3 more modules"]
 
 
-def test_a_label_is_the_end_of_a_path_without_what_all_begin_with():
+def test_label_is_the_end_of_a_path_without_the_common_beginning():
     names = ("model.backbone.layer4.0.conv2", "model.backbone.layer4.0.downsample.0", "model.classifier", "AdamW")
     assert list(short_names(names).values()) == ["layer4.0.conv2", "layer4.0.downsample.0", "classifier", "AdamW"]
     assert short_names(["model.head"]) == {"model.head": "model.head"}
@@ -110,7 +110,7 @@ def shown(run):
     return next(section.charts[0].panels for section in sections if section.key == "cells")
 
 
-def test_a_panel_says_peak_floor_categories_and_modules(new_run):
+def test_panel_has_peak_facts_categories_and_modules(new_run):
     run = new_run()
     series = samples(MIB) | {"traced": traced_by_category(800 * MIB)}
     run.record(run.cell("baseline"), 0, step_metrics(800 * MIB, 1.0), series=series)
@@ -125,7 +125,7 @@ def test_a_panel_says_peak_floor_categories_and_modules(new_run):
     assert one.ram is not None
 
 
-def test_a_cell_out_of_memory_has_a_panel_with_its_reason(new_run):
+def test_cell_out_of_memory_has_a_panel_with_the_reason(new_run):
     run = new_run()
     run.record(run.cell("baseline"), 0, outcome=Outcome.OOM_GPU, reason="tried to allocate 9 GiB")
     [one] = shown(run)
@@ -134,14 +134,14 @@ def test_a_cell_out_of_memory_has_a_panel_with_its_reason(new_run):
     )  # fmt: skip
 
 
-def test_a_cell_without_samples_says_so(new_run):
+def test_panel_of_a_cell_without_samples_explains_that(new_run):
     run = new_run()
     run.record(run.cell("baseline"), 0, step_metrics(MIB, 1.0))
     [one] = shown(run)
     assert one.reason == "The series over the step is missing or not readable (samples/)."
 
 
-def test_two_arms_with_the_same_setting_share_a_panel(new_run):
+def test_arms_with_the_same_setting_share_a_panel(new_run):
     run = new_run()
     cell = run.cell("baseline")
     run.record(cell, 0, step_metrics(MIB, 1.0))
@@ -150,7 +150,7 @@ def test_two_arms_with_the_same_setting_share_a_panel(new_run):
     assert one.name == "baseline = twin · own setting"
 
 
-def test_many_cells_are_drawn_more_coarsely_and_keep_their_peaks(tmp_path, monkeypatch):
+def test_many_cells_are_drawn_coarsely_and_keep_their_peaks(tmp_path, monkeypatch):
     run = fill_large(FakeRun(tmp_path / "run"), cells=20, repeats=1)
     fine = shown(run)
     monkeypatch.setattr(panel, "PAGE", 60_000)
@@ -161,7 +161,7 @@ def test_many_cells_are_drawn_more_coarsely_and_keep_their_peaks(tmp_path, monke
     assert max(heights(area_path(coarse[0].step.layers[0].edge))) == round(HEIGHT / 1.14)
 
 
-def test_every_place_that_is_linked_to_is_on_the_page(tmp_path):
+def test_every_link_to_a_cell_has_its_target_on_the_page(tmp_path):
     run = fill_large(FakeRun(tmp_path / "run"), cells=30, repeats=1)
     run.cell("never run")
     text = html.render(read_content(run.write()).report)

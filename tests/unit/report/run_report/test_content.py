@@ -1,4 +1,4 @@
-"""What a report says: the figures of hand-made runs, and what it must not say."""
+"""Content of a report: figures, reasons and warnings of runs made by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from slr_bench.errors import ConfigError
 from slr_bench.record import Metric, Outcome
 from slr_bench.report.formats import html
 from slr_bench.report.formats.latex import headline_table
-from slr_bench.report.run_report.content import read_content
+from slr_bench.report.run_report.content import commands, read_content
 
 
 def section(report, key):
@@ -47,14 +47,14 @@ def test_headline_has_memory_time_and_accuracy_with_ratios(usual_run):
     assert report.warnings == ()
 
 
-def test_three_processes_carry_no_verdict_on_time(usual_run):
+def test_three_processes_give_no_verdict_on_time(usual_run):
     report = read_content(usual_run).report
     tones = {card.title: card.tone for card in report.cards}
     assert tones == {"Memory": "good", "Step time": "", "Training time": "", "Accuracy": ""}
     assert "no verdict below 8" in report.cards[1].basis
 
 
-def test_eight_processes_carry_one(new_run):
+def test_eight_processes_give_a_verdict_on_time(new_run):
     run = new_run()
     for arm, factor in (("baseline", 1.0), ("optimized", 1.2)):
         cell = run.cell(arm, repeats=8)
@@ -67,7 +67,7 @@ def test_eight_processes_carry_one(new_run):
     assert report.cards[0].change == "equal"
 
 
-def test_it_says_which_setting_was_measured(usual_run):
+def test_report_describes_the_measured_setting(usual_run):
     measured = read_content(usual_run).report.measured
     for part in (
         "cpu (Fake CPU, 2 cores)",
@@ -78,7 +78,7 @@ def test_it_says_which_setting_was_measured(usual_run):
         assert part in measured
 
 
-def test_arms_are_told_apart_by_what_differs_only(usual_run):
+def test_table_of_arms_lists_only_keys_that_differ(usual_run):
     [table] = section(read_content(usual_run).report, "arms").tables
     assert texts(table) == [
         ["training.batch_size", "16", "4"],
@@ -88,7 +88,7 @@ def test_arms_are_told_apart_by_what_differs_only(usual_run):
     ]
 
 
-def test_of_more_arms_than_keys_the_arms_are_the_rows(new_run):
+def test_table_is_transposed_when_arms_outnumber_keys(new_run):
     run = new_run()
     for number in range(5):
         run.record(run.cell(f"arm {number}", setting=setting(16, 1, f"fp{number}")), 0, step_metrics(MIB, 1.0))
@@ -97,7 +97,7 @@ def test_of_more_arms_than_keys_the_arms_are_the_rows(new_run):
     assert texts(table)[4] == ["arm 4", "fp4"]
 
 
-def test_different_effective_batches_are_warned_of(new_run):
+def test_different_effective_batches_give_a_warning(new_run):
     run = new_run()
     for arm, batch in (("baseline", 16), ("optimized", 8)):
         run.record(run.cell(arm, setting=setting(batch, 1, "fp32")), 0, step_metrics(MIB, 1.0))
@@ -105,7 +105,7 @@ def test_different_effective_batches_are_warned_of(new_run):
     assert "effective batch (baseline 16, optimized 8)" in warning
 
 
-def test_bytes_that_disagree_are_said_loudly(new_run):
+def test_disagreeing_bytes_give_a_warning(new_run):
     run = new_run()
     cell = run.cell("baseline")
     for repeat, memory in enumerate((100, 100, 101)):
@@ -117,7 +117,7 @@ def test_bytes_that_disagree_are_said_loudly(new_run):
     assert [cell.tone for cell in grid.rows[0].cells if cell.text == "100.0 MiB"] == ["warn"]
 
 
-def test_traces_of_different_sources_get_no_ratio(new_run):
+def test_traces_from_different_sources_get_no_ratio(new_run):
     run = new_run()
     run.record(run.cell("baseline"), 0, step_metrics(800 * MIB, 1.0))
     run.record(run.cell("optimized"), 0, step_metrics(100 * MIB, 1.0, source="cpu-fake"))
@@ -137,7 +137,7 @@ def test_out_of_memory_is_a_result_with_its_reason(usual_run):
     assert row.cells[-1].text == "0/3"
 
 
-def test_a_reference_out_of_memory_leaves_the_other_arm_without_ratio(new_run):
+def test_other_arm_has_no_ratio_when_the_reference_ran_out_of_memory(new_run):
     run = new_run()
     run.record(run.cell("baseline"), 0, outcome=Outcome.OOM_GPU, reason="tried to allocate 9 GiB")
     run.record(run.cell("optimized"), 0, step_metrics(100 * MIB, 1.0))
@@ -148,7 +148,7 @@ def test_a_reference_out_of_memory_leaves_the_other_arm_without_ratio(new_run):
     assert report.lead.startswith("The arms' own settings cannot be compared")
 
 
-def test_an_unavailable_reading_is_a_dash_with_its_reason_never_zero(new_run):
+def test_unavailable_reading_is_a_dash_with_its_reason(new_run):
     run = new_run()
     metrics = step_metrics(MIB, 1.0) | {"accuracy_top1": Metric.unavailable("ratio", "val split", "no val clips")}
     run.record(run.cell("baseline"), 0, metrics)
@@ -160,7 +160,7 @@ def test_an_unavailable_reading_is_a_dash_with_its_reason_never_zero(new_run):
     assert ["train_epochs", "Accuracy", "no val clips", "1"] in texts(section(report, "unread").tables[-1])
 
 
-def test_gpu_memory_has_a_column_only_where_it_was_read(new_run, usual_run):
+def test_gpu_memory_has_a_column_only_if_it_was_read(new_run, usual_run):
     assert "GPU memory allocated" not in [column.title for column in read_content(usual_run).report.headline.columns]
     run = new_run()
     allocated = Metric(value=3 * MIB, unit="bytes", source="torch.cuda", quality="exact")
@@ -171,7 +171,7 @@ def test_gpu_memory_has_a_column_only_where_it_was_read(new_run, usual_run):
     assert headline.rows[0].cells[2].text == "3.0 MiB"
 
 
-def test_inference_gets_columns_of_its_own(new_run):
+def test_inference_has_its_own_columns(new_run):
     run = new_run()
     for workload in ("inference", "train_step"):
         run.record(run.cell("baseline", workload), 0, step_metrics(MIB, 1.0))
@@ -179,7 +179,7 @@ def test_inference_gets_columns_of_its_own(new_run):
     assert titles == ["Arm", "Memory", "Step time", "Inference memory", "Inference step time"]
 
 
-def test_a_workload_that_is_no_word_keeps_its_spelling(new_run):
+def test_name_of_an_unknown_workload_keeps_its_spelling(new_run):
     run = new_run()
     for arm, size in (("baseline", 8), ("optimized", 2)):
         run.record(run.cell(arm, "Tiny_Video"), 0, step_metrics(size * MIB, 1.0))
@@ -189,7 +189,7 @@ def test_a_workload_that_is_no_word_keeps_its_spelling(new_run):
     assert report.lead.startswith("Memory of Tiny_Video 4.0× less (8.0 MiB → 2.0 MiB); step time of Tiny_Video")
 
 
-def test_runs_not_made_strays_and_broken_files_are_listed(new_run):
+def test_missing_runs_unknown_cells_and_broken_files_are_listed(new_run):
     run = new_run()
     cell = run.cell("baseline")
     run.record(cell, 0, step_metrics(MIB, 1.0))
@@ -204,7 +204,7 @@ def test_runs_not_made_strays_and_broken_files_are_listed(new_run):
     assert texts(missing.tables[0])[0][-1] == "2 of 3 runs not made"
 
 
-def test_a_complete_run_says_that_nothing_is_missing(new_run):
+def test_report_of_a_complete_run_states_that_nothing_is_missing(new_run):
     run = new_run()
     time_s = Metric(value=1.0, unit="s", source="clock", quality="measured")
     run.record(run.cell("baseline", repeats=1), 0, {"step_time_s": time_s})
@@ -213,7 +213,7 @@ def test_a_complete_run_says_that_nothing_is_missing(new_run):
     assert missing.paragraphs[0].startswith("Nothing")
 
 
-def test_cost_of_measuring_sets_the_first_cell_apart(new_run):
+def test_cost_of_measuring_lists_the_first_cell_separately(new_run):
     run = new_run()
     cell = run.cell("baseline", repeats=4)
     for repeat, harness in enumerate((2.0, 0.1, 0.2, 0.3)):
@@ -225,7 +225,7 @@ def test_cost_of_measuring_sets_the_first_cell_apart(new_run):
     assert ["Sampler's cost in time", "0.40 %", "0.40 % – 0.40 % (min–max, n = 4)", "4"] in rows
 
 
-def test_methods_say_source_quality_and_blind_spot_of_unknown_metrics_too(new_run):
+def test_methods_list_unknown_metrics_too(new_run):
     run = new_run()
     own = {"signs_s": Metric(value=1.0, unit="s", source="my clock", quality="measured")}
     run.record(run.cell("baseline"), 0, step_metrics(MIB, 1.0) | own)
@@ -255,12 +255,12 @@ def test_three_arms_each_have_a_change(new_run):
     assert report.headline.rows[2].cells[1].whole == "1.56 GiB (2.0× more)"
 
 
-def test_a_directory_without_manifest_is_refused_with_the_cure(tmp_path):
+def test_directory_without_manifest_is_refused_with_the_cure(tmp_path):
     with pytest.raises(ConfigError, match=r"no grid\.json and no record; give the directory that `slr-bench run`"):
         read_content(tmp_path)
 
 
-def test_what_was_traced_on_fake_tensors_is_not_called_measured(new_run):
+def test_traces_on_fake_tensors_are_not_called_measured(new_run):
     run = new_run()
     for arm, size in (("baseline", 8), ("optimized", 2)):
         memory = {"peak_tensor_bytes": step_metrics(size * MIB, 1.0, "cpu-fake")["peak_tensor_bytes"]}
@@ -273,13 +273,36 @@ def test_what_was_traced_on_fake_tensors_is_not_called_measured(new_run):
     assert "Traced on fake tensors" in headline_table(report)
 
 
-def test_what_was_measured_has_no_chip(usual_run):
+def test_measured_figures_have_no_chip(usual_run):
     assert {card.chip for card in read_content(usual_run).report.cards} == {""}
 
 
-def test_of_fake_tensors_it_is_said_why_there_is_no_time(new_run):
+def test_missing_time_of_fake_tensors_is_explained(new_run):
     run = new_run()
     traced = {"peak_tensor_bytes": step_metrics(MIB, 1.0, source="cuda-fake")["peak_tensor_bytes"]}
     run.record(run.cell("baseline"), 0, traced)
     time = read_content(run.write()).report.headline.rows[0].cells[2]
     assert (time.text, time.note) == ("–", "traced on fake tensors: bytes are counted, but nothing is computed")
+
+
+RUN = "slr-bench run 'my grid.yml' --device cpu"
+
+
+def test_commands_run_profile_and_report_the_same_grid():
+    assert commands(f"{RUN} --fake --out=reports/x", ["baseline", "it's"]).splitlines() == [
+        f"{RUN} --fake --out=reports/x  # measure it",
+        """slr-bench profile 'my grid.yml' --arm 'it'"'"'s' --fake  # every byte of one step, by tensor""",
+        "slr-bench report reports/x  # this report",
+    ]
+    assert commands(RUN, []).splitlines()[-1] == "slr-bench report reports/latest  # this report"
+    assert commands(f"{RUN} --out 'a b'", []).splitlines()[-1] == "slr-bench report 'a b'  # this report"
+
+
+@pytest.mark.parametrize("command", ["make bench", "slr-bench run", "slr-bench run --out x", "it's", "not known", ""])
+def test_other_command_is_returned_alone(command):
+    assert commands(command, ["baseline"]) == command
+
+
+def test_command_is_one_line_of_limited_length():
+    assert commands("a\nb\x1b[2J" + "x" * 9000, []).startswith("a b [2Jx")
+    assert len(commands("x" * 9000, [])) == 2000

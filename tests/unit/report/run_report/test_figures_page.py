@@ -1,4 +1,4 @@
-"""``docs/how_each_figure_is_measured.md`` has every metric, in the report's words and as its meter gives it."""
+"""``docs/how_each_figure_is_measured.md`` lists every metric with its text, its unit and its quality."""
 
 import json
 from collections import defaultdict
@@ -67,11 +67,11 @@ def given():
 
 def test_every_metric_has_a_row_and_every_row_a_metric(given):
     assert ROWS.keys() == TEXTS.keys()
-    assert given.keys() == TEXTS.keys(), "a metric without words in report/metrics.py, or words that nobody gives"
+    assert given.keys() == TEXTS.keys(), "a metric without words in report/metrics.py, or words without a metric"
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_a_row_is_what_the_meter_gives_in_the_words_of_the_report(given, name):
+def test_row_has_the_unit_of_the_meter_and_the_words_of_the_report(given, name):
     text, (unit, *_) = TEXTS[name], [unit for unit, _ in given[name]]
     row = {
         "Figure": f"`{name}` {text.label}",
@@ -83,11 +83,11 @@ def test_a_row_is_what_the_meter_gives_in_the_words_of_the_report(given, name):
     assert ROWS.get(name) == row, f"write this row: | {' | '.join(row.values())} |"
 
 
-def test_what_must_agree_between_processes_is_called_exact():
+def test_deterministic_metrics_are_called_exact():
     assert {name for name in DETERMINISTIC if "exact" not in ROWS[name]["Unit, quality"]} == set()
 
 
-def test_what_compares_with_what_is_what_the_comparison_asks():
+def test_table_of_families_matches_the_comparison():
     (table,) = [table for table in PAGE.tables if "Because" in table[0]]
     said = {row["Compares as"]: row["Two run directories compare where these are equal"] for row in table}
     kinds = [kind for kind in vars(comparability).values() if isinstance(kind, Family)]
@@ -97,6 +97,6 @@ def test_what_compares_with_what_is_what_the_comparison_asks():
         assert said[kind.name].startswith("never: only") == kind.interleaved
 
 
-def test_a_metric_of_ones_own_is_judged_as_the_page_says():
+def test_custom_metric_is_compared_as_the_page_states():
     assert family("my_bytes", "bytes").name == "host"
     assert family("my_seconds", "s").name == "time"

@@ -1,4 +1,4 @@
-"""The ablation matrix: each cell against the reference arm at the same values of the axes."""
+"""The matrix: each cell is compared with the first arm at the same values of the axes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_rows_are_the_axes_and_columns_the_arms(new_run):
     assert [[cell.strong for cell in row.cells[1:]] for row in memory.rows] == [[False, True], [True, False]]
 
 
-def test_heat_goes_by_factors_from_the_least_to_the_most(new_run):
+def test_heat_is_logarithmic_from_least_to_most(new_run):
     memory = tables(filled(new_run()))["Tensor memory, train_step"]
     heats = [cell.heat for row in memory.rows for cell in row.cells[1:]]
     assert heats == pytest.approx([1 / 3, 0, 1, 1 / 3])
@@ -51,12 +51,12 @@ def test_heat_goes_by_factors_from_the_least_to_the_most(new_run):
         (8, 1.001, "~ 1.00×"),
     ],
 )
-def test_a_time_says_what_its_ratio_allows(new_run, repeats, slower, words):
+def test_time_shows_the_verdict_of_its_ratio(new_run, repeats, slower, words):
     times = tables(filled(new_run(), repeats, slower))["Step time, train_step"]
     assert {row.cells[2].detail for row in times.rows} == {words}
 
 
-def test_out_of_memory_and_what_the_grid_lacks_are_said_in_the_cell(new_run):
+def test_matrix_marks_out_of_memory_and_missing_cells(new_run):
     run = filled(new_run())
     axes = {"training.batch_size": 64}
     run.record(run.cell("baseline", own=False, coordinates=axes), 0, outcome=Outcome.OOM_GPU, reason="no 9 GiB")
@@ -65,7 +65,7 @@ def test_out_of_memory_and_what_the_grid_lacks_are_said_in_the_cell(new_run):
     assert row.cells[1].link
 
 
-def test_with_many_arms_the_arms_are_the_rows(new_run):
+def test_many_arms_become_the_rows(new_run):
     run = new_run()
     for number in range(12):
         for batch in (2, 4):

@@ -1,4 +1,4 @@
-"""Which cells nothing beats, in two and in three figures."""
+"""The Pareto front in two and in three figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def point(memory, time_s, accuracy):
 
 
 @given(st.lists(figures, min_size=1, max_size=20))
-def test_something_is_always_left_and_nothing_left_beats_another(found):
+def test_front_is_never_empty_and_its_points_do_not_dominate_each_other(found):
     points = [point(*one) for one in found]
     front = [one for one in points if not any(dominates(other, one) for other in points)]
     assert front
@@ -33,7 +33,7 @@ def test_something_is_always_left_and_nothing_left_beats_another(found):
             assert not is_as_good or as_values[0] == as_values[1]
 
 
-def test_an_accuracy_saves_a_cell_that_memory_and_time_would_not():
+def test_better_accuracy_keeps_a_cell_from_being_dominated():
     slow, quick = point(100, 2, 0.9), point(90, 1, 0.8)
     assert not dominates(quick, slow)
     assert dominates(quick, point(100, 2, 0.8))
@@ -41,7 +41,7 @@ def test_an_accuracy_saves_a_cell_that_memory_and_time_would_not():
     assert not dominates(slow, slow)
 
 
-def test_what_has_no_accuracy_beats_nothing_that_has_one_and_is_beaten_by_memory_and_time():
+def test_cell_without_accuracy_dominates_no_cell_with_one():
     assert not dominates(point(90, 1, None), point(100, 2, 0.1))
     assert dominates(point(90, 1, 0.1), point(100, 2, None))
     assert dominates(point(90, 1, None), point(100, 2, None))
@@ -52,7 +52,7 @@ def front(content):
     return next(section for section in content.report.sections if section.key == "front")
 
 
-def test_the_text_says_of_how_many_the_accuracy_is_known(new_run):
+def test_front_text_states_how_many_accuracies_are_known(new_run):
     rows = {"baseline": (100, 1.0, 0.8), "optimized": (50, 2.0, 0.7), "untrained": (40, 0.5, None)}
     section = front(cells(new_run(), rows))
     assert section.paragraphs[0].startswith("3 of 3 cells are not dominated in memory, time and accuracy")
@@ -64,7 +64,7 @@ def test_the_text_says_of_how_many_the_accuracy_is_known(new_run):
     assert shown == {("baseline", "80.0 %"), ("optimized", "70.0 %"), ("untrained", "")}
 
 
-def test_a_beaten_own_setting_keeps_the_colour_of_its_arm_and_is_hollow(new_run):
+def test_dominated_own_setting_is_hollow_in_the_colour_of_its_arm(new_run):
     rows = {"baseline": (100, 1.0, 0.8), "optimized": (120, 2.0, 0.7), "third": (130, 2.0, 0.6)}
     content = cells(new_run(), rows)
     page = html.render(content.report)
@@ -76,7 +76,7 @@ def test_a_beaten_own_setting_keeps_the_colour_of_its_arm_and_is_hollow(new_run)
     assert f"fill: none; stroke: {light('arm-1')}" in svg
 
 
-def test_the_arms_have_hues_that_the_grey_of_what_is_beaten_has_not():
+def test_arm_colours_differ_from_the_grey_of_dominated_cells():
     """All but the last, which stands for those without a colour of their own."""
     for theme in (0, 1):
         for name in ARMS[:COLOURED]:
@@ -92,7 +92,7 @@ def cells(run, rows):
     return read_content(run.write())
 
 
-def test_the_report_greys_what_is_beaten_and_lists_the_front(new_run):
+def test_report_marks_dominated_cells_and_lists_the_front(new_run):
     rows = {"baseline": (100, 1.0, 0.8), "optimized": (50, 2.0, 0.7), "worse": (120, 1.5, 0.7), "kept": (120, 1.5, 0.9)}
     content = cells(new_run(), rows)
     assert {one.cell.entry.arm for one in content.tradeoff.points if one.is_dominated} == {"worse"}
@@ -105,7 +105,7 @@ def test_the_report_greys_what_is_beaten_and_lists_the_front(new_run):
     assert len(chart.front) == 2
 
 
-def test_the_accuracy_is_that_of_the_same_arm_and_axes(new_run):
+def test_accuracy_comes_from_the_training_with_the_same_arm_and_axes(new_run):
     run = new_run()
     for seed, accuracy in enumerate((0.5, 0.6)):
         axes = {"training.seed": seed}
@@ -117,7 +117,7 @@ def test_the_accuracy_is_that_of_the_same_arm_and_axes(new_run):
     assert [one.accuracy for one in read_content(run.write()).tradeoff.points] == [0.5, 0.6, None]
 
 
-def test_time_is_that_of_a_clip_where_batches_differ(new_run):
+def test_time_is_per_clip_if_effective_batches_differ(new_run):
     run = new_run()
     for arm, batch in (("baseline", 16), ("optimized", 8)):
         run.record(run.cell(arm, setting=setting(batch, 1, "fp32")), 0, step_metrics(MIB, 1.0))
@@ -126,7 +126,7 @@ def test_time_is_that_of_a_clip_where_batches_differ(new_run):
     assert [one.time_s for one in content.tradeoff.points] == [1 / 16, 1 / 8]
 
 
-def test_one_cell_and_cells_without_time_have_no_front(new_run):
+def test_single_cell_has_no_front(new_run):
     run = new_run()
     run.record(run.cell("baseline"), 0, step_metrics(MIB, 1.0))
     assert "front" not in [section.key for section in read_content(run.write()).report.sections]

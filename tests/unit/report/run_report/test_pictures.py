@@ -1,4 +1,4 @@
-"""Lines behind the pictures."""
+"""Timelines, and the labels of the pictures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_traced_line_keeps_peak_and_phases():
     assert (found.x[0], found.x[-1]) == (0.0, 1.0)
 
 
-def test_a_long_line_is_thinned_but_its_peak_stays():
+def test_long_line_is_thinned_and_keeps_its_peak():
     live = [1] * 10_000
     live[7_777] = 99
     found = traced_timeline(parse_samples({"traced": {"live_bytes": live, "phase": ["forward"] * 10_000}}))
@@ -26,14 +26,14 @@ def test_a_long_line_is_thinned_but_its_peak_stays():
     assert max(found.y_bytes) == 99
 
 
-def test_ram_line_has_the_phase_of_its_time_and_gaps_none():
+def test_ram_line_has_the_phase_of_each_time_and_none_in_gaps():
     found = rss_timeline(parse_samples(samples(80 * MIB)))
     by_time = dict(zip(found.x, found.phase, strict=True))
     assert (by_time[0.2], by_time[0.45], by_time[0.7], by_time[1.5]) == ("build", "outside", "forward", "backward")
     assert found.y_bytes[0] == 200 * MIB
 
 
-def test_unreadable_samples_lose_the_picture_only():
+def test_invalid_samples_give_no_line():
     assert parse_samples(None) is None
     assert parse_samples({"times_s": "no"}) is None
     assert parse_samples({"traced": {"live_bytes": [1, 2], "phase": ["a"]}}) is None
@@ -42,20 +42,20 @@ def test_unreadable_samples_lose_the_picture_only():
     assert traced_timeline(parse_samples({"traced": None})) is None
 
 
-def test_categories_are_thinned_with_the_whole_and_still_add_up_to_it():
+def test_thinned_categories_add_up_to_the_total():
     found = traced_timeline(parse_samples({"traced": traced_by_category(80 * MIB)}), 50)
     assert len(found.x) <= 50
     assert [sum(parts) for parts in zip(*found.series.values(), strict=True)] == list(found.y_bytes)
     assert max(found.y_bytes) == 80 * MIB
 
 
-def test_categories_of_another_length_are_no_samples():
+def test_categories_of_another_length_are_invalid():
     traced = traced_by_category(80 * MIB)
     traced["by_category"]["parameter"].pop()
     assert parse_samples({"traced": traced}) is None
 
 
-def test_the_bars_of_an_arm_with_a_long_name_are_told_apart(tmp_path):
+def test_bars_of_an_arm_with_a_long_name_have_different_labels(tmp_path):
     run = FakeRun(tmp_path / "run")
     for batch in (2, 4):
         axes = {"training.batch_size": batch, "training.recompute": "budget:0.25", "training.precision": "bf16"}

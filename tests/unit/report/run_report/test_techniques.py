@@ -1,4 +1,4 @@
-"""The waterfall on figures that can be computed in the head."""
+"""The techniques: tables and waterfall of simple figures."""
 
 from dataclasses import replace
 
@@ -43,7 +43,7 @@ def tables(found):
     return [[[cell.text for cell in row.cells] for row in table.rows] for table in section.tables]
 
 
-def test_only_what_needs_less_memory_is_good(tmp_path):
+def test_only_smaller_memory_has_a_good_tone(tmp_path):
     run = FakeRun(tmp_path / "run")
     run.ladder = LADDER
     for arm, size in (MEMORY_MIB | {"smaller": 60, "larger": 90, "as large": 80}).items():
@@ -62,7 +62,7 @@ def test_only_what_needs_less_memory_is_good(tmp_path):
     assert [row.cells[3].tone for row in added.rows[1:]] == ["good", "", "good"]
 
 
-def test_each_technique_stands_against_the_one_before_and_against_all(tmp_path):
+def test_techniques_are_compared_with_the_previous_one_and_with_all(tmp_path):
     added, left_out = tables(content(tmp_path))
     assert [row[:4] for row in added] == [
         ["baseline", "–", "960.0 MiB", "–"],
@@ -80,7 +80,7 @@ def test_each_technique_stands_against_the_one_before_and_against_all(tmp_path):
     ]
 
 
-def test_the_headline_says_which_part_is_the_same_function(tmp_path):
+def test_lead_splits_the_saving_by_function_and_accuracy(tmp_path):
     found = content(tmp_path)
     assert found.arms == ("baseline", "optimized")
     assert "12.0× less" in found.report.lead
@@ -88,7 +88,7 @@ def test_the_headline_says_which_part_is_the_same_function(tmp_path):
     assert "2.0× is judged by accuracy (bf16)" in found.report.lead
 
 
-def test_techniques_in_a_row_of_the_same_function_are_told_together(tmp_path):
+def test_neighbouring_techniques_of_the_same_function_are_summed_up(tmp_path):
     def told(found):
         section = next(section for section in found.report.sections if section.key == "waterfall")
         return [text for text in section.paragraphs if text.startswith("Together")]
@@ -98,7 +98,7 @@ def test_techniques_in_a_row_of_the_same_function_are_told_together(tmp_path):
     assert told(content(tmp_path / "less", left_out={"+ bf16"})) == []
 
 
-def test_what_was_not_measured_is_said_and_not_multiplied(tmp_path):
+def test_unmeasured_technique_is_not_part_of_the_product(tmp_path):
     found = content(tmp_path, left_out={"+ shift", "without bf16"})
     added, left_out = tables(found)
     assert added[2][2:4] == ["–", "–"]
@@ -107,7 +107,7 @@ def test_what_was_not_measured_is_said_and_not_multiplied(tmp_path):
 
 
 @pytest.mark.parametrize("left_out", [(), ("+ shift", "without bf16")])
-def test_the_picture_names_every_technique_and_its_factor(tmp_path, left_out):
+def test_picture_names_every_technique_and_its_factor(tmp_path, left_out):
     picture = waterfall_picture(content(tmp_path, left_out))
     for text in ("baseline", "bf16", "shift", "recomputation", "960.0 MiB", "80.0 MiB"):
         assert text in picture.svg
@@ -115,7 +115,7 @@ def test_the_picture_names_every_technique_and_its_factor(tmp_path, left_out):
     assert ("not measured" in picture.svg) is bool(left_out)
 
 
-def test_further_arms_stand_against_all(tmp_path):
+def test_further_arms_are_compared_with_the_end_of_the_chain(tmp_path):
     run = FakeRun(tmp_path / "run")
     run.ladder = LADDER
     for arm, size in (MEMORY_MIB | {"in 8 bits": 60}).items():
@@ -123,7 +123,7 @@ def test_further_arms_stand_against_all(tmp_path):
     assert tables(read_content(run.write()))[2] == [["in 8 bits", "60.0 MiB", "0.75×", "0.75×"]]
 
 
-def test_without_techniques_there_is_none(tmp_path):
+def test_no_waterfall_without_techniques(tmp_path):
     assert waterfall_picture(replace(content(tmp_path), chain=None)) is None
 
 
@@ -140,7 +140,7 @@ def test_bars_fall_from_one_technique_to_the_next_by_factors(tmp_path):
     assert [bar.end for bar in worth] == pytest.approx([0.387, 0.125, 1], abs=1e-3)  # logs of 2, 1.25 and 6
 
 
-def test_a_technique_that_was_not_measured_has_no_bar(tmp_path):
+def test_unmeasured_technique_has_no_bar(tmp_path):
     found = content(tmp_path, left_out=("+ shift",))
     section = next(section for section in found.report.sections if section.key == "waterfall")
     assert [row.cells[2].bar is None for row in section.tables[0].rows] == [False, False, True, False]

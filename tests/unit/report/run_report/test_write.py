@@ -1,4 +1,4 @@
-"""The files: HTML that is whole and safe, Markdown that stays a table, pictures, the terminal."""
+"""The files of a report: valid and safe HTML, Markdown tables, pictures; and the terminal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VOID = {"meta", "br", "wbr", "img", "input", "link", "hr"}
 
 
 class Page(HTMLParser):
-    """Counts what a test asks for, and that every element is closed in order."""
+    """Collects tags, ids, attributes and text, and checks that elements are closed in order."""
 
     def __init__(self, text):
         super().__init__()
@@ -85,7 +85,7 @@ def test_page_loads_nothing_from_elsewhere(page, usual_report):
     assert "default-src 'none'" in text
 
 
-def test_page_shows_the_answer_without_script(page):
+def test_page_shows_the_headline_without_script(page):
     shown = " ".join(page.text)
     for figure in ("8.0× less", "1.50× as long", "+2.0 points", "800.0 MiB", "out of RAM", "slr-bench run"):
         assert figure in shown
@@ -97,7 +97,7 @@ def test_header_cells_have_a_scope(usual_report):
     assert all("scope=" in head for head in heads)
 
 
-def test_the_page_has_no_colour_but_the_theme_s(usual_report):
+def test_page_uses_only_colours_of_the_theme(usual_report):
     text = (usual_report / "report.html").read_text()
     style = re.search(r"<style>(.*?)</style>", text, flags=re.DOTALL)[1]
     assert not re.search(r"#[0-9a-f]{3,8}\b", re.sub(r"--[\w-]+: #[0-9a-f]{6};", "", style))
@@ -110,7 +110,7 @@ def test_the_page_has_no_colour_but_the_theme_s(usual_report):
     assert all(f".{name} {{" in style for name in used)
 
 
-def test_every_chart_says_in_words_what_it_shows(page):
+def test_every_chart_has_a_text_description(page):
     named = dict(page.attributes)
     labels = [value for name, value in page.attributes if name == "aria-label"]
     assert "Live bytes over one step. Peak 100.0 MiB in forward." in labels
@@ -129,7 +129,7 @@ def test_every_picture_is_written_as_svg_and_png(usual_report):
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_same_run_gives_the_same_files(usual_report):
+def test_same_run_gives_identical_files(usual_report):
     kept = {path: path.read_bytes() for path in usual_report.rglob("*") if path.suffix in {".html", ".md", ".svg"}}
     write_reports(usual_report)
     assert {path: path.read_bytes() for path in kept} == kept
@@ -147,7 +147,7 @@ def check_markdown_tables(text):
         assert len({pipes(line) for line in table.splitlines()}) == 1
 
 
-def test_markdown_is_short_and_its_tables_hold(usual_report):
+def test_markdown_is_short_and_its_tables_are_valid(usual_report):
     text = (usual_report / "report.md").read_text()
     assert len(text) < 20_000
     check_markdown_tables(text)
@@ -157,7 +157,7 @@ def test_markdown_is_short_and_its_tables_hold(usual_report):
     assert "```sh\nslr-bench run configs/ablation.yml  # measure it\n" in text
 
 
-def test_hostile_text_stays_text_everywhere(new_run):
+def test_hostile_text_is_escaped_in_every_format(new_run):
     directory = fill_hostile(new_run())
     write_reports(directory)
     html = (directory / "report.html").read_text()
@@ -202,7 +202,7 @@ def test_terminal_shows_headline_and_grid(usual_run):
         assert part in shown
 
 
-def test_a_long_table_is_cut_in_markdown_only(new_run):
+def test_long_table_is_cut_in_markdown_only(new_run):
     run = new_run()
     cells = [run.cell("baseline", own=not n, coordinates={"training.batch_size": n}) for n in range(MAX_ROWS + 5)]
     for cell in cells:
@@ -214,7 +214,7 @@ def test_a_long_table_is_cut_in_markdown_only(new_run):
     assert grid.count("<tr>") + grid.count('<tr class="strong">') == MAX_ROWS + 6
 
 
-def test_nothing_measured_still_leaves_a_report(new_run):
+def test_run_without_measurement_still_gets_a_report(new_run):
     run = new_run()
     run.record(run.cell("baseline"), 0, outcome=Outcome.CRASH, reason="signal 11")
     directory = run.write()
@@ -224,14 +224,14 @@ def test_nothing_measured_still_leaves_a_report(new_run):
     assert Page((directory / "report.html").read_text()).open == []
 
 
-def test_an_empty_grid_still_leaves_a_report(new_run):
+def test_empty_grid_still_gets_a_report(new_run):
     directory = new_run().write()
     with pytest.raises(NothingMeasuredError):
         write_reports(directory)
     assert "An empty grid" in (directory / "report.html").read_text()
 
 
-def test_out_of_memory_alone_is_a_measurement(new_run):
+def test_out_of_memory_counts_as_a_measurement(new_run):
     run = new_run()
     run.record(run.cell("baseline"), 0, outcome=Outcome.OOM_GPU, reason="tried to allocate 9 GiB")
     paths = write_reports(run.write())
@@ -239,7 +239,7 @@ def test_out_of_memory_alone_is_a_measurement(new_run):
     assert paths.figures == ()
 
 
-def test_no_manifest_and_no_place_to_write_are_config_errors(tmp_path, usual_run):
+def test_missing_manifest_and_unwritable_directory_are_config_errors(tmp_path, usual_run):
     with pytest.raises(ConfigError, match=r"no grid\.json"):
         write_reports(tmp_path)
     (usual_run / "figures").write_text("a file")
@@ -247,7 +247,7 @@ def test_no_manifest_and_no_place_to_write_are_config_errors(tmp_path, usual_run
         write_reports(usual_run)
 
 
-def test_markdown_of_many_cells_is_a_comment_s_length_and_says_what_it_leaves_out(tmp_path):
+def test_markdown_of_many_cells_fits_a_comment_and_counts_omitted_rows(tmp_path):
     content = read_content(fill_large(FakeRun(tmp_path / "run"), 200, repeats=1).write())
     text = markdown.render(content.report, [])
     assert 30_000 < len(text.encode()) <= 65_000
@@ -257,14 +257,14 @@ def test_markdown_of_many_cells_is_a_comment_s_length_and_says_what_it_leaves_ou
     assert text.count("<details>") == text.count("</details>")
 
 
-def test_markdown_gives_up_rows_until_it_fits(tmp_path, monkeypatch):
+def test_markdown_omits_rows_until_it_fits(tmp_path, monkeypatch):
     content = read_content(fill_large(FakeRun(tmp_path / "run"), 60, repeats=1).write())
     whole = len(markdown.render(content.report, []).encode())
     monkeypatch.setattr(markdown, "LIMIT", whole // 2)
     assert len(markdown.render(content.report, []).encode()) <= whole // 2
 
 
-def test_pictures_over_time_stay_when_their_series_are_gone(usual_run):
+def test_pictures_over_time_are_kept_when_their_series_are_gone(usual_run):
     write_reports(usual_run)
     before = {path.name: path.read_bytes() for path in (usual_run / "figures").iterdir()}
     assert {"live-bytes.png", "ram.png"} <= before.keys()

@@ -1,4 +1,4 @@
-"""What one reading is against another: the words, and what they must not claim."""
+"""Changes between two readings: their words, tones and verdicts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from slr_bench.report.run_report.headline import change
 
 
 def readings(run, metric, *sides):
-    """Of arms whose processes left these metrics."""
+    """Return the readings of arms whose processes left these metrics."""
     for place, metrics in enumerate(sides):
         cell = run.cell(f"arm {place}", repeats=len(metrics))
         for repeat, values in enumerate(metrics):
@@ -23,18 +23,18 @@ def times(*values):
     return [step_metrics(MIB, value) for value in values]
 
 
-def test_a_clear_time_has_a_tone_and_no_mark(new_run):
+def test_significant_time_has_a_tone_and_no_mark(new_run):
     found = change(*readings(new_run(), "step_time_s", times(*[1.0] * 8), times(*[1.5] * 8)))
     assert (found.marked, found.tone) == ("1.50× as long", "bad")
 
 
-def test_eight_times_that_go_both_ways_are_not_significant(new_run):
+def test_eight_times_that_differ_in_both_directions_are_not_significant(new_run):
     both = [1.1, 0.9] * 4
     found = change(*readings(new_run(), "step_time_s", times(*[1.0] * 8), times(*both)))
     assert (found.marked[:2], found.tone) == ("~ ", "")
 
 
-def test_a_disturbed_time_is_not_compared_and_bytes_are(new_run):
+def test_interference_prevents_comparison_of_times_but_not_of_bytes(new_run):
     base, head = readings(new_run(), "step_time_s", times(1.0), times(2.0))
     assert change(base, head, is_disturbed=True).text == "disturbed"
     again = new_run()
@@ -53,14 +53,14 @@ def test_a_disturbed_time_is_not_compared_and_bytes_are(new_run):
         ([0.03, -0.02] * 5, "~ +0.5 points", ""),
     ],
 )
-def test_an_accuracy_is_judged_from_eight_pairs_on(new_run, gains, marked, tone):
+def test_accuracy_gets_a_verdict_from_eight_pairs(new_run, gains, marked, tone):
     base = [epoch_metrics(0.5, 1.0) for _ in gains]
     head = [epoch_metrics(0.5 + gain, 1.0) for gain in gains]
     found = change(*readings(new_run(), "accuracy_top1", base, head))
     assert (found.marked, found.tone) == (marked, tone)
 
 
-def test_bytes_that_are_sampled_have_no_verdict_from_three_processes(new_run):
+def test_sampled_bytes_get_no_verdict_from_three_processes(new_run):
     def sampled(size):
         return {"peak_rss_bytes": Metric(value=size, unit="bytes", source="VmHWM", quality="sampled")}
 

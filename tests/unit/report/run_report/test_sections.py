@@ -1,8 +1,8 @@
-"""The panel of what was thrown away: every attempt and every marked run, with its reason, in all renderings."""
+"""Interference: discarded and marked runs are listed with their reasons, and their times are not compared."""
 
 import io
 
-from fake_runs import MIB, step_metrics
+from fake_runs import MIB, FakeRun, step_metrics
 from rich.console import Console
 
 from slr_bench.record import Outcome
@@ -36,13 +36,13 @@ def test_attempts_and_marked_runs_are_listed_with_their_reasons(new_run):
     ]
 
 
-def test_what_was_thrown_away_counts_in_no_figure(new_run):
+def test_discarded_runs_count_in_no_figure(new_run):
     content = read_content(disturbed(new_run()))
     assert content.cells[0].value("step_time_s") == 1.5
     assert set(content.cells[0].outcomes) == {Outcome.OK}
 
 
-def test_an_undisturbed_run_says_so_and_the_limits(usual_run):
+def test_run_without_interference_states_that_and_the_limits(usual_run):
     section = panel(usual_run)
     assert section.tables == ()
     assert section.paragraphs[0] == "Nothing: no run suffered interference."
@@ -55,17 +55,17 @@ def lines_of_terminal(directory):
     return [line for line in console.file.getvalue().splitlines() if "Discarded" in line]
 
 
-def test_the_terminal_says_how_many_in_one_line(new_run):
+def test_terminal_prints_the_number_of_discarded_runs_in_one_line(new_run):
     (line,) = lines_of_terminal(disturbed(new_run()))
     counts = "1 run was discarded and repeated; 1 run with interference kept and marked."
     assert line == f"Discarded and marked runs: {counts}"
 
 
-def test_the_terminal_says_nothing_of_an_undisturbed_run(usual_run):
+def test_terminal_prints_no_line_without_interference(usual_run):
     assert lines_of_terminal(usual_run) == []
 
 
-def test_page_and_markdown_hold_the_reason_as_text(new_run):
+def test_page_and_markdown_escape_the_reason(new_run):
     paths = write_reports(disturbed(new_run()))
     for path in (paths.html, paths.markdown):
         text = path.read_text()
@@ -73,7 +73,40 @@ def test_page_and_markdown_hold_the_reason_as_text(new_run):
         assert "clock jump: &lt;b&gt;" in text
 
 
-def test_counts_are_worded_for_one_and_many():
+def test_line_of_discarded_runs_has_singular_and_plural():
     assert discards_line(0, 0) is None
     assert discards_line(3, 0) == "3 runs were discarded and repeated."
     assert discards_line(0, 2) == "2 runs with interference kept and marked."
+
+
+def report_with_marks(tmp_path, marks):
+    run = FakeRun(tmp_path / "run")
+    for arm, size in (("baseline", 800), ("optimized", 100)):
+        cell = run.cell(arm, repeats=2)
+        for repeat in range(2):
+            run.record(cell, repeat, step_metrics(size * MIB, 1.0 + size / 800))
+    record, series = run.records[0]
+    assert record.outcome is Outcome.OK
+    run.records[0] = (record.model_copy(update={"marks": marks}), series)
+    return read_content(run.write()).report
+
+
+def test_time_with_interference_gives_no_ratio_and_its_row_is_marked(tmp_path):
+    report = report_with_marks(tmp_path, ("foreign work: 40 % of the cores",))
+    assert "8.0× less" in report.lead
+    assert "as long" not in report.lead
+    rows = next(section for section in report.sections if section.key == "grid").tables[0].rows
+    assert rows[0].cells[2].text == "ok, 1 disturbed"
+    assert "not reliable" in rows[0].cells[2].note
+    assert rows[1].cells[2].text == "ok"
+    missing = next(section for section in report.sections if section.key == "missing")
+    assert missing.paragraphs == (
+        "Nothing: every cell ended ok; 1 of the runs suffered interference while timed, listed below.",
+    )
+
+
+def test_time_without_interference_is_compared(tmp_path):
+    report = report_with_marks(tmp_path, ())
+    assert "as long" in report.lead
+    missing = next(section for section in report.sections if section.key == "missing")
+    assert missing.paragraphs == ("Nothing: every cell ended ok.",)

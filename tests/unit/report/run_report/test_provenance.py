@@ -1,4 +1,4 @@
-"""Predicted against measured: ratios that can be computed in the head."""
+"""Predicted against measured: ratios of simple figures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def section(run):
     return found[0] if found else None
 
 
-def test_a_row_a_pair_of_figures_that_some_cell_has_both_of(new_run):
+def test_one_row_per_pair_of_metrics_that_some_cell_has(new_run):
     run = new_run()
     for arm, floor, allocator in (("baseline", 50, 110), ("optimized", 80, 150), ("third", 100, None)):
         more = {"floor_bytes": exact(floor * MIB)}
