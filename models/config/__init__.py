@@ -3,10 +3,8 @@
 Keys keep the names of the reference configuration (``configs/efficient_training.yml``).
 """
 
-from models.config.base import Frozen
-from models.config.model import ModelConfig
-from models.config.settings import DataConfig, Settings, load_settings, settings_of, working_size
-from models.config.training import TrainingConfig
+from models.config.model import Frozen, ModelConfig
+from models.config.settings import DataConfig, Settings, TrainingConfig, load_settings, settings_of, working_size
 
 __all__ = [
     "DataConfig", "Frozen", "ModelConfig", "Settings", "TrainingConfig", "load_settings",

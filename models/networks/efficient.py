@@ -20,7 +20,6 @@ from models.layers.region_focus import RegionFocus
 from models.layers.temporal_pyramid import TemporalPyramid
 from models.layers.temporal_resolution import choose_frames, merge_frames, motion_energy, take_frames
 from models.networks.backbone import FrameBackbone, FrozenBackbone, Recompute, SelectedFrames
-from models.networks.video import build_video_network
 from models.networks.weights import load_backbone, load_network, read_tensor_file, read_weights, state_difference
 from slr_bench.errors import ConfigError
 from slr_bench.grid.yaml_files import read_yaml
@@ -146,6 +145,8 @@ def build_recogniser(config: ModelConfig, recompute: Recompute = "none") -> nn.M
         ConfigError: the weights file cannot be read or does not fit.
     """
     if config.network != "efficient":
+        from models.networks.video import build_video_network  # most processes need one network only
+
         return build_video_network(config, recompute)
     model = EfficientRecogniser(config, recompute)
     if config.weights is not None:

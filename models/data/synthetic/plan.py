@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from models.config.base import Count, Frozen
+from models.config.model import Count, Frozen
 from models.data.synthetic.drawing import Scene, Signer, from_hsv
 from models.data.synthetic.lexicon import LEXICON, Sign
 from models.data.synthetic.motion import Performance, Timing
