@@ -21,7 +21,7 @@ from slr_bench.report.charts.treemap import Tile, tiles
 from slr_bench.report.formats.html import area_path, strip_path
 from slr_bench.report.formats.table import Section
 from slr_bench.report.run_report.sections import outcome_cell
-from slr_bench.report.text.cell_names import anchor, telling_names
+from slr_bench.report.text.cell_names import anchor, distinguishing_labels
 from slr_bench.report.text.words import format_value, plain, uncapitalized
 from slr_bench.run.store import Store
 from slr_bench.units import format_bytes
@@ -117,7 +117,7 @@ def panels(cells: Sequence[CellSummary], shown: Sequence[CellSummary], store: St
             sources[anchor(cell)] = (cell, read_samples(cell, store))
     opened = {anchor(cell) for cell in shown}
     drawn = _drawn_within(sources, opened, PAGE - _CELL * len(sources))
-    names = telling_names([cell for cell in cells if cell.records])
+    names = distinguishing_labels([cell for cell in cells if cell.records])
     found = [_panel(cell, names[key], drawn[key], key in opened) for key, (cell, _) in sources.items()]
     return Panels(tuple(sorted(found, key=lambda one: not one.is_open)))
 

@@ -26,7 +26,7 @@ from slr_bench.report.run_report.cell_panels import ram_chart, step_chart
 from slr_bench.report.run_report.content import RunContent, read_content
 from slr_bench.report.run_report.pareto import scatter
 from slr_bench.report.run_report.techniques import ablation_steps, waterfall
-from slr_bench.report.text.cell_names import telling_axes
+from slr_bench.report.text.cell_names import distinguishing_axes
 from slr_bench.report.text.setting import value_text
 from slr_bench.report.text.words import OUTCOME_WORDS, plain
 from slr_bench.units import format_bytes
@@ -166,7 +166,7 @@ def memory_by_cell(content: RunContent) -> Picture | None:
         return None
     places = {arm: place for place, arm in enumerate(content.arms)}
     cells.sort(key=lambda cell: (places[cell.entry.arm], not cell.entry.is_own, cell.value("peak_tensor_bytes") or 0))
-    keys = telling_axes(cells)
+    keys = distinguishing_axes(cells)
     scale = Scale(0, max(memories) or 1)
     chart = BarChart(
         title=plain(" · ".join(("arm", *(key.rsplit(".", 1)[-1] for key in keys)))),

@@ -38,13 +38,13 @@ def anchor(cell: CellSummary) -> str:
     return f"cell-{re.sub(r'[^0-9A-Za-z_-]', '_', cell.entry.cell_id)[:40]}{'-b' if cell.side == 'b' else ''}"
 
 
-def telling_names(cells: Sequence[CellSummary]) -> dict[str, str]:
+def distinguishing_labels(cells: Sequence[CellSummary]) -> dict[str, str]:
     """Return anchor -> shortest name that distinguishes the cell.
 
     It has the workload if there are several, the arms with this setting, and only the axes that are needed.
     """
     several = len({cell.entry.workload for cell in cells}) > 1
-    kept = {workload: telling_axes(group) for workload, group in _by_workload(cells).items()}
+    kept = {workload: distinguishing_axes(group) for workload, group in _by_workload(cells).items()}
     arms: dict[str, dict[str, None]] = {}
     for cell in cells:
         arms.setdefault(anchor(cell), {})[plain(cell.entry.arm, 40)] = None
@@ -64,7 +64,7 @@ def _by_workload(cells: Sequence[CellSummary]) -> dict[str, list[CellSummary]]:
     return groups
 
 
-def telling_axes(cells: Sequence[CellSummary]) -> list[str]:
+def distinguishing_axes(cells: Sequence[CellSummary]) -> list[str]:
     """Return the dotted keys of the axes without which two cells of an arm would have the same name.
 
     Of axes that always change together only the first is used.

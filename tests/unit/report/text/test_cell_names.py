@@ -10,7 +10,7 @@ from fake_runs import FakeRun, fill_usual, step_metrics
 
 from slr_bench.report.formats import html
 from slr_bench.report.run_report.content import read_content
-from slr_bench.report.text.cell_names import telling_names
+from slr_bench.report.text.cell_names import distinguishing_labels
 
 NUMBERS = itertools.count()
 
@@ -31,22 +31,22 @@ def test_an_axis_that_changes_with_another_or_not_at_all_is_left_out():
         for batch, steps in linked
         for precision in ("fp32", "bf16")
     ]
-    names = list(telling_names(cells).values())
+    names = list(distinguishing_labels(cells).values())
     assert names[:2] == ["baseline · batch_size 2, precision fp32", "baseline · batch_size 2, precision bf16"]
     assert len(set(names)) == 8
     cells.append(cell("optimized", batch_size=16, gradient_accumulation_steps=8, precision="fp32", optimizer="adamw"))
-    names = list(telling_names(cells).values())
+    names = list(distinguishing_labels(cells).values())
     assert names[-1] == "optimized · batch_size 16, gradient_accumulation_steps 8, precision fp32"
     assert len(set(names)) == 9
 
 
 def test_names_have_the_workload_if_there_are_several():
     cells = [cell("baseline", workload, own=True) for workload in ("train_step", "inference")]
-    assert list(telling_names(cells).values()) == [
+    assert list(distinguishing_labels(cells).values()) == [
         "train_step baseline · own setting",
         "inference baseline · own setting",
     ]
-    assert list(telling_names(cells[:1]).values()) == ["baseline · own setting"]
+    assert list(distinguishing_labels(cells[:1]).values()) == ["baseline · own setting"]
 
 
 def test_every_cell_on_the_page_has_a_unique_name(tmp_path):
