@@ -4,23 +4,22 @@
 
     slr_bench.predict("configs/ablation.yml", arm="optimized", device="24GiB").does_not_fit
 
-Every result has ``to_dict()``, the JSON of the command, and shows itself as a table in a notebook. Nothing here imports
-torch: what needs it runs in child processes.
+Every result has ``to_dict()``, the JSON of the command, and is shown as a table in a notebook. This module does not
+import torch; work that needs torch runs in child processes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
-from slr_bench.errors import ConfigError, NothingMeasuredError, ProbeUnavailableError
+from slr_bench.errors import ConfigError, NothingMeasuredError
+from slr_bench.options import DEFAULT_GRID, DEFAULT_RUN_DIRECTORY, CompareOptions, PlanOptions, RunOptions
+from slr_bench.results import Plan, Prediction, Profile, RunResult
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from slr_bench.compare.comparison import Comparison
     from slr_bench.compare.gate import GateResult
     from slr_bench.compare.rules import RuleSet
@@ -28,164 +27,18 @@ if TYPE_CHECKING:
     from slr_bench.grid.cells import Cell
     from slr_bench.predict.allocator.replay import SnapshotReplay
     from slr_bench.predict.calibrate import Calibration
-    from slr_bench.predict.grid_prediction import GridPrediction, SettingPrediction
-    from slr_bench.predict.plan.result import Plan as PlanFound
-    from slr_bench.probes.live import LiveReader
-    from slr_bench.report.charts.matplotlib_renderer import Picture
+    from slr_bench.probes.live import Watcher
     from slr_bench.report.run_report.content import RunContent
-    from slr_bench.run.profiler import Profile as ProfileFound
-    from slr_bench.run.runner import Listener, Totals
+    from slr_bench.run.runner import Listener
 
 OnText = Callable[[str], None]
 """Receives one line of progress."""
-Json = dict[str, Any]
-"""The JSON object that a command prints with ``--json``."""
-DEFAULT_GRID = Path("configs/ablation.yml")
-"""Grid file that revisions are measured with."""
-DEFAULT_RUN_DIRECTORY = Path("reports/latest")
+View = Callable[[], AbstractContextManager["Listener"]]
+"""Opens a view that receives the events of a run."""
 
 
 def _ignore(text: str) -> None:
     pass
-
-
-class _Shown(Protocol):
-    """A result that can print itself."""
-
-    def show(self, console: Console) -> None: ...
-
-
-def _html(result: _Shown) -> str:
-    """Render what a command prints as HTML for a notebook."""
-    import io
-
-    from rich.console import Console
-
-    console = Console(file=io.StringIO(), record=True, width=120)
-    result.show(console)
-    return console.export_html(inline_styles=True, code_format='<pre style="line-height:1.2">{code}</pre>')
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Every byte at the peak of one step."""
-
-    found: ProfileFound
-
-    def to_dict(self) -> Json:
-        """Return the JSON of ``slr-bench profile``."""
-        return self.found.to_dict()
-
-    def show(self, console: Console) -> None:
-        """Print the tables of the command."""
-        from slr_bench.report.views.profile import print_profile
-
-        print_profile(self.to_dict(), console)
-
-    def write_page(self, directory: Path, command: str = "") -> Path:
-        """Write the page with pictures and the JSON into a directory; return the page."""
-        from slr_bench.report.views.profile_page import write_page
-
-        return write_page(self.to_dict(), directory, command)
-
-    _repr_html_ = _html
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What one setting, or every cell of a grid, will need."""
-
-    found: SettingPrediction | GridPrediction
-
-    @property
-    def does_not_fit(self) -> bool:
-        """Whether the setting, or every cell, needs more than the device has."""
-        return self.found.does_not_fit
-
-    def to_dict(self) -> Json:
-        """Return the JSON of ``slr-bench predict``."""
-        return self.found.to_dict()
-
-    def show(self, console: Console) -> None:
-        """Print the tables of the command."""
-        from slr_bench.predict.grid_prediction import GridPrediction
-        from slr_bench.report.views.predict import print_cells, print_prediction
-
-        if isinstance(self.found, GridPrediction):
-            print_cells(self.found.cells, self.found.results, console)
-        else:
-            print_prediction(self.found.cell, self.found.result, self.found.cards, console)
-
-    _repr_html_ = _html
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The setting that was chosen for a memory budget, and what it was chosen from."""
-
-    found: PlanFound
-
-    def to_dict(self) -> Json:
-        """Return the JSON of ``slr-bench plan``."""
-        return self.found.to_dict()
-
-    def show(self, console: Console) -> None:
-        """Print the tables of the command."""
-        from slr_bench.report.views.plan import print_plan
-
-        print_plan(self.found, console)
-
-    def setting_file(self) -> str:
-        """Return the chosen setting as YAML that the other commands read."""
-        from slr_bench.report.views.plan import setting_file
-
-        return setting_file(self.found)
-
-    def picture(self) -> Picture:
-        """Draw memory against time of everything that was considered, as SVG and PNG."""
-        from slr_bench.report.views.plan import plan_picture
-
-        return plan_picture(self.found)
-
-    _repr_html_ = _html
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """The records of a run directory that belong to a grid."""
-
-    directory: Path
-    totals: Totals
-
-    @property
-    def outcomes(self) -> dict[str, int]:
-        """Number of runs per outcome."""
-        from slr_bench.run.runner import outcome_counts
-
-        return outcome_counts(self.totals.records)
-
-    def to_dict(self) -> Json:
-        """Return the JSON of ``slr-bench run``."""
-        from statistics import median
-
-        records = self.totals.records
-        harness_s = [value for record in records if (value := record.value("harness_s")) is not None]
-        return {
-            "run_dir": str(self.directory),
-            "cells": len({record.cell_id for record in records}),
-            "outcomes": self.outcomes,
-            "duration_s": self.totals.duration_s,
-            "harness_s_per_cell": median(harness_s) if harness_s else None,
-        }
-
-    def show(self, console: Console) -> None:
-        """Print the heart of the report."""
-        from slr_bench.report.formats.terminal import print_summary
-        from slr_bench.report.run_report.content import read_content
-
-        print_summary(read_content(self.directory).report, console)
-
-    _repr_html_ = _html
 
 
 def profile(
@@ -227,7 +80,7 @@ def predict(
     alloc_conf: str = "",
     on_progress: OnText = _ignore,
 ) -> Prediction:
-    """Predict the peak memory of a step on a GPU that need not be here; on every GPU if no ``device`` is named.
+    """Predict the peak memory of a step on a GPU, which need not be in this machine; without ``device``, on every GPU.
 
     Raises:
         ConfigError: The grid, the arm, an override or the device is wrong.
@@ -257,30 +110,6 @@ def predict(
             on_progress(f"traced {done} cells")
 
         return Prediction(predict_grid(expand(grid, changes, arm), target, pool, device, on_traced))
-
-
-@dataclass(frozen=True)
-class PlanOptions:
-    """What a plan may use and change; the options of ``slr-bench plan``."""
-
-    gpu_memory: str | None = None
-    """Budget, context included, like ``6GiB``; None: all of the device."""
-    device: str | None = None
-    """GPU whose speed and workspaces count."""
-    headroom: float = 5.0
-    """Percent of the budget left free."""
-    slower: float | None = None
-    """Instead: the least memory at this many percent more time at most."""
-    keep: Sequence[str] = ()
-    """Knobs that stay."""
-    allow: Sequence[str] = ()
-    """Knobs that may change the model."""
-    vary: Sequence[str] = ()
-    """``KEY=A,B``: values to choose from in place of a knob's own."""
-    alloc_conf: str = ""
-    """Settings of the allocator, as in ``PYTORCH_ALLOC_CONF``."""
-    measure: bool = False
-    """Calibrate and verify on this machine's GPU."""
 
 
 def plan(
@@ -318,7 +147,7 @@ def plan(
 
         if not has_cuda():
             raise NothingMeasuredError(
-                "--measure runs settings on a GPU, and torch sees none here; without it a plan predicts"
+                "--measure runs settings on a GPU, and torch finds none here; without --measure a plan predicts"
             )
     return Plan(planner.plan(budget, on_progress, measure_on_gpu if options.measure else None))
 
@@ -337,26 +166,6 @@ def _no_view() -> Iterator[Listener]:
     yield _Quiet()
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """How a grid is run; the options of ``slr-bench run``."""
-
-    out: Path | None = None
-    """Run directory; None: ``reports/latest``, where one of another source is set aside."""
-    fresh: bool = False
-    """Set an existing run directory aside."""
-    device: str | None = None
-    """``auto``, ``cpu`` or ``cuda``, in place of the grid's."""
-    fake: bool = False
-    """Trace bytes on fake tensors."""
-    retry: bool = False
-    """Repeat crashed and timed-out runs."""
-    skip: bool = True
-    """Skip what is larger than a cell that ran out of memory."""
-    twice: bool = False
-    """Measure every cell as both sides (A/A test)."""
-
-
 def run(
     config: str | Path,
     options: RunOptions | None = None,
@@ -364,10 +173,10 @@ def run(
     arm: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     command: str = "slr_bench.run(...)",
-    view: Callable[[], AbstractContextManager[Listener]] = _no_view,
+    view: View = _no_view,
     on_progress: OnText = _ignore,
 ) -> RunResult:
-    """Run the cells of a grid, each in processes of its own; finished runs are kept and resumed.
+    """Run the cells of a grid, each in processes of its own. Runs that an earlier call finished are kept.
 
     ``command`` is written into the run directory; ``view`` receives the runner's events.
 
@@ -379,7 +188,7 @@ def run(
     from slr_bench.grid.config import load_grid, with_device
     from slr_bench.run.binding import BoundElsewhereError
     from slr_bench.run.runner import Runner
-    from slr_bench.run.store import Store
+    from slr_bench.run.store import Store, set_aside
 
     options = options or RunOptions()
     grid = with_device(load_grid(Path(config)), options.device)
@@ -395,61 +204,20 @@ def run(
         with view() as listener:
             return RunResult(directory, runner.run(listener))
 
+    def rename_earlier() -> None:
+        renamed = set_aside(directory)
+        if renamed is not None:
+            on_progress(f"the earlier runs in {directory} are now in {renamed}")
+
     if options.fresh:
-        _set_aside(directory, on_progress)
+        rename_earlier()
     try:
         return measure()
     except BoundElsewhereError:
         if options.out is not None:
             raise
-        _set_aside(directory, on_progress)
+        rename_earlier()
         return measure()
-
-
-def _set_aside(directory: Path, on_progress: OnText) -> None:
-    """Rename a run directory to the next free ``NAME-<n>``, so that nothing finished is lost."""
-    from slr_bench.run.store import Store
-
-    if not directory.exists():
-        return
-    if not directory.is_dir():
-        raise ConfigError(f"{directory} is a file, not a run directory; choose another with --out")
-    if not (directory / "grid.json").is_file() and any(directory.iterdir()):
-        raise ConfigError(f"{directory} holds something else than runs; choose another with --out")
-    number = 1
-    while (target := directory.with_name(f"{directory.name}-{number}")).exists():
-        number += 1
-    with Store(directory).locked():  # a run that goes on in it must not lose it
-        directory.rename(target)
-    on_progress(f"the earlier runs in {directory} are now in {target}")
-
-
-@dataclass(frozen=True)
-class CompareOptions:
-    """How two revisions are measured before they are compared; the options of ``slr-bench compare`` and ``gate``."""
-
-    config: Path | None = None
-    """Grid file [default: ``configs/ablation.yml``]."""
-    overrides: Mapping[str, Any] | None = None
-    """Dotted keys over the grid's settings."""
-    workload: str | None = None
-    """Only this workload of the grid."""
-    repeats: int | None = None
-    """Pairs of processes per cell, in place of the grid's."""
-    device: str | None = None
-    """``auto``, ``cpu`` or ``cuda``, in place of the grid's."""
-    fake: bool = False
-    """Trace bytes on fake tensors."""
-    out: Path | None = None
-    """Keep the runs in ``DIR/base`` and ``DIR/head``; None: keep them nowhere."""
-
-    @property
-    def given(self) -> list[str]:
-        """Options that differ from their defaults, as the commands write them."""
-        values = {"--set": self.overrides} | {
-            f"--{name}": getattr(self, name) for name in ("config", "workload", "repeats", "device", "fake", "out")
-        }
-        return [name for name, value in values.items() if value]
 
 
 def compare(
@@ -459,7 +227,7 @@ def compare(
     *,
     arm: str | None = None,
     command: str = "slr_bench.compare(...)",
-    view: Callable[[], AbstractContextManager[Listener]] = _no_view,
+    view: View = _no_view,
     on_progress: OnText = _ignore,
 ) -> Comparison:
     """Compare two run directories, both sides of one, or two revisions that are measured first, interleaved.
@@ -478,8 +246,8 @@ def compare(
     found = find_sources(base, head, Path.cwd())
     if isinstance(found, RevisionPair):
         return _compare_revisions(found, options, arm, command, view, on_progress)
-    if options.given:
-        raise ConfigError(f"{options.given[0]} says what to measure, and {base} was measured before; leave it out")
+    if options.first_set:
+        raise ConfigError(f"{options.first_set} says what to measure, and {base} was measured before; leave it out")
     if isinstance(found, TwoSides):
         return compare_sides(found.directory, name=public_word(base), arm=arm)
     return compare_runs(found.base, found.head, names=(public_word(base), public_word(head or "")), arm=arm)
@@ -490,7 +258,7 @@ def _compare_revisions(
     options: CompareOptions,
     arm: str | None,
     command: str,
-    view: Callable[[], AbstractContextManager[Listener]],
+    view: View,
     on_progress: OnText,
 ) -> Comparison:
     from slr_bench.compare.comparison import compare_runs
@@ -499,13 +267,13 @@ def _compare_revisions(
     from slr_bench.run.revisions.measure import MeasurementRequest, measure_interleaved
 
     if not pair.head.is_working_tree and not pair.base.is_working_tree and git.is_dirty(pair.top):
-        on_progress("warning: the working tree has changes that no commit has; they are not measured (name it with .)")
+        on_progress("warning: uncommitted changes are not measured; to measure the working tree, name it as .")
     grid = with_device(load_grid(options.config or DEFAULT_GRID), options.device).model_copy(update={"sides": 1})
     grid = grid.of_workload(options.workload) if options.workload else grid
     repeats = 1 if options.fake and options.repeats is None else options.repeats
     grid = grid.repeated(repeats) if repeats else grid
     request = MeasurementRequest(grid, dict(options.overrides or {}), arm, options.fake, command)
-    on_progress("starting: checking both sides out, importing torch once a side")
+    on_progress("starting: checking both sides out, importing torch once per side")
     with (
         view() as listener,
         measure_interleaved(pair.top, (pair.base, pair.head), request, options.out, listener) as directories,
@@ -551,7 +319,7 @@ def replay(
     device: int | None = None,
     torch_version: str = "2.14",
 ) -> SnapshotReplay:
-    """Replay a recorded allocator history, as it was or under other settings of the allocator.
+    """Replay a recorded allocator history under its own or under other settings of the allocator.
 
     Raises:
         ConfigError: The file is no snapshot, or a setting is unknown.
@@ -562,7 +330,7 @@ def replay(
 
 
 def report(run_dir: str | Path) -> RunContent:
-    """Read a run directory as its report shows it.
+    """Read a run directory and compute the content of its report.
 
     Raises:
         NothingMeasuredError: The directory holds no record.
@@ -572,31 +340,8 @@ def report(run_dir: str | Path) -> RunContent:
     return read_content(Path(run_dir))
 
 
-class Watcher(NamedTuple):
-    """Readings of memory, now."""
-
-    reader: LiveReader
-    """Its ``read()`` gives one reading."""
-    no_gpu: str | None
-    """The reason that no GPU can be read."""
-
-
 def watch(pid: int | None = None) -> Watcher:
     """Open the meters of a process tree, or of the whole machine."""
-    import os
+    from slr_bench.probes.live import open_watcher
 
-    from slr_bench.probes.live import LiveReader, open_gpus
-    from slr_bench.probes.nvml import load_library
-    from slr_bench.probes.tree import tree_pids
-
-    own = os.getpid()  # a watcher that was started from the shell it watches would count itself
-
-    def read_tree(root: int) -> list[int]:
-        return [number for number in tree_pids(root) if number != own or number == root]
-
-    gpus, no_gpu = [], None
-    try:
-        gpus = open_gpus(load_library())
-    except ProbeUnavailableError as error:
-        no_gpu = str(error)
-    return Watcher(LiveReader(pid, gpus, read_tree=read_tree), no_gpu)
+    return open_watcher(pid)

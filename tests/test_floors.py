@@ -28,6 +28,8 @@ FLOORS = [
     "predict",
     "compare",
     "report",
+    "options",
+    "results",
     "api",
     "doctor",
     "pytest_plugin",

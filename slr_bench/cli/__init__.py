@@ -1,6 +1,6 @@
 """The commands: each reads its options, calls one function of :mod:`slr_bench.api`, prints the result and exits.
 
-They must be quick to print their help, so each imports what it needs when it is called.
+Each command imports what it needs when it is called, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from slr_bench.cli.run import profile, run
 from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, SlrBenchError
 
 _EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
-"""As if the signal had ended the command, like any other program in a pipe: neither a verdict nor a success."""
+"""The code of a program that the signal ended. It is neither a success nor a verdict of the gate."""
 
 for _command in (run, report, compare, gate, profile, predict, plan, calibrate, replay, watch, doctor, schema):
     app.command()(_command)  # --help lists them in this order
 
 
 def main() -> None:
-    """Run a command; its exit code is that of the process. A reader that closes the output's pipe ends it quietly."""
+    """Run a command and exit with its code. If the reader of a pipe closes it, the command ends without a message."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if sys.stdout is None:  # the caller closed it
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it stays open to the end
@@ -32,12 +32,14 @@ def main() -> None:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter fails at its own flush
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # otherwise the interpreter fails when it flushes
     sys.exit(code)
 
 
 def _run() -> int | str | None:
-    """Return the exit code: the one place where an error becomes a line and a code."""
+    """Run a command and return its exit code. An error becomes one line on stderr, and a code."""
     code: int | str | None = EXIT_OK
     try:
         app(standalone_mode=True)
@@ -48,7 +50,7 @@ def _run() -> int | str | None:
         return _EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
-    except SystemExit as end:  # typer turns Ctrl-C into an exit; typer and rich a broken pipe, with code 1
+    except SystemExit as end:  # typer exits at Ctrl-C; typer and rich exit with code 1 at a broken pipe
         if isinstance(end.__context__, BrokenPipeError):
             return _EXIT_BROKEN_PIPE
         code = end.code

@@ -1,4 +1,4 @@
-"""What the commands share: the application, common options, output files, and the end of a command."""
+"""Shared parts of the commands: the application, common options, output files, and the end of a command."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from slr_bench.report.run_report.content import RunContent
 
-DEFAULT_RUN_DIRECTORY = Path("reports/latest")
-
 app = typer.Typer(
     name="slr-bench",
     help="Measure the memory, time and accuracy of training steps; compare arms; report.",
@@ -32,8 +30,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(is_asked: bool) -> None:
-    if is_asked:
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
         typer.echo(f"slr-bench {slr_bench.__version__}")
         raise typer.Exit
 
@@ -47,14 +45,12 @@ def _options(
     pass
 
 
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
-
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the setting, like section.key=4. Repeatable."),
 ]
-
 
 AllocConfOption = Annotated[
     str, typer.Option(metavar="ALLOC_CONF", help="Allocator settings, as in PYTORCH_ALLOC_CONF.")
@@ -62,18 +58,18 @@ AllocConfOption = Annotated[
 
 
 def finish(result: dict[str, Any], exit_code: int, as_json: bool) -> NoReturn:
-    """End a command: its one JSON object where asked for, and its exit code."""
+    """Print the JSON object of a command if it was requested, and exit."""
     if as_json:
         sys.stdout.write(json.dumps(result) + "\n")
     raise typer.Exit(exit_code)
 
 
 @contextlib.contextmanager
-def interruption_told(kept: str) -> Iterator[None]:
-    """Say at a Ctrl-C inside what is kept of the work.
+def explain_interruption(kept: str) -> Iterator[None]:
+    """Turn a Ctrl-C into an error whose message says which work is kept.
 
     Raises:
-        InterruptedRunError: in its place.
+        InterruptedRunError: The user pressed Ctrl-C.
     """
     try:
         yield
@@ -82,7 +78,10 @@ def interruption_told(kept: str) -> Iterator[None]:
 
 
 def make_report(directory: Path, console: Console, content: RunContent | None = None) -> dict[str, str]:
-    """Write the report files and print the summary; the files' paths. ``content``: where it was read already."""
+    """Write the report files, print the summary, and return the paths of the files.
+
+    ``content`` is the content of the run directory, if it has been read already.
+    """
     from slr_bench.report.formats.terminal import print_summary
     from slr_bench.report.run_report.content import read_content
     from slr_bench.report.run_report.write import write_content
@@ -97,31 +96,32 @@ def make_report(directory: Path, console: Console, content: RunContent | None = 
 
 
 def refuse_lost_outputs(paths: Iterable[Path | None]) -> None:
-    """Told before anything is measured.
+    """Check the output files before anything is measured.
 
     Raises:
-        ConfigError: an output file could not be written.
+        ConfigError: An output file could not be written.
     """
     for path in paths:
         if path is None:
             continue
         if not path.parent.is_dir():
-            why = f"there is no directory {path.parent}; make it, or"
+            why = f"there is no directory {path.parent}; create it, or"
         elif path.is_dir():
             why = "Is a directory;"
         elif not os.access(path if path.exists() else path.parent, os.W_OK):
             why = "Permission denied;"
         else:
             continue
-        raise ConfigError(f"cannot write {path}: {why} choose another place")
+        raise ConfigError(f"cannot write {path}: {why} choose another path")
 
 
 def remove_outputs(paths: Iterable[Path | None]) -> None:
-    """What an earlier run wrote is not taken for this one's answer, however this one ends. Pipes and links stay: what
-    is written into them is not theirs to keep.
+    """Remove the output files of an earlier command, so that they are not mistaken for the result of this one.
+
+    Pipes and links stay.
 
     Raises:
-        ConfigError: a file cannot be removed.
+        ConfigError: A file cannot be removed.
     """
     for path in paths:
         if path is None or path.is_symlink() or not path.is_file():
@@ -129,27 +129,30 @@ def remove_outputs(paths: Iterable[Path | None]) -> None:
         try:
             path.unlink()
         except OSError as error:
-            raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place") from error
+            raise ConfigError(f"cannot write {path}: {error.strerror}; choose another path") from error
 
 
 def write_output(path: Path, content: str | bytes) -> None:
     """Write an output file.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: The file cannot be written.
     """
     try:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place") from error
+        raise ConfigError(f"cannot write {path}: {error.strerror}; choose another path") from error
 
 
-def tidied(value: Any) -> Any:
-    """JSON values with every text cut and printable: names come from configurations, reasons from whatever broke."""
+def printable(value: Any) -> Any:
+    """Return JSON values in which every text is short and printable.
+
+    Names come from configurations and reasons from errors, so both may hold any characters.
+    """
     from slr_bench.units import plain
 
     if isinstance(value, Mapping):
-        return {plain(key): tidied(item) for key, item in value.items()}
+        return {plain(key): printable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [tidied(item) for item in value]
+        return [printable(item) for item in value]
     return plain(value) if isinstance(value, str) else value

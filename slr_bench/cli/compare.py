@@ -1,4 +1,4 @@
-"""``slr-bench compare`` and ``slr-bench gate``: is it different, and did this commit make it worse?"""
+"""The commands ``compare`` (do two sides differ?) and ``gate`` (did this commit make it worse?)."""
 
 from __future__ import annotations
 
@@ -13,51 +13,52 @@ import typer
 from slr_bench.cli.base import (
     JsonOption,
     SetOption,
+    explain_interruption,
     finish,
-    interruption_told,
+    printable,
     refuse_lost_outputs,
     remove_outputs,
-    tidied,
     write_output,
 )
 from slr_bench.errors import EXIT_CELL_CRASHED, EXIT_OK, ConfigError, SlrBenchError
-from slr_bench.record import public_command
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from slr_bench.api import CompareOptions
     from slr_bench.compare.comparison import Comparison
     from slr_bench.compare.gate import GateResult
+    from slr_bench.options import CompareOptions
 
 BaseArgument = Annotated[str, typer.Argument(help="Run directory, or a revision of this git repository.")]
 HeadArgument = Annotated[
     str | None,
-    typer.Argument(help="The same; . is the working tree [default: side b of the directory, or the working tree]."),
+    typer.Argument(help="As BASE; . is the working tree [default: side b of the directory, or the working tree]."),
 ]
-ArmOption = Annotated[str | None, typer.Option(help="Only this arm.")]
+ArmOption = Annotated[str | None, typer.Option(help="Compare only this arm.")]
 ConfigOption = Annotated[
     Path | None, typer.Option(help="Revisions: grid file to measure both with [default: configs/ablation.yml].")
 ]
 WorkloadOption = Annotated[str | None, typer.Option(help="Revisions: only this workload of the grid.")]
 RepeatsOption = Annotated[
-    int | None, typer.Option(min=1, help="Revisions: pairs of processes a cell, in place of the grid's.")
+    int | None, typer.Option(min=1, help="Revisions: pairs of processes per cell, in place of the grid's.")
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="Revisions: auto, cpu or cuda, in place of the grid's.")]
-FakeOption = Annotated[bool, typer.Option("--fake", help="Revisions: trace bytes on fake tensors, no data, no time.")]
+FakeOption = Annotated[
+    bool, typer.Option("--fake", help="Revisions: trace bytes on fake tensors, without data or times.")
+]
 OutOption = Annotated[
     Path | None,
     typer.Option(
-        help="Revisions: keep the runs in DIR/base and DIR/head; the same command goes on [default: kept nowhere]."
+        help="Revisions: keep the runs in DIR/base and DIR/head; the same command continues them [default: keep none]."
     ),
 ]
-MarkdownOption = Annotated[Path | None, typer.Option(help="Write it as Markdown for a pull request.")]
+MarkdownOption = Annotated[Path | None, typer.Option(help="Write the result as Markdown for a pull request.")]
 
 RuleOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="METRIC:LIMIT",
-        help="How much worse it may get: peak_tensor_bytes:0%, step_time_s:10%:optional, peak_rss_bytes:100MiB. "
+        help="Limit of a metric's growth: peak_tensor_bytes:0%, step_time_s:10%:optional, peak_rss_bytes:100MiB. "
         "Repeatable.",
     ),
 ]
@@ -66,10 +67,10 @@ AllowMissingOption = Annotated[
     list[str] | None,
     typer.Option(metavar="PATTERN", help="Cells that the head may lack, by arm, workload/arm or id. Repeatable."),
 ]
-JunitOption = Annotated[Path | None, typer.Option(help="Write it as JUnit XML.")]
-BmfOption = Annotated[Path | None, typer.Option(help="Write the head's figures in Bencher Metric Format.")]
+JunitOption = Annotated[Path | None, typer.Option(help="Write the result as JUnit XML.")]
+BmfOption = Annotated[Path | None, typer.Option(help="Write the head's values in Bencher Metric Format.")]
 SmallerOption = Annotated[
-    Path | None, typer.Option(help="Write them for github-action-benchmark (customSmallerIsBetter).")
+    Path | None, typer.Option(help="Write the head's values for github-action-benchmark (customSmallerIsBetter).")
 ]
 
 
@@ -84,6 +85,7 @@ class Sides(NamedTuple):
     def compare(self, console: Console) -> Comparison:
         """Compare the sides; measure them first if they are revisions."""
         from slr_bench.api import compare
+        from slr_bench.record import public_command
         from slr_bench.report.views.run_progress import LiveView
 
         def on_progress(text: str) -> None:
@@ -91,8 +93,8 @@ class Sides(NamedTuple):
             console.print(note, style="yellow" if note != text else None, soft_wrap=True)
 
         out = self.options.out
-        kept = f"finished runs are kept in {out}, the same command goes on from there"
-        with interruption_told(kept if out else "nothing is kept: with --out DIR finished runs would be"):
+        kept = f"finished runs are kept in {out}, and the same command continues from there"
+        with explain_interruption(kept if out else "no run is kept; use --out DIR to keep finished runs"):
             return compare(
                 self.base,
                 self.head,
@@ -116,17 +118,19 @@ def compare(
     fake: FakeOption = False,
     out: OutOption = None,
     markdown: MarkdownOption = None,
-    show_all: Annotated[bool, typer.Option("--all", help="Every metric of every cell, different or not.")] = False,
+    show_all: Annotated[
+        bool, typer.Option("--all", help="Print every metric of every cell, different or not.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two run directories, both sides of one, or two revisions measured in turn; metric by metric.
+    """Compare two run directories, both sides of one, or two revisions measured interleaved; metric by metric.
 
-    Exit codes: 0 compared, whatever it finds, 2 usage, 3 no baseline, 4 not comparable, 5 nothing measured, 7 a cell of
-    the head crashed."""
+    Exit codes: 0 compared, with or without differences, 2 usage, 3 no baseline, 4 not comparable, 5 nothing measured,
+    7 crash in the head."""
     from rich.console import Console
 
-    from slr_bench.api import CompareOptions
     from slr_bench.files import parse_overrides
+    from slr_bench.options import CompareOptions
     from slr_bench.report.views.compare import comparison_markdown, print_comparison
 
     console = Console(stderr=as_json)
@@ -137,11 +141,11 @@ def compare(
         print_comparison(comparison, console, show_all)
     if markdown is not None:
         write_output(markdown, comparison_markdown(comparison))
-    finish(tidied(comparison.to_dict()), EXIT_CELL_CRASHED if comparison.crashed else EXIT_OK, as_json)
+    finish(printable(comparison.to_dict()), EXIT_CELL_CRASHED if comparison.crashed else EXIT_OK, as_json)
 
 
 class Outputs(NamedTuple):
-    """Where the answer is written besides the terminal."""
+    """Files that the verdict is written to, besides the terminal."""
 
     markdown: Path | None
     junit: Path | None
@@ -169,14 +173,14 @@ def gate(
     smaller_is_better: SmallerOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fail where the head is worse than the rules allow. Exit codes: 0 passed, 1 regression, 2 usage, 3 no baseline,
-    4 not comparable, 5 nothing measured, 7 a cell of the head crashed."""
+    """Fail if the head is worse than the rules allow. Exit codes: 0 passed, 1 regression, 2 usage, 3 no baseline,
+    4 not comparable, 5 nothing measured, 7 crash in the head."""
     from rich.console import Console
 
-    from slr_bench.api import CompareOptions
     from slr_bench.api import gate as judge
     from slr_bench.compare.rules import gather_rules
     from slr_bench.files import parse_overrides
+    from slr_bench.options import CompareOptions
     from slr_bench.report.views.gate import print_gate
 
     console = Console(stderr=as_json)
@@ -193,7 +197,7 @@ def gate(
     if not as_json:
         print_gate(result, console)
     _write(result, files)
-    finish(tidied(result.to_dict()), result.exit_code, as_json)
+    finish(printable(result.to_dict()), result.exit_code, as_json)
 
 
 def _write(result: GateResult, files: Outputs) -> None:
@@ -211,12 +215,12 @@ def _write(result: GateResult, files: Outputs) -> None:
 
 
 def _write_no_verdict(error: SlrBenchError, files: Outputs) -> None:
-    """Whoever reads the files alone must see that the gate ended without an answer; figures it has none."""
+    """Write to the files that the gate ended without a verdict. The files of metrics stay absent."""
     from slr_bench.report.views.ci import no_verdict_junit
     from slr_bench.report.views.gate import no_verdict, no_verdict_markdown
 
     text = no_verdict(str(error), error.exit_code)
-    with suppress(ConfigError):  # of two mistakes the first is told
+    with suppress(ConfigError):  # the first of two errors is reported
         _write_each({files.markdown: lambda: no_verdict_markdown(text), files.junit: lambda: no_verdict_junit(text)})
 
 

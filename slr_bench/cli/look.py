@@ -1,4 +1,4 @@
-"""``report``, ``watch``, ``doctor`` and ``schema``: look at runs, processes, the machine and the configuration."""
+"""The commands ``report``, ``watch``, ``doctor`` and ``schema``: runs, processes, the machine, configurations."""
 
 from __future__ import annotations
 
@@ -10,59 +10,62 @@ from typing import Annotated
 
 import typer
 
-from slr_bench.cli.base import DEFAULT_RUN_DIRECTORY, JsonOption, finish, make_report
+from slr_bench.cli.base import JsonOption, finish, make_report
 from slr_bench.errors import EXIT_OK, ConfigError
+from slr_bench.options import DEFAULT_RUN_DIRECTORY
 
 
 def report(
     run_dir: Annotated[Path, typer.Argument(help="Run directory.")] = DEFAULT_RUN_DIRECTORY,
-    csv: Annotated[Path | None, typer.Option(help="Also every figure as CSV: a row a cell, run and metric.")] = None,
-    parquet: Annotated[Path | None, typer.Option(help="The same as Parquet (needs pyarrow).")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Also write every value as CSV, one row per cell, run and metric.")
+    ] = None,
+    parquet: Annotated[Path | None, typer.Option(help="Also write every value as Parquet (needs pyarrow).")] = None,
     latex: Annotated[
-        bool, typer.Option("--latex", help="The headline as a LaTeX table on stdout, nothing else there.")
+        bool, typer.Option("--latex", help="Print the headline as a LaTeX table on stdout and nothing else.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make report.html, report.md and the figures of a run directory again."""
+    """Write report.html, report.md and the figures of a run directory again."""
     if latex and as_json:
-        raise ConfigError("--latex and --json both want stdout for themselves; ask for one")
+        raise ConfigError("--latex and --json both need stdout for themselves; use one of them")
     from rich.console import Console
 
-    from slr_bench.report.run_report.content import read_content
+    from slr_bench.api import report as read_report
 
-    content = read_content(run_dir)
-    made = {}
+    content = read_report(run_dir)
+    tables = {}
     if csv is not None:
         from slr_bench.report.formats.data_frame import write_csv
 
         write_csv(content.cells, csv)
-        made["csv"] = str(csv)
+        tables["csv"] = str(csv)
     if parquet is not None:
         from slr_bench.report.formats.data_frame import write_parquet
 
         write_parquet(content.cells, parquet)
-        made["parquet"] = str(parquet)
+        tables["parquet"] = str(parquet)
     if latex:
         from slr_bench.report.formats.latex import headline_table
 
         sys.stdout.write(headline_table(content.report))
     paths = make_report(run_dir, Console(stderr=as_json or latex), content)
-    finish({"run_dir": str(run_dir), **paths, **made}, EXIT_OK, as_json)
+    finish({"run_dir": str(run_dir), **paths, **tables}, EXIT_OK, as_json)
 
 
 def watch(
     pid: Annotated[
         int | None, typer.Option(min=1, help="Process to watch, with all its descendants [default: the machine].")
     ] = None,
-    period: Annotated[float, typer.Option(min=0.1, help="Seconds from reading to reading.")] = 1.0,
-    count: Annotated[int | None, typer.Option(min=1, help="Stop after so many readings.")] = None,
-    warning: Annotated[float, typer.Option(help="Fraction of a memory from which it is yellow.")] = 0.9,
-    critical: Annotated[float, typer.Option(help="Fraction of a memory from which it is red.")] = 0.95,
+    period: Annotated[float, typer.Option(min=0.1, help="Seconds between two readings.")] = 1.0,
+    count: Annotated[int | None, typer.Option(min=1, help="Stop after this number of readings.")] = None,
+    warning: Annotated[float, typer.Option(help="Fraction of a memory from which on it is yellow.")] = 0.9,
+    critical: Annotated[float, typer.Option(help="Fraction of a memory from which on it is red.")] = 0.95,
     as_json: Annotated[
-        bool, typer.Option("--json", help='A JSON object a line and reading, the last {"summary": ...}.')
+        bool, typer.Option("--json", help='Print one JSON object per reading, and {"summary": ...} at the end.')
     ] = False,
 ) -> None:
-    """Watch GPU and RAM of a process tree until it ends, or of the machine until Ctrl-C: then exit code 0."""
+    """Watch the GPU and RAM of a process tree until it ends, or of the machine until Ctrl-C. Exit code 0."""
     from rich.console import Console
 
     from slr_bench.api import watch as open_meters
@@ -73,19 +76,19 @@ def watch(
     thresholds = Thresholds(warning, critical)
     with watching.process_end(pid) as wait:
         reader, no_gpu = open_meters(pid)
-        what = "machine" if pid is None else f"{short_name(pid) or 'process'} (PID {pid})"
+        name = "machine" if pid is None else f"{short_name(pid) or 'process'} (PID {pid})"
         console = Console(soft_wrap=as_json)
         can_redraw = console.is_terminal and not console.is_dumb_terminal
-        kind = watching.JsonView if as_json else watching.ScreenView if can_redraw else watching.LineView
+        view = watching.JsonView if as_json else watching.ScreenView if can_redraw else watching.LineView
         try:
-            watching.watch(reader, kind(reader, what, console, thresholds, no_gpu), wait, period, count)
-        except BrokenPipeError:  # whoever reads the lines has seen enough
+            watching.watch(reader, view(reader, name, console, thresholds, no_gpu), wait, period, count)
+        except BrokenPipeError:  # the reader of the pipe has closed it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise typer.Exit(EXIT_OK)
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Say what this machine can measure and what not, with the cure for each lack. Exit code 0 whatever it finds."""
+    """List what this machine can and cannot measure, with a cure for each lack. The exit code is always 0."""
     from rich.console import Console
 
     from slr_bench.doctor.doctor import examine, findings_json, findings_table
@@ -97,20 +100,22 @@ def doctor(as_json: JsonOption = False) -> None:
 
 
 def schema(
-    workload: Annotated[str, typer.Argument(help="Registered workload whose settings to describe.")] = "train_step",
-    grid: Annotated[bool, typer.Option("--grid", help="The schema of grid files of this workload.")] = False,
+    workload: Annotated[str, typer.Argument(help="Registered workload whose settings are described.")] = "train_step",
+    grid: Annotated[bool, typer.Option("--grid", help="Write the schema of grid files of this workload.")] = False,
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="Both kinds of files as a page to read, in place of a schema.")
+        bool, typer.Option("--markdown", help="Write a page that describes both kinds of files, in place of a schema.")
     ] = False,
 ) -> None:
-    """Write the JSON Schema of a workload's training files, with which editors complete the YAML."""
+    """Write the JSON Schema of a workload's training files, for completion in editors."""
     from slr_bench.grid.project_file import use_projects_of
     from slr_bench.grid.reference import reference
     from slr_bench.grid.schema import grid_schema, training_schema
     from slr_bench.grid.workload import find_workload
 
     if grid and markdown:
-        raise ConfigError("--grid and --markdown are two outputs: the page has both kinds of files; give one of them")
+        raise ConfigError(
+            "--grid and --markdown are two outputs, and the page has both kinds of files; give one of them"
+        )
     use_projects_of(Path.cwd())
     spec = find_workload(workload)
     if markdown:

@@ -1,4 +1,4 @@
-"""``predict``, ``plan``, ``calibrate`` and ``replay``: memory on a GPU that need not be here."""
+"""The commands ``predict``, ``plan``, ``calibrate`` and ``replay``: memory on a GPU, which need not be here."""
 
 from __future__ import annotations
 
@@ -11,33 +11,43 @@ from slr_bench.cli.base import AllocConfOption, JsonOption, SetOption, finish, r
 from slr_bench.errors import EXIT_DOES_NOT_FIT, EXIT_OK, ConfigError
 
 if TYPE_CHECKING:
-    from slr_bench.api import Plan
+    from slr_bench.results import Plan
 
 BudgetOption = Annotated[
-    str | None, typer.Option(metavar="SIZE", help="Budget, context included, like 6GiB [default: the device's].")
+    str | None,
+    typer.Option(
+        metavar="SIZE", help="Budget including the CUDA context, like 6GiB [default: all memory of the device]."
+    ),
 ]
 CardOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="GPU whose speed and workspaces count, like rtx4060.")
+    str | None, typer.Option(metavar="NAME", help="GPU whose speed and workspaces are assumed, like rtx4060.")
 ]
-HeadroomOption = Annotated[float, typer.Option(metavar="PERCENT", min=0, max=90, help="Of the budget left free.")]
+HeadroomOption = Annotated[
+    float, typer.Option(metavar="PERCENT", min=0, max=90, help="Percent of the budget that stays free.")
+]
 SlowerOption = Annotated[
     float | None,
-    typer.Option(metavar="PERCENT", min=0, help="Instead: the least memory at this much more time at most."),
+    typer.Option(
+        metavar="PERCENT",
+        min=0,
+        help="Look for the least memory that costs at most this much more time, in place of a budget.",
+    ),
 ]
 KeepOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="KNOB", help="Do not change it; the key of the micro-batch works too. Repeatable."),
+    typer.Option(metavar="KNOB", help="Do not change this knob; the key of the micro-batch works too. Repeatable."),
 ]
 AllowOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="KNOB", help="May be changed although it changes the model. Repeatable."),
+    typer.Option(metavar="KNOB", help="Allow a change of this knob although it changes the model. Repeatable."),
 ]
 VaryOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="KEY=A,B", help="Choose among these values, in place of a knob's own. Repeatable."),
+    typer.Option(metavar="KEY=A,B", help="Choose from these values, in place of a knob's own. Repeatable."),
 ]
 SettingFileOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Write the chosen setting here, for the other commands (YAML).")
+    Path | None,
+    typer.Option(metavar="FILE", help="Write the chosen setting to this file, for the other commands (YAML)."),
 ]
 PictureOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Draw memory against time (PNG or SVG).")]
 MeasureOption = Annotated[
@@ -51,16 +61,16 @@ def predict(
         str | None,
         typer.Option(metavar="NAME|SIZE", help="GPU, like h200, rtx4090 or 24GiB; or cpu [default: a list of GPUs]."),
     ] = None,
-    arm: Annotated[str | None, typer.Option(help="Arm to look at, where the grid has several.")] = None,
-    workload: Annotated[str | None, typer.Option(help="Workload to look at [default: the grid's first].")] = None,
+    arm: Annotated[str | None, typer.Option(help="Arm to predict, if the grid has several.")] = None,
+    workload: Annotated[str | None, typer.Option(help="Workload to predict [default: the grid's first].")] = None,
     sets: SetOption = None,
-    whole_grid: Annotated[bool, typer.Option("--grid", help="Every cell of the grid, axes included.")] = False,
+    whole_grid: Annotated[bool, typer.Option("--grid", help="Predict every cell of the grid, axes included.")] = False,
     alloc_conf: AllocConfOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Predict the peak memory of a step without the GPU: by category, with an interval, and whether it fits.
+    """Predict the peak memory of a step without the GPU, by category, with an interval, and whether it fits.
 
-    Exit code 6: it does not fit; with --grid, no cell does.
+    Exit code 6: the setting does not fit; with --grid, no cell fits.
     """
     from rich.console import Console
 
@@ -69,7 +79,7 @@ def predict(
 
     console = Console(stderr=as_json)
     with console.status("importing torch") as status:
-        found = predict_steps(
+        result = predict_steps(
             config,
             device=device,
             arm=arm,
@@ -80,15 +90,15 @@ def predict(
             on_progress=status.update,
         )
     if not as_json:
-        found.show(console)
-    finish(found.to_dict(), EXIT_DOES_NOT_FIT if found.does_not_fit else EXIT_OK, as_json)
+        result.show(console)
+    finish(result.to_dict(), EXIT_DOES_NOT_FIT if result.does_not_fit else EXIT_OK, as_json)
 
 
 def plan(
     config: Annotated[Path, typer.Argument(help="Grid file, or a training file.")],
     gpu_memory: BudgetOption = None,
     device: CardOption = None,
-    arm: Annotated[str | None, typer.Option(help="Arm to start from, where the grid has several.")] = None,
+    arm: Annotated[str | None, typer.Option(help="Arm to start from, if the grid has several.")] = None,
     workload: Annotated[str | None, typer.Option(help="Workload to plan for [default: the grid's first].")] = None,
     sets: SetOption = None,
     headroom: HeadroomOption = 5.0,
@@ -102,15 +112,15 @@ def plan(
     measure: MeasureOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Choose micro-batch, precision, recomputation, attention for a memory budget, and say why.
+    """Choose micro-batch, precision, recomputation and attention for a memory budget, and print the reasons.
 
-    The effective batch and the model stay. Exit code 6: nothing fits.
+    The effective batch and the model stay the same. Exit code 6: no setting fits.
     """
     from rich.console import Console
 
-    from slr_bench.api import PlanOptions
     from slr_bench.api import plan as plan_setting
     from slr_bench.files import parse_overrides
+    from slr_bench.options import PlanOptions
 
     console = Console(stderr=as_json)
     refuse_lost_outputs([out, picture])
@@ -121,42 +131,45 @@ def plan(
     )
     overrides = parse_overrides(sets)
     with console.status("importing torch") as status:
-        found = plan_setting(
+        result = plan_setting(
             config, options, arm=arm, workload=workload, overrides=overrides, on_progress=status.update
         )
     try:
-        _write_plan(found, out, picture)
+        _write_plan(result, out, picture)
     finally:
         if not as_json:
-            found.show(console)
-    for what, path in (("setting", out), ("picture", picture)):
+            result.show(console)
+    for kind, path in (("setting", out), ("picture", picture)):
         if path is not None:
-            console.print(f"{what}: {path}", soft_wrap=True, markup=False, highlight=False)
-    finish(found.to_dict(), EXIT_OK, as_json)
+            console.print(f"{kind}: {path}", soft_wrap=True, markup=False, highlight=False)
+    finish(result.to_dict(), EXIT_OK, as_json)
 
 
-def _write_plan(found: Plan, out: Path | None, picture: Path | None) -> None:
+def _write_plan(result: Plan, out: Path | None, picture: Path | None) -> None:
     if out is not None:
-        write_output(out, found.setting_file())
+        write_output(out, result.setting_file())
     if picture is not None:
-        drawn = found.picture()
+        drawn = result.picture()
         write_output(picture, drawn.svg if picture.suffix.lower() == ".svg" else drawn.png)
 
 
 def calibrate(
     config: Annotated[Path, typer.Argument(help="Grid whose steps are recorded, like configs/calibrate.yml.")],
     traces: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Also keep the recorded allocator histories here.")
+        Path | None, typer.Option(metavar="DIR", help="Also keep the recorded allocator histories in this directory.")
     ] = None,
     devices: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write the device's file here [default: where predict reads].")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write the device's file to this directory [default: where predict reads it]."
+        ),
     ] = None,
     sets: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure this machine's GPU in a few minutes: context, workspaces, allocator histories.
 
-    What it writes is used by predict and plan in place of rules, on this machine or another.
+    The commands predict and plan use the result in place of rules, on this machine or another.
     """
     from rich.console import Console
 
@@ -172,33 +185,37 @@ def calibrate(
             nonlocal shown
             status.update(text)
             stage = text.partition(":")[0]
-            if stage != shown:  # one line per stage, also where no spinner is drawn
+            if stage != shown:  # one line per stage, also if no spinner is drawn
                 shown = stage
                 console.print(f"measuring {text}", markup=False, highlight=False)
 
-        found = calibrate_gpu(config, overrides=parse_overrides(sets), on_progress=on_progress)
-    written = found.write(devices, traces)
+        result = calibrate_gpu(config, overrides=parse_overrides(sets), on_progress=on_progress)
+    written = result.write(devices, traces)
     if not as_json:
-        print_calibration(found, written, console)
-    finish(found.to_dict(written), EXIT_OK, as_json)
+        print_calibration(result, written, console)
+    finish(result.to_dict(written), EXIT_OK, as_json)
 
 
 def replay(
     snapshot: Annotated[Path, typer.Argument(help="File of torch.cuda.memory._dump_snapshot.")],
     settings: Annotated[
         str | None,
-        typer.Option(metavar="ALLOC_CONF", help="Other settings than recorded, as in PYTORCH_ALLOC_CONF."),
+        typer.Option(
+            metavar="ALLOC_CONF", help="Allocator settings in place of the recorded ones, as in PYTORCH_ALLOC_CONF."
+        ),
     ] = None,
     capacity: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Memory for segments, like 6GiB [default: no limit].")
     ] = None,
     device: Annotated[
-        int | None, typer.Option(metavar="INDEX", help="GPU of the file [default: the longest history].")
+        int | None, typer.Option(metavar="INDEX", help="GPU of the file [default: the one with the longest history].")
     ] = None,
-    torch_version: Annotated[str, typer.Option("--torch", metavar="VERSION", help="Rules of this release.")] = "2.14",
+    torch_version: Annotated[
+        str, typer.Option("--torch", metavar="VERSION", help="Use the allocator rules of this release of torch.")
+    ] = "2.14",
     as_json: JsonOption = False,
 ) -> None:
-    """Replay a CUDA memory snapshot: what was reserved, how fragmented, and whether it would have fit otherwise."""
+    """Replay a CUDA memory snapshot: reserved memory, fragmentation, and the fit under other settings."""
     from rich.console import Console
 
     from slr_bench.api import replay as replay_snapshot
@@ -209,8 +226,8 @@ def replay(
         capacity_bytes = None if capacity is None else parse_bytes(capacity)
     except ValueError as error:
         raise ConfigError(f"--capacity: {error}") from error
-    found = replay_snapshot(
+    result = replay_snapshot(
         snapshot, settings=settings, capacity_bytes=capacity_bytes, device=device, torch_version=torch_version
     )
-    print_replay(found, Console(stderr=as_json))
-    finish(found.to_dict(), EXIT_OK if found.simulated.out_of_memory is None else EXIT_DOES_NOT_FIT, as_json)
+    print_replay(result, Console(stderr=as_json))
+    finish(result.to_dict(), EXIT_OK if result.simulated.out_of_memory is None else EXIT_DOES_NOT_FIT, as_json)

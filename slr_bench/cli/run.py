@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slr_bench.cli.base import DEFAULT_RUN_DIRECTORY, JsonOption, SetOption, finish, interruption_told, make_report
+from slr_bench.cli.base import JsonOption, SetOption, explain_interruption, finish, make_report
 from slr_bench.errors import EXIT_CELL_CRASHED, EXIT_OK, NothingMeasuredError, SlrBenchError
-from slr_bench.record import public_command
+from slr_bench.options import DEFAULT_RUN_DIRECTORY
 
 if TYPE_CHECKING:
     from slr_bench.grid.cells import Cell
@@ -21,33 +21,39 @@ def run(
     config: Annotated[Path, typer.Argument(help="Grid file, or a training file (a grid of one cell).")],
     out: Annotated[
         Path | None,
-        typer.Option(help=f"Run directory [default: {DEFAULT_RUN_DIRECTORY}, one of another source is set aside]."),
+        typer.Option(
+            help=f"Run directory [default: {DEFAULT_RUN_DIRECTORY}, where runs of another source are renamed]."
+        ),
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Set an existing run directory aside and start anew.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Rename an existing run directory and start anew.")] = False,
     sets: SetOption = None,
     arm: Annotated[str | None, typer.Option(help="Run only this arm.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda, in place of the grid's.")] = None,
     fake: Annotated[
-        bool, typer.Option("--fake", help="Trace bytes on fake tensors: no data, no GPU, no time; one process a cell.")
+        bool,
+        typer.Option("--fake", help="Trace bytes on fake tensors, without data, a GPU or times; one process per cell."),
     ] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Run crashed and timed-out runs again.")] = False,
     no_skip: Annotated[
-        bool, typer.Option("--no-skip", help="Run also what is larger than a cell that ran out of memory.")
+        bool, typer.Option("--no-skip", help="Run also the cells that are larger than one that ran out of memory.")
     ] = False,
-    aa: Annotated[bool, typer.Option("--aa", help="Every cell as both sides, in pairs: what noise does.")] = False,
+    aa: Annotated[
+        bool, typer.Option("--aa", help="Measure every cell against itself, to see the noise (A/A test).")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a grid, each cell in processes of its own, resuming what is missing; then report."""
+    """Run a grid, each cell in processes of its own; finished runs are kept. Then write the report."""
     from rich.console import Console
 
-    from slr_bench.api import RunOptions
     from slr_bench.api import run as run_grid
     from slr_bench.files import parse_overrides
+    from slr_bench.options import RunOptions
+    from slr_bench.record import public_command
     from slr_bench.report.views.run_progress import LiveView
 
     console = Console(stderr=as_json)
     directory = out or DEFAULT_RUN_DIRECTORY
-    with interruption_told("finished runs are kept, the same command goes on from there"):
+    with explain_interruption("finished runs are kept, and the same command continues from there"):
         try:
             result = run_grid(
                 config,
@@ -59,7 +65,7 @@ def run(
                 on_progress=lambda text: console.print(text, soft_wrap=True),
             )
         except NothingMeasuredError:
-            with contextlib.suppress(SlrBenchError):  # the report shows what failed and why; the error itself goes on
+            with contextlib.suppress(SlrBenchError):  # the report shows which runs failed and why
                 make_report(directory, console)
             raise
         make_report(directory, console)
@@ -69,21 +75,27 @@ def run(
 
 def profile(
     config: Annotated[Path, typer.Argument(help="Grid file, or a training file.")],
-    arm: Annotated[str | None, typer.Option(help="Arm to look at, where the grid has several.")] = None,
-    workload: Annotated[str | None, typer.Option(help="Workload to look at [default: the grid's first].")] = None,
+    arm: Annotated[str | None, typer.Option(help="Arm to profile, if the grid has several.")] = None,
+    workload: Annotated[str | None, typer.Option(help="Workload to profile [default: the grid's first].")] = None,
     sets: SetOption = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda, in place of the grid's.")] = None,
     fake: Annotated[
-        bool, typer.Option("--fake", help="On fake tensors: no data, no GPU. With --device cuda: as a GPU would.")
+        bool,
+        typer.Option(
+            "--fake", help="Use fake tensors, without data or a GPU. With --device cuda: apply the rules of a GPU."
+        ),
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Directory for a page with pictures, and the JSON.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write a page with pictures, and the JSON, to this directory.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Name every byte at the peak of one step: by category, module and phase, with the largest tensors."""
+    """Name every byte at the peak of one step, by category, module and phase, and list the largest tensors."""
     from rich.console import Console
 
     from slr_bench.api import profile as profile_setting
     from slr_bench.files import parse_overrides
+    from slr_bench.record import public_command
 
     console = Console(stderr=as_json)
     with console.status("importing torch") as status:
@@ -98,7 +110,7 @@ def profile(
             elif phase:
                 console.print(f"  {phase}", markup=False, highlight=False)
 
-        found = profile_setting(
+        result = profile_setting(
             config,
             arm=arm,
             workload=workload,
@@ -109,8 +121,8 @@ def profile(
             on_phase=on_phase,
         )
     if not as_json:
-        found.show(console)
+        result.show(console)
     if out is not None:
-        page = found.write_page(out, public_command(sys.argv[1:]))
+        page = result.write_page(out, public_command(sys.argv[1:]))
         console.print(f"page: {page}", soft_wrap=True, markup=False, highlight=False)
-    finish(found.to_dict(), EXIT_OK, as_json)
+    finish(result.to_dict(), EXIT_OK, as_json)

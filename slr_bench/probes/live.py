@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from slr_bench.errors import ProbeUnavailableError
 from slr_bench.probes.gpu_pids import PidSpace, is_machines_namespace
 from slr_bench.probes.host import HostMemory, read_host_memory
-from slr_bench.probes.nvml import GpuReading, GpuState, Nvml
+from slr_bench.probes.nvml import GpuReading, GpuState, Nvml, load_library
 from slr_bench.probes.tree import ProcessMemory, pss_bytes, read_process, tree_pids
 from slr_bench.probes.visible import list_devices
 
@@ -195,3 +196,25 @@ def open_gpus(library: Any) -> list[Gpu]:
         except ProbeUnavailableError:  # it fell off the bus in between
             continue
     return gpus
+
+
+class Watcher(NamedTuple):
+    """A reader of memory, and the reason if it reads no GPU."""
+
+    reader: LiveReader
+    no_gpu: str | None
+
+
+def open_watcher(pid: int | None) -> Watcher:
+    """Open the meters of a process tree without this process, or those of the whole machine."""
+    own = os.getpid()  # otherwise a watcher that was started from the shell that it watches would count itself
+
+    def read_tree(root: int) -> list[int]:
+        return [number for number in tree_pids(root) if number != own or number == root]
+
+    gpus, no_gpu = [], None
+    try:
+        gpus = open_gpus(load_library())
+    except ProbeUnavailableError as error:
+        no_gpu = str(error)
+    return Watcher(LiveReader(pid, gpus, read_tree=read_tree), no_gpu)

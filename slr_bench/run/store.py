@@ -227,3 +227,23 @@ def _first_line(error: Exception) -> str:
         message = items[0]["msg"].removeprefix("Value error, ")
         return ": ".join(part for part in (".".join(map(str, items[0]["loc"])), message) if part)
     return str(error).splitlines()[0]
+
+
+def set_aside(directory: Path) -> Path | None:
+    """Rename a run directory to the next free ``NAME-<n>``; return the new path, or None if there is no directory.
+
+    Raises:
+        ConfigError: It is not a run directory, or a run is writing to it.
+    """
+    if not directory.exists():
+        return None
+    if not directory.is_dir():
+        raise ConfigError(f"{directory} is a file, not a run directory; choose another with --out")
+    if not (directory / "grid.json").is_file() and any(directory.iterdir()):
+        raise ConfigError(f"{directory} holds files that are not runs; choose another with --out")
+    number = 1
+    while (target := directory.with_name(f"{directory.name}-{number}")).exists():
+        number += 1
+    with Store(directory).locked():  # a run that still writes to it must keep it
+        directory.rename(target)
+    return target

@@ -1,4 +1,4 @@
-"""The commands as a user meets them: exit codes, one-line errors, nothing but JSON where JSON was asked for."""
+"""The commands as a user meets them: exit codes, one-line errors, and only JSON on stdout with ``--json``."""
 
 import json
 import os
@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 import yaml
 
+import slr_bench as package
 from slr_bench.errors import ConfigError
 from slr_bench.run import runner
 
+MODULE = [sys.executable, "-m", "slr_bench"]
 SCRIPT = Path(sys.executable).with_name("slr-bench")
 FAULTY = {"workload": "faulty", "repeats": 1, "device": "cpu"}
 
 
 def imported_by(*arguments: object, cwd: Path) -> tuple[subprocess.CompletedProcess, set[str]]:
-    """Run the command; the top-level packages that it imported."""
+    """Run the command; return it with the top-level packages that it imported."""
     command = [sys.executable, "-X", "importtime", "-m", "slr_bench", *map(str, arguments)]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
     lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
@@ -33,7 +35,7 @@ def test_help_imports_nothing_heavy(command, tmp_path):
     assert not imported & {"torch", "torchvision", "matplotlib", "pandas", "av", "numpy", "psutil", "pynvml"}
 
 
-def test_the_installed_script_is_the_module():
+def test_installed_script_prints_the_help_of_the_module():
     by_script = subprocess.run([SCRIPT, "--help"], capture_output=True, text=True, timeout=60, check=True)
     by_module = subprocess.run(
         [sys.executable, "-m", "slr_bench", "--help"], capture_output=True, text=True, timeout=60
@@ -41,7 +43,7 @@ def test_the_installed_script_is_the_module():
     assert by_script.stdout.split() == by_module.stdout.replace("python -m slr_bench", "slr-bench").split()
 
 
-def test_a_misspelt_model_key_is_told_without_torch_or_a_process(write_grid, tmp_path):
+def test_misspelt_model_key_is_reported_before_torch_is_imported(write_grid, tmp_path):
     path = write_grid({"workload": "train_step", "set": {"model.num_clases": 20}})
     done, imported = imported_by("run", path, cwd=tmp_path)
     assert done.returncode == 2
@@ -75,7 +77,7 @@ STEP = {"workload": "train_step"}
     ],
     ids=lambda value: value[0] if isinstance(value, list) and value else "",
 )
-def test_a_mistake_is_told_in_a_line_before_anything_is_made(write_grid, slr_bench, tmp_path, grid, options, words):
+def test_mistake_is_reported_in_one_line_before_any_file_is_made(write_grid, slr_bench, tmp_path, grid, options, words):
     done = slr_bench("run", write_grid(grid), *options)
     assert done.returncode == 2, done.stderr
     assert all(word in done.stderr for word in words), done.stderr
@@ -84,13 +86,13 @@ def test_a_mistake_is_told_in_a_line_before_anything_is_made(write_grid, slr_ben
     assert [path.name for path in tmp_path.iterdir()] == ["grid.yml"]
 
 
-def test_a_file_that_is_not_there_is_told(slr_bench):
+def test_missing_file_is_reported(slr_bench):
     done = slr_bench("run", "absent.yml")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "slr-bench: cannot read configuration absent.yml: No such file or directory; check the path\n"
 
 
-def test_a_directory_without_videos_is_told(write_grid, slr_bench, tmp_path):
+def test_directory_without_videos_is_reported(write_grid, slr_bench, tmp_path):
     (tmp_path / "data").mkdir()
     done = slr_bench("run", write_grid(STEP), "--set", "data.dir=data")
     assert done.returncode == 2
@@ -99,7 +101,7 @@ def test_a_directory_without_videos_is_told(write_grid, slr_bench, tmp_path):
 
 
 @pytest.mark.parametrize("out", ["file", "file/below"])
-def test_an_output_directory_that_is_a_file_is_refused(write_grid, slr_bench, tmp_path, out):
+def test_output_directory_that_is_a_file_is_refused(write_grid, slr_bench, tmp_path, out):
     (tmp_path / "file").write_text("mine")
     done = slr_bench("run", write_grid(FAULTY), "--out", out)
     assert done.returncode == 2
@@ -107,8 +109,8 @@ def test_an_output_directory_that_is_a_file_is_refused(write_grid, slr_bench, tm
     assert (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere: a read-only directory stops nothing")
-def test_an_output_directory_that_is_not_writable_is_refused(write_grid, slr_bench, tmp_path):
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to a read-only directory")
+def test_output_directory_that_is_not_writable_is_refused(write_grid, slr_bench, tmp_path):
     path = write_grid(FAULTY)
     tmp_path.chmod(0o500)
     done = slr_bench("run", path, "--out", "run")
@@ -116,33 +118,33 @@ def test_an_output_directory_that_is_not_writable_is_refused(write_grid, slr_ben
     assert "Permission denied; choose another with --out" in done.stderr
 
 
-def test_an_unknown_option_is_a_usage_error(slr_bench):
+def test_unknown_option_is_a_usage_error(slr_bench):
     done = slr_bench("run", "grid.yml", "--repeat", "3")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("workload", ["train_step", "faulty"])
-def test_a_schema_is_one_json_document(slr_bench, workload):
+def test_schema_is_one_json_document(slr_bench, workload):
     done = slr_bench("schema", workload)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["type"] == "object"
 
 
-def test_a_schema_describes_every_key(slr_bench):
+def test_schema_describes_every_key(slr_bench):
     schema = json.loads(slr_bench("schema").stdout)
     training = schema["$defs"]["TrainingConfig"]["properties"]
     assert {"batch_size", "gradient_accumulation_steps", "mixed_precision"} <= training.keys()
     assert all(text.get("description") for text in training.values())
 
 
-def test_a_schema_of_grid_files_is_one_json_document(slr_bench):
+def test_schema_of_grid_files_is_one_json_document(slr_bench):
     done = slr_bench("schema", "--grid")
     assert (done.returncode, done.stderr) == (0, "")
     assert "training.batch_size" in json.loads(done.stdout)["properties"]["axes"]["properties"]
 
 
-def test_the_keys_are_a_page_to_read_too_but_not_both_at_once(slr_bench):
+def test_schema_is_written_as_markdown_or_as_json_but_not_as_both(slr_bench):
     done = slr_bench("schema", "--markdown", "faulty")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("# Configuration\n")
@@ -152,15 +154,13 @@ def test_the_keys_are_a_page_to_read_too_but_not_both_at_once(slr_bench):
     assert "give one of them" in both.stderr
 
 
-def test_a_schema_of_an_unknown_workload_is_refused(slr_bench):
+def test_schema_of_an_unknown_workload_is_refused(slr_bench):
     done = slr_bench("schema", "train_stp")
     assert (done.returncode, done.stdout) == (2, "")
     assert "did you mean 'train_step'?" in done.stderr
 
 
-def test_a_run_with_a_crashed_cell_ends_as_7_with_one_json_object_and_a_report(
-    write_grid, slr_bench, quick_server, tmp_path
-):
+def test_run_with_a_crashed_cell_exits_with_7_and_writes_json_and_report(write_grid, slr_bench, quick_server, tmp_path):
     grid = FAULTY | {"axes": {"fault.mode": ["ok", "unsupported", "sigkill"]}}
     done = slr_bench("run", write_grid(grid), "--out", "run", "--json")
     assert done.returncode == 7, done.stderr
@@ -175,7 +175,7 @@ def test_a_run_with_a_crashed_cell_ends_as_7_with_one_json_object_and_a_report(
     assert json.loads(again.stdout)["run_dir"] == "run"
 
 
-def test_what_an_out_of_memory_dominates_is_skipped(write_grid, slr_bench):
+def test_cells_larger_than_one_that_ran_out_of_memory_are_skipped(write_grid, slr_bench):
     """A float32 of 2**36 elements fails under the limit; 2**37 is not tried."""
     sizes = {"fault.size": [1, 1 << 36, 1 << 37]}
     path = write_grid({"workload": "hungry", "axes": sizes, "repeats": 1, "device": "cpu", "ram_limit": "16GiB"})
@@ -192,20 +192,20 @@ def test_what_an_out_of_memory_dominates_is_skipped(write_grid, slr_bench):
         (["--retry", "--fake"], {"fake": True, "retry": True, "skip": True}),
     ],
 )
-def test_the_options_reach_the_runner(write_grid, slr_bench, monkeypatch, options, reached):
-    """What the runner does with them is told by its own tests."""
-    seen = {}
+def test_options_reach_the_runner(write_grid, slr_bench, monkeypatch, options, reached):
+    """The tests of the runner check what it does with them."""
+    received = {}
 
-    def stop(grid, cells, store, *, command, **given):
-        seen.update(given)
+    def stop(grid, cells, store, *, command, **options):
+        received.update(options)
         raise ConfigError("far enough")
 
     monkeypatch.setattr(runner, "Runner", stop)
     assert slr_bench("run", write_grid(FAULTY), *options).returncode == 2
-    assert seen == reached
+    assert received == reached
 
 
-def test_an_aa_run_leaves_pairs_of_one_cell_side_by_side(write_grid, slr_bench, quick_server, tmp_path):
+def test_aa_run_leaves_interleaved_pairs_of_one_cell(write_grid, slr_bench, quick_server, tmp_path):
     done = slr_bench("run", write_grid(FAULTY | {"repeats": 2}), "--aa", "--out", "run", "--json")
     assert done.returncode == 0, done.stderr
     paths = sorted((tmp_path / "run" / "records").iterdir(), key=lambda path: path.stat().st_mtime_ns)
@@ -215,7 +215,7 @@ def test_an_aa_run_leaves_pairs_of_one_cell_side_by_side(write_grid, slr_bench, 
     assert json.loads(done.stdout)["cells"] == 1
 
 
-def test_without_a_measurement_it_ends_as_5_and_says_why(write_grid, slr_bench, quick_server):
+def test_run_without_a_measurement_exits_with_5_and_the_reason(write_grid, slr_bench, quick_server):
     done = slr_bench("run", write_grid(FAULTY | {"set": {"fault.mode": "unsupported"}}), "--json")
     assert (done.returncode, done.stdout) == (5, "")
     assert "nothing was measured" in done.stderr
@@ -223,7 +223,7 @@ def test_without_a_measurement_it_ends_as_5_and_says_why(write_grid, slr_bench, 
     assert "Traceback" not in done.stderr
 
 
-def test_a_run_of_another_source_in_the_default_place_is_set_aside(write_grid, slr_bench, quick_server, tmp_path):
+def test_default_run_directory_of_another_source_is_renamed(write_grid, slr_bench, quick_server, tmp_path):
     earlier = tmp_path / "reports" / "latest"
     (earlier / "records").mkdir(parents=True)
     (earlier / "records" / "of-another-time.json").write_text("{}")
@@ -237,9 +237,28 @@ def test_a_run_of_another_source_in_the_default_place_is_set_aside(write_grid, s
     assert json.loads((earlier / "grid.json").read_text())["source_hash"] != "of another time"
 
 
-def test_a_plain_training_file_is_a_grid_of_one_cell(tmp_path, slr_bench):
-    """It gets as far as the data, which is not set."""
+def test_plain_training_file_is_a_grid_of_one_cell(tmp_path, slr_bench):
+    """The command ends at the data, which is not set."""
     (tmp_path / "training.yml").write_text(yaml.safe_dump({"training": {"batch_size": 2}}))
     done = slr_bench("run", "training.yml")
     assert done.returncode == 2
     assert "data.dir is not set" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["schema"], ["--help"], ["doctor", "--json"]])
+def test_command_ends_quietly_if_the_reader_of_its_pipe_closes_it(arguments):
+    process = subprocess.Popen([*MODULE, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    _, errors = process.communicate(timeout=60)
+    assert errors == b""
+    assert process.returncode in (0, 141)
+
+
+def test_closed_stdout_is_no_error():
+    done = subprocess.run(f"'{sys.executable}' -m slr_bench schema >&-", shell=True, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_version_is_printed():
+    done = subprocess.run([*MODULE, "--version"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, f"slr-bench {package.__version__}\n")

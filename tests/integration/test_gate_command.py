@@ -81,7 +81,7 @@ def test_1_a_missing_cell_is_a_regression_unless_it_is_allowed(slr_bench, tmp_pa
         ((*BYTES, "--set", "a=1"), "--set says what to measure, and base was measured before; leave it out"),
         ((*BYTES, "--repeats", "24"), "--repeats says what to measure"),
         ((*BYTES, "--markdown", "no/such/place.md"), "cannot write no/such/place.md: there is no directory no/such"),
-        ((*BYTES, "--junit", "base"), "cannot write base: Is a directory; choose another place"),
+        ((*BYTES, "--junit", "base"), "cannot write base: Is a directory; choose another path"),
     ],
 )
 def test_2_a_user_mistake_is_reported_in_one_line(slr_bench, sides, options, words):

@@ -88,7 +88,7 @@ def test_a_killed_runner_leaves_no_process_and_the_same_command_completes_it(hel
 def test_ctrl_c_ends_everything_in_order(held):
     code, stderr = held.end(signal.SIGINT)
     assert code == 130
-    assert stderr == "slr-bench: interrupted; finished runs are kept, the same command goes on from there\n"
+    assert stderr == "slr-bench: interrupted; finished runs are kept, and the same command continues from there\n"
     assert held.left() == 0
     assert [json.loads(text)["outcome"] for text in held.records().values()] == ["ok"]
 

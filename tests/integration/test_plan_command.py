@@ -79,7 +79,7 @@ def test_budget_that_nothing_fits_exits_with_6_and_the_parts_of_the_least_need(s
         (["--gpu-memory", "6GiB", "--allow", "model.focus"], 2, ["--allow", "model.focus"]),
         (["--gpu-memory", "6GiB", "--vary", "training.batch_size"], 2, ["KEY=A,B"]),
         (["--gpu-memory", "6GiB", "--device", "cpu"], 2, ["predict --device cpu"]),
-        (["--gpu-memory", "6GiB", "--measure"], 5, ["torch sees none here"]),
+        (["--gpu-memory", "6GiB", "--measure"], 5, ["torch finds none here"]),
         (["--gpu-memory", "6GiB", "--vary", "training.bach_size=1,2"], 2, ["'training.batch_size'?"]),
         (["--gpu-memory", "6GiB", "--workload", "train_epochs"], 2, ["'train_step'?"]),
         (["--gpu-memory", "6GiB", "--vary", "training.epochs=[1,"], 2, ["--vary", "no YAML"]),
@@ -89,7 +89,7 @@ def test_budget_that_nothing_fits_exits_with_6_and_the_parts_of_the_least_need(s
         (["--gpu-memory", "6GiB", "--slower", "10"], 2, ["--slower", "leave out --gpu-memory"]),
         (["--gpu-memory", "64GiB", "--device", "gtx1650"], 2, ["64GiB", "more than the 3.81 GiB"]),
         (["--gpu-memory", "6GiB", "--out", "nowhere/chosen.yml"], 2, ["nowhere", "make it"]),
-        (["--gpu-memory", "6GiB", "--out", "."], 2, ["cannot write .: Is a directory; choose another place"]),
+        (["--gpu-memory", "6GiB", "--out", "."], 2, ["cannot write .: Is a directory; choose another path"]),
         (["--gpu-memory", "6GiB", "--picture", "plan.bmp"], 2, ["neither PNG nor SVG"]),
     ],
 )

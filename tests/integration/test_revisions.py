@@ -182,7 +182,7 @@ def test_an_interruption_leaves_nothing_anywhere(repository, tmp_path, marked, s
         _, stderr = run.communicate(timeout=PATIENCE_S)
     os.close(cells)
     assert run.returncode == 130
-    assert stderr == "slr-bench: interrupted; nothing is kept: with --out DIR finished runs would be\n"
+    assert stderr == "slr-bench: interrupted; no run is kept; use --out DIR to keep finished runs\n"
     assert list((tmp_path / "tmp").iterdir()) == []
     assert survivors(marked(mark)) == []
     assert repository.state() == before

@@ -19,8 +19,8 @@ def test_text_bytes_and_a_writer_give_the_same_file(tmp_path, content):
 
 
 def test_a_missing_directory_is_made_only_on_request(tmp_path):
-    with pytest.raises(ConfigError, match=r"cannot write .*: No such file or directory; choose another place"):
-        write_atomically(tmp_path / "new" / "x", "", cure="choose another place")
+    with pytest.raises(ConfigError, match=r"cannot write .*: No such file or directory; choose another path"):
+        write_atomically(tmp_path / "new" / "x", "", cure="choose another path")
     assert not (tmp_path / "new").exists()
     write_atomically(tmp_path / "new" / "x", "1", make_directory=True)
     assert (tmp_path / "new" / "x").read_text() == "1"
