@@ -59,7 +59,7 @@ class Profile(Result):
 
     def write_page(self, directory: Path, command: str = "") -> Path:
         """Write a page with pictures and the JSON into a directory, and return the page's path."""
-        from slr_bench.report.views.profile_page import write_page
+        from slr_bench.report.views.profile import write_page
 
         return write_page(self.to_dict(), directory, command)
 

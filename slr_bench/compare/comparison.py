@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slr_bench.compare import notebook
-from slr_bench.compare.cells import CellSummary
+from slr_bench.compare.cells import BROKEN, CellSummary, SideName, read_side
 from slr_bench.compare.comparability import HARNESS, PairingKind
 from slr_bench.compare.judgement import ComparedCell, ComparedMetric, judge_cell, judge_overall
-from slr_bench.compare.sides import BROKEN, SideName, read_side
 from slr_bench.errors import NotComparableError
 from slr_bench.units import plain
 

@@ -13,8 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from slr_bench.report.charts.model import Tick, byte_ticks
 from slr_bench.report.charts.palette import category_variable, phase_shade
-from slr_bench.report.text.words import plain
-from slr_bench.units import format_bytes
+from slr_bench.units import format_bytes, plain
 
 POINTS: Final = 300
 """Points to which a line is thinned. Each stretch keeps its largest value, so that the peak stays."""

@@ -13,8 +13,7 @@ from typing import Final, NamedTuple
 
 from slr_bench.report.charts.model import Bar
 from slr_bench.report.charts.palette import category_variable
-from slr_bench.report.text.words import plain
-from slr_bench.units import format_bytes
+from slr_bench.units import format_bytes, plain
 
 ASPECT: Final = 1.7
 """Width of the treemap over its height, on a desktop."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 from slr_bench.compare.cells import CellSummary
 from slr_bench.errors import ConfigError
 from slr_bench.files import require_pandas
+from slr_bench.grid.description import value_text
 from slr_bench.record import Metric, Record
-from slr_bench.report.text.setting import value_text
 from slr_bench.units import is_number, plain
 
 if TYPE_CHECKING:

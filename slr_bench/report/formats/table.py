@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import ClassVar, Final, Literal, Protocol
 
 from slr_bench.report.charts.model import Bar as Bar
-from slr_bench.report.text.words import plain
+from slr_bench.units import plain
 
 Tone = Literal["", "good", "bad", "warn"]
 _FEW: Final = 3

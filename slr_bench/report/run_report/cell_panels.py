@@ -21,10 +21,9 @@ from slr_bench.report.charts.treemap import Tile, tiles
 from slr_bench.report.formats.html import area_path, strip_path
 from slr_bench.report.formats.table import Section
 from slr_bench.report.run_report.sections import outcome_cell
-from slr_bench.report.text.cell_names import anchor, distinguishing_labels
-from slr_bench.report.text.words import format_value, plain, uncapitalized
+from slr_bench.report.text.wording import anchor, distinguishing_labels, uncapitalized
 from slr_bench.run.store import Store
-from slr_bench.units import format_bytes
+from slr_bench.units import format_bytes, format_value, plain
 
 FACTS: Final = {
     "floor_bytes": "floor",

@@ -26,9 +26,9 @@ from slr_bench.report.run_report.provenance import (
 from slr_bench.report.run_report.read import RunDirectory, read_directory
 from slr_bench.report.run_report.sections import disagreements, discards_section, grid_section, missing_section
 from slr_bench.report.run_report.techniques import AccuracySource, ablation_steps, split_sentence, waterfall_section
-from slr_bench.report.text.setting import batch_warning, difference_table, main_workload, measured_sentence
-from slr_bench.report.text.words import plain
+from slr_bench.report.text.wording import batch_warning, difference_table, main_workload, measured_sentence
 from slr_bench.run.store import Manifest
+from slr_bench.units import plain
 
 OPEN: Final = 2
 """Number of cells whose panels are open at first."""

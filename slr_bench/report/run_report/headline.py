@@ -11,16 +11,8 @@ from slr_bench.compare.judgement import SAME, TOO_FEW
 from slr_bench.compare.statistics import MIN_PROCESSES, VERDICT_ALPHA, Ratio, signed_rank_p
 from slr_bench.record import Outcome
 from slr_bench.report.formats.table import Card, CardLine, Cell, Column, Row, Table, Tone, unknown
-from slr_bench.report.text.setting import is_fake_source
-from slr_bench.report.text.words import (
-    OUTCOME_WORDS,
-    describe,
-    format_factor,
-    format_value,
-    plain,
-    spread,
-    uncapitalized,
-)
+from slr_bench.report.text.wording import OUTCOME_WORDS, describe, format_factor, is_fake_source, spread, uncapitalized
+from slr_bench.units import format_value, plain
 
 Mark = Literal["", "~", "n too small"]
 NO_OWN: Final = "which cells are an arm's own setting is not known; all cells are listed below"

@@ -9,15 +9,14 @@ from typing import Final, NamedTuple
 
 from slr_bench.compare.cells import CellSummary, Reading
 from slr_bench.compare.judgement import SAME, TOO_FEW
+from slr_bench.grid.description import value_text
 from slr_bench.record import Outcome
 from slr_bench.report.formats.table import Cell, Column, Row, Section, Table, with_shared_notes
 from slr_bench.report.run_report.headline import change
 from slr_bench.report.run_report.sections import SUSPECT, outcome_cell
-from slr_bench.report.text.cell_names import anchor, axes_text
 from slr_bench.report.text.metrics import label
-from slr_bench.report.text.setting import value_text
-from slr_bench.report.text.words import format_value, plain
-from slr_bench.units import is_number
+from slr_bench.report.text.wording import anchor, axes_text
+from slr_bench.units import format_value, is_number, plain
 
 METRICS: Final = ("peak_tensor_bytes", "peak_allocated_bytes", "step_time_s")
 """Metrics with a table of their own, before the headline metrics of the workload."""

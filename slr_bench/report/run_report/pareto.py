@@ -13,10 +13,9 @@ from slr_bench.report.charts.model import Dot, LegendEntry, Scale, Scatter, Tick
 from slr_bench.report.charts.palette import arm_variable
 from slr_bench.report.formats.table import Cell, Column, Row, Section, Table, without_empty_columns
 from slr_bench.report.run_report.techniques import AccuracySource
-from slr_bench.report.text.cell_names import OTHERS, anchor, coordinates_text
 from slr_bench.report.text.metrics import label
-from slr_bench.report.text.words import format_value, plain
-from slr_bench.units import format_bytes, format_seconds
+from slr_bench.report.text.wording import OTHERS, anchor, coordinates_text
+from slr_bench.units import format_bytes, format_seconds, format_value, plain
 
 _MEMORY: Final = ("peak_tensor_bytes", "peak_allocated_bytes")
 """The chart shows the first of these metrics that any cell has."""

@@ -10,15 +10,14 @@ from typing import Final, NamedTuple
 from slr_bench.compare.cells import CellSummary, Reading, descriptions_of, pair, why_not_comparable
 from slr_bench.compare.statistics import MIN_PROCESSES, center_interval, summarize
 from slr_bench.files import flatten
-from slr_bench.grid.description import WorkloadDescription
+from slr_bench.grid.description import WorkloadDescription, value_text
 from slr_bench.record import Record
 from slr_bench.report.formats.table import Cell, Column, Row, Section, Table
 from slr_bench.report.run_report.headline import Headline, HeadlineColumn, HeadlineValue
-from slr_bench.report.text.cell_names import coordinates_text
 from slr_bench.report.text.metrics import in_order, label, metric_text
-from slr_bench.report.text.setting import value_text
-from slr_bench.report.text.words import describe, format_value, plain, spread
+from slr_bench.report.text.wording import coordinates_text, describe, spread
 from slr_bench.run.store import Manifest
+from slr_bench.units import format_value, plain
 
 _COST: Final = "What measuring cost"
 COST_METRICS: Final = ("harness_s", "sampler_overhead_ratio", "sampler_cpu_ratio", "parent_cpu_ratio")

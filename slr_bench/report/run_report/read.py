@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from slr_bench.compare.sides import FoundRecords, find_records
+from slr_bench.compare.cells import FoundRecords, find_records
 from slr_bench.errors import ConfigError
 from slr_bench.files import flatten
 from slr_bench.record import Record

@@ -10,11 +10,10 @@ from typing import Final
 from slr_bench.compare.cells import CellSummary, Reading
 from slr_bench.record import SPLIT, Outcome, Record
 from slr_bench.report.formats.table import Bar, Cell, Column, Row, Section, Table, unknown, with_shared_notes
-from slr_bench.report.text.cell_names import anchor, coordinates_text
 from slr_bench.report.text.metrics import label
-from slr_bench.report.text.words import OUTCOME_WORDS, format_value, plain, spread
+from slr_bench.report.text.wording import OUTCOME_WORDS, anchor, coordinates_text, spread
 from slr_bench.run.interference import CLOCK_JUMP_S, FOREIGN_CPU_SHARE, SWAPPED_BYTES
-from slr_bench.units import format_bytes
+from slr_bench.units import format_bytes, format_value, plain
 
 GRID_METRICS: Final = (
     "peak_tensor_bytes",

@@ -12,8 +12,8 @@ from slr_bench.compare.cells import CellSummary, own_cell, pair, why_not_compara
 from slr_bench.grid.techniques import AblationChain, Same
 from slr_bench.report.charts.model import Bar, BarChart, BarRow, LegendEntry, Scale, Tick, doublings
 from slr_bench.report.formats.table import Cell, Column, Row, Section, Table, unknown, without_empty_columns
-from slr_bench.report.text.words import describe, format_factor, format_value, plain
-from slr_bench.units import format_bytes
+from slr_bench.report.text.wording import describe, format_factor
+from slr_bench.units import format_bytes, format_value, plain
 
 MEMORY: Final = "peak_tensor_bytes"
 START_COLOUR: Final = "arm-0"

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from slr_bench.compare.cells import CellSummary, own_cell
 from slr_bench.errors import ConfigError, NothingMeasuredError
+from slr_bench.grid.description import value_text
 from slr_bench.record import Outcome
 from slr_bench.report.charts.matplotlib_renderer import (
     Picture,
@@ -26,10 +27,8 @@ from slr_bench.report.run_report.cell_panels import ram_chart, step_chart
 from slr_bench.report.run_report.content import RunContent, read_content
 from slr_bench.report.run_report.pareto import scatter
 from slr_bench.report.run_report.techniques import ablation_steps, waterfall
-from slr_bench.report.text.cell_names import distinguishing_axes
-from slr_bench.report.text.setting import value_text
-from slr_bench.report.text.words import OUTCOME_WORDS, plain
-from slr_bench.units import format_bytes
+from slr_bench.report.text.wording import OUTCOME_WORDS, distinguishing_axes
+from slr_bench.units import format_bytes, plain
 
 MAX_BARS: Final = 32
 """Number of cells in the bar chart: first own settings, then in the order of the grid. The table has all cells."""

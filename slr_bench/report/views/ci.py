@@ -16,9 +16,9 @@ from xml.etree import ElementTree
 from slr_bench.compare.comparison import Comparison
 from slr_bench.compare.gate import CellVerdict, GateResult, RuleResult
 from slr_bench.compare.judgement import ComparedCell
-from slr_bench.report.text.words import format_value, plain
 from slr_bench.report.views.compare import cell_name, change_text, title, verdict_cell
 from slr_bench.report.views.gate import headline
+from slr_bench.units import format_value, plain
 
 _CELLS: Final = "cells"
 _DECLARATION: Final = '<?xml version="1.0" encoding="UTF-8"?>'

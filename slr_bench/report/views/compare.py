@@ -10,16 +10,15 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from slr_bench.compare.cells import SideName
 from slr_bench.compare.comparison import Comparison, Unmatched
 from slr_bench.compare.judgement import ComparedCell, ComparedMetric, Word, verdict_word
 from slr_bench.compare.notebook import axes_assignments
-from slr_bench.compare.sides import SideName
 from slr_bench.report.formats.markdown import escape, table
 from slr_bench.report.formats.table import Cell, Column, Row, Table, Tone
 from slr_bench.report.formats.terminal import print_notes, print_table
 from slr_bench.report.text.metrics import label
-from slr_bench.report.text.words import format_value, plain
-from slr_bench.units import format_count
+from slr_bench.units import format_count, format_value, plain
 
 WHOLE: Final = "the output of --json"
 """Where to find what a comment has no room for."""

@@ -13,7 +13,6 @@ from slr_bench.compare.gate import CellVerdict, GateResult, GateVerdict, RuleRes
 from slr_bench.report.formats.markdown import escape, table
 from slr_bench.report.formats.table import Cell, Column, Row, Table, Tone
 from slr_bench.report.formats.terminal import Listing, by_note, print_listings, print_table
-from slr_bench.report.text.words import plain
 from slr_bench.report.views.compare import (
     WHOLE,
     cell_name,
@@ -29,6 +28,7 @@ from slr_bench.report.views.compare import (
     title,
     value_texts,
 )
+from slr_bench.units import plain
 
 WORDS: Final[Mapping[GateVerdict, tuple[str, str, str]]] = {
     "pass": ("passed", "green", "✅"),

@@ -13,9 +13,8 @@ from slr_bench.grid.config import TRAINING_STEP
 from slr_bench.predict.plan.result import Evaluated, Plan, Point
 from slr_bench.report.formats.table import Cell, Column, Row, Table
 from slr_bench.report.formats.terminal import print_table
-from slr_bench.report.text.words import plain
 from slr_bench.report.views.predict import pressure, remarks
-from slr_bench.units import format_bytes, format_seconds
+from slr_bench.units import format_bytes, format_seconds, plain
 
 if TYPE_CHECKING:
     from slr_bench.report.charts.matplotlib_renderer import Picture

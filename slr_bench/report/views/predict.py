@@ -19,9 +19,8 @@ from slr_bench.predict.peak import CardFit, Prediction
 from slr_bench.predict.step_profile import Refusal
 from slr_bench.report.formats.table import Cell, Column, Row, Table, Tone
 from slr_bench.report.formats.terminal import print_table
-from slr_bench.report.text.words import plain
 from slr_bench.report.views.profile import MEANINGS
-from slr_bench.units import format_bytes
+from slr_bench.units import format_bytes, plain
 
 OPERATORS_SHOWN: Final = 5
 _BY_RULE: Final = "not measured; the estimate stays"

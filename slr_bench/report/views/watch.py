@@ -20,8 +20,7 @@ from rich.text import Text
 from slr_bench.errors import ConfigError
 from slr_bench.probes.host import Level, Thresholds
 from slr_bench.probes.live import GpuNow, LiveReader, LiveReading, Peaks
-from slr_bench.report.text.words import plain
-from slr_bench.units import format_bytes, format_seconds, sparkline
+from slr_bench.units import format_bytes, format_seconds, plain, sparkline
 
 Wait = Callable[[float], bool]
 """Waits at most so many seconds; returns whether the process has ended."""

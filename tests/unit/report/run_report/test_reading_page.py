@@ -5,7 +5,7 @@ from pathlib import Path
 
 from markdown_page import Page
 
-from slr_bench.report.text.words import OUTCOME_WORDS
+from slr_bench.report.text.wording import OUTCOME_WORDS
 
 ROOT = Path(__file__).parents[4]
 REPORT = ROOT / "slr_bench" / "report"
