@@ -1,7 +1,7 @@
 """Measures the memory, time and accuracy of training steps, cell by cell, in processes of their own.
 
 The functions and results of :mod:`slr_bench.api` are available here, imported at first use: ``slr_bench.plan(...)``.
-Three of the functions share their names with packages. So ``slr_bench.run``, ``slr_bench.predict`` and
+Three of the functions have the names of packages. So ``slr_bench.run``, ``slr_bench.predict`` and
 ``slr_bench.compare`` are packages that can be called.
 """
 

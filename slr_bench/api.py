@@ -269,7 +269,7 @@ def _compare_revisions(
     if not pair.head.is_working_tree and not pair.base.is_working_tree and git.is_dirty(pair.top):
         on_progress("warning: uncommitted changes are not measured; to measure the working tree, name it as .")
     grid = with_device(load_grid(options.config or DEFAULT_GRID), options.device).model_copy(update={"sides": 1})
-    grid = grid.of_workload(options.workload) if options.workload else grid
+    grid = grid.with_workload(options.workload) if options.workload else grid
     repeats = 1 if options.fake and options.repeats is None else options.repeats
     grid = grid.repeated(repeats) if repeats else grid
     request = MeasurementRequest(grid, dict(options.overrides or {}), arm, options.fake, command)

@@ -1,4 +1,4 @@
-"""The tree of errors that a user or the machine can mend, and the exit code of each.
+"""The tree of errors that a user can mend or that the machine causes, with the exit code of each.
 
 The command line catches the root once and prints one line. A message says what is wrong, what was found, and the cure.
 """
@@ -17,13 +17,13 @@ EXIT_INTERRUPTED = 130
 
 
 class SlrBenchError(Exception):
-    """Root of every error that is the user's or the machine's to mend."""
+    """Root of every error that comes from the user's input or from the machine."""
 
     exit_code = EXIT_USAGE
 
 
 class ConfigError(SlrBenchError):
-    """A configuration, an option or an output place that cannot work."""
+    """A configuration, an option or an output path that cannot work."""
 
 
 class DataError(SlrBenchError):
@@ -31,31 +31,31 @@ class DataError(SlrBenchError):
 
 
 class NothingMeasuredError(SlrBenchError):
-    """Every cell ended without a measurement, or the run directory holds none."""
+    """Every cell ended without a measurement, or the run directory holds no measurement."""
 
     exit_code = EXIT_NOTHING_MEASURED
 
 
 class CellCrashedError(SlrBenchError):
-    """The one cell that was asked for crashed or timed out."""
+    """The one cell that a command runs crashed or timed out."""
 
     exit_code = EXIT_CELL_CRASHED
 
 
 class NoBaselineError(SlrBenchError):
-    """There is nothing to compare with: no such run directory, or none of its runs ended ok."""
+    """There is no base to compare with: the run directory does not exist, or none of its runs ended ok."""
 
     exit_code = EXIT_NO_BASELINE
 
 
 class NotComparableError(SlrBenchError):
-    """Two sides that have no cell in common."""
+    """Two sides have no cell in common."""
 
     exit_code = EXIT_NOT_COMPARABLE
 
 
 class InterruptedRunError(SlrBenchError):
-    """The user ended a command; what is kept of its work the message says."""
+    """The user ended a command. The message says which of its work is kept."""
 
     exit_code = EXIT_INTERRUPTED
 
@@ -65,4 +65,4 @@ class UnsupportedSettingError(SlrBenchError):
 
 
 class ProbeUnavailableError(SlrBenchError):
-    """A meter cannot read its quantity here; the metric becomes null with this reason."""
+    """A meter cannot read its quantity on this machine; the metric becomes null with this reason."""

@@ -1,4 +1,4 @@
-"""Reads and writes what the bench and the recogniser keep on disk: whole files, dotted keys, ``--set KEY=VALUE``."""
+"""Shared by the bench and the recogniser: writing whole files, dotted keys, and ``--set KEY=VALUE``."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a run leaves: metrics that know where they come from, a typed outcome, one immutable record.
+"""The record of a run, which cannot be changed: its setting, outcome, environment and metrics.
 
-Schema history: 1 - first; later with the optional ``marks``, left out where there are none.
+Schema history: 1 is the first; later it has the optional ``marks``, which are left out if there are none.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ from slr_bench.units import is_number, plain
 SCHEMA: Final = 1
 
 Quality = Literal["exact", "sampled", "measured", "estimated", "unavailable"]
-
+Fields = dict[str, Any]
+"""Field -> JSON value."""
 
 SPLIT: Final = "; split: "
-"""In the source of peak/floor; the modules follow whose operators work on a part at a time."""
+"""Precedes, in the source of peak/floor, the modules whose operators work on a part at a time."""
 
 
 _LARGEST: Final = 1e100
-"""Ratios of values up to it, and down to its inverse, are finite."""
+"""Ratios of values between it and its inverse are finite."""
 
 
 def why_no_figure(value: object, unit: object) -> str | None:
-    """What is wrong with a number as a reading; None where nothing is, or where it is no number."""
+    """Return why a number cannot be a reading; None if it can, or if the value is not a number."""
     if not is_number(value):
         return None
     if isinstance(value, float) and not math.isfinite(value):
@@ -52,7 +53,7 @@ def why_no_figure(value: object, unit: object) -> str | None:
 
 
 class Outcome(StrEnum):
-    """How a run ended. Running out of memory is a result, not an error."""
+    """The end of a run. Running out of memory is a result, not an error."""
 
     OK = "ok"
     OOM_GPU = "oom_gpu"
@@ -65,7 +66,7 @@ class Outcome(StrEnum):
 
 
 class Metric(BaseModel):
-    """One reading. What could not be read is ``value: None`` with the reason, never 0."""
+    """One reading. If it could not be taken, ``value`` is None, never 0, and ``reason`` says why."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -90,13 +91,11 @@ class Metric(BaseModel):
 
     @classmethod
     def unavailable(cls, unit: Any, source: str, reason: str) -> Metric:
-        """The null reading, with why."""
+        """Return a metric without a value, with the reason."""
         return cls(value=None, unit=unit, source=source, quality="unavailable", reason=reason)
 
 
 _GPU_FIELDS: Final = frozenset({"peak_allocated_bytes", "peak_requested_bytes", "peak_reserved_bytes"})
-
-
 _Bytes = Annotated[int, Field(ge=0)]
 
 
@@ -108,21 +107,21 @@ class Phase(BaseModel):
     duration_s: float
     count: int
     peak_tensor_bytes: _Bytes | None = None
-    """Traced live bytes at most while in it; null where no step was traced."""
+    """Most traced live bytes in the phase; null if no step was traced."""
     peak_allocated_bytes: _Bytes | None = None
-    """Torch's CUDA allocator at most while in it; like the two below null on the CPU and where no such step ran."""
+    """Peak of torch's CUDA allocator in the phase. This and the next two are null on the CPU."""
     peak_requested_bytes: _Bytes | None = None
     peak_reserved_bytes: _Bytes | None = None
 
     @model_serializer(mode="wrap")
-    def _as_before_without_gpu(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without a GPU a phase is written as ever: those of the CPU's records stay equal to the byte."""
-        fields: dict[str, Any] = dump(self)
+    def _without_null_gpu_fields(self, dump: SerializerFunctionWrapHandler) -> Fields:
+        """Leave the GPU's fields out if they are null, so that records of the CPU keep their bytes."""
+        fields: Fields = dump(self)
         return {name: value for name, value in fields.items() if value is not None or name not in _GPU_FIELDS}
 
 
 class Record(BaseModel):
-    """The one thing a run leaves. Immutable; holds no user, host name or path."""
+    """The result of a run. It holds no user, no host name and no path."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -141,11 +140,11 @@ class Record(BaseModel):
     """ISO 8601, UTC."""
     duration_s: float
     marks: tuple[str, ...] = ()
-    """What disturbed the run: its times are suspect, its traced bytes are not."""
+    """Interference during the run. Its traced bytes are still valid; its times are not."""
 
     @model_serializer(mode="wrap")
-    def _without_empty_marks(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = serialize(self)
+    def _without_empty_marks(self, serialize: SerializerFunctionWrapHandler) -> Fields:
+        values: Fields = serialize(self)
         if not self.marks:
             del values["marks"]
         return values
@@ -154,17 +153,17 @@ class Record(BaseModel):
     def _failure_has_a_reason(self) -> Record:
         if (self.outcome is Outcome.OK) != (self.reason is None):
             raise ValueError(
-                f"outcome {self.outcome} with reason {self.reason!r}: exactly the outcomes but ok have one"
+                f"outcome {self.outcome} with reason {self.reason!r}: every outcome except ok has a reason"
             )
         return self
 
     @property
     def name(self) -> str:
-        """File stem in the run directory."""
+        """Name of the record's file in the run directory, without its suffix."""
         return f"{self.cell_id}-{self.side}-{self.repeat}"
 
     def value(self, metric: str) -> int | float | None:
-        """The metric's value; None if unavailable or not taken."""
+        """Return the value of a metric; None if it is unavailable or absent."""
         reading = self.metrics.get(metric)
         return reading.value if reading else None
 
@@ -176,8 +175,8 @@ _DIRECTORIES: Final = re.compile(r"(?<![\w.~-])/(?:[^/\s'\":;,()]+/)+")
 def without_paths(reason: str, settings_json: str) -> str:
     """Remove directories from a reason, because a record holds no path.
 
-    Of the setting's own paths the last part stays. Paths below the working directory become relative to it. Of all
-    others the name of the file stays.
+    A path of the setting keeps its last part. A path below the working directory becomes relative to it. Any other path
+    keeps the name of the file.
     """
     for path in sorted(_paths_in(json.loads(settings_json)), key=len, reverse=True):
         reason = reason.replace(path, Path(path).name)
@@ -193,20 +192,20 @@ def _paths_in(value: Any) -> Iterator[str]:
 
 
 def public_command(arguments: Sequence[str]) -> str:
-    """Return a command as others can give it: without anybody's home directory.
+    """Return a command that other people can repeat, without personal directories.
 
-    A path below the working directory is given relative to it; of any other path only the last part stays.
+    A path below the working directory becomes relative to it. Any other path keeps only its last part.
     """
     words = ["slr-bench", *map(public_word, arguments)]
     return without_paths(shlex.join(words), "{}")
 
 
 def public_word(word: str) -> str:
-    """Return one word of a command as others can give it."""
+    """Return one word of a command without personal directories."""
     key, equals, value = word.rpartition("=")  # --out=DIR, data.dir=DIR
     if not value.startswith(("/", "~", "..")):
         return word
-    expanded = os.path.expanduser(value)  # pathlib's raises where the user is unknown
+    expanded = os.path.expanduser(value)  # pathlib raises if the user is unknown
     path = os.path.normpath(Path.cwd() / expanded)
     is_inside = not expanded.startswith("~") and Path(path).is_relative_to(Path.cwd())
     return key + equals + (os.path.relpath(path) if is_inside else Path(path).name)

@@ -19,7 +19,7 @@ CELL_LIMIT: Final = 300
 """Characters of foreign text (reasons, names) that a cell of a table shows."""
 
 _CLOSE: Final = 0.5
-"""Likeness from which on a known name is offered for an unknown one."""
+"""Least similarity of a known name that is offered for an unknown one."""
 _SIZE = re.compile(r"^\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>B|[KMGT]i?B)\s*$", re.IGNORECASE)
 _BARS = "▁▂▃▄▅▆▇█"
 _FACTOR = {"b": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1024 * GIB}
@@ -52,7 +52,7 @@ def format_seconds(seconds: float | None) -> str:
 
 
 def format_value(value: float | None, unit: str) -> str:
-    """A metric's value with its unit; ``'–'`` for an unknown one, never 0."""
+    """Return a metric's value with its unit; an unknown value is ``'–'``, never 0."""
     if value is None:
         return "–"
     if unit == "bytes":
@@ -72,21 +72,21 @@ def format_count(count: int, noun: str) -> str:
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether it is one; to Python a flag is a number, too."""
+    """Return whether a value is a number. To Python a flag is a number, too."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """The last ``width`` values as bars from 0 to their largest: ``'▁▃▅█'``. A level line is level, not jagged."""
+    """Return the last ``width`` values as bars from 0 to their maximum: ``'▁▃▅█'``."""
     last = list(values)[-width:] if width > 0 else []
     top = max(last, default=0)
     return "".join(_BARS[min(len(_BARS) - 1, int(value / top * len(_BARS)))] if top > 0 else _BARS[0] for value in last)
 
 
 def plain(text: object, limit: int = CELL_LIMIT) -> str:
-    """Foreign text as one printable line (no control or escape characters) of at most ``limit`` characters."""
+    """Return foreign text as one line of at most ``limit`` characters, without control or escape characters."""
     raw = str(text)
-    # Ten times the limit is read at most: a reason may be a log of many megabytes.
+    # Only ten times the limit is read, because a reason may be a log of many megabytes.
     line = " ".join("".join(char if char.isprintable() else " " for char in raw[: 10 * limit]).split())
     return line if len(line) <= limit and len(raw) <= 10 * limit else line[: limit - 1] + "…"
 
@@ -117,7 +117,7 @@ def parse_bytes(text: str) -> int:
     """``'6GiB'`` -> ``6442450944``. GB, MB and KB are read as GiB, MiB and KiB, as GPU makers mean them.
 
     Raises:
-        ValueError: no unit, or no number.
+        ValueError: The unit or the number is missing.
     """
     match = _SIZE.match(text)
     if match is None:

@@ -57,7 +57,7 @@ AllocConfOption = Annotated[
 ]
 
 
-def finish(result: dict[str, Any], exit_code: int, as_json: bool) -> NoReturn:
+def finish(result: Mapping[str, Any], exit_code: int, as_json: bool) -> NoReturn:
     """Print the JSON object of a command if it was requested, and exit."""
     if as_json:
         sys.stdout.write(json.dumps(result) + "\n")

@@ -108,8 +108,7 @@ def schema(
 ) -> None:
     """Write the JSON Schema of a workload's training files, for completion in editors."""
     from slr_bench.grid.project_file import use_projects_of
-    from slr_bench.grid.reference import reference
-    from slr_bench.grid.schema import grid_schema, training_schema
+    from slr_bench.grid.schema import grid_schema, reference, training_schema
     from slr_bench.grid.workload import find_workload
 
     if grid and markdown:

@@ -1,1 +1,1 @@
-"""What to run: a grid file becomes cells. Imports no torch."""
+"""Turns a grid file into cells: the settings to run. Does not import torch."""

@@ -1,7 +1,7 @@
-"""Arms x axes - exclusions, and the identity of a cell.
+"""Expands a grid into cells (arms × axes − exclusions), and gives each cell its id.
 
-A cell's id is a hash of the canonical values that differ from the workload's versioned defaults: the same setting
-has the same id everywhere, and a new key with a default changes no old id.
+The id is a hash of the canonical values that differ from the workload's versioned defaults. So the same setting has the
+same id everywhere, and a new key with a default changes no old id.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from slr_bench.errors import ConfigError
-from slr_bench.files import Overrides, flatten, nest
-from slr_bench.grid.config import GridConfig, Part
-from slr_bench.grid.techniques import refuse_unexplained
+from slr_bench.files import Overrides, Values, flatten, nest
+from slr_bench.grid.config import GridConfig, Part, refuse_unexplained
 from slr_bench.grid.workload import WorkloadSpec, find_workload
 from slr_bench.grid.yaml_files import read_yaml, validate
 from slr_bench.units import nearest
@@ -40,71 +39,65 @@ class Cell:
     settings: BaseModel
     coordinates: Mapping[str, Any]
     is_own: bool
-    """The arm's own setting, reached without or by the axes."""
+    """True if this is the arm's own setting. The axes may pass through it."""
 
     @property
-    def public_setting(self) -> dict[str, Any]:
-        """The whole setting as JSON values, paths left out (a file's content hash stands for it)."""
+    def public_setting(self) -> Values:
+        """The whole setting as JSON values without paths; the hash of a file's content replaces its path."""
         return nest(_canonical(self.settings))
 
 
 def expand(grid: GridConfig, overrides: Overrides, arm: str | None = None) -> list[Cell]:
-    """All cells in order: parts, then arms, then axes. ``overrides`` (``--set``) win over arms and axes.
+    """Return all cells in order: by part, then by arm, then along the axes.
+
+    ``overrides`` (``--set``) take precedence over arms and axes.
 
     Raises:
-        ConfigError: unknown keys or values, an unknown arm, an empty grid, or two cells that differ only in a path.
+        ConfigError: A key or value is unknown, the arm is unknown, the grid is empty, or two cells differ only in a
+            path.
     """
-    arms = _chosen_arms(grid, arm)
-    bases = {name: _arm_base(grid, name) for name in grid.arms}
-    cells = [cell for part in grid.parts for name in arms for cell in _part_cells(grid, part, name, bases, overrides)]
-    if not cells:
-        raise ConfigError(_EMPTY)
-    _refuse_path_twins(cells)
+    cells, refused = expand_each(grid, overrides, arm)
+    if refused:
+        raise ConfigError(next(iter(refused.values())))
     return cells
 
 
 def expand_each(grid: GridConfig, overrides: Overrides, arm: str | None = None) -> tuple[list[Cell], dict[str, str]]:
-    """As :func:`expand`, but an arm that cannot be expanded costs no other: the cells, and why an arm has none.
+    """Return the cells of the arms that can be expanded, and the reason for each arm that cannot.
 
     Raises:
-        ConfigError: an unknown arm, an empty grid, or no arm that can be expanded.
+        ConfigError: The arm is unknown, the grid is empty, no arm can be expanded, or two cells differ only in a path.
     """
+    if arm is not None and arm not in grid.all_arms:
+        raise ConfigError(f"--arm: the grid has no arm {arm!r}{nearest(arm, grid.all_arms)}")
     bases = {name: _arm_base(grid, name) for name in grid.arms}
-    found: dict[str, list[Cell]] = {}
+    cells: list[Cell] = []
     refused: dict[str, str] = {}
-    for name in _chosen_arms(grid, arm):
+    for name in [arm] if arm else grid.all_arms:
         try:
-            found[name] = [cell for part in grid.parts for cell in _part_cells(grid, part, name, bases, overrides)]
+            cells += [cell for part in grid.parts for cell in _part_cells(grid, part, name, bases, overrides)]
         except ConfigError as error:
             refused[name] = str(error)
-    parts = [id(part) for part in grid.parts]
-    cells = sorted((cell for one in found.values() for cell in one), key=lambda cell: parts.index(id(cell.part)))
     if not cells:
-        raise ConfigError(next(iter(refused.values()), _EMPTY))
+        raise ConfigError(
+            next(iter(refused.values()), "the grid is empty: its exclusions leave no cell; relax exclude")
+        )
+    parts = [id(part) for part in grid.parts]
+    cells.sort(key=lambda cell: parts.index(id(cell.part)))
     _refuse_path_twins(cells)
     return cells, refused
 
 
-def _chosen_arms(grid: GridConfig, arm: str | None) -> list[str]:
-    if arm is not None and arm not in grid.all_arms:
-        raise ConfigError(f"--arm: the grid has no arm {arm!r}{nearest(arm, grid.all_arms)}")
-    return [arm] if arm else list(grid.all_arms)
-
-
 def own_cell(grid: GridConfig, overrides: Overrides, arm: str | None = None, workload: str | None = None) -> Cell:
-    """The one cell of an arm's own setting under a workload, the axes left aside.
+    """Return the cell of an arm's own setting under a workload, without the axes.
 
     Raises:
-        ConfigError: as :func:`expand`; or the grid has several arms and none is named, or not that workload.
+        ConfigError: As :func:`expand`; or the grid has several arms and none is named, or it lacks the workload.
     """
     if arm is None and len(grid.arms) > 1:
         raise ConfigError(f"the grid has the arms {', '.join(grid.arms)}; choose one with --arm")
-    parts = {part.workload: part for part in reversed(grid.parts)}
-    name = workload or grid.workload
-    if name not in parts:
-        raise ConfigError(f"--workload: the grid does not run {name!r}{nearest(name, parts)}")
-    part = {key: getattr(parts[name], key) for key in Part.model_fields} | {"axes": {}, "exclude": ()}
-    return expand(grid.model_copy(update=part | {"also": ()}), overrides, arm)[0]
+    grid = grid.with_workload(workload or grid.workload)
+    return expand(grid.model_copy(update={"axes": {}, "exclude": (), "also": ()}), overrides, arm)[0]
 
 
 def _arm_base(grid: GridConfig, arm: str) -> Overrides:
@@ -144,19 +137,19 @@ def _part_cells(
 def _own_values(
     grid: GridConfig, part: Part, arm: str, bases: Mapping[str, Overrides], overrides: Overrides
 ) -> Overrides:
-    """The arm's own setting, flat: a section written nested lays its keys over the base's and does not replace them."""
+    """Return the arm's own setting, flat. A nested section adds its keys to those of the base."""
     if arm in grid.arms:
         arm_values = {key: value for key, value in grid.arms[arm].items() if key != "base"}
         return flatten(bases[arm]) | flatten(grid.set) | flatten(part.set) | flatten(arm_values) | overrides
-    assert grid.ladder is not None, "further arms come from techniques alone"
+    assert grid.ablation is not None, "only techniques make further arms"
     spec = find_workload(part.workload)
     start, end = (
         flatten(_settings(spec, _own_values(grid, part, name, bases, overrides), f"arm {name!r}").model_dump())
-        for name in (grid.ladder.start, grid.ladder.end)
+        for name in (grid.ablation.start, grid.ablation.end)
     )
-    everything = _settings(spec, grid.ladder.setting(grid.ladder.end, start, end), "all techniques together")
+    everything = _settings(spec, grid.ablation.setting(grid.ablation.end, start, end), "all techniques together")
     refuse_unexplained(flatten(everything.model_dump()), end, grid.techniques)
-    return grid.ladder.setting(arm, start, end)
+    return grid.ablation.setting(arm, start, end)
 
 
 def _matches(flat: Overrides, entry: Overrides) -> bool:
@@ -167,7 +160,7 @@ def _matches(flat: Overrides, entry: Overrides) -> bool:
 
 
 def _is_same(value: Any, written: Any) -> bool:
-    """Whether an exclusion's value is the setting's; YAML reads ``1e-3`` as text, the setting holds the number."""
+    """Return whether a setting has the value of an exclusion. YAML reads ``1e-3`` as text, a setting as a number."""
     if isinstance(value, float) and isinstance(written, str):
         with contextlib.suppress(ValueError):
             written = float(written)
@@ -179,7 +172,7 @@ def _settings(spec: WorkloadSpec, values: Overrides, where: str) -> BaseModel:
 
 
 def cell_id(spec: WorkloadSpec, settings: BaseModel) -> str:
-    """12 hex digits over workload, defaults version and the canonical values that differ from the defaults."""
+    """Return 12 hex digits over workload, version of the defaults, and the canonical values that differ from them."""
     defaults = _canonical(spec.settings())
     values = _canonical(settings)
     different = {key: value for key, value in values.items() if key not in defaults or value != defaults[key]}
@@ -188,7 +181,7 @@ def cell_id(spec: WorkloadSpec, settings: BaseModel) -> str:
 
 
 def _canonical(settings: BaseModel) -> Overrides:
-    """Dotted key -> JSON value. A path to a file becomes its content's hash; one to a directory is left out."""
+    """Return dotted key -> JSON value. A path to a file becomes the hash of its content, any other path null."""
     values: Overrides = {}
     for key, value in flatten(settings.model_dump()).items():
         if not isinstance(value, Path):
@@ -201,11 +194,11 @@ def _canonical(settings: BaseModel) -> Overrides:
 
 
 def _refuse_path_twins(cells: list[Cell]) -> None:
-    seen: dict[str, Cell] = {}
+    first: dict[str, Cell] = {}
     for cell in cells:
-        twin = seen.setdefault(cell.cell_id, cell)
+        twin = first.setdefault(cell.cell_id, cell)
         if twin.settings != cell.settings:
             raise ConfigError(
-                f"arms {twin.arm!r} and {cell.arm!r} differ only in a directory, which is no part of a setting; "
+                f"arms {twin.arm!r} and {cell.arm!r} differ only in a directory, which is not part of a setting; "
                 "measure them into two run directories"
             )

@@ -1,7 +1,8 @@
-"""A grid file, read and checked. Every mistake in it is told before any process starts."""
+"""Reads and checks a grid file. Every mistake in it is reported before any process starts."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -10,7 +11,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from slr_bench.errors import ConfigError
 from slr_bench.files import Overrides
 from slr_bench.grid.project_file import use_projects_of
-from slr_bench.grid.techniques import AblationChain, Technique
 from slr_bench.grid.yaml_files import read_yaml, validate
 from slr_bench.units import nearest, parse_bytes
 
@@ -18,29 +18,97 @@ TRAINING_STEP: Final = "train_step"
 """The workload of a plain training file."""
 
 
+Same = Literal["function", "accuracy"]
+
+
+class Technique(BaseModel):
+    """A named group of keys in which the second arm differs from the first."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    keys: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Dotted keys, which have the values of the two arms."""
+    same: Same
+    """``function``: equal outputs and gradients at the same micro-batch. ``accuracy``: judged by accuracy alone."""
+
+
+class AblationChain(BaseModel):
+    """Two arms and the techniques that lead from the first to the second, added and left out one by one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    start: str
+    end: str
+    techniques: dict[str, Technique]
+
+    def arm_with(self, name: str) -> str:
+        """Return the name of the arm that has this technique and those before it."""
+        return self.end if name == list(self.techniques)[-1] else f"+ {name}"
+
+    def arm_without(self, name: str) -> str:
+        """Return the name of the arm that has all techniques except this one."""
+        return f"without {name}"
+
+    @property
+    def arms(self) -> dict[str, frozenset[str]]:
+        """Every arm, in order, with its techniques."""
+        names = list(self.techniques)
+        added = {self.arm_with(name): frozenset(names[: number + 1]) for number, name in enumerate(names)}
+        left_out = {self.arm_without(name): frozenset(names) - {name} for name in names}
+        return {self.start: frozenset[str](), **added, **left_out}
+
+    def setting(self, arm: str, start: Mapping[str, Any], end: Mapping[str, Any]) -> Overrides:
+        """Return the flat setting of one of :attr:`arms`, made from the settings of the first and the second arm.
+
+        Raises:
+            ConfigError: A technique names an unknown key.
+        """
+        mixed = dict(start)
+        for name in self.techniques:
+            for key in self.techniques[name].keys if name in self.arms[arm] else ():
+                if key not in end:
+                    raise ConfigError(f"techniques: {name!r} names the unknown key {key!r}; name keys as the arms do")
+                mixed[key] = end[key]
+        return mixed
+
+
+def refuse_unexplained(mixed: Mapping[str, Any], end: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Check that all techniques together turn the first arm into the second.
+
+    Raises:
+        ConfigError: The arms differ in keys that no technique names.
+    """
+    left = sorted(key for key in end if mixed[key] != end[key])
+    if left:
+        raise ConfigError(
+            f"techniques: the arms also differ in {', '.join(left)}; name these keys under one of "
+            f"{', '.join(names)}, or set them alike"
+        )
+
+
 class Part(BaseModel):
-    """One workload measured over arms x axes - exclusions."""
+    """A workload that is measured over arms × axes − exclusions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     workload: str = TRAINING_STEP
     """Registered name."""
     set: Overrides = {}
-    """Laid over every arm's base."""
+    """Dotted keys that replace values of every arm's base."""
     axes: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
-    """Dotted key -> values; the cells are their cross product with the arms."""
+    """Dotted key -> values. The cells are every combination of an arm with one value per key."""
     exclude: tuple[Overrides, ...] = ()
-    """Combinations left out: a cell that has all the values of an entry is dropped."""
+    """Cells to leave out: those that have all the values of an entry."""
     repeats: Annotated[int, Field(strict=True, ge=1)] = 3
-    """Processes a cell, interleaved across cells."""
+    """Processes per cell. The processes of all cells are interleaved."""
     timeout_s: Annotated[float, Field(gt=0)] = 600
     """Deadline of one process."""
     warmup_steps: Annotated[int, Field(strict=True, ge=1)] = 1
-    """Steps before the first timed one: the optimizer state must exist."""
+    """Steps before the first timed one, in which the optimizer makes its state."""
     timed_steps: Annotated[int, Field(strict=True, ge=1)] = 3
-    """Steps timed in each process; its reading is their median."""
+    """Timed steps in each process, which reports their median."""
     sampler_check_pairs: Annotated[int, Field(strict=True, ge=0)] = 0
-    """Pairs of blocks (sampler on, off) run in each process to measure what sampling costs."""
+    """Pairs of blocks of steps, with and without the sampler, that measure the cost of sampling in each process."""
 
 
 def _size_with_unit(value: Any) -> Any:
@@ -55,36 +123,36 @@ class GridConfig(Part):
     """A whole grid file."""
 
     base: Path | None = None
-    """Training file the arms start from, relative to the grid file."""
+    """Training file that the arms start from, relative to the grid file."""
     arms: Annotated[dict[str, Overrides], Field(min_length=1)] = {"default": {}}
     """Name -> dotted overrides. The key ``base`` starts this arm from another training file."""
     techniques: dict[str, Technique] = {}
-    """Name -> the keys it stands for, between the first two arms; or the name of a file of these, relative to the grid
-    file. Further arms add them one by one, in this order, and leave them out one by one; the report draws it."""
+    """Name -> a group of keys in which the first two arms differ; or the name of a file of these, relative to the grid
+    file. Further arms add the techniques one by one, in this order, and leave out one technique each."""
     isolation: Literal["fork", "spawn"] = "fork"
-    """``fork``: fast; ``spawn``: a fresh interpreter a cell, for absolute RAM figures."""
+    """``fork``: fast; ``spawn``: a fresh interpreter per cell, for absolute values of RAM."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """``auto``: CUDA where there is one."""
+    """``auto``: CUDA if there is a GPU, otherwise the CPU."""
     sample_hz: Annotated[float, Field(gt=0, le=20)] = 20
-    """Readings of RSS and NVML a second."""
+    """Readings of RSS and NVML per second."""
     ram_limit: Annotated[str | None, BeforeValidator(_size_with_unit)] = None
-    """Limit of a cell's data segment, like ``8GiB``; above it the cell ends as ``oom_host``."""
+    """Limit of a cell's data segment, like ``8GiB``; a cell that needs more ends as ``oom_host``."""
     sides: Literal[1, 2] = 1
-    """``2``: A/A, the same cell as both sides; each repeat is a pair of neighbours, AB or BA by a coin."""
+    """``2``: measure every cell against itself (A/A test). Each repeat is a pair of processes in random order."""
     invalid_reruns: Annotated[int, Field(strict=True, ge=0)] = 1
-    """How often a run that was disturbed from outside is made again; ``0``: never, it is only marked."""
+    """Number of times that a run with interference is repeated; ``0``: such a run is only marked."""
     also: tuple[Part, ...] = ()
-    """Further workloads measured on the same arms into the same run directory."""
+    """Further workloads that are measured with the same arms into the same run directory."""
 
     @model_validator(mode="after")
     def _techniques_lie_between_two_arms(self) -> GridConfig:
         if self.techniques and len(self.arms) < 2:
-            raise ValueError(f"techniques lead from the first arm to the second, the grid has {len(self.arms)}")
+            raise ValueError("techniques lead from the first arm to the second, but the grid has only one")
         return self
 
     @property
-    def ladder(self) -> AblationChain | None:
-        """What the techniques make of the arms."""
+    def ablation(self) -> AblationChain | None:
+        """The techniques with the two arms that they lie between; None if the grid names no technique."""
         if not self.techniques:
             return None
         start, end = list(self.arms)[:2]
@@ -92,19 +160,19 @@ class GridConfig(Part):
 
     @property
     def all_arms(self) -> tuple[str, ...]:
-        """The arms, and those that the techniques make."""
-        return tuple(dict.fromkeys([*(self.ladder.arms if self.ladder else ()), *self.arms]))
+        """Names of the arms of the file, and of those that the techniques make."""
+        return tuple(dict.fromkeys([*(self.ablation.arms if self.ablation else ()), *self.arms]))
 
     def repeated(self, times: int) -> GridConfig:
-        """The same cells, so many processes each."""
+        """Return the grid with this number of processes per cell."""
         also = tuple(part.model_copy(update={"repeats": times}) for part in self.also)
         return self.model_copy(update={"repeats": times, "also": also})
 
-    def of_workload(self, name: str) -> GridConfig:
-        """The parts that measure this workload.
+    def with_workload(self, name: str) -> GridConfig:
+        """Return the grid with only the parts that measure this workload.
 
         Raises:
-            ConfigError: none does.
+            ConfigError: No part measures it.
         """
         chosen = [part for part in self.parts if part.workload == name]
         if not chosen:
@@ -116,15 +184,15 @@ class GridConfig(Part):
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The main part and the further ones, in order."""
+        """The main part and the further parts, in order."""
         return (self, *self.also)
 
 
 def load_grid(path: Path) -> GridConfig:
-    """Read a grid file; a plain training file is a grid of one cell of ``train_step``.
+    """Read a grid file. A plain training file is read as a grid of one cell of ``train_step``.
 
     Raises:
-        ConfigError: unreadable, unknown key (nearest offered), wrong type, empty grid.
+        ConfigError: The file cannot be read, has an unknown key or a value of a wrong type, or the grid is empty.
     """
     values = read_yaml(path)
     use_projects_of(path.parent)
@@ -143,7 +211,7 @@ def load_grid(path: Path) -> GridConfig:
 
 
 def with_device(grid: GridConfig, device: str | None) -> GridConfig:
-    """The grid on another device; None leaves the grid's own."""
+    """Return the grid with another device; with None, the grid as it is."""
     if device is None:
         return grid
     return validate(GridConfig, dict(grid) | {"device": device}, "--device")

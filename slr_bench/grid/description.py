@@ -1,4 +1,4 @@
-"""How a workload describes itself: its unit, its batch, its headline metrics and the meaning of its metrics.
+"""A workload's description of itself: its unit, its batch, its headline metrics and the meaning of its metrics.
 
 Reports and commands read the description from the workload's spec. If the workload of a run directory is not
 installed, `GENERIC` stands in for it.
@@ -20,14 +20,14 @@ _KEY: Final = re.compile(r"\{([^{}]+)\}")
 
 @dataclass(frozen=True)
 class MetricText:
-    """What a metric is called, what it means and what it cannot show."""
+    """The name of a metric, its meaning, and what it cannot show."""
 
     label: str
     meaning: str
     blind_spot: str
     compares_as: Literal["traced", "learned", "count"] | None = None
-    """What two values must share to be compared: ``traced`` the versions of torch and of the tracing rules, ``learned``
-    the data, ``count`` nothing. None: bytes need the same host, and anything else is treated as a time."""
+    """Condition for comparing two values: ``traced`` equal versions of torch and of the tracing rules, ``learned``
+    equal data, ``count`` none. None: bytes need the same host, and any other metric is treated as a time."""
     larger_is_better: bool = False
 
 
@@ -43,7 +43,7 @@ class HeadlineMetric:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkloadDescription:
-    """What reports and commands need to know about a workload. Every field has a default and can be written as JSON."""
+    """Facts about a workload that reports and commands need. Every field has a default and can be written as JSON."""
 
     unit: str = "sample"
     """Singular noun of what a step processes: ``clip``, ``image``, ``token``, ``sample``. Its plural ends in s."""
@@ -111,14 +111,14 @@ class WorkloadDescription:
         if self.headline:
             return self.headline
         name = plain(workload, 30)
-        found = (
+        standard = (
             HeadlineMetric("peak_tensor_bytes", f"Memory of {name}"),
             HeadlineMetric("peak_allocated_bytes", f"GPU memory allocated of {name}", optional=True),
             HeadlineMetric("step_time_s", f"Step time of {name}"),
         )
         if self.accuracy_metric is None:
-            return found
-        return (*found, HeadlineMetric(self.accuracy_metric, f"Accuracy of {name}", optional=True))
+            return standard
+        return (*standard, HeadlineMetric(self.accuracy_metric, f"Accuracy of {name}", optional=True))
 
 
 GENERIC: Final = WorkloadDescription()

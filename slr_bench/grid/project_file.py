@@ -1,4 +1,6 @@
-"""Finds the workloads that projects name in their own ``pyproject.toml``, so that none has to be installed:
+"""Finds the workloads that projects name in their own ``pyproject.toml``.
+
+A project that does so need not be installed:
 
     [tool.slr-bench.workloads]
     train_step = "my_package.bench:train_step"
@@ -45,7 +47,7 @@ class Project:
     """Name -> ``module:spec``."""
 
     def go_on_import_path(self) -> None:
-        """Let this process and the ones that it starts import the project's modules."""
+        """Let this process and its children import the project's modules."""
         root = str(self.root)
         if root not in (os.path.realpath(entry or os.curdir) for entry in sys.path):
             sys.path.insert(0, root)
@@ -55,14 +57,14 @@ class Project:
 
 
 def use_projects_of(directory: Path) -> None:
-    """Take the workloads of the projects around a grid file and around the working directory, also in child processes.
+    """Make the workloads of the projects around a grid file and the working directory known, also to child processes.
 
     Raises:
         ConfigError: A project file cannot be read.
     """
-    found = [find_project(directory), find_project(Path.cwd())]
-    roots = [str(project.root) for project in found if project is not None]
-    os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys([*roots, *_given()]))
+    nearest = [find_project(directory), find_project(Path.cwd())]
+    roots = [str(project.root) for project in nearest if project is not None]
+    os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys([*roots, *_listed_roots()]))
 
 
 def projects() -> list[Project]:
@@ -71,11 +73,11 @@ def projects() -> list[Project]:
     Raises:
         ConfigError: A project file cannot be read.
     """
-    roots = [Path(root) for root in _given()] if VARIABLE in os.environ else [Path.cwd()]
+    roots = [Path(root) for root in _listed_roots()] if VARIABLE in os.environ else [Path.cwd()]
     return [project for root in roots if (project := find_project(root)) is not None]
 
 
-def _given() -> list[str]:
+def _listed_roots() -> list[str]:
     return [root for root in os.environ.get(VARIABLE, "").split(os.pathsep) if root]
 
 
@@ -95,7 +97,7 @@ def find_project(directory: Path) -> Project | None:
 
 @lru_cache
 def _read(path: Path, modified_ns: int) -> Project | None:
-    """Read a project file; None if it has no table of ours. ``modified_ns`` makes a changed file be read again."""
+    """Read a project file; None if it lacks the table. ``modified_ns`` keeps the cache from hiding changes."""
     try:
         values: Any = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

@@ -1,6 +1,6 @@
-"""A training step ready to be measured: a model, its optimizer, a loss, and where batches come from.
+"""A training step that can be measured, made of a model, an optimizer, a loss and a source of batches.
 
-The child's half of a workload for whoever has no trainer of their own to call. Imports no torch.
+It is the child's half of a workload without a trainer of its own. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     import torch
 
     Batch = tuple[torch.Tensor, torch.Tensor]
-    """Inputs and targets, a sample each along the first dimension."""
+    """Inputs and targets, one sample per index of the first dimension."""
 
 
 class TrainingStep:
-    """A ``StepWork``: for every micro-batch forward and backward, then one update.
+    """A ``StepWork`` that runs forward and backward for every micro-batch and then updates the parameters once.
 
-    For a loop of your own (autocast, clipping, several losses) override :meth:`step`.
+    Override :meth:`step` for another loop, for example with autocast, clipping or several losses.
     """
 
     def __init__(
@@ -33,28 +33,30 @@ class TrainingStep:
         loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
         micro_batches: int = 1,
     ) -> None:
-        """``model`` has been placed (``context.place``) and ``optimizer`` made from it. ``batch`` gives one micro-batch
-        on the CPU and is called ``micro_batches`` times by :meth:`load`; ``loss`` takes outputs and targets.
+        """Keep the parts of the step.
+
+        Place the model (``context.place``) before you make the optimizer of its parameters. :meth:`load` calls
+        ``batch`` once per micro-batch, which returns one on the CPU. ``loss`` takes outputs and targets.
         """
         self.context, self.model, self.optimizer = context, model, optimizer
         self.samples_per_step = 0
-        """Samples in all micro-batches, known once they are loaded."""
+        """Samples in all micro-batches; 0 before they are loaded."""
         self.micro_batches = micro_batches
         self._batch, self._loss = batch, loss
-        self._held: list[Batch] = []
+        self._batches: list[Batch] = []
 
     def load(self) -> None:
-        """Fetch every micro-batch of a step. With fake tensors they have shapes and no contents."""
-        self._held = [self._batch() for _ in range(self.micro_batches)]
-        self.samples_per_step = sum(len(targets) for _, targets in self._held)
+        """Fetch every micro-batch of a step. Fake tensors have shapes and no contents."""
+        self._batches = [self._batch() for _ in range(self.micro_batches)]
+        self.samples_per_step = sum(len(targets) for _, targets in self._batches)
 
     def step(self) -> None:
-        """One optimizer step over the mean of the micro-batches' losses."""
+        """Take one optimizer step on the mean of the micro-batches' losses."""
         phase = self.context.phase
         for inputs, targets in self.handed_over():
             with phase("forward"):
                 loss = self._loss(self.model(inputs), targets) / self.micro_batches
-            del inputs, targets  # else it would live until the next one has been copied
+            del inputs, targets  # otherwise they would live until the next ones have been copied
             with phase("backward"):
                 loss.backward()  # type: ignore[no-untyped-call]
             del loss
@@ -63,26 +65,26 @@ class TrainingStep:
             self.optimizer.zero_grad()
 
     def handed_over(self) -> Iterator[Batch]:
-        """The micro-batches one at a time, on the device: copies, as from a loader that keeps its own."""
-        for inputs, targets in self._held:
-            yield self._copied(inputs, targets)
+        """Yield copies of the micro-batches on the device, one at a time. The loader keeps the originals."""
+        for inputs, targets in self._batches:
+            yield self._copy(inputs, targets)
 
-    def _copied(self, inputs: torch.Tensor, targets: torch.Tensor) -> Batch:
+    def _copy(self, inputs: torch.Tensor, targets: torch.Tensor) -> Batch:
         device = self.context.device
         with self.context.phase("load"):
             return inputs.to(device, copy=True), targets.to(device, copy=True)
 
     def tensors(self) -> Mapping[str, Iterable[torch.Tensor]]:
-        """Parameters, buffers, optimizer state, and what the loader holds."""
+        """Return parameters, buffers, optimizer state, and the batches of the loader."""
         entries = self.optimizer.state.values()
         return {
             "parameter": list(self.model.parameters()),
             "buffer": list(self.model.buffers()),
             "optimizer state": [value for entry in entries for value in entry.values() if hasattr(value, "data_ptr")],
-            "loader": [tensor for batch in self._held for tensor in batch],
+            "loader": [tensor for batch in self._batches for tensor in batch],
         }
 
     def metrics(self) -> Mapping[str, Metric]:
-        """``parameters``: how many numbers the model learns."""
+        """Return ``parameters``, the number of values that the model learns."""
         count = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
         return {"parameters": Metric(value=count, unit="1", source="numel", quality="exact")}

@@ -1,8 +1,8 @@
-"""Describes what can be measured: workloads, by the names under which projects and packages register them.
+"""Defines workloads, and finds them by the names under which projects and packages register them.
 
 A project names its workloads in its ``pyproject.toml`` (:mod:`slr_bench.grid.project_file`); an installed package may
 register them as entry points of the group ``slr_bench.workloads``. A spec is the parent's half of a workload and
-imports no torch; what ``build`` returns is the child's half.
+must not import torch. The object that ``build`` returns is the child's half.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ Phase = Callable[[str], AbstractContextManager[None]]
 
 
 class BuildContext(Protocol):
-    """What the worker lends to a workload."""
+    """The device, the phases and the kind of tensors that the worker gives to a workload."""
 
     device: torch.device
-    """Where the step computes."""
+    """Device on which the step computes."""
 
     @property
     def phase(self) -> Phase:
@@ -42,87 +42,87 @@ class BuildContext(Protocol):
 
     @property
     def is_fake(self) -> bool:
-        """True: tensors have shapes and no contents; make inputs up, read no data."""
+        """True if tensors have shapes and no contents. Inputs are then made up, without reading data."""
         ...
 
     def place(self, module: torch.nn.Module) -> torch.nn.Module:
-        """Move a module to the device, or swap its tensors for fake ones. Call it before making the optimizer."""
+        """Move a module to the device, or replace its tensors by fake ones. Call it before making the optimizer."""
         ...
 
 
 class StepWork(Protocol):
-    """A step that can be repeated: what memory and time are measured on."""
+    """A step that can be repeated, whose memory and time are measured."""
 
     samples_per_step: int
     """Units (`WorkloadSpec.unit`) per step, for the throughput."""
 
     def load(self) -> None:
-        """Bring the inputs of a step into host memory."""
+        """Load the inputs of a step into host memory."""
         ...
 
     def step(self) -> None:
-        """One whole step. Nothing of it may stay alive afterwards but the state."""
+        """Run one whole step. Only parameters, buffers and optimizer state may stay alive afterwards."""
         ...
 
     def tensors(self) -> Mapping[str, Iterable[torch.Tensor]]:
-        """Tensors alive between steps by category; ``loader`` holds what the loader still owns (not counted)."""
+        """Return the tensors that live between steps, by category. Those of ``loader`` are not counted."""
         ...
 
     def metrics(self) -> Mapping[str, Metric]:
-        """Further readings after the steps."""
+        """Return further metrics after the steps."""
         ...
 
 
 class WholeWork(Protocol):
-    """A piece of work done once: what accuracy is measured on."""
+    """Work that runs once, whose accuracy is measured."""
 
     def run(self) -> Mapping[str, Metric]:
-        """Do it; the readings."""
+        """Run the work and return its metrics."""
         ...
 
 
 @runtime_checkable
 class DetailedWork(Protocol):
-    """Work that leaves more than numbers, such as its answer to every sample."""
+    """Work with results beyond its metrics, such as its prediction for every sample."""
 
     def details(self) -> Mapping[str, Any]:
-        """JSON values, kept beside the time series in ``samples/``; asked for after the work."""
+        """Return JSON values after the work. They are kept beside the time series in ``samples/``."""
         ...
 
 
 Capability = tuple[int, int]
 AMPERE: Final[Capability] = (8, 0)
-"""From here on GPUs compute in bf16 and tf32."""
+"""The first generation of GPUs that computes in bf16 and tf32."""
 
 
 class Cards(NamedTuple):
-    """GPUs by compute capability."""
+    """A range of GPUs by compute capability."""
 
     least: Capability = (0, 0)
     below: Capability = (1000, 0)
 
     def has(self, capability: Capability) -> bool:
-        """Whether it is one of them."""
+        """Return whether GPUs of this compute capability are in the range."""
         return self.least <= capability < self.below
 
 
 @dataclass(frozen=True)
 class Knob:
-    """What a plan may turn. A setting that is at none of the choices is left as it is."""
+    """Keys that a plan may change together. A setting that has none of the choices is left as it is."""
 
     name: str
     choices: tuple[Mapping[str, Any], ...]
-    """Each: dotted keys and their values; all name the same keys."""
+    """Dotted keys and their values, per choice. All choices have the same keys."""
     keeps: Literal["function", "model", "nothing"] = "function"
     """``function``: equal outputs and gradients; ``model``: the same network in another arithmetic; ``nothing``:
-    another model, turned only where the user allows it."""
+    another model, which only ``--allow`` permits."""
     cards: tuple[Cards, ...] = ()
-    """Of each choice, the GPUs that it is for; none given: all."""
+    """The GPUs that each choice is for; if empty, all choices are for all GPUs."""
 
     def choices_on(self, capability: Capability) -> list[Mapping[str, Any]]:
-        """Those for a GPU."""
+        """Return the choices for GPUs of this compute capability."""
         cards = self.cards or (Cards(),) * len(self.choices)
-        return [choice for choice, own in zip(self.choices, cards, strict=True) if own.has(capability)]
+        return [choice for choice, usable in zip(self.choices, cards, strict=True) if usable.has(capability)]
 
 
 @dataclass(frozen=True)
@@ -131,28 +131,28 @@ class WorkloadSpec(WorkloadDescription):
 
     name: str
     settings: type[BaseModel]
-    """Frozen pydantic model of every knob, sections nested; each has a default, unknown keys are refused."""
+    """Frozen pydantic model of every key, with nested sections. Every key has a default; unknown keys are refused."""
     build: Callable[[Any, BuildContext], Any]
-    """``build(settings, context)`` -> StepWork or WholeWork; imports torch inside, not at the top of its module."""
+    """``build(settings, context)`` returns a StepWork or a WholeWork. It imports torch itself, not with its module."""
     kind: Literal["step", "whole"] = "step"
     defaults_version: int = 1
-    """Raised when a default of ``settings`` changes its value: the ids of all cells change with it."""
+    """Increase it if a default of ``settings`` changes its value, because the ids of all cells then change, too."""
     preload: tuple[str, ...] = ("torch._dynamo",)
-    """Modules the fork server imports once for all cells. Torch imports the default (seconds, and megabytes of a cell's
-    RAM) with the first optimizer or checkpoint."""
+    """Modules that the fork server imports once for all cells. Torch imports the default with the first optimizer or
+    checkpoint, which costs seconds, and megabytes of a cell's RAM."""
     packages: tuple[str, ...] = ()
-    """Top-level packages whose source decides the result (bound to the run directory by their hash); none named: the
-    one that registers the workload."""
+    """Top-level packages whose source decides the result. Their hash is bound to the run directory. Default: the
+    package that registers the workload."""
     monotone: tuple[str, ...] = ()
-    """Dotted keys of numbers: a setting that is larger in one and equal in all others needs at least the memory."""
+    """Dotted keys of numbers. A setting that is larger in one of them and equal otherwise needs no less memory."""
     knobs: tuple[Knob, ...] = ()
-    """What else a plan may turn."""
+    """Keys that a plan may change, besides the micro-batch."""
     prepare: Callable[[Any], Mapping[str, str]] = field(default=lambda settings: {})
-    """Checked by the parent before any process starts; returns facts bound to the run (``data_fingerprint``)."""
+    """Checks a setting in the parent before any process starts. Returns facts such as ``data_fingerprint``."""
 
 
 class Registration(NamedTuple):
-    """The place of a workload's spec."""
+    """A name and the spec that is registered under it."""
 
     name: str
     value: str
@@ -167,35 +167,38 @@ class Registration(NamedTuple):
 
 
 def registrations() -> list[Registration]:
-    """Return every registered workload, each place once. A name in a project file hides installed ones.
+    """Return every registered workload once. A name in a project file hides installed ones.
 
     Raises:
         ConfigError: A project file cannot be read.
     """
-    named = [Registration(name, value, found) for found in projects() for name, value in found.workloads.items()]
-    first = {one.name: one for one in reversed(named)}
-    installed = [Registration(point.name, point.value) for point in entry_points(group=GROUP)]
-    others = {(one.name, one.value): one for one in installed if one.name not in first}
-    return [*reversed(first.values()), *others.values()]
+    named = [Registration(name, value, project) for project in projects() for name, value in project.workloads.items()]
+    nearest_first = {registration.name: registration for registration in reversed(named)}
+    installed = {
+        (point.name, point.value): Registration(point.name, point.value) for point in entry_points(group=GROUP)
+    }
+    others = [registration for registration in installed.values() if registration.name not in nearest_first]
+    return [*reversed(nearest_first.values()), *others]
 
 
 def find_workload(name: str) -> WorkloadSpec:
     """Return the registered workload with this name.
 
     Raises:
-        ConfigError: None or two are registered under it, it cannot be loaded, or its settings cannot be a cell's.
+        ConfigError: No workload or two are registered under the name, the spec cannot be loaded, or its settings model
+            cannot hold the setting of a cell.
     """
     known = registrations()
-    found = [one for one in known if one.name == name]
-    if not found:
+    matches = [registration for registration in known if registration.name == name]
+    if not matches:
         raise ConfigError(
-            f"workload: no workload {name!r} is registered{nearest(name, {one.name for one in known})} (or name it in "
-            "the [tool.slr-bench.workloads] table of your pyproject.toml, or install the package that registers it)"
+            f"workload: no workload {name!r} is registered{nearest(name, {entry.name for entry in known})} (or name it "
+            "in the [tool.slr-bench.workloads] table of your pyproject.toml, or install the package that registers it)"
         )
-    if len(found) > 1:
-        places = " and ".join(sorted(one.value for one in found))
+    if len(matches) > 1:
+        places = " and ".join(sorted(match.value for match in matches))
         raise ConfigError(f"workload {name!r} is registered twice, as {places}; give one of them another name")
-    return _loaded(found[0])
+    return _load(matches[0])
 
 
 def describe_workload(name: str) -> WorkloadDescription:
@@ -208,13 +211,13 @@ def describe_workload(name: str) -> WorkloadDescription:
 
 def units_per_step(work: StepWork, spec: WorkloadDescription) -> tuple[int, str]:
     """Return how many units a step of ``work`` processes, and the name of its throughput metric."""
-    old = getattr(work, "clips_per_step", None)  # work written before specs had a unit; its records keep their metric
+    old = getattr(work, "clips_per_step", None)  # written before specs had a unit; its records keep their metric
     if old is not None:
         return int(old), "throughput_clips_per_s"
     return work.samples_per_step, spec.throughput_metric
 
 
-def _loaded(registration: Registration) -> WorkloadSpec:
+def _load(registration: Registration) -> WorkloadSpec:
     name, value, project = registration
     if project is not None:
         project.go_on_import_path()
@@ -232,11 +235,11 @@ def _loaded(registration: Registration) -> WorkloadSpec:
 
 
 def _problem(settings: type[BaseModel]) -> str | None:
-    """Why a model cannot hold a workload's settings. A mistake here would be measured as if it were none."""
+    """Return why a model cannot hold settings, in which it would hide mistakes; None if it can."""
     for model in _sections(settings):
         if model.model_config.get("extra") != "forbid":
-            which = "" if model is settings else f"has the section {model.__name__}, which "
-            return f"{which}takes unknown keys in silence; give it ConfigDict(frozen=True, extra='forbid')"
+            section = "" if model is settings else f"has the section {model.__name__}, which "
+            return f"{section}ignores unknown keys; give it ConfigDict(frozen=True, extra='forbid')"
     try:
         settings()
     except ValidationError as error:
@@ -246,7 +249,7 @@ def _problem(settings: type[BaseModel]) -> str | None:
 
 
 def _sections(model: type[BaseModel]) -> list[type[BaseModel]]:
-    """The model and those nested in it."""
+    """Return the model and the models nested in it."""
     found = [model]
     for section in model.model_fields.values():
         for kind in (section.annotation, *get_args(section.annotation)):

@@ -157,6 +157,6 @@ def _manifest(config: SessionConfig, environment: JsonObject, hashes: tuple[str,
         environment=environment,
         command=config.command,
         cells=cell_entries(config.cells),
-        ladder=config.grid.ladder,
+        ladder=config.grid.ablation,
         pairing=config.pairing,
     )

@@ -24,7 +24,7 @@ from pydantic import (
 from slr_bench.errors import ConfigError
 from slr_bench.execute.job import JsonObject
 from slr_bench.files import write_atomically
-from slr_bench.grid.techniques import AblationChain
+from slr_bench.grid.config import AblationChain
 from slr_bench.record import SCHEMA, Record
 
 _CURE: Final = "make room there or choose another directory with --out"

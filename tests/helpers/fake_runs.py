@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from slr_bench.grid.techniques import AblationChain
+from slr_bench.grid.config import AblationChain
 from slr_bench.record import Metric, Outcome, Record
 from slr_bench.run.store import CellEntry, Manifest, Pairing, Store
 

@@ -102,7 +102,7 @@ def test_a_loop_of_ones_own_as_shown_trains():
 
 def test_messages_that_the_page_names_are_those_of_the_code():
     sources = "\n".join(path.read_text() for path in (ROOT / "slr_bench").rglob("*.py"))
-    for told in ("is registered", "takes unknown keys in silence", "has no default for", "holds runs of another"):
+    for told in ("is registered", "ignores unknown keys", "has no default for", "holds runs of another"):
         assert told in sources
         assert told in PAGE.path.read_text()
     assert re.search(r"was given a real tensor among fake ones", sources)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from slr_bench.compare.cells import MEASURED, CellSummary, own_cell, summarize_cells
-from slr_bench.grid.techniques import AblationChain
+from slr_bench.grid.config import AblationChain
 from slr_bench.report.formats.table import Report, Section
 from slr_bench.report.run_report.cell_panels import cells_section
 from slr_bench.report.run_report.headline import Headline, cards, headline_table, lead, read_headline

@@ -9,7 +9,7 @@ from math import log2, prod
 from typing import Final, NamedTuple
 
 from slr_bench.compare.cells import CellSummary, own_cell, pair, why_not_comparable
-from slr_bench.grid.techniques import AblationChain, Same
+from slr_bench.grid.config import AblationChain, Same
 from slr_bench.report.charts.model import Bar, BarChart, BarRow, LegendEntry, Scale, Tick, doublings
 from slr_bench.report.formats.table import Cell, Column, Row, Section, Table, unknown, without_empty_columns
 from slr_bench.report.text.wording import describe, format_factor

@@ -16,8 +16,7 @@ from slr_bench.grid import workload
 from slr_bench.grid.cells import expand
 from slr_bench.grid.config import GridConfig, load_grid
 from slr_bench.grid.project_file import VARIABLE
-from slr_bench.grid.reference import reference
-from slr_bench.grid.schema import grid_schema, keys_of, training_schema
+from slr_bench.grid.schema import grid_schema, keys_of, reference, training_schema
 from slr_bench.grid.workload import GROUP, WorkloadSpec, find_workload
 
 ROOT = Path(__file__).parents[3]

@@ -84,7 +84,7 @@ def test_techniques_may_lie_in_a_file_of_their_own(tmp_path):
 
 
 def test_two_arms_are_needed():
-    with pytest.raises(ValueError, match="lead from the first arm to the second, the grid has 1"):
+    with pytest.raises(ValueError, match="lead from the first arm to the second, but the grid has only one"):
         GridConfig.model_validate({"techniques": {"a": {"keys": ["training.recompute"], "same": "function"}}})
 
 

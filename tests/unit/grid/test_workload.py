@@ -93,8 +93,8 @@ def test_the_source_of_whoever_registers_a_workload_decides_unless_it_names_othe
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (Lax, "'toy': Lax takes unknown keys in silence; give it ConfigDict"),
-        (LaxInside, "'toy': LaxInside has the section Lax, which takes unknown keys"),
+        (Lax, "'toy': Lax ignores unknown keys; give it ConfigDict"),
+        (LaxInside, "'toy': LaxInside has the section Lax, which ignores unknown keys"),
         (Demanding, "'toy': Demanding has no default for depth; .* give every key one"),
     ],
 )

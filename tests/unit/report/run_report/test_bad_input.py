@@ -90,7 +90,7 @@ def test_manifest_of_another_version_is_named_in_the_error(small):
         ({"schema": 2, "new_key": 1}, "schema 2 was written by another version"),
         ({"schema": "<script>"}, "schema '<script>' was written by another version"),
         ({"outcome": "vanished"}, "outcome"),
-        ({"reason": "why not"}, "exactly the outcomes but ok have one"),
+        ({"reason": "why not"}, "every outcome except ok has a reason"),
     ],
 )
 def test_invalid_record_is_listed_and_other_records_are_reported(small, values, words):

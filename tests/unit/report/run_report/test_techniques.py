@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from fake_runs import FakeRun, epoch_metrics, step_metrics
 
-from slr_bench.grid.techniques import AblationChain
+from slr_bench.grid.config import AblationChain
 from slr_bench.report.run_report.content import read_content
 from slr_bench.report.run_report.write import waterfall_picture
 
