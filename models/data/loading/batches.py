@@ -35,6 +35,8 @@ class Batch:
     video_ids: tuple[str, ...]
     padded_B: tuple[int, ...]
     """Frames of each clip that only repeat its last one, because it is shorter than T."""
+    concealed_B: tuple[int, ...] = ()
+    """Damaged frames of each clip that the decoder replaced by guesses; empty if there are none in the batch."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,9 @@ class BatchDataset(Dataset[Answer]):
                 augmentation = Augmentation.draw(rng, model.num_frames, self._settings.data)
             padded.append(self._reader.read_into(clips_BTCHW[place], clips[place], augmentation))
         labels_B = torch.tensor([clip.label for clip in clips])
-        return Batch(clips_BTCHW, labels_B, tuple(clip.video_id for clip in clips), tuple(padded))
+        concealed = tuple(self._reader.concealed.get(clip.video_id, 0) for clip in clips)
+        names = tuple(clip.video_id for clip in clips)
+        return Batch(clips_BTCHW, labels_B, names, tuple(padded), concealed if any(concealed) else ())
 
 
 @contextmanager

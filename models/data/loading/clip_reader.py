@@ -48,6 +48,8 @@ class ClipReader:
     cut_to_bbox: bool = False
     """``region_focus: manifest``: the bbox's square instead of the middle one, at the same size; where a bbox does not
     apply, the finished clip is focused by motion."""
+    concealed: dict[str, int] = field(default_factory=dict)
+    """Clips with damaged frames that the decoder replaced by guesses: id to number of frames."""
     _locations: dict[str, _ClipLocation] = field(default_factory=dict)
 
     def read_into(self, out_TCHW: torch.Tensor, clip: ClipInfo, augmentation: Augmentation | None) -> int:
@@ -85,7 +87,7 @@ class ClipReader:
         # Remembered, so that a cached clip's file is not opened again.
         if clip.video_id not in self._locations:
             with open_video(clip.path, threads=self.threads) as video:
-                span = frame_range(clip, video.frames, video.fps)
+                span = frame_range(clip, video)
                 square = bbox_square(clip.bbox, *video.size) if self.cut_to_bbox else None
             self._locations[clip.video_id] = _ClipLocation(span, square)
         return self._locations[clip.video_id]
@@ -118,3 +120,5 @@ class ClipReader:
                 height, width = frames_THWC.shape[1:3]
                 top, left = int(square.down * (height - side)), int(square.right * (width - side))
                 yield Chunk(numbers_T, frames_THWC[:, top : top + side, left : left + side])
+            if video.concealed:
+                self.concealed[clip.video_id] = max(len(video.concealed), self.concealed.get(clip.video_id, 0))

@@ -75,6 +75,17 @@ class Loaders:
     """The test split, for the last evaluation only; empty in many directories."""
 
     @property
+    def damage_text(self) -> str | None:
+        """One line on the clips loaded so far that hold damaged pictures; None if there is none."""
+        damaged = self.train.loader.concealed
+        if not damaged:
+            return None
+        return (
+            f"clips with damaged pictures, which the decoder replaced by guesses: {len(damaged)} "
+            f"({some_of(sorted(damaged))}); fetch these files again, or remove them"
+        )
+
+    @property
     def padding_text(self) -> str | None:
         """One line on the clips loaded so far that are too short; None if there is none."""
         loader = self.train.loader

@@ -31,6 +31,8 @@ class ClipLoader:
         self.clips, self._settings = clips, settings
         self.padded: dict[str, int] = {}
         """Clips shorter than T that have been loaded: id -> frames that repeat the last one."""
+        self.concealed: dict[str, int] = {}
+        """Clips with damaged frames that have been loaded: id to frames that the decoder replaced by guesses."""
         self._pool: _Pool | None = None
 
     def epoch(self, tickets: Sequence[Ticket]) -> Iterator[Batch]:
@@ -57,6 +59,9 @@ class ClipLoader:
         self.padded.update(
             {name: padded for name, padded in zip(batch.video_ids, batch.padded_B, strict=True) if padded}
         )
+        if batch.concealed_B:
+            named = zip(batch.video_ids, batch.concealed_B, strict=True)
+            self.concealed.update({name: frames for name, frames in named if frames})
         return batch
 
     def close(self) -> None:

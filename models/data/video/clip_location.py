@@ -6,7 +6,7 @@ another frame rate. Signers stand in the middle, so the middle square is read un
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from models.data.wlasl import ClipInfo
 from slr_bench.errors import DataError
@@ -69,25 +69,36 @@ def _position(low: float, high: float, side: float, extent: int) -> float:
     return min(1.0, max(0.0, ((low + high - side) / 2) / room)) if room > 0 else 0.5
 
 
+class Timing(Protocol):
+    """What the location of a clip needs to know of its video; see ``reader.Video``."""
+
+    frames: int
+    fps: float | None
+
+    def number_at(self, time_s: float) -> int:
+        """Return the number of the frame that is shown at a time."""
+
+
 def rate_ratio(clip: ClipInfo, file_fps: float | None) -> float:
     """Return the frames of the file per annotated frame; 1 if the rate is unknown or differs by rounding only."""
-    ratio = file_fps / clip.fps if file_fps else 1.0
+    ratio = file_fps / clip.fps if file_fps and clip.fps else 1.0
     return 1.0 if abs(ratio - 1.0) < 0.01 else ratio  # 29.97 against 30, or a rounded header
 
 
-def frame_range(clip: ClipInfo, file_frames: int, file_fps: float | None) -> tuple[int, int]:
-    """Return the frames [start, end) of the clip in a file of ``file_frames`` at ``file_fps``.
+def frame_range(clip: ClipInfo, video: Timing) -> tuple[int, int]:
+    """Return the frames [start, end) of the clip in its file.
 
     Annotated numbers count at the rate of the annotation (25 frames per second) and are scaled if the file has another
-    rate. The preparation of WLASL cuts the sign out of a long source and keeps the annotation. A range that does not
-    fit the file therefore means the whole file, if the file is as long as the range or as the copy of the authors.
+    rate, by its time stamps if the rate varies. The preparation of WLASL cuts the sign out of a long source and keeps
+    the annotation. A range that does not fit the file therefore means the whole file, if the file is as long as the
+    range or as the copy of the authors.
 
     Raises:
         DataError: the file ends before the clip begins.
     """
-    rate = rate_ratio(clip, file_fps)
-    start = round(clip.frame_start * rate)
-    end = file_frames if clip.frame_end is None else round(clip.frame_end * rate)
+    file_frames = video.frames
+    start = _file_number(clip, video, clip.frame_start)
+    end = file_frames if clip.frame_end is None else _file_number(clip, video, clip.frame_end)
     if end <= file_frames and start < end:
         return start, end
     lengths = [clip.cut_frames] if clip.frame_end is None else [clip.cut_frames, end - start]
@@ -99,3 +110,9 @@ def frame_range(clip: ClipInfo, file_frames: int, file_fps: float | None) -> tup
             "fetch the file again, or delete it to leave it out"
         )
     return start, max(start + 1, min(end, file_frames))
+
+
+def _file_number(clip: ClipInfo, video: Timing, annotated: int) -> int:
+    if clip.fps is None or rate_ratio(clip, video.fps) == 1.0:
+        return annotated
+    return video.number_at(annotated / clip.fps)

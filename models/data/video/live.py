@@ -12,6 +12,7 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
+from models.data.video.orientation import orientation_of
 from slr_bench.errors import DataError
 
 
@@ -67,7 +68,7 @@ class LiveVideo:
 
     def frames(self, stride: int, side: int) -> Iterator[LiveFrame]:
         """Every ``stride``-th frame, cut to the middle square and scaled to ``side`` x ``side``, as the loader does."""
-        converter = VideoReformatter()
+        converter, orientation = VideoReformatter(), None
         for number, frame in enumerate(self._decoded()):
             if number % stride:
                 continue
@@ -77,7 +78,9 @@ class LiveVideo:
                 frame, width, height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1
             ).to_ndarray()
             top, left = (height - side) // 2, (width - side) // 2
-            yield LiveFrame(number, frame.time, scaled[top : top + side, left : left + side])
+            orientation = orientation or orientation_of(frame)
+            square = orientation.apply(scaled[None, top : top + side, left : left + side])[0]
+            yield LiveFrame(number, frame.time, square)
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
         decoded, damage = False, None

@@ -10,17 +10,26 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import av
 import numpy as np
+from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
+from models.data.video.orientation import UPRIGHT, Orientation, orientation_of
 from slr_bench.errors import DataError
 
 _CURE = "fetch it again, or delete it to leave it out"
+_WITH_PRESENTATION_STAMPS = ("mov", "mp4", "matroska", "webm", "flv", "mpegts", "asf", "ogg", "nut")
+"""Containers that store when each frame is shown; the others store the order of decoding only."""
+_WITHOUT_INDEX = ("mpeg", "mpegts", "mpegvideo", "h264", "hevc", "m4v", "obu", "ivf")
+"""Containers in which FFmpeg finds key frames by guessing positions: they are read from the beginning."""
+_STEADY = 0.1
+"""Intervals between frames may differ by this fraction of the median at a constant frame rate, or by one clock tick."""
 
 
 class Chunk(NamedTuple):
@@ -101,7 +110,9 @@ class Video:
     """An open file; made by ``open_video``.
 
     Its packets are read once without decoding, in about 1 ms per clip. The time stamp of each frame is then known, and
-    frames are found by their stamp. This is exact with B-frames, with dropped frames, and after a seek.
+    frames are found by their stamp. This is exact with B-frames, with dropped frames, and after a seek. If the stamps
+    do not order the frames (AVI with B-frames, MPEG program streams, two frames with one stamp), frames are counted as
+    they leave the decoder, and reading starts at the beginning of the file.
     """
 
     def __init__(self, path: Path, threads: int) -> None:
@@ -109,10 +120,30 @@ class Video:
         self._open()
         # One converter for the file: making one costs more than several conversions.
         self._converter = VideoReformatter()
-        self.fps = float(self._stream.average_rate) if self._stream.average_rate else None
-        """Frames per second; None if the file does not declare it."""
-        self.size = (self._stream.width, self._stream.height)
-        """Width and height of the frames, pixels."""
+        self.concealed: set[int] = set()
+        """Numbers of the frames decoded so far that FFmpeg marks as damaged: it invented parts of their pictures."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the displayed frames, pixels."""
+        return self._orientation.size(self._stream.width, self._stream.height)
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether the coded pictures are rotated or mirrored for display."""
+        return self._orientation != UPRIGHT
+
+    @property
+    def streams(self) -> int:
+        """Number of videos in the file, cover pictures excluded."""
+        return len(_moving(self._container.streams.video))
+
+    @cached_property
+    def _orientation(self) -> Orientation:
+        """The first frame's; it is stored with every frame and does not change within a clip."""
+        self._restart()
+        first = next(self._container.decode(self._stream), None)
+        return UPRIGHT if first is None else orientation_of(first)
 
     def close(self) -> None:
         """Close the file; no frame can be read afterwards."""
@@ -123,7 +154,7 @@ class Video:
         try:
             if not self._container.streams.video:
                 raise DataError(f"{self._path.name} has no video stream; {_CURE}")
-            self._stream = self._container.streams.video[0]
+            self._stream = _main_stream(self._container.streams.video)
             if self._stream.codec_context is None:  # a cut header can hide the codec
                 raise DataError(f"{self._path.name} does not say how its video is coded; {_CURE}")
         except DataError:
@@ -132,21 +163,33 @@ class Video:
         self._stream.codec_context.thread_count = self._threads
         self._stream.thread_type = "AUTO"
 
+    def _restart(self) -> None:
+        self._container.close()
+        self._open()
+
     def _seek(self, stamp: int) -> None:
+        if not self._has_index:
+            self._restart()
+            return
         try:
             self._container.seek(stamp, stream=self._stream)
         except av.PermissionError:  # .swf knows no way back but from its beginning
-            self._container.close()
-            self._open()
+            self._restart()
 
     def _read_timeline(self) -> None:
         packets = [p for p in self._container.demux(self._stream) if p.size and not (p.is_corrupt or p.is_discard)]
-        if any(packet.pts is None for packet in packets):
-            raise DataError(f"{self._path.name} has frames without time stamps; re-encode it with ffmpeg")
+        self._has_index = self._container.format.name not in _WITHOUT_INDEX
+        self._has_ordered_stamps = _order_frames(packets, self._container.format.name, self._stream)
+        if not self._has_ordered_stamps:
+            self._count_decoded()
+            return
         stamps = sorted({packet.pts for packet in packets})
+        complete = [stamp for stamp in stamps if packets[-1].dts is None or stamp <= packets[-1].dts] if packets else []
+        self.fps, self._is_steady = _rate_of(complete, self._stream)
         # The sample table lists what the file should hold; a file that was cut off holds less. Streamed formats have
         # no table (frames == 0): there the packets are all that is known.
         announced = sum(not entry.is_discard for entry in self._stream.index_entries) if self._stream.frames else 0
+        announced = max(announced, self._announced_by_duration(packets))
         if len(stamps) < announced and packets:
             # Packets that are lost would be shown after the last one's decode time: up to there the numbers hold.
             stamps = [stamp for stamp in stamps if stamp <= packets[-1].dts]
@@ -156,7 +199,7 @@ class Video:
             raise DataError(f"{self._path.name} holds no frames; {_CURE}")
         self._number_of = {stamp: number for number, stamp in enumerate(stamps)}
         key_stamps = [packet.pts for packet in packets if packet.is_keyframe and packet.pts in self._number_of]
-        self._key_numbers = sorted(self._number_of[stamp] for stamp in key_stamps)
+        self._key_numbers = sorted(self._number_of[stamp] for stamp in key_stamps) if self._has_index else [0]
         self._stamps = stamps
 
     def chunks(self, numbers_T: NDArray[np.int64], *, short_side: int | None, chunk_size: int) -> Iterator[Chunk]:
@@ -172,6 +215,7 @@ class Video:
         if short_side is not None:
             scale = short_side / min(width, height)
             width, height = round(width * scale), round(height * scale)
+        orientation = self._orientation if len(numbers_T) else UPRIGHT
         frames = self._decode(numbers_T)
         for first in range(0, len(numbers_T), chunk_size):
             part_T = numbers_T[first : first + chunk_size]
@@ -181,7 +225,7 @@ class Video:
                 row[:] = self._converter.reformat(
                     next(frames), width, height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1
                 ).to_ndarray()
-            yield Chunk(part_T, frames_THWC)
+            yield Chunk(part_T, orientation.apply(frames_THWC))
 
     def verify(self, start: int, end: int, *, decode: bool) -> None:
         """Look whether the frames [start, end) are in the file; with ``decode``, whether each can be decoded.
@@ -195,7 +239,62 @@ class Video:
             for _ in self._decode(np.arange(start, end)):
                 pass
 
+    def number_at(self, time_s: float) -> int:
+        """Return the number of the frame that is shown ``time_s`` seconds after the first one."""
+        if self._is_steady or not self._has_ordered_stamps:
+            return round(time_s * (self.fps or 0))
+        stamp = self._stamps[0] + time_s / float(self._stream.time_base)
+        after = bisect_right(self._stamps, stamp)
+        return max(0, after - 1) if time_s > 0 else 0
+
+    def _count_decoded(self) -> None:
+        """Number the frames as the decoder yields them, for a file whose stamps do not order its frames."""
+        self._restart()
+        count = sum(1 for _ in self._container.decode(self._stream))
+        if not count:
+            raise DataError(f"{self._path.name} holds no frames; {_CURE}")
+        declared = self._stream.frames  # placeholders of packed B-frames count there, too
+        self.frames = declared if declared > 1.05 * count + 2 else count
+        self.fps = float(self._stream.average_rate) if self._stream.average_rate else None
+        self._is_steady = True
+        self._stamps, self._key_numbers = list(range(count)), [0]
+
+    def _announced_by_duration(self, packets: list[av.Packet]) -> int:
+        """Return the frames of the duration in the header, for a streamed file that ends well before it; else 0."""
+        duration_s = (self._container.duration or 0) / av.time_base
+        if self._stream.frames or not duration_s or not self.fps or self._stream.duration is not None:
+            return 0
+        last = max(packets, key=lambda packet: packet.pts, default=None)
+        if last is None:
+            return 0
+        end_s = float((last.pts + (last.duration or 0)) * last.time_base)
+        if duration_s - end_s <= max(2 / self.fps, 0.02 * duration_s):
+            return 0
+        self._container.seek(0)
+        ends_s = [
+            float((p.pts + (p.duration or 0)) * p.time_base) for p in self._container.demux() if p.pts is not None
+        ]
+        return round(duration_s * self.fps) if duration_s - max(ends_s) > max(2 / self.fps, 0.02 * duration_s) else 0
+
+    def _in_decode_order(self, numbers: NDArray[np.int64]) -> Iterator[av.VideoFrame]:
+        wanted = iter(numbers.tolist())
+        number = next(wanted, None)
+        self._restart()
+        for place, frame in enumerate(self._container.decode(self._stream)):
+            if frame.is_corrupt:
+                self.concealed.add(place)
+            if place == number:
+                yield frame
+                number = next(wanted, None)
+            if number is None:
+                return
+        if number is not None:
+            raise self._unavailable(number)
+
     def _decode(self, numbers: NDArray[np.int64]) -> Iterator[av.VideoFrame]:
+        if not self._has_ordered_stamps:
+            yield from self._in_decode_order(numbers)
+            return
         next_number: int | None = None
         decoded: Iterator[av.VideoFrame] = iter(())
         for wanted in numbers.tolist():
@@ -209,6 +308,8 @@ class Video:
             for frame in decoded:
                 # After a seek into an open group the decoder may first give frames of the group before.
                 number = self._number_of.get(frame.pts, -1)
+                if frame.is_corrupt and number >= 0:
+                    self.concealed.add(number)
                 if number >= wanted:
                     break
             else:
@@ -226,3 +327,39 @@ class Video:
         there = len(self._stamps)
         why = "its data are damaged" if number < there else f"only {there} of its {self.frames} frames are in the file"
         return DataError(f"frame {number} of {self._path.name} cannot be decoded ({why}); {_CURE}")
+
+
+def _main_stream(streams: Sequence[av.VideoStream]) -> av.VideoStream:
+    """Return the stream that players show: the default one, never a cover picture if there is another."""
+    moving = _moving(streams) or list(streams)
+    return next((stream for stream in moving if stream.disposition & Disposition.default), moving[0])
+
+
+def _moving(streams: Sequence[av.VideoStream]) -> list[av.VideoStream]:
+    return [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
+
+
+def _order_frames(packets: list[av.Packet], container: str, stream: av.VideoStream) -> bool:
+    """Return whether the time stamps of the packets give the order in which the frames are shown."""
+    stamps = [packet.pts for packet in packets]
+    if any(stamp is None for stamp in stamps) or len(set(stamps)) < len(stamps):
+        return False
+    if any(name in _WITH_PRESENTATION_STAMPS for name in container.split(",")):
+        return True
+    return not stream.codec_context.has_b_frames or stamps != sorted(stamps)
+
+
+def _rate_of(stamps: list[int], stream: av.VideoStream) -> tuple[float | None, bool]:
+    """Return the frames per second, and whether the rate is constant.
+
+    The declared rate counts unless the stamps contradict it, as in files of browsers, which declare 1000.
+    """
+    declared = float(stream.average_rate) if stream.average_rate else None
+    if len(stamps) < 3:
+        return declared, True
+    intervals = np.diff(stamps)
+    mean, middle = float(intervals.mean()), float(np.median(intervals))
+    measured = 1 / (mean * float(stream.time_base))
+    is_steady = bool(np.abs(intervals - middle).max() <= max(_STEADY * middle, 1))
+    is_true = declared is not None and abs(declared / measured - 1) < _STEADY
+    return (declared if is_true and is_steady else measured), is_steady

@@ -33,6 +33,10 @@ from models.data.wlasl.files import (
 from slr_bench.errors import DataError
 
 SPLITS: tuple[Split, ...] = get_args(Split)
+_LEAST_ANNOTATED = 0.5
+"""Fraction of the split file that the annotation list must name; with less, they are of different releases."""
+_RESPELT = frozenset({"lose", "losear"})
+"""WLASL v0.3 spells the gloss of class 163 in two ways: in the annotation list and in the class list."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class ClipInfo:
     """One past the last frame; None: to the end of the file."""
     bbox: tuple[float, float, float, float]
     """Left, top, right, bottom in pixels of the original video; resized copies no longer match it."""
-    fps: float
+    fps: float | None
+    """None: the annotation has no rate, so its frame numbers are taken as those of the file."""
     path: Path
     file_bytes: int
     cut_frames: int = 0
@@ -90,7 +95,8 @@ def load_manifest(data_dir: Path, num_classes: int | None) -> Manifest:
     """Read the manifest of ``data_dir``; ``num_classes`` chooses ``nslt_<N>.json``, None takes the only one.
 
     Class ids are those of the split file; other tools' ids (sorted glosses) are not interchangeable. Clips without a
-    file, with an empty one, or named in ``left_out.txt`` are left out and listed. No video is opened.
+    file, with an empty one, without an annotation, or named in ``left_out.txt`` are left out and listed. No video is
+    opened.
 
     Raises:
         DataError: unreadable directory, broken or contradictory files, another class count, no training video.
@@ -107,10 +113,11 @@ def load_manifest(data_dir: Path, num_classes: int | None) -> Manifest:
         label = entry.action[0]
         if label >= count:
             raise DataError(f"{split_path}: video {video_id} has class {label}, not 0 to {count - 1}; fix the file")
-        if video_id not in instances:
-            raise DataError(f"{split_path}: the annotation list has no video {video_id}; use files of one release")
+        if video_id not in instances:  # 12 ids of the official nslt_2000.json are not in WLASL_v0.3.json
+            left_out.append(LeftOut(video_id, entry.subset, "unannotated"))
+            continue
         gloss, instance = instances[video_id]
-        if glosses.setdefault(label, gloss) != gloss:
+        if glosses.setdefault(label, gloss) != gloss and {glosses[label], gloss} != _RESPELT:
             raise DataError(
                 f"{split_path}: class {label} is {glosses[label]!r} elsewhere, but {gloss!r} for video {video_id}; "
                 "use a class list and a split file of one release"
@@ -121,6 +128,12 @@ def load_manifest(data_dir: Path, num_classes: int | None) -> Manifest:
             left_out.append(LeftOut(video_id, entry.subset, reason or "missing"))
         else:
             clips[entry.subset].append(_clip(video, entry, gloss, instance))
+    annotated = len(entries) - sum(clip.reason == "unannotated" for clip in left_out)
+    if annotated < _LEAST_ANNOTATED * len(entries):
+        raise DataError(
+            f"{split_path}: the annotation list has only {annotated} of its {len(entries)} videos; "
+            "use files of one release"
+        )
     if all(entry.subset != "train" for entry in entries.values()):
         raise DataError(f'{split_path} lists no clip of the subset "train"; use the split file of a release')
     if not clips["train"]:

@@ -23,11 +23,16 @@ _COLUMNS = {
     "usable": "found and readable",
     "missing": "no video file",
     "empty": "files of 0 bytes",
+    "unannotated": "named by the split file, but not by the annotation list",
     "left_out": "named in left_out.txt",
     "unreadable": "training would stop at them",
     "short": "fewer frames than the network takes: the last one is repeated",
     "other_fps": "annotated at another frame rate: rescaled",
     "stale_bbox": "bbox of another picture size: not used",
+    "no_fps": "annotated without a frame rate: frame numbers are those of the file",
+    "turned": "recorded on its side or mirrored: read as players show it",
+    "several_streams": "files with several videos: the default one is read",
+    "concealed": "damaged pictures, which the decoder replaced by guesses (--decode finds them)",
 }
 """Column of the table -> what it counts."""
 
@@ -47,13 +52,21 @@ class Finding:
     """Annotated frame numbers count at another rate than the file's and are rescaled."""
     has_stale_bbox: bool = False
     """The bbox was measured on another picture than the file's."""
+    is_turned: bool = False
+    """The coded pictures are rotated or mirrored for display."""
+    has_several_streams: bool = False
+    """The file holds several videos; the default one is read."""
+    concealed: int = 0
+    """Damaged frames whose pictures the decoder guessed; counted only when every frame is decoded."""
 
 
 def inspect_clip(clip: ClipInfo, num_frames: int, *, decode: bool) -> Finding:
     """Open the file of a clip and read its packets (1 to 2 ms); with ``decode``, decode all frames of the sign too."""
     try:
         with open_video(clip.path) as video:
-            start, end = frame_range(clip, video.frames, video.fps)
+            start, end = frame_range(clip, video)
+            has_stale_bbox, is_turned = not bbox_applies(clip.bbox, *video.size), video.is_turned
+            has_several_streams = video.streams > 1
             video.verify(start, end, decode=decode)
     except DataError as error:
         return Finding(clip, str(error))
@@ -63,7 +76,10 @@ def inspect_clip(clip: ClipInfo, num_frames: int, *, decode: bool) -> Finding:
         frames=end - start,
         is_short=end - start < num_frames,
         has_other_rate=rate_ratio(clip, video.fps) != 1.0,
-        has_stale_bbox=not bbox_applies(clip.bbox, *video.size),
+        has_stale_bbox=has_stale_bbox,
+        is_turned=is_turned,
+        has_several_streams=has_several_streams,
+        concealed=len(video.concealed),
     )
 
 
@@ -112,6 +128,10 @@ class DirectoryReport:
                     "short": finding.is_short,
                     "other_fps": finding.has_other_rate,
                     "stale_bbox": finding.has_stale_bbox,
+                    "no_fps": not finding.unreadable and finding.clip.fps is None,
+                    "turned": finding.is_turned,
+                    "several_streams": finding.has_several_streams,
+                    "concealed": finding.concealed > 0,
                 }
                 for name in (name for name, holds in columns.items() if holds):
                     ids[name].append(finding.clip.video_id)

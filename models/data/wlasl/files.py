@@ -16,7 +16,7 @@ from slr_bench.errors import DataError
 from slr_bench.files import why_unreadable, write_atomically
 
 Split = Literal["train", "val", "test"]
-Reason = Literal["missing", "empty", "unreadable"]
+Reason = Literal["missing", "empty", "unreadable", "unannotated"]
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi", ".flv", ".swf", ".mpg", ".wmv", ".3gp")
 _SPLIT_FILE = re.compile(r"nslt_(\d+)\.json")
 # An id becomes a file name: no separators, so that an annotation cannot point outside the directory.
@@ -30,11 +30,11 @@ NAMED = 5
 
 
 class Instance(BaseModel):
-    """One sign in the annotation list; frames count from 1 and ``frame_end`` is included, -1: to the end."""
+    """One sign in the annotation list; frames count from 1 and ``frame_end`` is included; -1 means the last."""
 
     video_id: VideoId
     bbox: tuple[float, float, float, float]
-    fps: Annotated[float, Field(gt=0)] = 25.0
+    fps: Annotated[float, Field(gt=0)] | None = None
     frame_start: Annotated[int, Field(ge=1)] = 1
     frame_end: int = -1
     signer_id: int = -1
@@ -117,12 +117,12 @@ def find_videos(data_dir: Path) -> dict[str, VideoFile]:
     """Video id -> file, from one listing of ``videos/`` (20,000 names take 0.1 s). Empty without the folder.
 
     WLASL's sources came as ``.mp4``, ``.swf``, ``.mkv``, ``.webm`` and others; where an id has several files, the first
-    of ``VIDEO_SUFFIXES`` counts.
+    of ``VIDEO_SUFFIXES`` counts that holds any bytes.
 
     Raises:
         DataError: the folder cannot be read.
     """
-    found: dict[str, tuple[int, VideoFile]] = {}
+    found: dict[str, tuple[tuple[bool, int], VideoFile]] = {}
     folder = data_dir / "videos"
     try:
         with os.scandir(folder) as entries:
@@ -130,9 +130,10 @@ def find_videos(data_dir: Path) -> dict[str, VideoFile]:
                 stem, suffix = os.path.splitext(entry.name)
                 if suffix.lower() not in VIDEO_SUFFIXES or not entry.is_file():  # a link to nowhere is no file
                     continue
-                rank = VIDEO_SUFFIXES.index(suffix.lower())
+                size = entry.stat().st_size
+                rank = (not size, VIDEO_SUFFIXES.index(suffix.lower()))
                 if stem not in found or rank < found[stem][0]:
-                    found[stem] = rank, VideoFile(folder / entry.name, entry.stat().st_size)
+                    found[stem] = rank, VideoFile(folder / entry.name, size)
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -186,7 +187,7 @@ class LeftOut:
     video_id: str
     split: Split
     reason: Reason
-    """No file, a file of 0 bytes, or named in ``left_out.txt``."""
+    """No file, a file of 0 bytes, named in ``left_out.txt``, or absent from the annotation list."""
 
 
 def some_of(names: Iterable[str], count: int = NAMED) -> str:

@@ -1,10 +1,19 @@
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from models.data.video.clip_location import bbox_applies, frame_range
 from models.data.wlasl import ClipInfo
 from slr_bench.errors import DataError
+
+
+class Steady(NamedTuple):
+    frames: int
+    fps: float | None
+
+    def number_at(self, time_s):
+        return round(time_s * self.fps)
 
 
 def clip_at(start, end, cut_frames=0):
@@ -27,13 +36,13 @@ def clip_at(start, end, cut_frames=0):
     ],
 )
 def test_frame_range(start, end, frames, fps, expected):
-    assert frame_range(clip_at(start, end), frames, fps) == expected
+    assert frame_range(clip_at(start, end), Steady(frames, fps)) == expected
 
 
 def test_a_copy_as_long_as_the_split_file_says_is_the_sign_alone():
-    assert frame_range(clip_at(300, None, cut_frames=31), 30, 25.0) == (0, 30)
-    assert frame_range(clip_at(300, 400, cut_frames=31), 30, 25.0) == (0, 30)
-    assert frame_range(clip_at(5, None, cut_frames=31), 30, 25.0) == (5, 30), "a range that fits holds"
+    assert frame_range(clip_at(300, None, cut_frames=31), Steady(30, 25.0)) == (0, 30)
+    assert frame_range(clip_at(300, 400, cut_frames=31), Steady(30, 25.0)) == (0, 30)
+    assert frame_range(clip_at(5, None, cut_frames=31), Steady(30, 25.0)) == (5, 30), "a range that fits holds"
 
 
 @pytest.mark.parametrize(
@@ -57,4 +66,4 @@ def test_a_bbox_of_another_picture_does_not_apply(bbox, width, height, applies):
 
 def test_a_sign_after_the_end_of_its_file_is_refused():
     with pytest.raises(DataError, match=r"00001\.mp4 has 30 frames, but its sign begins at frame 300"):
-        frame_range(clip_at(300, None), 30, 25.0)
+        frame_range(clip_at(300, None), Steady(30, 25.0))

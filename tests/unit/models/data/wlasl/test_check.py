@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import av
 import numpy as np
@@ -81,10 +82,16 @@ def test_every_problem_is_found_and_listed(directory, capsys):
         "short": ["00006"],
         "other_fps": ["00007"],
         "stale_bbox": ["00008"],
+        "unannotated": [],
+        "no_fps": [],
+        "turned": [],
+        "several_streams": [],
+        "concealed": [],
     }
     assert report["splits"]["train"] | {"short": 0} == {
         "listed": 6, "usable": 2, "missing": 1, "empty": 1, "left_out": 0, "unreadable": 2,
-        "short": 0, "other_fps": 0, "stale_bbox": 0,
+        "short": 0, "other_fps": 0, "stale_bbox": 0, "unannotated": 0, "no_fps": 0, "turned": 0, "several_streams": 0,
+        "concealed": 0,
     }  # fmt: skip
     assert [report["splits"][split]["usable"] for split in ("train", "val", "test")] == [2, 2, 1]
     assert [(row["gloss"], row["train"], row["val"], row["test"]) for row in report["classes"]] == [
@@ -202,3 +209,23 @@ def test_other_containers_give_the_same_frames_in_any_order(tmp_path, suffix, co
     for number in (17, 3, 11):
         assert np.array_equal(read_frames(path, [number])[0], in_turn[number])
     assert [number_shown(frame) for frame in in_turn] == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("source", "column"),
+    [
+        ("rot90.mp4", "turned"),
+        ("two_videos.mp4", "several_streams"),
+        ("concealed_1bit.mp4", "concealed"),
+        ("trunc.mkv", "unreadable"),
+    ],
+)
+def test_files_that_need_a_look_are_named(tmp_path, capsys, source, column):
+    path = shared_data("clips") / source
+    names = {"00001": ("train", "walk"), "00002": ("val", "walk")}
+    root = write_directory(tmp_path / "data", names, ["walk"])
+    (root / "videos").mkdir()
+    for video_id, file in (("00001", path), ("00002", path.with_name("h264_b.mp4"))):
+        shutil.copy(file, root / "videos" / f"{video_id}{file.suffix}")
+    _, out, _ = checked(capsys, root, "--json", "--decode")
+    assert json.loads(out)["clips"][column] == ["00001"]

@@ -213,7 +213,10 @@ MISTAKES = {
     "instances missing": (lambda d: edit(d / "signs_v1.json", lambda a: a[0].pop("instances")), "0.instances"),
     "unknown subset": (lambda d: edit(d / "nslt_3.json", lambda s: s["00001"].update(subset="dev")), "subset"),
     "class above N": (lambda d: edit(d / "nslt_3.json", lambda s: s["00001"].update(action=[3, 1, 9])), "class 3"),
-    "not annotated": (lambda d: edit(d / "signs_v1.json", lambda a: a[1]["instances"].pop(0)), "no video 00001"),
+    "another annotation list": (
+        lambda d: edit(d / "signs_v1.json", lambda a: [gloss.update(instances=[]) for gloss in a]),
+        "the annotation list has only 0 of its",
+    ),
     "ids of another tool": (lambda d: edit(d / "nslt_3.json", lambda s: s["00003"].update(action=[1, 1, 9])), "walk"),
     "class list broken": (lambda d: (d / "wlasl_class_list.txt").write_text("walk\n"), "<class><tab><gloss>"),
     "path as id": (
@@ -252,3 +255,31 @@ def test_real_data_loads_unchanged(name, classes, counts):
 def test_manifest_and_reader_need_no_torch():
     code = "import sys, models.data.wlasl.check; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[5], check=False).returncode == 0
+
+
+def test_a_clip_without_annotation_is_left_out_and_counted(directory):
+    edit(directory / "signs_v1.json", lambda glosses: glosses[1]["instances"].pop(0))
+    manifest = load_manifest(directory, 3)
+    assert [(clip.video_id, clip.reason) for clip in manifest.left_out if clip.reason == "unannotated"] == [
+        ("00001", "unannotated")
+    ]
+    assert "1 unannotated (00001)" in (manifest.left_out_text or "")
+
+
+def test_the_two_spellings_of_the_official_release_are_one_word(directory):
+    edit(directory / "signs_v1.json", lambda glosses: glosses[0].update(gloss="lose"))
+    classes = (directory / "wlasl_class_list.txt").read_text()
+    (directory / "wlasl_class_list.txt").write_text(classes.replace("walk", "losear"))
+    assert "losear" in load_manifest(directory, 3).glosses
+
+
+def test_an_empty_file_does_not_hide_a_good_one_of_another_container(directory):
+    before = load_manifest(directory, 3).clips["train"][0]
+    before.path.rename(before.path.with_suffix(".mkv"))
+    before.path.write_bytes(b"")
+    assert load_manifest(directory, 3).clips["train"][0].path.suffix == ".mkv"
+
+
+def test_an_annotation_without_a_rate_counts_in_frames_of_the_file(directory):
+    edit(directory / "signs_v1.json", lambda glosses: [one.pop("fps") for g in glosses for one in g["instances"]])
+    assert {clip.fps for clips in load_manifest(directory, 3).clips.values() for clip in clips} == {None}

@@ -1,0 +1,55 @@
+"""The display orientation of a video, which phones store beside the coded pictures. No torch.
+
+T frame, H height, W width, C channel (RGB)
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.sidedata.sidedata import Type
+from numpy.typing import NDArray
+
+
+class Orientation(NamedTuple):
+    """How a coded picture is turned for display: first transposed, then mirrored."""
+
+    transposed: bool = False
+    mirrored_across: bool = False
+    """Left and right are exchanged."""
+    mirrored_down: bool = False
+    """Top and bottom are exchanged."""
+
+    def apply(self, frames_THWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Turn frames for display; a view where nothing has to move."""
+        if self.transposed:
+            frames_THWC = frames_THWC.swapaxes(1, 2)
+        if self.mirrored_across:
+            frames_THWC = frames_THWC[:, :, ::-1]
+        if self.mirrored_down:
+            frames_THWC = frames_THWC[:, ::-1]
+        return np.ascontiguousarray(frames_THWC)
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Return the displayed width and height of a coded picture."""
+        return (height, width) if self.transposed else (width, height)
+
+
+UPRIGHT = Orientation()
+
+
+def orientation_of(frame: av.VideoFrame) -> Orientation:
+    """Return the orientation of a decoded frame, rounded to quarter turns as ffmpeg's autorotation does.
+
+    FFmpeg's display matrix maps a coded pixel (x, y) to (a x + c y, b x + d y); it is stored as nine 32-bit integers,
+    row by row (``libavutil/display.h``).
+    """
+    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    if matrix is None:
+        return UPRIGHT
+    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), dtype=np.int32).tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return Orientation(transposed=True, mirrored_across=c < 0, mirrored_down=b < 0)
+    return Orientation(mirrored_across=a < 0, mirrored_down=d < 0)
