@@ -147,24 +147,25 @@ def _train(settings: Settings, output_dir: Path, resume: bool, words: str) -> No
     from models.training.out_of_memory import explain_out_of_memory
 
     loaders = build_loaders(settings)
-    if left_out := loaders.manifest.left_out_text:
+    manifest = loaders.manifest
+    if left_out := manifest.left_out_text:
         print(f"{left_out}; list all: python -m models.data.wlasl check {settings.data.dir}", file=sys.stderr)
     device = default_device()
     torch.manual_seed(settings.training.seed)
     total_steps = settings.training.epochs * steps_per_epoch(len(loaders.train.indices), settings.training)
     try:
         with explain_out_of_memory(lambda: "the network", may_halve=False, advisor_arguments=words):
-            model = build_recogniser(settings.model, settings.training.recompute).to(device)
+            model = build_recogniser(settings.model, settings.training.recompute, manifest.glosses).to(device)
             loaders = with_stored_features(loaders, model, settings, device)
             trainer = build_trainer(
                 model, settings.training, device, total_steps, Splits(loaders.train, loaders.val),
-                settings, loaders.manifest.fingerprint,
+                settings, manifest.fingerprint, manifest.glosses,
             )  # fmt: skip
         micro_batches = trainer.micro_batches
         with explain_out_of_memory(micro_batches.description, micro_batches.halving_could_help, words):
             trainer.fit(output_dir, resume)
-            if padding := loaders.padding_text:
-                print(padding, file=sys.stderr)
+            for remark in loaders.remarks:
+                print(remark, file=sys.stderr)
     finally:
         loaders.close()
 

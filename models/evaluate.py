@@ -10,9 +10,10 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -23,6 +24,7 @@ from models.data.loading.clips import SplitLoader, build_loaders
 from models.data.wlasl import SPLITS
 from models.layers.placement import default_device
 from models.networks.efficient import load_recogniser
+from models.networks.weights import Glosses, class_order
 from models.training.evaluation import Evaluation, evaluate
 from models.training.optimization import autocast, fp32_products
 from models.training.out_of_memory import explain_out_of_memory
@@ -64,10 +66,11 @@ def _run(options: argparse.Namespace) -> None:
     overrides = parse_overrides(options.set)
     if options.data_dir is not None:
         overrides["data.dir"] = str(options.data_dir)
-    model, settings = load_recogniser(options.checkpoint, options.config, overrides)
+    model, settings, trained = load_recogniser(options.checkpoint, options.config, overrides)
     loaders = build_loaders(settings)
     if left_out := loaders.manifest.left_out_text:
         print(left_out, file=sys.stderr)
+    order = _class_order(trained, loaders.manifest.glosses, options.checkpoint)
     loader: SplitLoader = getattr(loaders, options.split)
     if not loader.indices:
         raise DataError(f"{settings.data.dir} has no {options.split} clips; choose another --split or --data-dir")
@@ -75,19 +78,46 @@ def _run(options: argparse.Namespace) -> None:
     batch = f"a batch of {loader.batch_size} clips (training.batch_size)"
     with closing(loaders), explain_out_of_memory(lambda: batch, may_halve=False), fp32_products(settings.training):
         network, precision = model.to(device), autocast(device, settings.training)
-        evaluation = evaluate(network, _with_progress(loader, options.split), device, precision)
-        if padding := loaders.padding_text:
-            print(padding, file=sys.stderr)
+        evaluation = evaluate(network, _with_progress(loader, options.split, order), device, precision)
+        for remark in loaders.remarks:
+            print(remark, file=sys.stderr)
     if options.json:
         print(json.dumps({"split": options.split, "fingerprint": loaders.manifest.fingerprint} | asdict(evaluation)))
     else:
         Console(highlight=False).print(table(evaluation, settings, options.split))
 
 
-def _with_progress(loader: SplitLoader, split: str) -> Iterator[Batch]:
+def _class_order(trained: Glosses | None, data: Glosses, checkpoint: Path) -> list[int] | None:
+    """Return the trained class of each class of the data; None if their numbers are the same.
+
+    Raises:
+        DataError: the data have words that the network was not trained on.
+    """
+    if trained is None:
+        print(
+            f"checkpoint {checkpoint} does not name its words, so classes are compared by number; a checkpoint of this "
+            "version names them",
+            file=sys.stderr,
+        )
+        return None
+    if trained == data:
+        return None
+    order = class_order(trained, data)
+    if order is None:
+        new = ", ".join(map(repr, sorted(set(data) - set(trained))[:3]))
+        raise DataError(
+            f"checkpoint {checkpoint} was not trained on all words of the data (not on {new}); use data with the words "
+            "of the training, or train on these with --weights"
+        )
+    print("the data number the classes differently from the training; they are matched by their words", file=sys.stderr)
+    return order
+
+
+def _with_progress(loader: SplitLoader, split: str, order: list[int] | None) -> Iterator[Batch]:
     console = Console(stderr=True)
     text = f"evaluating {split}"
-    yield from track(loader, text, console=console, transient=True, disable=not console.is_terminal)
+    for batch in track(loader, text, console=console, transient=True, disable=not console.is_terminal):
+        yield batch if order is None else replace(batch, labels_B=torch.tensor(order)[batch.labels_B])
 
 
 def table(evaluation: Evaluation, settings: Settings, split: str) -> Table:

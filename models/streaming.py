@@ -164,9 +164,10 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> None:
     if options.stride is not None and options.stride < 1:
         raise ConfigError(f"--stride {options.stride}: use 1 for every frame, or more")
-    model, settings = load_recogniser(options.checkpoint, options.config, parse_overrides(options.set))
+    model, settings, trained = load_recogniser(options.checkpoint, options.config, parse_overrides(options.set))
     recogniser = StreamingRecogniser(model.to(default_device()))
-    glosses = _glosses(options.classes, settings.data.dir)
+    named = trained if options.classes is None else None
+    glosses = dict(enumerate(named)) if named else _glosses(options.classes, settings.data.dir)
     with open_live(_source(options)) as video:
         stride = options.stride or default_stride(video.fps, settings.model.num_frames)
         # Ctrl-C is the usual way to leave a camera, so the stream ends there with its summary.

@@ -115,7 +115,8 @@ class TrainingConfig(Frozen):
     memory_warning_threshold: Threshold = 0.9
     """Fraction of the RAM limit at which the trainer drops the clip cache, then prefetching, then loader processes."""
     memory_critical_threshold: Threshold = 0.95
-    """Fraction of the device's memory limit at which the trainer halves the micro-batch. The effective batch stays."""
+    """Fraction of the device's memory limit at which the trainer halves the micro-batch, if ``dynamic_batch_size`` is
+    true. The effective batch stays."""
 
     @model_validator(mode="before")
     @classmethod

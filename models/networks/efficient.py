@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,15 @@ from models.layers.region_focus import RegionFocus
 from models.layers.temporal_pyramid import TemporalPyramid
 from models.layers.temporal_resolution import choose_frames, merge_frames, motion_energy, take_frames
 from models.networks.backbone import FrameBackbone, FrozenBackbone, Recompute, SelectedFrames
-from models.networks.weights import load_backbone, load_network, read_tensor_file, read_weights, state_difference
+from models.networks.weights import (
+    Glosses,
+    load_backbone,
+    load_network,
+    read_tensor_file,
+    read_weights,
+    state_difference,
+    trained_glosses,
+)
 from slr_bench.errors import ConfigError
 from slr_bench.grid.yaml_files import read_yaml
 
@@ -136,10 +144,12 @@ def initial_positions(frames: int, features: int) -> Tensor:
     return torch.cat([angle_TD.sin(), angle_TD.cos()], 1) * math.sqrt(0.5)
 
 
-def build_recogniser(config: ModelConfig, recompute: Recompute = "none") -> nn.Module:
+def build_recogniser(config: ModelConfig, recompute: Recompute = "none", glosses: Glosses | None = None) -> nn.Module:
     """Build the network of ``config`` and load ``config.weights`` if they are set.
 
     The weights of a torchvision ResNet go into the backbone, a checkpoint of this trainer into the whole network.
+    ``glosses`` are the words of the data: a classifier that was trained on the same words is put into their order, and
+    one that was trained on others starts from scratch, with a warning.
 
     Raises:
         ConfigError: the weights file cannot be read or does not fit.
@@ -147,13 +157,13 @@ def build_recogniser(config: ModelConfig, recompute: Recompute = "none") -> nn.M
     if config.network != "efficient":
         from models.networks.video import build_video_network  # most processes need one network only
 
-        return build_video_network(config, recompute)
+        return build_video_network(config, recompute, glosses)
     model = EfficientRecogniser(config, recompute)
     if config.weights is not None:
-        state = read_weights(config.weights)
+        state, trained = read_weights(config.weights)
         if any(str(name).startswith("backbone.") for name in state):
             cure = "use a checkpoint with the same model settings (num_classes may differ)"
-            load_network(model, state, "classifier", config.weights, cure)
+            load_network(model, state, "classifier", config.weights, cure, trained, glosses)
         else:
             load_backbone(model.backbone, state, config.weights)
     elif config.freeze_backbone:
@@ -161,8 +171,17 @@ def build_recogniser(config: ModelConfig, recompute: Recompute = "none") -> nn.M
     return model
 
 
-def load_recogniser(path: Path, config: Path | None, overrides: dict[str, Any]) -> tuple[nn.Module, Settings]:
-    """Load the trained network of the checkpoint ``path`` on the CPU; also return its setting with ``overrides``.
+class TrainedRecogniser(NamedTuple):
+    """A network from a checkpoint, on the CPU."""
+
+    model: nn.Module
+    settings: Settings
+    glosses: Glosses | None
+    """Word of each class; None if the checkpoint does not name them."""
+
+
+def load_recogniser(path: Path, config: Path | None, overrides: dict[str, Any]) -> TrainedRecogniser:
+    """Load the trained network of the checkpoint ``path``, with its setting and ``overrides`` over it.
 
     The setting comes from ``config`` if it is given, otherwise from the checkpoint or the ``config.yml`` beside it.
 
@@ -190,4 +209,4 @@ def load_recogniser(path: Path, config: Path | None, overrides: dict[str, Any]) 
             "use the configuration that it was trained with"
         )
     model.load_state_dict(parts["model"])
-    return model, settings
+    return TrainedRecogniser(model, settings, trained_glosses(content))

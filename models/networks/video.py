@@ -18,7 +18,7 @@ from models.layers.recompute import recomputed
 from models.layers.region_focus import RegionFocus
 from models.networks.backbone import Recompute, SelectedFrames
 from models.networks.i3d import InceptionI3d, window_mean
-from models.networks.weights import load_network, read_weights
+from models.networks.weights import Glosses, load_network, read_weights
 
 
 class Anatomy(NamedTuple):
@@ -131,7 +131,9 @@ class VideoNetwork(nn.Module):
         return unit((x_BCTHW - self.mean_C1) / self.std_C1)
 
 
-def build_video_network(config: ModelConfig, recompute: Recompute = "none") -> VideoNetwork:
+def build_video_network(
+    config: ModelConfig, recompute: Recompute = "none", glosses: Glosses | None = None
+) -> VideoNetwork:
     """Build the network of ``config`` and load ``config.weights`` if they are set: published ones or a checkpoint.
 
     Raises:
@@ -139,9 +141,9 @@ def build_video_network(config: ModelConfig, recompute: Recompute = "none") -> V
     """
     model = VideoNetwork(config, recompute)
     if config.weights is not None:
-        state = read_weights(config.weights)
+        state, trained = read_weights(config.weights)
         if state and all(str(name).startswith(_OWN) for name in state):
             state = {name.removeprefix(_OWN): value for name, value in state.items()}
         cure = f"use weights of the network {config.network}"
-        load_network(model.net, state, model.classifier_name, config.weights, cure)
+        load_network(model.net, state, model.classifier_name, config.weights, cure, trained, glosses)
     return model

@@ -82,23 +82,60 @@ def state_difference(expected: dict[str, Tensor], found: dict[str, Any]) -> str:
     return f"{unknown[0]} is unknown" if unknown else ""
 
 
-def read_weights(path: Path) -> dict[str, Any]:
-    """Read the state dict of a file, or of the network in a checkpoint of the trainer.
+Glosses = tuple[str, ...]
+"""The word of each class, in the order of the classifier's outputs."""
+
+
+def trained_glosses(checkpoint: dict[str, Any]) -> Glosses | None:
+    """Return the words that a checkpoint was trained on; None if it does not name them, as older ones do not."""
+    glosses = checkpoint.get("glosses")
+    is_list = isinstance(glosses, list) and all(isinstance(gloss, str) for gloss in glosses)
+    return tuple(glosses) if is_list and any(glosses) else None
+
+
+def class_order(trained: Glosses, wanted: Glosses) -> list[int] | None:
+    """Return the trained class of each wanted word; None if one of the words was not trained, or is ambiguous.
+
+    Classes without a word, which no clip has, take the trained classes without one.
+    """
+    classes: dict[str, list[int]] = {}
+    for number, gloss in enumerate(trained):
+        classes.setdefault(gloss, []).append(number)
+    unnamed = iter(classes.pop("", []))
+    if any(len(numbers) > 1 for numbers in classes.values()):
+        return None
+    order = [classes[gloss][0] if gloss in classes else next(unnamed, None) if not gloss else None for gloss in wanted]
+    return None if None in order else [number for number in order if number is not None]
+
+
+def read_weights(path: Path) -> tuple[dict[str, Any], Glosses | None]:
+    """Read a state dict, or the network in a checkpoint of the trainer with the words that it was trained on.
 
     Raises:
         ConfigError: the file is unreadable, or a checkpoint without a network.
     """
     content = read_tensor_file(path, "model.weights")
     if content.get("format") != CHECKPOINT_FORMAT:
-        return content
+        return content, None
     try:
-        return dict(content["parts"]["model"])
+        return dict(content["parts"]["model"]), trained_glosses(content)
     except (KeyError, TypeError, ValueError):
         raise ConfigError(f"model.weights: {path} is a checkpoint without a network; use another copy of it") from None
 
 
-def load_network(network: nn.Module, state: dict[str, Any], classifier: str, path: Path, cure: str) -> None:
-    """Load a network. A ``classifier`` with another number of classes is left unchanged, with a warning.
+def load_network(
+    network: nn.Module,
+    state: dict[str, Any],
+    classifier: str,
+    path: Path,
+    cure: str,
+    trained: Glosses | None = None,
+    wanted: Glosses | None = None,
+) -> None:
+    """Load a network. A ``classifier`` of other classes is left unchanged, with a warning.
+
+    If ``trained`` and ``wanted``, the words of the file and of the data, are known, they decide: a classifier that
+    knows all wanted words is put into their order, and any other one starts from scratch.
 
     Files from before torch 0.4.1 lack the batch counters, and load without them.
 
@@ -109,17 +146,32 @@ def load_network(network: nn.Module, state: dict[str, Any], classifier: str, pat
     state = {name: value for name, value in expected.items() if name.endswith("num_batches_tracked")} | state
     names = [name for name in expected if name.startswith(f"{classifier}.")]
     own, found = expected[names[0]], state.get(names[0])
-    if isinstance(found, Tensor) and found.shape[1:] == own.shape[1:] and len(found) != len(own):
-        warnings.warn(
-            f"model.weights: {path} has {len(found)} classes, model.num_classes is {len(own)}: "
-            f"everything except its {classifier} is loaded; that layer starts from scratch",
-            stacklevel=3,
-        )
-        state |= {name: expected[name] for name in names}
+    if isinstance(found, Tensor) and found.shape[1:] == own.shape[1:]:
+        other = _other_classes(len(found), len(own), trained, wanted)
+        if isinstance(other, str):
+            warnings.warn(
+                f"model.weights: {path} {other}: everything except its {classifier} is loaded; that layer starts from "
+                "scratch",
+                stacklevel=3,
+            )
+            state |= {name: expected[name] for name in names}
+        else:
+            state |= {name: state[name][other] for name in names if isinstance(state.get(name), Tensor)}
     difference = state_difference(expected, state)
     if difference:
         raise ConfigError(f"model.weights: {path} does not fit: {difference}; {cure}")
     network.load_state_dict(state)
+
+
+def _other_classes(found: int, own: int, trained: Glosses | None, wanted: Glosses | None) -> list[int] | str:
+    """Return the rows of the classifier to load, in order; or the reason why it cannot be used."""
+    if trained is None or wanted is None or len(trained) != found or len(wanted) != own:
+        return list(range(own)) if found == own else f"has {found} classes, model.num_classes is {own}"
+    order = class_order(trained, wanted)
+    if order is not None:
+        return order
+    new = sorted(set(wanted) - set(trained))
+    return f"was trained on other words (not on {', '.join(map(repr, new[:3]))})" if new else "names a word twice"
 
 
 def load_backbone(backbone: nn.Module, state: dict[str, Any], path: Path) -> None:

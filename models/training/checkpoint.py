@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from models.config import Settings
-from models.networks.weights import CHECKPOINT_FORMAT, read_tensor_file, state_difference
+from models.networks.weights import CHECKPOINT_FORMAT, read_tensor_file, state_difference, trained_glosses
 from slr_bench.errors import ConfigError
 from slr_bench.files import write_atomically
 
@@ -40,6 +40,8 @@ class TrainingIdentity:
     total_steps: int
     data_fingerprint: str | None = None
     """Identifies the clips (``Manifest.fingerprint``); None if unknown, as in older checkpoints."""
+    glosses: tuple[str, ...] | None = None
+    """Word of each class; None if unknown, as in older checkpoints."""
 
 
 class Stateful(Protocol):
@@ -63,6 +65,7 @@ def save_checkpoint(
         "settings": identity.settings,
         "total_steps": identity.total_steps,
         "data_fingerprint": identity.data_fingerprint,
+        "glosses": None if identity.glosses is None else list(identity.glosses),
         "progress": progress,
         "random": random_state(),
         "parts": {name: part.state_dict() for name, part in parts.items()},
@@ -104,6 +107,12 @@ def load_checkpoint(
         raise ConfigError(
             f"checkpoint: {path} was made on other clips (their ids, classes, splits, frames or file sizes differ); "
             "resume with the same data, or start from its weights with --weights and another --output-dir"
+        )
+    trained = trained_glosses(content)
+    if None not in (trained, identity.glosses) and trained != identity.glosses:
+        raise ConfigError(
+            f"checkpoint: {path} was trained on other words, or on the same words in another order; resume with the "
+            "same class list, or start from its weights with --weights and another --output-dir"
         )
     for name, part in parts.items():
         part.load_state_dict(content["parts"][name])

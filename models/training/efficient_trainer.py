@@ -115,17 +115,18 @@ class Trainer:
         loaders: Splits,
         settings: Settings | None = None,
         data_fingerprint: str | None = None,
+        glosses: tuple[str, ...] | None = None,
     ) -> None:
         """``settings`` is the whole setting, which checkpoints keep; without it they keep the training section alone.
 
         ``data_fingerprint`` identifies the clips (``Manifest.fingerprint``). A checkpoint is resumed only on the same
-        clips.
+        clips. ``glosses`` are the words of the classes, which checkpoints keep.
         """
         self.stepper, self.micro_batches, self.loaders = stepper, micro_batches, loaders
         self.config = stepper.config
         whole = settings.model_dump(mode="json") if settings else {}
         sections = whole | {"training": self.config.model_dump(mode="json")}
-        self._identity = TrainingIdentity(sections, stepper.total_steps, data_fingerprint)
+        self._identity = TrainingIdentity(sections, stepper.total_steps, data_fingerprint, glosses)
         self._config_text = yaml.safe_dump(sections, sort_keys=False) if settings else None
         shed = [lambda what=what: loaders.train.shed(what) for what in get_args(Sheddable)]
         self._pressure = MemoryPressure(shed, micro_batches.halve, stepper.device.type)
@@ -253,7 +254,8 @@ def build_trainer(
     loaders: Splits,
     settings: Settings | None = None,
     data_fingerprint: str | None = None,
+    glosses: tuple[str, ...] | None = None,
 ) -> Trainer:
     """Compose a :class:`Trainer`; ``model`` is on ``device``, and ``total_steps`` are its optimizer steps."""
     stepper = Stepper(model, config, device, total_steps)
-    return Trainer(stepper, MicroBatches(stepper), loaders, settings, data_fingerprint)
+    return Trainer(stepper, MicroBatches(stepper), loaders, settings, data_fingerprint, glosses)

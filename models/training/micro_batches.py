@@ -120,10 +120,10 @@ class MicroBatchSize:
 class MicroBatches:
     """Splits loaded batches into micro-batches and lets a :class:`Stepper` take steps over them.
 
-    With ``dynamic_batch_size`` micro-batches shrink when memory runs out; with memory tracking they also shrink at
-    ``memory_critical_threshold``. The optimizer uses the same clips per step. Gradients are equal except for rounding
-    if no module mixes clips; batch norm averages over the smaller micro-batch. ``dynamic_batch_size`` costs a copy of
-    the buffers per step.
+    With ``dynamic_batch_size`` micro-batches shrink when memory runs out, and with memory tracking also at
+    ``memory_critical_threshold``. Without it their size never changes. The optimizer uses the same clips per step.
+    Gradients are equal except for rounding if no module mixes clips; batch norm averages over the smaller micro-batch.
+    ``dynamic_batch_size`` costs a copy of the buffers per step.
     """
 
     def __init__(self, stepper: Stepper, peaks: OwnPeaks | None = None, tracker: MemoryTracker | None = None) -> None:
@@ -203,9 +203,13 @@ class MicroBatches:
         return action is not None
 
     def halve(self) -> str | None:
-        """Halve the micro-batch and describe the change; return None if it cannot be halved."""
+        """Halve the micro-batch and describe the change; return None if it may not, or cannot, be halved.
+
+        Only ``dynamic_batch_size: true`` allows it: a smaller micro-batch changes what batch norm averages over, and
+        other programs may fill the memory.
+        """
         before = self.micro_batch.size
-        if self.stepper.config.optimizer_in_backward or not self.micro_batch.shrink():
+        if not self.stepper.config.dynamic_batch_size or not self.micro_batch.shrink():
             return None
         return self._change_from(before)
 

@@ -234,7 +234,7 @@ def test_training_starts_from_weights(data, trained, tmp_path, capsys, monkeypat
 
 
 def test_training_starts_from_all_weights_of_a_checkpoint(data, trained, tmp_path, capsys, monkeypatch):
-    """The classifier is loaded too if the number of classes is the same, otherwise all except it."""
+    """The rows of the classifier follow the words of the data: all of them, or those of fewer classes."""
     for classes, kept in ((100, True), (2, False)):
         arguments = ("--data-dir", data, "--output-dir", tmp_path / str(classes), "--num-classes", classes)
         with warnings.catch_warnings(record=True) as warned:
@@ -244,8 +244,9 @@ def test_training_starts_from_all_weights_of_a_checkpoint(data, trained, tmp_pat
                 settings=["training.epochs=1", "training.learning_rate=1e-30"],
             )  # fmt: skip
         assert code == 0, err
-        assert kept != any("has 100 classes, model.num_classes is 2" in str(one.message) for one in warned)
+        assert not [one for one in warned if "model.weights" in str(one.message)]
         before, after = weights(trained[0]), weights(tmp_path / str(classes))
+        assert torch.equal(after["classifier.weight"], before["classifier.weight"][:classes])
         same = {
             name
             for name in before
@@ -310,6 +311,42 @@ def test_evaluate_gives_the_accuracy_of_the_training(data, trained, tmp_path, ca
     for name in ("top1", "top5", "top10", "per_class_top1", "per_class_top10", "loss"):
         assert found[name] == pytest.approx(last[name if name == "val_loss" else f"val_{name}"], abs=1e-6)
     assert found["top1"] == sum(rank == 0 for rank in found["ranks"].values()) / 2
+
+
+def relabelled(data, root, words, order):
+    """Copy the data with other words for its classes, numbered in another order."""
+    shutil.copytree(data, root)
+    list_path = root / "WLASL_v0.3.json"
+    for split_path in root.glob("nslt_*.json"):
+        split = json.loads(split_path.read_text())
+        for entry in split.values():
+            entry["action"][0] = order[entry["action"][0]]
+        split_path.write_text(json.dumps(split))
+    entries = json.loads(list_path.read_text())
+    for entry in entries:
+        entry["gloss"] = words[entry["gloss"]]
+    list_path.write_text(json.dumps(entries))
+    for path in root.glob("*class_list*.txt"):
+        path.unlink()
+    return root
+
+
+def test_evaluate_matches_renumbered_classes_by_their_words(data, trained, tmp_path, capsys):
+    arguments = ("--checkpoint", trained[0] / "checkpoint.pt", "--split", "val", "--json")
+    _, plain, _ = judged(capsys, *arguments)
+    same_words = {"dark": "dark", "light": "light"}
+    other = relabelled(data, tmp_path / "renumbered", same_words, {0: 1, 1: 0})
+    code, found, err = judged(capsys, *arguments, "--data-dir", other)
+    assert code == 0, err
+    assert "matched by their words" in err
+    assert json.loads(found)["ranks"] == json.loads(plain)["ranks"]
+
+
+def test_evaluate_refuses_data_of_other_words(data, trained, tmp_path, capsys):
+    other = relabelled(data, tmp_path / "other", {"dark": "dark", "light": "bright"}, {0: 0, 1: 1})
+    code, _, err = judged(capsys, "--checkpoint", trained[0] / "checkpoint.pt", "--split", "val", "--data-dir", other)
+    assert code == 2
+    assert "was not trained on all words of the data (not on 'bright')" in err
 
 
 def test_evaluate_refuses_bad_input_in_one_line(data, trained, capsys):

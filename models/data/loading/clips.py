@@ -86,6 +86,11 @@ class Loaders:
         )
 
     @property
+    def remarks(self) -> list[str]:
+        """Lines on the clips loaded so far that a user should know of."""
+        return [text for text in (self.padding_text, self.damage_text) if text]
+
+    @property
     def padding_text(self) -> str | None:
         """One line on the clips loaded so far that are too short; None if there is none."""
         loader = self.train.loader

@@ -122,6 +122,7 @@ def load_manifest(data_dir: Path, num_classes: int | None) -> Manifest:
                 f"{split_path}: class {label} is {glosses[label]!r} elsewhere, but {gloss!r} for video {video_id}; "
                 "use a class list and a split file of one release"
             )
+        glosses[label] = gloss
         video = videos.get(video_id)
         reason = _why_left_out(video, video_id in unreadable)
         if video is None or reason is not None:

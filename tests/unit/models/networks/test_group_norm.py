@@ -58,11 +58,11 @@ def test_weights_of_a_batch_norm_network_are_refused(tmp_path):
     torch.save(FrameBackbone("resnet18", 8, 4).state_dict(), tmp_path / "weights.pt")
     path, backbone = tmp_path / "weights.pt", FrameBackbone("resnet18", 8, 4, norm="group")
     with pytest.raises(ConfigError, match=r"batch norm.*model.norm: group; use model.norm: batch"):
-        load_backbone(backbone, read_weights(path), path)
+        load_backbone(backbone, read_weights(path)[0], path)
 
 
 def test_weights_of_a_group_norm_network_load(tmp_path):
     source, target = FrameBackbone("resnet18", 8, 4, norm="group"), FrameBackbone("resnet18", 8, 4, norm="group")
     torch.save(source.state_dict(), tmp_path / "weights.pt")
-    load_backbone(target, read_weights(tmp_path / "weights.pt"), tmp_path / "weights.pt")
+    load_backbone(target, read_weights(tmp_path / "weights.pt")[0], tmp_path / "weights.pt")
     assert torch.equal(source.conv1.weight, target.conv1.weight)

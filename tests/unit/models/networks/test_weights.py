@@ -7,8 +7,16 @@ import pytest
 import torch
 import torchvision
 
+from models.config import ModelConfig
 from models.networks.backbone import FrameBackbone
-from models.networks.weights import load_backbone, read_tensor_file, read_weights
+from models.networks.efficient import build_recogniser
+from models.networks.weights import (
+    CHECKPOINT_FORMAT,
+    class_order,
+    load_backbone,
+    read_tensor_file,
+    read_weights,
+)
 from slr_bench.errors import ConfigError
 
 
@@ -20,7 +28,7 @@ def small():
 
 def fails_with(backbone, path, *words):
     with pytest.raises(ConfigError) as error:
-        load_backbone(backbone, read_weights(path), path)
+        load_backbone(backbone, read_weights(path)[0], path)
     assert all(word in str(error.value) for word in (str(path), *words)), str(error.value)
     assert "\n" not in str(error.value)
 
@@ -30,7 +38,7 @@ def test_torchvision_weights_load(tmp_path):
     reference = torchvision.models.resnet18()
     torch.save(reference.state_dict(), path)
     backbone = FrameBackbone("resnet18", 64, 2)
-    load_backbone(backbone, read_weights(path), path)
+    load_backbone(backbone, read_weights(path)[0], path)
     assert torch.equal(backbone.get_submodule("layer3")[1].conv2.weight, reference.layer3[1].conv2.weight)
 
 
@@ -113,3 +121,56 @@ def test_weights_of_another_network_are_refused(small, tmp_path):
     fails_with(small, path, "head.weight is unknown")
     torch.save(state | {"conv1.weight": "text"}, path)
     fails_with(small, path, "conv1.weight is str")
+
+
+def saved_network(path, glosses):
+    """Save a checkpoint of a tiny network with one class per gloss; return the rows of its classifier."""
+    torch.manual_seed(len(glosses))
+    model = build_recogniser(tiny(len(glosses)))
+    state = {"format": CHECKPOINT_FORMAT, "glosses": glosses, "parts": {"model": model.state_dict()}}
+    torch.save(state, path)
+    return dict(zip(glosses, model.state_dict()["classifier.weight"], strict=True))
+
+
+def tiny(classes, **more):
+    return ModelConfig(num_classes=classes, base_channels=8, num_frames=4, pyramid_levels=(1, 2), **more)
+
+
+def test_a_classifier_is_put_into_the_order_of_the_words_of_the_data(tmp_path):
+    rows = saved_network(tmp_path / "c.pt", ["book", "walk", "drink"])
+    wanted = ("drink", "book", "walk")
+    model = build_recogniser(tiny(3, weights=tmp_path / "c.pt"), glosses=wanted)
+    assert torch.equal(model.state_dict()["classifier.weight"], torch.stack([rows[gloss] for gloss in wanted]))
+
+
+def test_a_classifier_of_more_words_gives_the_rows_of_those_in_the_data(tmp_path):
+    rows = saved_network(tmp_path / "c.pt", ["book", "walk", "drink"])
+    model = build_recogniser(tiny(2, weights=tmp_path / "c.pt"), glosses=("drink", "book"))
+    assert torch.equal(model.state_dict()["classifier.weight"], torch.stack([rows["drink"], rows["book"]]))
+
+
+@pytest.mark.parametrize("wanted", [("book", "walk", "eat"), ("book", "walk", "drink", "eat")])
+def test_a_classifier_of_other_words_starts_from_scratch_with_a_warning(tmp_path, wanted):
+    saved_network(tmp_path / "c.pt", ["book", "walk", "drink"])
+    torch.manual_seed(5)
+    fresh = build_recogniser(tiny(len(wanted))).state_dict()["classifier.weight"]
+    torch.manual_seed(5)
+    with pytest.warns(UserWarning, match=r"was trained on other words \(not on 'eat'\): everything except"):
+        model = build_recogniser(tiny(len(wanted), weights=tmp_path / "c.pt"), glosses=wanted)
+    assert torch.equal(model.state_dict()["classifier.weight"], fresh)
+
+
+@pytest.mark.parametrize(
+    ("trained", "wanted", "order"),
+    [
+        (("a", "b"), ("a", "b"), [0, 1]),
+        (("a", "b"), ("b", "a"), [1, 0]),
+        (("a", "b", "c"), ("c",), [2]),
+        (("a", "b"), ("a", "x"), None),
+        (("a", "a"), ("a",), None),
+        (("a", "", "b", ""), ("b", "", "a", ""), [2, 1, 0, 3]),
+        (("a", "b"), ("a", ""), None),
+    ],
+)
+def test_classes_are_matched_by_their_words(trained, wanted, order):
+    assert class_order(trained, wanted) == order

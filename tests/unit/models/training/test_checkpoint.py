@@ -59,6 +59,7 @@ def test_file_holds_nothing_that_needs_code(tmp_path):
         "settings",
         "total_steps",
         "data_fingerprint",
+        "glosses",
         "progress",
         "random",
         "parts",

@@ -224,11 +224,24 @@ class Shedding(TinyLoader):
         return super().batches(first)
 
 
+def test_full_memory_without_dynamic_batch_size_never_changes_the_micro_batch():
+    """Other programs may fill the memory; a smaller micro-batch would change what batch norm averages over."""
+    percents = [91] * 7 + [99] * 9
+    subject = trainer(norm=True, dropout=0.0, epochs=8, dynamic_batch_size=False, loader=Shedding(CLIPS, 8))
+    subject.micro_batches.tracker, subject.micro_batches.peaks = fake_tracker(iter(percents).__next__), NoPeaks()
+    fit(subject)
+    assert {event.micro_batch for event in events(subject)} == {8}
+    assert subject.micro_batches.micro_batch.size == 8
+    plain = trainer(norm=True, dropout=0.0, epochs=8, dynamic_batch_size=False)
+    fit(plain)
+    assert_same_weights(subject, plain)
+
+
 def test_full_memory_sheds_then_halves_and_keeps_the_weights():
     """Eight epochs have two steps each; each action is followed by five readings without one."""
     percents = [91] * 7 + [96] * 6 + [50] * 3
     loader = Shedding(CLIPS, 8)
-    subject = trainer(norm=False, dropout=0.0, epochs=8, dynamic_batch_size=False, loader=loader)
+    subject = trainer(norm=False, dropout=0.0, epochs=8, dynamic_batch_size=True, loader=loader)
     subject.micro_batches.tracker, subject.micro_batches.peaks = fake_tracker(iter(percents).__next__), NoPeaks()
     fit(subject)
     assert [(event.step, event.micro_batch, event.text) for event in events(subject)] == [

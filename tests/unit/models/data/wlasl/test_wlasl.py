@@ -270,7 +270,7 @@ def test_the_two_spellings_of_the_official_release_are_one_word(directory):
     edit(directory / "signs_v1.json", lambda glosses: glosses[0].update(gloss="lose"))
     classes = (directory / "wlasl_class_list.txt").read_text()
     (directory / "wlasl_class_list.txt").write_text(classes.replace("walk", "losear"))
-    assert "losear" in load_manifest(directory, 3).glosses
+    assert load_manifest(directory, 3).glosses[0] == "lose"
 
 
 def test_an_empty_file_does_not_hide_a_good_one_of_another_container(directory):
