@@ -111,7 +111,10 @@ _METRICS: Mapping[str, MetricText] = {
     ),
     "epoch_time_s": MetricText("epoch time", "Training time over the number of epochs.", "How the epochs differ."),
     "train_loss": MetricText(
-        "training loss", "Mean loss of the last epoch.", "What it says about unseen clips.", compares_as="learned"
+        "training loss",
+        "Mean loss of the last epoch.",
+        "How well the network does on unseen clips.",
+        compares_as="learned",
     ),
     "attention_bytes": MetricText(
         "attention chosen",

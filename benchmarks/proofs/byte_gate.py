@@ -1,7 +1,9 @@
 """Fail if the bytes of the gate's cells grew over `reports/baseline`. Bytes are compared exactly.
 
-    python -m benchmarks.proofs.byte_gate check     fail if a cell needs more; write reports/latest-check/gate.md
-    python -m benchmarks.proofs.byte_gate renew     measure, and make the result the new baseline
+    python -m benchmarks.proofs.byte_gate check
+    python -m benchmarks.proofs.byte_gate renew
+
+``check`` writes reports/latest-check/gate.md and fails if a cell needs more. ``renew`` measures a new baseline.
 
 Bytes of different versions of torch, torchvision or the rules are not comparable. The commit that made the baseline is
 then measured beside this tree in this environment, and a note reports that the baseline is old.

@@ -192,7 +192,7 @@ def _replace(path: Path, text: str) -> None:
 class _PrintProgress:
     """Prints one line per run."""
 
-    def planned(self, runs: Sequence[Run], finished: int, note: str | None) -> None:
+    def scheduled(self, runs: Sequence[Run], finished: int, note: str | None) -> None:
         _print_line(f"{len(runs)} settings, {finished} are measured already")
 
     def started(self, run: Run) -> None: ...

@@ -1,7 +1,8 @@
 """Evaluate predictions without a GPU: their cost, the planner against the whole grid, and the CPU's peak.
 
-    python -m benchmarks.proofs.predict_proof [--part cost] [--part planner] [--part host] [--out DIR]
+    python -m benchmarks.proofs.predict_proof [--part PART] [--out DIR]
 
+There are three parts.
 ``cost``: seconds for one setting in a fresh process, for a grid of 100, and the RAM for a step of 100 GiB.
 ``planner``: plans for 60 simulated cards. The true context and workspaces of each are drawn from the intervals. Plans
 that do not fit are counted, and the time of a plan is compared with the best of the whole grid.

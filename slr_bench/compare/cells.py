@@ -74,7 +74,7 @@ class CellSummary:
 
     @property
     def is_disturbed(self) -> bool:
-        """Whether there was interference during a finished run: its byte counts are still valid, its times are not."""
+        """True if a finished run suffered interference. Its byte counts are still valid; its times are not."""
         return any(record.marks for record in self.finished)
 
     @property

@@ -24,7 +24,7 @@ TOO_FEW: Final = "n too small"
 
 
 class Difference(Enum):
-    """Whether two sides differ; the value is the one in the JSON output."""
+    """The answer to whether two sides differ; its value is the one in the JSON output."""
 
     SIGNIFICANT = True
     NOT_SIGNIFICANT = False
@@ -51,12 +51,12 @@ class Judgement:
 
     @property
     def is_significant(self) -> bool:
-        """Whether the sides differ beyond doubt."""
+        """True if the sides differ beyond doubt."""
         return self.difference is Difference.SIGNIFICANT
 
     @property
     def is_judged(self) -> bool:
-        """Whether there is a verdict."""
+        """True if there is a verdict."""
         return self.difference is not Difference.NOT_JUDGED
 
     def to_dict(self) -> dict[str, object]:
@@ -67,7 +67,7 @@ class Judgement:
 
 
 class _OfMetric:
-    """What a metric's name, unit and workload determine."""
+    """Properties that a metric's name, unit and workload determine."""
 
     metric: str
     unit: str
@@ -75,12 +75,12 @@ class _OfMetric:
 
     @property
     def needs_interleaving(self) -> bool:
-        """Whether only values from one interleaved measurement compare."""
+        """True if only values from one interleaved measurement can be compared."""
         return family(self.metric, self.unit, self.description).interleaved
 
     @property
     def larger_is_better(self) -> bool:
-        """Whether more of the metric is better."""
+        """True if a larger value is better."""
         return larger_is_better(self.metric, self.unit, self.description)
 
 

@@ -41,7 +41,7 @@ class Limit:
     """The largest accepted worsening. It is exact, so that rounding cannot exceed it."""
 
     amount: Fraction
-    """In percent, percentage points, bytes, seconds, joules, or plain counts."""
+    """A number of percent, percentage points, bytes, seconds, joules, or a plain count."""
     kind: Kind
 
 

@@ -4,10 +4,10 @@ Below `MIN_PROCESSES` there are extremes and no verdict. A percentile bootstrap 
 alarm in 27 % of the comparisons of equal code.
 
 Intervals are inversions of exact tests, so they need no table of quantiles and no normal distribution. The interval of
-a median inverts the sign test (order statistics). That of paired log-ratios inverts the signed-rank test (Wilcoxon
-1945); its limits and its estimate are order statistics and the median of the pairwise means (Hodges and Lehmann,
-"Estimates of location based on rank tests", 1963). If both sides are equal, chance alone decides which of a pair is
-the head, so the test needs no further assumption. docs/decisions/comparing.md explains why ranks and not means.
+a median inverts the sign test (order statistics). The interval of paired log-ratios inverts the signed-rank test
+(Wilcoxon 1945). Its limits are order statistics of the pairwise means, and the estimate is their median (Hodges and
+Lehmann, "Estimates of location based on rank tests", 1963). If both sides are equal, chance alone decides which of a
+pair is the head, so the test needs no further assumption. docs/decisions/comparing.md explains why ranks and not means.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What people look at. Imports nothing, so that the command line starts without matplotlib and jinja2."""
+"""Everything that a person reads. Imports nothing, so that commands start without matplotlib and jinja2."""

@@ -23,7 +23,7 @@ _RESULTS = (Outcome.OK, Outcome.OOM_GPU, Outcome.OOM_HOST)
 class Listener(Protocol):
     """Receives progress events from the runner."""
 
-    def planned(self, runs: Sequence[Run], finished: int, note: str | None) -> None: ...
+    def scheduled(self, runs: Sequence[Run], finished: int, note: str | None) -> None: ...
 
     def started(self, run: Run) -> None: ...
 
@@ -79,7 +79,7 @@ class Runner:
         with open_session(self._config) as session:
             runs = schedule(self._config.cells, self._config.grid.sides, session.identity)
             missing = [run for run in runs if run.name not in session.records]
-            listener.planned(runs, len(runs) - len(missing), session.note)
+            listener.scheduled(runs, len(runs) - len(missing), session.note)
             for run in missing:
                 make_and_report(session, run, listener, len(runs), run.partner_name in session.earlier)
         return self._totals(runs, time.monotonic() - start_s, len(missing))

@@ -66,21 +66,21 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.fixture
 def show(chromium: Any, report: Callable[[str], Path]) -> Iterator[Callable[..., Any]]:
     """``show("usual", color_scheme="dark")`` -> the page, open. The page may request nothing and log nothing."""
-    contexts, asked, said = [], [], []
+    contexts, requested, logged = [], [], []
 
     def opened(name: str, hash: str = "", width: int = 1280, **options: Any) -> Any:
         context = chromium.new_context(viewport={"width": width, "height": 900}, **options)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: (said.append(f"dialog {dialog.message}"), dialog.dismiss()))
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: logged.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: logged.append(str(error)))
+        page.on("dialog", lambda dialog: (logged.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        page.on("request", lambda request: requested.append(request.url))
         page.goto(report(name).as_uri() + hash)
         return page
 
     yield opened
     for context in contexts:
         context.close()
-    assert said == []
-    assert {url.partition("#")[0] for url in asked} <= {report(name).as_uri() for name in MADE}
+    assert logged == []
+    assert {url.partition("#")[0] for url in requested} <= {report(name).as_uri() for name in MADE}

@@ -18,7 +18,7 @@ def axe():
 
 
 def violations(page, axe):
-    """Of serious or critical impact, with the first places."""
+    """Return the violations of serious or critical impact, each with its first elements."""
     page.evaluate(axe)
     found = page.evaluate("axe.run().then((results) => results.violations)")
     return [

@@ -76,7 +76,7 @@ def test_rows_are_filtered_by_words_and_values_and_the_count_is_announced(show):
 
 
 def test_sorting_and_filtering_200_rows_takes_at_most_100_ms(show):
-    """From before the interaction to the frame that shows it; the quickest of five, as other work may hold one up."""
+    """Time from the interaction to the frame that shows it. The quickest of five counts: other work may delay one."""
     page = show("large")
     took = page.evaluate(
         """async (grid) => {

@@ -1,4 +1,4 @@
-"""What every attention is held against: torch's scaled_dot_product_attention in fp64 under an explicit mask."""
+"""The reference for every attention: torch's scaled_dot_product_attention in fp64 under an explicit mask."""
 
 import torch
 from torch.nn import functional as F

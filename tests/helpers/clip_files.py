@@ -19,7 +19,7 @@ def frame_showing(number: int, height: int = SIDE) -> np.ndarray:
 
 
 def number_shown(frame_HWC: np.ndarray, cropped: float = 0.0) -> int:
-    """The number in a picture of which the fraction ``cropped`` is missing, equally on both sides."""
+    """Return the number that a picture shows. A fraction ``cropped`` of the width is missing, half on each side."""
     width = frame_HWC.shape[1]
     places = ((np.arange(8) + 1.5) / COLUMNS - cropped / 2) / (1 - cropped) * width
     levels = frame_HWC[frame_HWC.shape[0] // 2, places.astype(int), 1]

@@ -101,7 +101,7 @@ def forward(build: Callable[[], nn.Module], shape: tuple[int, ...], device: str,
 
 
 def _move(network: nn.Module) -> None:
-    """To the GPU that is not there: ``Module.to`` would look for it."""
+    """Move a network to a GPU that does not exist. ``Module.to`` would look for the device."""
     for module in network.modules():
         for table in (module._parameters, module._buffers):
             for name, tensor in table.items():

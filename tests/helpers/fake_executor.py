@@ -87,7 +87,7 @@ class FakeHandle:
 
 
 class Silent:
-    def planned(self, runs, finished, note):
+    def scheduled(self, runs, finished, note):
         self.waiting, self.note = len(runs) - finished, note
 
     def started(self, run):

@@ -33,7 +33,7 @@ class FakeNvmlError(Exception):
 
 
 class FakeMismatchError(Exception):
-    """What nvidia-ml-py raises by itself where the driver lacks the newest form of a function."""
+    """The error that nvidia-ml-py raises by itself if the driver lacks the newest form of a function."""
 
 
 @dataclass

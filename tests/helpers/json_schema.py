@@ -16,13 +16,13 @@ LIMITS = {
     "minProperties": lambda value, limit: len(value) >= limit,
     "pattern": lambda value, limit: re.search(limit, value) is not None,
 }
-SAID = {"description", "title", "default", "format", "$schema", "$defs"}
+ANNOTATIONS = {"description", "title", "default", "format", "$schema", "$defs"}
 
 
 def mistakes(value, schema, root=None, where="file"):
-    """What an editor would underline, a line each."""
+    """Return one line for each mistake that an editor would underline."""
     root = schema if root is None else root
-    unknown = schema.keys() - SAID - LIMITS.keys() - {
+    unknown = schema.keys() - ANNOTATIONS - LIMITS.keys() - {
         "$ref", "anyOf", "enum", "const", "type", "properties", "additionalProperties", "required", "items"
     }  # fmt: skip
     assert not unknown, f"teach this checker {unknown}"

@@ -51,7 +51,10 @@ class Page:
 
     @property
     def anchors(self):
-        """As GitHub makes them: lower case, punctuation gone, a hyphen a space, a number from the second on."""
+        """Return the anchors that GitHub makes.
+
+        They are in lower case, without punctuation, with a hyphen for each space, and numbered from the second on.
+        """
         found = []
         for _, text in self.headings:
             slug = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")

@@ -1,4 +1,4 @@
-"""Somebody else's project with benchmarks, for the pytest plugin's tests."""
+"""A project of another user with benchmarks, for the pytest plugin's tests."""
 
 from __future__ import annotations
 

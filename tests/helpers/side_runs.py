@@ -21,7 +21,7 @@ HOSTILE = (
     '<script>alert("1")</script> | pipe `tick` [red]markup[/red] @octocat #12 &amp;\nline\x1b[2J\x00 \u202eabc\u200f '
     + "x" * 10_000
 )
-"""What a name or a reason must not do to any output."""
+"""A hostile text: in a name or a reason, it must not break any output."""
 
 
 def side_run(directory: Path, **environment: Any) -> FakeRun:

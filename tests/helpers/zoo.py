@@ -163,7 +163,7 @@ QUICK = _quick()
 
 
 def quick(*heavy: str) -> tuple[Case, ...]:
-    """Of ``QUICK`` the light networks and these heavy ones: each heavy one is run every day by one suite of the two."""
+    """Return the light networks of ``QUICK`` and these heavy ones. Each heavy one runs daily in one of the suites."""
     return tuple(case for case in QUICK if case.model not in _HEAVY or case.model in heavy)
 
 
@@ -252,7 +252,7 @@ def build(case: Case, mode: FakeTensorMode | None = None) -> Step:
 
 
 def is_runnable(case: Case) -> bool:
-    """Whether oneDNN has the case's layers: a bf16 LSTM only where the processor has the instructions."""
+    """Return whether oneDNN has the case's layers. A bf16 LSTM needs a processor with the instructions."""
     if case.model != "lstm" or case.precision == "fp32":
         return True
     try:

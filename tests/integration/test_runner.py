@@ -45,8 +45,8 @@ class Events:
     def __init__(self):
         self.seen = []
 
-    def planned(self, runs, finished, note):
-        self.seen.append(("planned", len(runs), finished))
+    def scheduled(self, runs, finished, note):
+        self.seen.append(("scheduled", len(runs), finished))
 
     def started(self, run):
         self.seen.append(("started", run.name))
@@ -122,7 +122,7 @@ def test_no_record_is_lost_and_none_is_half_written(faults):
 
 def test_every_run_is_reported_in_order(faults):
     first, *others = faults.events
-    assert first == ("planned", faults.totals.ran, 0)
+    assert first == ("scheduled", faults.totals.ran, 0)
     names = [event[1] for event in others if event[0] == "started"]
     assert names == [event[1] for event in others if event[0] == "finished"]
     well = record_of(faults, "ok").name

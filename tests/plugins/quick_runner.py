@@ -26,7 +26,7 @@ SIDES = 2
 class Teller:
     """Writes the name of each run whose record is durable."""
 
-    def planned(self, runs: Any, finished: int, note: str | None) -> None:
+    def scheduled(self, runs: Any, finished: int, note: str | None) -> None:
         pass
 
     def started(self, run: Any) -> None:

@@ -13,7 +13,7 @@ from slr_bench.files import flatten
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "slr_bench"
-FILES = sorted(SOURCE.rglob("*.py"))
+FILES = sorted([*SOURCE.rglob("*.py"), *(SOURCE / "report/templates").iterdir()])
 KEYS = sorted(flatten(train_step.settings().model_dump()))
 NOUNS = r"\bclips?\b|\bsigns?\b|\bsigners?\b|\bvideos?\b|clips_per"
 WORKLOADS = r"\btrain_step\b|\btrain_epochs\b"
@@ -33,12 +33,16 @@ ALLOWED = {
     "doctor/doctor.py": {"clip", "video"},
     # Statistics: the sign of a difference.
     "compare/statistics.py": {"sign"},
+    # The property `clip-path` of CSS.
+    "report/templates/report.css.j2": {"clip"},
     "run/schedule.py": {"sign"},
 }
 
 
 def texts(path: Path) -> list[str]:
-    """Return every string of a module, its documentation included."""
+    """Return every string of a module, its documentation included, or the whole text of a template."""
+    if path.suffix != ".py":
+        return [path.read_text()]
     nodes = ast.walk(ast.parse(path.read_text()))
     return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
 
@@ -52,6 +56,10 @@ def test_the_recogniser_has_keys_and_metrics_to_look_for():
 def test_no_string_of_slr_bench_names_the_recogniser(path):
     found = {match for text in texts(path) for match in WORDS.findall(text)}
     assert found <= ALLOWED.get(str(path.relative_to(SOURCE)), set())
+
+
+def test_templates_are_among_the_files():
+    assert {"report.html.j2", "report.css.j2", "report.js", "macros.html.j2"} <= {path.name for path in FILES}
 
 
 def test_nothing_is_allowed_that_is_not_there():

@@ -267,7 +267,7 @@ class _ProgressAdapter:
     def __init__(self, on_progress: OnProgress) -> None:
         self._on_progress = on_progress
 
-    def planned(self, runs: Sequence[Run], finished: int, note: str | None) -> None:
+    def scheduled(self, runs: Sequence[Run], finished: int, note: str | None) -> None:
         self._on_progress(f"measuring {len(runs)} settings")
 
     def started(self, run: Run) -> None:

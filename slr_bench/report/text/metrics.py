@@ -45,7 +45,8 @@ METRICS: Final[dict[str, MetricText]] = {
     ),
     "nvml_device_over_idle_bytes": MetricText(
         "GPU memory over idle",
-        "Most bytes in use on the device minus what was in use before the work; only where nobody else is on the GPU.",
+        "Most bytes in use on the device minus what was in use before the work. Only if no other process is on the "
+        "GPU.",
         "Peaks between two samples; others, where the driver does not say who is on the GPU.",
     ),
     "gpu_memory_peak_bytes": MetricText(
@@ -97,8 +98,8 @@ METRICS: Final[dict[str, MetricText]] = {
     "flops_per_step": MetricText("work of a step", "Floating-point operations of a step.", "How fast they run."),
     "floor_bytes": MetricText(
         "operator floor",
-        "The least that the step can need unless operators are split: at every operator there must be the state, the "
-        "gradients still to be read, and its own inputs and outputs; the largest of these sums.",
+        "The least that the step can need unless operators are split. Every operator needs the state, the "
+        "gradients still to be read, and its own inputs and outputs. The floor is the largest of these sums.",
         "Whether any schedule reaches it.",
     ),
     "peak_over_floor": MetricText(

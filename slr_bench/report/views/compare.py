@@ -21,7 +21,7 @@ from slr_bench.report.text.metrics import label
 from slr_bench.units import format_count, format_value, plain
 
 WHOLE: Final = "the output of --json"
-"""Where to find what a comment has no room for."""
+"""The place of everything that a comment has no room for."""
 COMMENT_LIMIT: Final = 60_000
 """Characters; GitHub accepts 65,536."""
 MAIN: Final = ("peak_tensor_bytes", "peak_allocated_bytes", "rss_over_start_bytes", "step_time_s")
@@ -41,7 +41,7 @@ _CELL_COLUMNS: Final = (
 
 
 class Named(Protocol):
-    """What identifies a cell of a comparison."""
+    """A cell of a comparison, with everything that identifies it."""
 
     @property
     def cell_id(self) -> str: ...
@@ -264,7 +264,7 @@ def warnings(comparison: Comparison, shown: Collection[Unmatched] = ()) -> list[
 
 
 def _is_explained_by_twin(cell: Unmatched, others: Sequence[Unmatched]) -> bool:
-    """Whether the base's cell of the same setting or name explains where the head's cell is."""
+    """Return whether a cell of the base, with the same setting or name, explains why the head's cell is unmatched."""
     return cell.side == "head" and any(
         one.side == "base"
         and one.reason is not None

@@ -96,7 +96,7 @@ def _rule_row(result: RuleResult) -> tuple[Cell, ...]:
     unjudged = result.with_ruling("unjudged")
     why = result.reason
     if result.rule.optional and unjudged:  # for other rules the cells are listed with their reasons
-        why = _why(unjudged[0])
+        why = _reason(unjudged[0])
     note = plain(why) if result.verdict in ("not comparable", "skipped") and why else None
     better = len(result.with_ruling("better"))
     return (
@@ -108,7 +108,7 @@ def _rule_row(result: RuleResult) -> tuple[Cell, ...]:
     )
 
 
-def _why(cell: CellVerdict) -> str | None:
+def _reason(cell: CellVerdict) -> str | None:
     return cell.reason or cell.row.reason
 
 
@@ -132,7 +132,7 @@ def _by_cell(cells: Iterable[CellVerdict]) -> list[list[CellVerdict]]:
 
 def _listings(result: GateResult) -> list[Listing]:
     """Return what has no two values to show, grouped by reason."""
-    unjudged = [(_unjudged_line(cell), _why(cell)) for cell in dict(_groups(result)).get(_NOT_JUDGED, ())]
+    unjudged = [(_unjudged_line(cell), _reason(cell)) for cell in dict(_groups(result)).get(_NOT_JUDGED, ())]
     gone = [(f"{cell_name(cell)} ({cell.cell_id})", cell.reason) for cell in result.missing]
     found = [(_NOT_JUDGED, unjudged), (_MISSING, gone)]
     for pairs, caption in _failed_outcomes(result):

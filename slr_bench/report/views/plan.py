@@ -22,39 +22,39 @@ if TYPE_CHECKING:
 NEIGHBOURS_SHOWN: Final = 8
 
 
-def print_plan(planned: Plan, console: Console) -> None:
+def print_plan(plan: Plan, console: Console) -> None:
     """Print the choice, the nearest rejected settings with their reasons, and the Pareto front."""
-    plan = planned.choice
-    best = plan.evaluated[plan.chosen]
-    console.print(Text(plain(_headline(planned), 400), style="bold"))
-    changes = planned.differences[plan.chosen]
+    choice = plan.choice
+    best = choice.evaluated[choice.chosen]
+    console.print(Text(plain(_headline(plan), 400), style="bold"))
+    changes = plan.differences[choice.chosen]
     what = ", ".join(f"{key}: {_value(value)}" for key, value in changes.items())
     console.print(Text(f"Changed: {what or 'nothing; the given setting is the best'}"))
-    _print_prediction(planned, console)
-    near = planned.rejected[:NEIGHBOURS_SHOWN]
+    _print_prediction(plan, console)
+    near = plan.rejected[:NEIGHBOURS_SHOWN]
     heads = (Column("Memory", True), Column("Step", True), Column("Setting"), Column("Why not"))
     rows = tuple(
-        Row((*_figures(plan.evaluated.get(one.point)), Cell(_name(planned, one.point)), Cell(_brief(one.reason))))
+        Row((*_figures(choice.evaluated.get(one.point)), Cell(_name(plan, one.point)), Cell(_brief(one.reason))))
         for one in near
     )
     if rows:
-        print_table(Table(f"The {len(near)} nearest of {len(plan.rejected)} rejected settings", heads, rows), console)
+        print_table(Table(f"The {len(near)} nearest of {len(choice.rejected)} rejected settings", heads, rows), console)
     front = tuple(
         Row(
             (
-                *_figures(found := plan.evaluated[point]),
+                *_figures(found := choice.evaluated[point]),
                 Cell(f"{found.seconds / best.seconds:.2f}×"),
-                _verdict(planned, found),
-                Cell(_name(planned, point)),
+                _verdict(plan, found),
+                Cell(_name(plan, point)),
             ),
-            strong=point == plan.chosen,
+            strong=point == choice.chosen,
         )
-        for point in plan.pareto
+        for point in choice.pareto
     )
     columns = (*heads[:2], Column("Time", True), Column(""), Column("Setting"))
     print_table(Table("Settings that no other beats in both memory and time", columns, front), console)
     sure = remarks([best.prediction]) if best.prediction is not None else ()
-    for line in (f"Time: {planned.time_source}.", *sure, *planned.left_alone):
+    for line in (f"Time: {plan.time_source}.", *sure, *plan.left_alone):
         console.print(Text(plain(line, 200), style="dim"))
 
 
@@ -69,9 +69,9 @@ def _figures(found: Evaluated | None) -> tuple[Cell, Cell]:
     return Cell(format_bytes(found.need_bytes)), Cell(format_seconds(found.seconds))
 
 
-def _verdict(planned: Plan, found: Evaluated) -> Cell:
+def _verdict(plan: Plan, found: Evaluated) -> Cell:
     """Return whether the setting fits the budget."""
-    limit = planned.budget.bytes
+    limit = plan.budget.bytes
     if limit is None:
         return Cell("")
     if found.need_bytes > limit:
@@ -79,10 +79,10 @@ def _verdict(planned: Plan, found: Evaluated) -> Cell:
     return Cell("tight", tone="warn") if found.is_tight else Cell("fits", tone="good")
 
 
-def _headline(planned: Plan) -> str:
-    plan, budget = planned.choice, planned.budget
-    best, count = plan.evaluated[plan.chosen], str(len(plan.evaluated))
-    refused = 1 + len(plan.rejected) - len(plan.evaluated)
+def _headline(plan: Plan) -> str:
+    choice, budget = plan.choice, plan.budget
+    best, count = choice.evaluated[choice.chosen], str(len(choice.evaluated))
+    refused = 1 + len(choice.rejected) - len(choice.evaluated)
     count += f" settings ({refused} more are impossible)" if refused else " settings"
     figures = f"at most {format_bytes(best.need_bytes)}, {format_seconds(best.seconds)} per step"
     if budget.slower is not None:
@@ -93,8 +93,8 @@ def _headline(planned: Plan) -> str:
     )
 
 
-def _print_prediction(planned: Plan, console: Console) -> None:
-    best = planned.choice.evaluated[planned.choice.chosen]
+def _print_prediction(plan: Plan, console: Console) -> None:
+    best = plan.choice.evaluated[plan.choice.chosen]
     if best.prediction is None:
         return
     nvml, step = best.prediction.nvml, best.prediction.step
@@ -105,13 +105,13 @@ def _print_prediction(planned: Plan, console: Console) -> None:
     console.print(Text(f"NVML will show {shown}; tensors at the peak {peak}: {named}"))
     if best.is_tight:
         console.print(Text(pressure(best.prediction.retries or 0), style="yellow"))
-    for point, one in planned.measured.items():
+    for point, one in plan.measured.items():
         seen = "out of memory" if one.peak_bytes is None else f"{format_bytes(one.peak_bytes)}"
-        console.print(Text(f"Measured: {_name(planned, point)}: {seen}, {format_seconds(one.seconds)} per step"))
+        console.print(Text(f"Measured: {_name(plan, point)}: {seen}, {format_seconds(one.seconds)} per step"))
 
 
-def _name(planned: Plan, point: Point) -> str:
-    changes = planned.differences[point]
+def _name(plan: Plan, point: Point) -> str:
+    changes = plan.differences[point]
     words = [f"{key.rpartition('.')[2]} {_value(value)}" for key, value in changes.items()]
     return plain(", ".join(words) or "as given", 90)
 
@@ -120,19 +120,19 @@ def _value(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def setting_file(planned: Plan) -> str:
+def setting_file(plan: Plan) -> str:
     """Return the chosen setting as a training file, or as a grid file for a workload other than the training step."""
-    cell = planned.cells[planned.choice.chosen]
+    cell = plan.cells[plan.choice.chosen]
     values = cell.settings.model_dump(mode="json")
     if cell.spec.name != TRAINING_STEP:
         values = {"workload": cell.spec.name, "set": flatten(values)}
-    head = [f"# {_headline(planned)} on {planned.device.title}."]
-    head += ["# Predicted, not measured." if not planned.measured else "# Measured."]
-    head += [f"# changed: {key}: {_value(value)}" for key, value in planned.differences[planned.choice.chosen].items()]
+    head = [f"# {_headline(plan)} on {plan.device.title}."]
+    head += ["# Predicted, not measured." if not plan.measured else "# Measured."]
+    head += [f"# changed: {key}: {_value(value)}" for key, value in plan.differences[plan.choice.chosen].items()]
     return "\n".join(head) + "\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def plan_picture(planned: Plan) -> Picture:
+def plan_picture(plan: Plan) -> Picture:
     """Draw memory against time of every evaluated setting, with the Pareto front, the choice and the budget."""
     from slr_bench.report.charts.matplotlib_renderer import (
         INK,
@@ -146,12 +146,12 @@ def plan_picture(planned: Plan) -> Picture:
         legend,
     )
 
-    plan = planned.choice
-    points = {point: (found.need_bytes, found.seconds) for point, found in plan.evaluated.items()}
-    limit = planned.budget.bytes
+    choice = plan.choice
+    points = {point: (found.need_bytes, found.seconds) for point, found in choice.evaluated.items()}
+    limit = plan.budget.bytes
     alike: dict[str, list[tuple[int, float]]] = {}
-    for found in plan.evaluated.values():
-        alike.setdefault(_verdict(planned, found).text, []).append((found.need_bytes, found.seconds))
+    for found in choice.evaluated.values():
+        alike.setdefault(_verdict(plan, found).text, []).append((found.need_bytes, found.seconds))
     needs = [need for need, _ in points.values()]
     is_wide = max(needs) >= 4 * min(needs)
 
@@ -162,9 +162,9 @@ def plan_picture(planned: Plan) -> Picture:
         for verdict, (colour, label) in colours.items():
             if places := alike.get(verdict):
                 axes.scatter(*zip(*places, strict=True), s=26, color=colour, label=label, zorder=2)
-        front = [points[point] for point in plan.pareto]
+        front = [points[point] for point in choice.pareto]
         axes.plot(*zip(*front, strict=True), color=MUTED, linewidth=1, zorder=1, drawstyle="steps-post", label="front")
-        chosen = points[plan.chosen]
+        chosen = points[choice.chosen]
         axes.scatter([chosen[0]], [chosen[1]], s=110, facecolors="none", edgecolors=INK, linewidths=1.6, zorder=3)
         axes.annotate("chosen", chosen, xytext=(9, 9), textcoords="offset points", color=INK, fontweight="bold")
         if limit is not None:
@@ -176,15 +176,13 @@ def plan_picture(planned: Plan) -> Picture:
         else:
             axes.set_xlim(left=0)
         byte_axis(axes.xaxis, needs, logarithmic=is_wide)
-        axes.set_xlabel(f"predicted memory on {planned.device.title}, at most{' (logarithmic axis)' * is_wide}")
-        axes.set_ylabel(
-            "estimated time per step, s" if not planned.measured else "time per step from measured rates, s"
-        )
+        axes.set_xlabel(f"predicted memory on {plan.device.title}, at most{' (logarithmic axis)' * is_wide}")
+        axes.set_ylabel("estimated time per step, s" if not plan.measured else "time per step from measured rates, s")
         axes.set_ylim(bottom=0)
         axes.grid(axis="both")
-        axes.set_title(f"chosen: {_name(planned, plan.chosen)}", loc="left", fontsize="small", color=INK, pad=26)
+        axes.set_title(f"chosen: {_name(plan, choice.chosen)}", loc="left", fontsize="small", color=INK, pad=26)
         handles, labels = axes.get_legend_handles_labels()
         legend(axes, handles, labels)
 
-    alt = f"Predicted memory against estimated time of {len(points)} settings. {_headline(planned)}."
+    alt = f"Predicted memory against estimated time of {len(points)} settings. {_headline(plan)}."
     return draw("plan", "Predicted memory against estimated time", plain(alt, 600), (WIDTH_INCH, 4.2), paint)

@@ -48,7 +48,7 @@ class LiveView:
             self._draw(now=True)
             self._live.__exit__(kind, error, trace)
 
-    def planned(self, runs: Sequence[Run], finished: int, note: str | None) -> None:
+    def scheduled(self, runs: Sequence[Run], finished: int, note: str | None) -> None:
         """Print the number of runs. ``finished`` of them have records already; ``note`` is printed as a warning."""
         self._labels = {self._key(run): self._label(run) for run in runs}
         self._progress.update(self._task, total=len(runs), completed=finished)

@@ -83,7 +83,7 @@ def run_pairs(base: SessionConfig, head: SessionConfig, listener: Listener) -> N
         own = {run.name: Run(cells[run.side][run.cell.cell_id], "a", run.repeat) for run in runs}
         missing = [run for run in runs if own[run.name].name not in sessions[run.side].records]
         note = next((session.note for session in sessions.values() if session.note), None)
-        listener.planned(runs, len(runs) - len(missing), note)
+        listener.scheduled(runs, len(runs) - len(missing), note)
         for run in missing:
             other = sessions["b" if run.side == "a" else "a"]
             is_broken_pair = own[run.name].name in other.earlier

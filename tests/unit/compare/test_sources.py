@@ -13,47 +13,47 @@ from slr_bench.errors import ConfigError, NoBaselineError
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    made = ToyRepository(tmp_path_factory.mktemp("sources") / "top")
-    made.commit("v1")
-    filled(side_run(made.top / "ignored/run")).write()
-    filled(side_run(made.top / "v2")).write()
-    made.git("tag", "v2")
-    (made.top / "main").mkdir()
-    (made.top / "ignored/empty").mkdir()
-    return made.top
+def repository(tmp_path_factory):
+    repository = ToyRepository(tmp_path_factory.mktemp("sources") / "top")
+    repository.commit("v1")
+    filled(side_run(repository.top / "ignored/run")).write()
+    filled(side_run(repository.top / "v2")).write()
+    repository.git("tag", "v2")
+    (repository.top / "main").mkdir()
+    (repository.top / "ignored/empty").mkdir()
+    return repository.top
 
 
 @pytest.fixture(autouse=True)
-def _there(place, monkeypatch):
-    monkeypatch.chdir(place)
+def _there(repository, monkeypatch):
+    monkeypatch.chdir(repository)
 
 
-def test_run_directories_and_revisions_are_distinguished(place):
+def test_run_directories_and_revisions_are_distinguished(repository):
     run = Path("ignored/run")
-    assert find_sources("ignored/run", "ignored/run", place) == RunDirectories(run, run)
-    assert find_sources("ignored/run", None, place) == TwoSides(run)
-    pair = find_sources("v1", "HEAD", place)
+    assert find_sources("ignored/run", "ignored/run", repository) == RunDirectories(run, run)
+    assert find_sources("ignored/run", None, repository) == TwoSides(run)
+    pair = find_sources("v1", "HEAD", repository)
     assert isinstance(pair, RevisionPair)
-    assert (pair.top, pair.base.name, pair.head.name, pair.base.commit) == (place, "v1", "HEAD", pair.head.commit)
+    assert (pair.top, pair.base.name, pair.head.name, pair.base.commit) == (repository, "v1", "HEAD", pair.head.commit)
 
 
-def test_a_directory_with_the_name_of_a_revision_is_judged_by_its_content(place):
-    assert isinstance(find_sources("v2", "v2", place), RunDirectories)  # a directory of runs, and a tag
-    assert isinstance(find_sources("main", "main", place), RevisionPair)  # a directory of nothing, and a branch
+def test_a_directory_with_the_name_of_a_revision_is_judged_by_its_content(repository):
+    assert isinstance(find_sources("v2", "v2", repository), RunDirectories)  # a directory of runs, and a tag
+    assert isinstance(find_sources("main", "main", repository), RevisionPair)  # a directory of nothing, and a branch
 
 
-def test_a_dot_and_a_missing_head_name_the_working_tree(place, monkeypatch):
+def test_a_dot_and_a_missing_head_name_the_working_tree(repository, monkeypatch):
     for head in (".", None):
-        pair = find_sources("v1", head, place)
+        pair = find_sources("v1", head, repository)
         assert pair.head.is_working_tree
         assert not pair.base.is_working_tree
-    monkeypatch.chdir(place / "ignored/run")
+    monkeypatch.chdir(repository / "ignored/run")
     assert find_sources(".", ".", Path.cwd()) == RunDirectories(Path("."), Path("."))
 
 
-def test_a_directory_that_is_no_revision_is_taken_as_a_run_directory(place):
-    assert find_sources("ignored/empty", "ignored/none", place) == RunDirectories(
+def test_a_directory_that_is_no_revision_is_taken_as_a_run_directory(repository):
+    assert find_sources("ignored/empty", "ignored/none", repository) == RunDirectories(
         Path("ignored/empty"), Path("ignored/none")
     )
 
@@ -74,9 +74,9 @@ def test_a_directory_that_is_no_revision_is_taken_as_a_run_directory(place):
         ("\0", "v1", NoBaselineError, "neither"),
     ],
 )
-def test_unknown_names_and_mixed_kinds_are_refused(place, base, head, error, words):
+def test_unknown_names_and_mixed_kinds_are_refused(repository, base, head, error, words):
     with pytest.raises(error) as refused:
-        find_sources(base, head, place)
+        find_sources(base, head, repository)
     assert words in str(refused.value)
 
 

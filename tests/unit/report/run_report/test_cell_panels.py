@@ -105,7 +105,7 @@ def test_modules_of_a_run_add_up_to_its_peak():
     assert max(traced["live_bytes"]) == 100 * MIB
 
 
-def shown(run):
+def panels_of(run):
     sections = read_content(run.write()).report.sections
     return next(section.charts[0].panels for section in sections if section.key == "cells")
 
@@ -114,7 +114,7 @@ def test_panel_has_peak_facts_categories_and_modules(new_run):
     run = new_run()
     series = samples(MIB) | {"traced": traced_by_category(800 * MIB)}
     run.record(run.cell("baseline"), 0, step_metrics(800 * MIB, 1.0), series=series)
-    [one] = shown(run)
+    [one] = panels_of(run)
     assert (one.name, one.summary, one.is_peak, one.is_open) == ("baseline · own setting", "800.0 MiB", True, True)
     assert ("step", "1.00 s") in one.facts
     assert [(part.name, part.text) for part in one.parts] == [
@@ -128,7 +128,7 @@ def test_panel_has_peak_facts_categories_and_modules(new_run):
 def test_cell_out_of_memory_has_a_panel_with_the_reason(new_run):
     run = new_run()
     run.record(run.cell("baseline"), 0, outcome=Outcome.OOM_GPU, reason="tried to allocate 9 GiB")
-    [one] = shown(run)
+    [one] = panels_of(run)
     assert (one.summary, one.is_peak, one.reason, one.step) == (
         "out of GPU memory", False, "tried to allocate 9 GiB", None,
     )  # fmt: skip
@@ -137,7 +137,7 @@ def test_cell_out_of_memory_has_a_panel_with_the_reason(new_run):
 def test_panel_of_a_cell_without_samples_explains_that(new_run):
     run = new_run()
     run.record(run.cell("baseline"), 0, step_metrics(MIB, 1.0))
-    [one] = shown(run)
+    [one] = panels_of(run)
     assert one.reason == "The series over the step is missing or not readable (samples/)."
 
 
@@ -146,15 +146,15 @@ def test_arms_with_the_same_setting_share_a_panel(new_run):
     cell = run.cell("baseline")
     run.record(cell, 0, step_metrics(MIB, 1.0))
     run.entries.append(run.entries[0].model_copy(update={"arm": "twin"}))
-    [one] = shown(run)
+    [one] = panels_of(run)
     assert one.name == "baseline = twin · own setting"
 
 
 def test_many_cells_are_drawn_coarsely_and_keep_their_peaks(tmp_path, monkeypatch):
     run = fill_large(FakeRun(tmp_path / "run"), cells=20, repeats=1)
-    fine = shown(run)
+    fine = panels_of(run)
     monkeypatch.setattr(panel, "PAGE", 60_000)
-    coarse = shown(SimpleNamespace(write=lambda: run.directory))
+    coarse = panels_of(SimpleNamespace(write=lambda: run.directory))
     assert fine[0].step.count > 2 * coarse[0].step.count
     assert len(fine[0].tiles) >= len(coarse[0].tiles)
     assert [one.summary for one in fine] == [one.summary for one in coarse]

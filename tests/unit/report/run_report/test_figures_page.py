@@ -29,27 +29,27 @@ OWN = 41
 
 
 def gpu_readings():
-    """What the GPU's meters give, of a card and an allocator made by hand."""
+    """Yield the readings of the GPU's meters for a card and an allocator made by hand."""
     card = FakeCard(used=100, energies_mj=[1_000, 2_000])
     driver = Nvml(FakeNvml(card), "GPU-1", space=PidSpace(frozenset({OWN}), is_machines=True))
-    seen = GpuProbe(driver, "", iter(range(9)).__next__)
+    probe = GpuProbe(driver, "", iter(range(9)).__next__)
     card.processes, card.used = {"Compute": [(OWN, 500)]}, 700
-    seen.sample()
+    probe.sample()
     stats = {f"{kind}_bytes.all.peak": 64 for kind in KINDS}
     ignore = lambda device: None  # noqa: E731
     with CudaAllocatorProbe(torch.device("cuda"), lambda device: stats, ignore, ignore) as allocator:
         pass
     with EnergyProbe(driver, "") as energy:
         pass
-    read = seen.readings() | allocator.readings() | energy.readings()
+    read = probe.readings() | allocator.readings() | energy.readings()
     yield from read.items()
     yield "gpu_memory_peak_bytes", process_memory(read, read["peak_reserved_bytes"])
-    nobody = GpuProbe(None, "no driver", lambda: 0.0).readings()
-    yield "gpu_memory_peak_bytes", process_memory(nobody, read["peak_reserved_bytes"])
+    absent = GpuProbe(None, "no driver", lambda: 0.0).readings()
+    yield "gpu_memory_peak_bytes", process_memory(absent, read["peak_reserved_bytes"])
 
 
 @pytest.fixture(scope="module")
-def given():
+def units():
     """Metric -> (unit, quality) of its values, in the committed records and by the GPU's meters."""
     found = defaultdict(dict)
     for path in sorted(ROOT.glob("reports/*/records/*.json")):
@@ -65,17 +65,17 @@ def given():
     return found
 
 
-def test_every_metric_has_a_row_and_every_row_a_metric(given):
+def test_every_metric_has_a_row_and_every_row_a_metric(units):
     assert ROWS.keys() == TEXTS.keys()
-    assert given.keys() == TEXTS.keys(), "a metric without words in report/metrics.py, or words without a metric"
+    assert units.keys() == TEXTS.keys(), "a metric without words in report/metrics.py, or words without a metric"
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_row_has_the_unit_of_the_meter_and_the_words_of_the_report(given, name):
-    text, (unit, *_) = TEXTS[name], [unit for unit, _ in given[name]]
+def test_row_has_the_unit_of_the_meter_and_the_words_of_the_report(units, name):
+    text, (unit, *_) = TEXTS[name], [unit for unit, _ in units[name]]
     row = {
         "Figure": f"`{name}` {text.label}",
-        "Unit, quality": f"{unit}, {' or '.join(quality for _, quality in given[name])}",
+        "Unit, quality": f"{unit}, {' or '.join(quality for _, quality in units[name])}",
         "Compares as": "never" if name in HARNESS else family(name, unit, OWN_WORKLOAD).name,
         "What it is": text.meaning,
         "What it cannot know": text.blind_spot,

@@ -48,13 +48,13 @@ def test_cell_without_accuracy_dominates_no_cell_with_one():
     assert not dominates(point(90, 3, 0.9), point(100, 2, None))
 
 
-def front(content):
+def pareto_section(content):
     return next(section for section in content.report.sections if section.key == "front")
 
 
 def test_front_text_states_how_many_accuracies_are_known(new_run):
     rows = {"baseline": (100, 1.0, 0.8), "optimized": (50, 2.0, 0.7), "untrained": (40, 0.5, None)}
-    section = front(cells(new_run(), rows))
+    section = pareto_section(cells(new_run(), rows))
     assert section.paragraphs[0].startswith("3 of 3 cells are not dominated in memory, time and accuracy")
     assert (
         "The accuracy of 2 cells is known. The others are judged by memory and time alone, and dominate no"

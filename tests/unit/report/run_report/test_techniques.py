@@ -89,13 +89,13 @@ def test_lead_splits_the_saving_by_function_and_accuracy(tmp_path):
 
 
 def test_neighbouring_techniques_of_the_same_function_are_summed_up(tmp_path):
-    def told(found):
+    def sums(found):
         section = next(section for section in found.report.sections if section.key == "waterfall")
         return [text for text in section.paragraphs if text.startswith("Together")]
 
     together = "Together, shift, recomputation save 6.0× at 1.67× the step time, and compute the same function."
-    assert told(content(tmp_path / "whole")) == [together]
-    assert told(content(tmp_path / "less", left_out={"+ bf16"})) == []
+    assert sums(content(tmp_path / "whole")) == [together]
+    assert sums(content(tmp_path / "less", left_out={"+ bf16"})) == []
 
 
 def test_unmeasured_technique_is_not_part_of_the_product(tmp_path):

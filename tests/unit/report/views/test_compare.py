@@ -15,7 +15,7 @@ from slr_bench.report.views.compare import cell_name, change_text, comparison_ma
 STEADY = [1.0, 1.1, 0.9, 1.05, 1.0, 0.95, 1.02, 1.0]
 
 
-def shown(comparison, width=100, **options) -> str:
+def terminal_text(comparison, width=100, **options) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
     print_comparison(comparison, console, **options)
     return console.file.getvalue()
@@ -35,7 +35,7 @@ def sides(tmp_path):
 
 
 def test_verdicts_are_worse_equal_similar_and_too_few(sides):
-    text = shown(sides)
+    text = terminal_text(sides)
     assert "run, side a → run, side b" in text
     assert "Tensor memory 1000 B 1005 B +0.50 % worse" in lines_of(text, "Tensor memory", "1005 B")
     assert "Tensor memory 1000 B 1000 B +0.00 % equal" in lines_of(text, "Tensor memory", "equal")
@@ -46,16 +46,16 @@ def test_verdicts_are_worse_equal_similar_and_too_few(sides):
 
 
 def test_rows_without_a_difference_are_hidden_without_the_option(sides):
-    assert "Parameters 701,234" not in " ".join(shown(sides).split())
-    assert "further rows do not differ: --all" in " ".join(shown(sides).split())
-    assert "Parameters 701,234" in " ".join(shown(sides, show_all=True).split())
+    assert "Parameters 701,234" not in " ".join(terminal_text(sides).split())
+    assert "further rows do not differ: --all" in " ".join(terminal_text(sides).split())
+    assert "Parameters 701,234" in " ".join(terminal_text(sides, show_all=True).split())
 
 
 def test_values_that_do_not_compare_are_shown_with_the_reason(tmp_path):
     base = filled(side_run(tmp_path / "base"), 1000, times=[1.0]).write()
     head = filled(side_run(tmp_path / "head", torch="2.15"), 900, times=[2.0]).write()
     comparison = compare_runs(base, head)
-    for text in (shown(comparison), comparison_markdown(comparison)):
+    for text in (terminal_text(comparison), comparison_markdown(comparison)):
         [row] = lines_of(text.replace("|", " "), "Tensor memory", "900 B")
         assert "1000 B 900 B – not comparable" in row
         assert "traced values need the same torch, got 2.14.1 against 2.15" in " ".join(text.split())
@@ -63,7 +63,9 @@ def test_values_that_do_not_compare_are_shown_with_the_reason(tmp_path):
 
 def test_bytes_that_round_to_the_same_text_are_shown_in_full(tmp_path):
     base, head = (filled(side_run(tmp_path / name), size).write() for name, size in (("b", 5018016), ("h", 5043106)))
-    assert "Tensor memory 5,018,016 B 5,043,106 B +0.50 % worse" in lines_of(shown(compare_runs(base, head)), "+0.50")
+    assert "Tensor memory 5,018,016 B 5,043,106 B +0.50 % worse" in lines_of(
+        terminal_text(compare_runs(base, head)), "+0.50"
+    )
 
 
 def test_unmatched_cells_and_interference_are_printed_first(tmp_path):
@@ -73,12 +75,12 @@ def test_unmatched_cells_and_interference_are_printed_first(tmp_path):
     comparison = compare_runs(base.write(), head.write())
     (head.directory / "records" / "x.json").write_text("{")
     again = compare_runs(base.directory, head.directory)
-    for text in (shown(again, 200), comparison_markdown(again)):
+    for text in (terminal_text(again, 200), comparison_markdown(again)):
         assert "only the base has train" in text
         assert "(c001): unknown key" in text
         assert "interference in one run" in text
         assert "head: x.json: not a readable record" in text
-    assert "x.json" not in shown(comparison, 200)
+    assert "x.json" not in terminal_text(comparison, 200)
 
 
 def test_a_note_for_many_cells_is_printed_once_with_the_cells_below(tmp_path):
@@ -87,7 +89,7 @@ def test_a_note_for_many_cells_is_printed_once_with_the_cells_below(tmp_path):
     for _ in range(3):
         filled(base, arm="gone", times=[1.0])
     comparison = compare_runs(base.write(), head.write())
-    text = shown(comparison, 80, show_all=True)
+    text = terminal_text(comparison, 80, show_all=True)
     assert text.count("unknown key model.stem") == 1
     assert [line for line in text.splitlines() if "gone" in line] == [
         f"  - train_step gone (c00{n})" for n in (1, 2, 3)
@@ -98,7 +100,7 @@ def test_a_note_for_many_cells_is_printed_once_with_the_cells_below(tmp_path):
 
 def test_a_renamed_arm_has_one_note(tmp_path):
     runs = [filled(filled(side_run(tmp_path / name), times=[1.0]), arm=name, times=[1.0]) for name in ("old", "new")]
-    text = " ".join(shown(compare_runs(*(run.write() for run in runs)), 200).split())
+    text = " ".join(terminal_text(compare_runs(*(run.write() for run in runs)), 200).split())
     assert "only the base has train_step old (c001): renamed: the head has this setting as arm new" in text
     assert "only the head has" not in text
 
@@ -108,7 +110,7 @@ def test_hostile_names_stay_text_in_the_terminal(tmp_path, width):
     runs = [filled(side_run(tmp_path / name), size, arm=HOSTILE) for name, size in (("b", 1000), ("h", 1005))]
     failed(runs[0], reason=HOSTILE, arm="broken")
     filled(runs[1], arm="broken")
-    text = shown(compare_runs(*(run.write() for run in runs), names=(HOSTILE, HOSTILE)), width, show_all=True)
+    text = terminal_text(compare_runs(*(run.write() for run in runs), names=(HOSTILE, HOSTILE)), width, show_all=True)
     assert not {char for char in text if not char.isprintable()} - {"\n"}
     assert len(text) < 40_000
     assert "[red]markup[/red]" in text.replace("\n", "")

@@ -36,14 +36,14 @@ def answered(place, name="tiny", reason="ended by SIGKILL", size=1005):
     return judge_gate(compare_runs(base.write(), head.write()), gather_rules(RULES, [], []))
 
 
-def shown(result, width=160) -> str:
+def terminal_text(result, width=160) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
     print_gate(result, console)
     return console.file.getvalue()
 
 
 def test_the_terminal_ends_with_the_verdict_and_names_the_cells_behind_it(tmp_path):
-    text = shown(answered(tmp_path), 200)
+    text = terminal_text(answered(tmp_path), 200)
     last = text.strip().splitlines()[-1]
     assert last == (
         "REGRESSION: 1 of 3 rules broken, 1 not judged, 2 judged in part, 1 cell missing, 1 cell out of memory, 1 cell "
@@ -60,7 +60,7 @@ def test_the_terminal_ends_with_the_verdict_and_names_the_cells_behind_it(tmp_pa
 def test_a_passing_gate_prints_no_empty_table(tmp_path):
     runs = [filled(side_run(tmp_path / name)).write() for name in ("base", "head")]
     result = judge_gate(compare_runs(*runs), gather_rules(RULES[:2], [], []))
-    text = shown(result)
+    text = terminal_text(result)
     assert text.strip().splitlines()[-1] == "passed: 0 of 2 rules broken, 1 not judged (exit code 0)"
     assert "Missing" not in text
     markdown = gate_markdown(result)
@@ -88,7 +88,7 @@ def test_in_80_columns_cells_are_whole_lines_and_each_reason_is_printed_once(tmp
         filled(base, arm=arm, times=[1.0])
     for arm in ("one", "two"):
         failed(head, arm=arm, reason="the loader's process ended: no space left on /dev/shm for a batch of 16 frames")
-    text = shown(judge_gate(compare_runs(base.write(), head.write()), gather_rules(RULES[:1], [], [])), 80)
+    text = terminal_text(judge_gate(compare_runs(base.write(), head.write()), gather_rules(RULES[:1], [], [])), 80)
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
     assert "  - train_step blocks recomputed in half precision (c003)" in lines
@@ -105,7 +105,7 @@ def test_every_output_reports_that_nothing_could_be_judged(tmp_path, rule):
     runs = [filled(side_run(tmp_path / name)).write() for name in ("base", "head")]
     result = judge_gate(compare_runs(*runs), gather_rules([rule], [], []))
     line = "passed: 0 of 1 rules broken, 1 not judged (exit code 0)"
-    assert shown(result).strip().splitlines()[-1] == line
+    assert terminal_text(result).strip().splitlines()[-1] == line
     assert gate_markdown(result).startswith(f"### ⚠️ {line}\n")
     suite = ElementTree.fromstring(gate_junit(result))[0]
     assert (suite.attrib["tests"], suite.attrib["skipped"]) == ("1", "1")
@@ -142,7 +142,7 @@ def test_parts_too_long_for_a_comment_are_left_out_and_counted(tmp_path):
 
 
 def test_hostile_names_and_reasons_stay_text_in_the_terminal(tmp_path):
-    text = shown(answered(tmp_path, HOSTILE, HOSTILE), 80)
+    text = terminal_text(answered(tmp_path, HOSTILE, HOSTILE), 80)
     assert not {char for char in text if not char.isprintable()} - {"\n"}
     assert len(text) < 60_000
 

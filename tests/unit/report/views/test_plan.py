@@ -37,7 +37,7 @@ def step(size_mib: int, cached_mib: int = 0):
     )
 
 
-def planned(workload: str = "train_step", chosen: int = 0) -> Plan:
+def example_plan(workload: str = "train_step", chosen: int = 0) -> Plan:
     """Three sizes: 1 GiB at 3 s fits; 2 GiB at 2 s does where the 1.8 GiB of the first step are given back; 5 GiB at
     1 s does not. A fourth is refused.
     """
@@ -70,7 +70,7 @@ def text(one: Plan, width: int = 80) -> str:
 
 
 def test_the_plan_shows_one_value_for_the_memory_of_the_choice():
-    one = planned(chosen=1)
+    one = example_plan(chosen=1)
     need = one.choice.evaluated[one.choice.chosen]
     assert (need.is_tight, need.need_bytes) == (True, need.prediction.nvml.high)
     assert need.need_bytes <= BUDGET.bytes
@@ -78,11 +78,11 @@ def test_the_plan_shows_one_value_for_the_memory_of_the_choice():
     assert f"at most {need.need_bytes / GIB:.2f} GiB" in said
     assert f"to {need.need_bytes / GIB:.2f} GiB)" in said
     assert "releases cached memory 1× per step" in said
-    assert "releases cached memory" not in text(planned(), 200)
+    assert "releases cached memory" not in text(example_plan(), 200)
 
 
 def test_in_80_columns_every_point_of_the_front_has_its_memory_time_and_verdict():
-    lines = text(planned()).splitlines()
+    lines = text(example_plan()).splitlines()
     front = lines[next(place for place, line in enumerate(lines) if "Settings that no other beats" in line) :]
     for figures in (
         ("5.63 GiB", "1.00 s", "0.33×", "too large"),
@@ -94,13 +94,13 @@ def test_in_80_columns_every_point_of_the_front_has_its_memory_time_and_verdict(
 
 
 def test_the_nearest_rejected_settings_come_first_including_refused_ones():
-    assert [one.point.size for one in planned().rejected] == [2, 4, 8]
-    assert [one.point.size for one in planned(chosen=2).rejected] == [8, 2, 1]
+    assert [one.point.size for one in example_plan().rejected] == [2, 4, 8]
+    assert [one.point.size for one in example_plan(chosen=2).rejected] == [8, 2, 1]
 
 
 @pytest.mark.parametrize("workload", ["train_step", "inference"])
 def test_the_written_file_reads_back_as_the_chosen_cell(workload, tmp_path):
-    one = planned(workload)
+    one = example_plan(workload)
     path = tmp_path / "chosen.yml"
     path.write_text(setting_file(one))
     again = own_cell(load_grid(path), {})
@@ -109,12 +109,12 @@ def test_the_written_file_reads_back_as_the_chosen_cell(workload, tmp_path):
 
 
 def test_a_path_that_cannot_be_written_is_reported(tmp_path):
-    for content in (setting_file(planned()), plan_picture(planned()).png):
+    for content in (setting_file(example_plan()), plan_picture(example_plan()).png):
         with pytest.raises(ConfigError, match="cannot write"):
             write_output(Path("/proc") / "plan.svg", content)
 
 
 def test_the_picture_distinguishes_settings_that_fit_are_tight_or_too_large(tmp_path):
-    drawn = plan_picture(planned()).svg
+    drawn = plan_picture(example_plan()).svg
     for word in ("fits", "fits tightly", "too large", "chosen", "budget 3.80 GiB"):
         assert f"<!-- {word} -->" in drawn or f">{word}<" in drawn, word

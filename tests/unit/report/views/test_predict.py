@@ -22,7 +22,7 @@ STEP = step_profile(
 BY_RULE = "Context and workspaces of this GPU are estimated, not measured"
 
 
-def told(**changes):
+def printed(**changes):
     card = replace(find_device("h200"), **changes)
     out = io.StringIO()
     cell = SimpleNamespace(spec=SimpleNamespace(name="train_step"), arm="a")
@@ -39,7 +39,7 @@ def told(**changes):
     ],
 )
 def test_a_prediction_reports_whether_and_where_the_gpu_was_calibrated(changes, calibrated, by_rule):
-    text = told(**changes)
+    text = printed(**changes)
     assert ("Calibrated on NVIDIA H200, torch 2.14.1." in text) is calibrated
     assert (BY_RULE in text) is by_rule
 

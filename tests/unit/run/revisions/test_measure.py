@@ -23,7 +23,7 @@ class Listener:
     def __init__(self):
         self.runs, self.planned_runs, self.earlier = [], 0, 0
 
-    def planned(self, runs, finished, note):
+    def scheduled(self, runs, finished, note):
         self.planned_runs, self.earlier = len(runs), finished
 
     def started(self, run):
