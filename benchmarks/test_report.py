@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fake_runs import FakeRun, fill_large
 
-from slr_bench.report.formats import html
+from slr_bench.report.formats.documents import render_html
 from slr_bench.report.run_report.content import read_content
 from slr_bench.report.run_report.write import write_reports
 
@@ -39,7 +39,7 @@ class Work:
 
 def test_page_of_200_cells(benchmark: Any, large_run: Path) -> None:
     """Make the text of the page from the run directory."""
-    work = Work(lambda: html.render(read_content(large_run).report))
+    work = Work(lambda: render_html(read_content(large_run).report))
     text = benchmark.pedantic(work, rounds=5, warmup_rounds=1)
     size = len(text.encode())
     assert size <= 1_000_000

@@ -13,7 +13,7 @@ from fake_runs import FakeRun, fill_large, fill_usual
 from hostile_runs import fill_hostile
 
 from slr_bench.record import Outcome
-from slr_bench.report.formats import html
+from slr_bench.report.formats.documents import render_html
 from slr_bench.report.run_report.content import read_content
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -57,7 +57,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         if name not in pages:
             directory = tmp_path_factory.mktemp(name)
             pages[name] = directory / "report.html"
-            pages[name].write_text(html.render(read_content(MADE[name](FakeRun(directory / "run"))).report))
+            pages[name].write_text(render_html(read_content(MADE[name](FakeRun(directory / "run"))).report))
         return pages[name]
 
     return page

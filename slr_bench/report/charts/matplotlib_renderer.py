@@ -22,9 +22,19 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFormatter, NullLocator
 
-from slr_bench.report.charts.model import BarChart, Dot, LegendEntry, Scatter, Tick, byte_step, short_bytes
-from slr_bench.report.charts.palette import PALETTE, arm_variable, light
-from slr_bench.report.charts.timeline import LIVE, StackedArea
+from slr_bench.report.charts.memory import LIVE, StackedArea
+from slr_bench.report.charts.model import (
+    PALETTE,
+    BarChart,
+    Dot,
+    LegendEntry,
+    Scatter,
+    Tick,
+    arm_variable,
+    byte_step,
+    light,
+    short_bytes,
+)
 from slr_bench.units import plain
 
 WIDTH_INCH: Final = 7.6

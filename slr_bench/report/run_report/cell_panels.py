@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import ClassVar, Final, NamedTuple
 
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
 from slr_bench.compare.cells import CellSummary
-from slr_bench.report.charts.palette import ARMS, category_variable
-from slr_bench.report.charts.timeline import (
-    Samples,
-    StackedArea,
-    Timeline,
-    parse_samples,
-    rss_timeline,
-    stacked_area,
-    traced_timeline,
-)
-from slr_bench.report.charts.treemap import Tile, tiles
-from slr_bench.report.formats.html import area_path, strip_path
+from slr_bench.report.charts.memory import OUTSIDE, POINTS, StackedArea, Tile, Timeline, stacked_area, thinned, tiles
+from slr_bench.report.charts.model import ARMS, category_variable
+from slr_bench.report.formats.documents import area_path, strip_path
 from slr_bench.report.formats.table import Section
 from slr_bench.report.run_report.sections import outcome_cell
 from slr_bench.report.text.wording import anchor, distinguishing_labels, uncapitalized
@@ -50,6 +45,44 @@ _LEAST: Final = 8
 """Approximate characters per point of a timeline with two layers that change."""
 _TILE: Final = 230
 """Approximate characters per tile."""
+
+
+class Span(BaseModel):
+    """One stay in a phase."""
+
+    name: str
+    start_s: float
+    end_s: float
+
+
+class Traced(BaseModel):
+    """Live tensor bytes after each operator of one step, with the phase in which it ran."""
+
+    live_bytes: list[int]
+    phase: list[str]
+    by_category: dict[str, list[int]] = {}
+    """Bytes per category; they add up to ``live_bytes``. Empty in samples from before 2026-11-24."""
+    by_module: dict[str, dict[str, int]] = {}
+    """Module -> category -> bytes at the peak, largest first. Empty in samples from before 2026-11-24."""
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Traced:
+        for count in (len(self.phase), *map(len, self.by_category.values())):
+            if len(self.live_bytes) != count:
+                raise ValueError(f"{len(self.live_bytes)} bytes but {count} phases or bytes of a category")
+        return self
+
+
+class Samples(BaseModel):
+    """The time series of a run, as the store keeps them."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    columns: list[str] = []
+    times_s: list[float] = []
+    rows: list[list[float | None]] = []
+    phases: list[Span] = []
+    traced: Traced | None = None
 
 
 class Part(NamedTuple):
@@ -130,6 +163,44 @@ def read_samples(cell: CellSummary, store: Store) -> Samples | None:
             return samples
         first = first or samples
     return first
+
+
+def parse_samples(raw: Mapping[str, object] | None) -> Samples | None:
+    """Return the samples, or None where there are none or another version wrote them: only a picture is lost."""
+    try:
+        return None if raw is None else Samples.model_validate(raw)
+    except ValidationError:
+        return None
+
+
+def traced_timeline(samples: Samples, most: int = POINTS) -> Timeline | None:
+    """Return live tensor bytes over the operators of the traced step; x runs from 0 to 1."""
+    traced = samples.traced
+    if traced is None or len(traced.live_bytes) < 2:
+        return None
+    last = len(traced.live_bytes) - 1
+    x = [place / last for place in range(last + 1)]
+    return thinned(x, traced.live_bytes, traced.phase, most, traced.by_category)
+
+
+def rss_timeline(samples: Samples, most: int = POINTS) -> Timeline | None:
+    """Return resident RAM over seconds."""
+    if "rss_bytes" not in samples.columns:
+        return None
+    column = samples.columns.index("rss_bytes")
+    rows = zip(samples.times_s, samples.rows, strict=False)
+    points = [(time_s, row[column]) for time_s, row in rows if column < len(row) and isfinite(time_s)]
+    known = [(time_s, value) for time_s, value in points if value is not None and isfinite(value)]
+    if len(known) < 2:
+        return None
+    spans = sorted(samples.phases, key=lambda span: span.start_s)
+    phase = [_phase_at(time_s, spans) for time_s, _ in known]
+    return thinned([time_s for time_s, _ in known], [value for _, value in known], phase, most, {})
+
+
+def _phase_at(time_s: float, spans: list[Span]) -> str:
+    place = bisect_right(spans, time_s, key=lambda span: span.start_s) - 1
+    return spans[place].name if place >= 0 and time_s <= spans[place].end_s else OUTSIDE
 
 
 class Drawing(NamedTuple):

@@ -1,19 +1,25 @@
-"""Makes the report of a run directory out of its cells, before any picture is drawn."""
+"""Reads a run directory and makes its report, before any picture is drawn.
+
+A report also shows what a runner refuses: a lost manifest, a value that is no number, a record of another version.
+"""
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from slr_bench.compare.cells import MEASURED, CellSummary, own_cell, summarize_cells
+from slr_bench.compare.cells import MEASURED, CellSummary, FoundRecords, find_records, own_cell, summarize_cells
+from slr_bench.errors import ConfigError
+from slr_bench.files import flatten
 from slr_bench.grid.config import AblationChain
+from slr_bench.record import Record
 from slr_bench.report.formats.table import Report, Section
 from slr_bench.report.run_report.cell_panels import cells_section
 from slr_bench.report.run_report.headline import Headline, cards, headline_table, lead, read_headline
-from slr_bench.report.run_report.matrix import matrix_section
 from slr_bench.report.run_report.pareto import TradeoffPoints, front_section, tradeoff_points
 from slr_bench.report.run_report.provenance import (
     cost_section,
@@ -23,17 +29,43 @@ from slr_bench.report.run_report.provenance import (
     statistics_section,
     unread_section,
 )
-from slr_bench.report.run_report.read import RunDirectory, read_directory
-from slr_bench.report.run_report.sections import disagreements, discards_section, grid_section, missing_section
+from slr_bench.report.run_report.sections import (
+    disagreements,
+    discards_section,
+    grid_section,
+    matrix_section,
+    missing_section,
+)
 from slr_bench.report.run_report.techniques import AccuracySource, ablation_steps, split_sentence, waterfall_section
 from slr_bench.report.text.wording import batch_warning, difference_table, main_workload, measured_sentence
-from slr_bench.run.store import Manifest
+from slr_bench.run.store import CellEntry, Manifest, Store
 from slr_bench.units import plain
 
 OPEN: Final = 2
 """Number of cells whose panels are open at first."""
 COMMAND_LIMIT: Final = 2000
 DEFAULT_DIRECTORY: Final = "reports/latest"
+
+
+LOST_ARM: Final = "arm not known"
+"""Name of the arm of every cell if the manifest is lost."""
+_MOST_AXES: Final = 6
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The content of a run directory."""
+
+    store: Store
+    manifest: Manifest
+    records: list[Record]
+    discarded: list[Record]
+    problems: list[str]
+    """One line per reason why files are no records, or are not complete."""
+    unreadable: Mapping[str, str]
+    """Name of each record that cannot be read -> the reason."""
+    fault: str | None
+    """Why there is no manifest. If it is set, the manifest here was made from the records."""
 
 
 @dataclass(frozen=True)
@@ -167,3 +199,77 @@ def commands(command: str, arms: Sequence[str]) -> str:
         lines.append((plain(profile, COMMAND_LIMIT), "every byte of one step, by tensor"))
     lines.append((plain(f"slr-bench report {shlex.quote(out)}", COMMAND_LIMIT), "this report"))
     return "\n".join(f"{line}  # {what}" for line, what in lines)
+
+
+def read_directory(run_dir: Path) -> RunDirectory:
+    """Read a run directory, complete or not.
+
+    Raises:
+        ConfigError: there is no such directory, or it holds neither a readable ``grid.json`` nor a readable record.
+    """
+    if not run_dir.is_dir():
+        what = "is a file, not a run directory" if run_dir.exists() else "does not exist"
+        raise ConfigError(f"{run_dir} {what}; give the directory that `slr-bench run` wrote")
+    store = Store(run_dir)
+    found = find_records(store)
+    manifest, fault = _manifest(store, found)
+    return RunDirectory(store, manifest, found.records, store.read_discarded(), found.problems, found.unreadable, fault)
+
+
+def _manifest(store: Store, found: FoundRecords) -> tuple[Manifest, str | None]:
+    try:
+        manifest = store.read_manifest()
+        cause = "it has no grid.json"
+    except ConfigError as error:
+        manifest, cause = None, str(error).rpartition("; ")[0].replace(f"{store.directory}/", "its ")
+    if manifest is not None:
+        return manifest, None
+    records = found.records
+    if not records:
+        lost = f"none of its {len(found.unreadable)} records can be read ({next(iter(found.unreadable.values()), '')})"
+        raise ConfigError(
+            f"{store.directory} is not a run directory: {cause} and {plain(lost) if found.unreadable else 'no record'}"
+            "; give the directory that `slr-bench run` wrote"
+        )
+    fault = (
+        f"{store.directory}: {cause}. Arms, own settings and missing runs are not known; the report shows its "
+        f"{len(records)} records alone; bring grid.json back, or run the grid again"
+    )
+    return _manifest_of(records), fault
+
+
+def _manifest_of(records: Sequence[Record]) -> Manifest:
+    """Make a manifest from the records. The keys in which their settings differ are used as axes."""
+    first = {record.cell_id: record for record in records}
+    varying = _varying(first.values())
+    repeats = {name: 1 + max(one.repeat for one in records if one.cell_id == name) for name in first}
+    cells = [
+        CellEntry(
+            cell_id=name,
+            arm=LOST_ARM,
+            workload=record.workload,
+            setting=record.setting,
+            coordinates={key: value for key, value in flatten(record.setting).items() if key in varying},
+            is_own=False,
+            repeats=repeats[name],
+        )
+        for name, record in first.items()
+    ]
+    unknown = "not known"
+    return Manifest(
+        workload=records[0].workload,
+        source_hash=unknown,
+        config_hash=unknown,
+        environment=records[0].environment,
+        command=unknown,
+        cells=tuple(cells),
+    )
+
+
+def _varying(records: Iterable[Record]) -> list[str]:
+    """Return the first keys in which settings differ."""
+    values: dict[str, set[str]] = {}
+    for record in records:
+        for key, value in flatten(record.setting).items():
+            values.setdefault(key, set()).add(json.dumps(value, sort_keys=True))
+    return [key for key, found in values.items() if len(found) > 1][:_MOST_AXES]

@@ -9,8 +9,17 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from slr_bench.compare.cells import CellSummary
-from slr_bench.report.charts.model import Dot, LegendEntry, Scale, Scatter, Tick, doublings, round_ticks, short
-from slr_bench.report.charts.palette import arm_variable
+from slr_bench.report.charts.model import (
+    Dot,
+    LegendEntry,
+    Scale,
+    Scatter,
+    Tick,
+    arm_variable,
+    doublings,
+    round_ticks,
+    short,
+)
 from slr_bench.report.formats.table import Cell, Column, Row, Section, Table, without_empty_columns
 from slr_bench.report.run_report.techniques import AccuracySource
 from slr_bench.report.text.metrics import label

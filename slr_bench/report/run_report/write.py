@@ -19,11 +19,10 @@ from slr_bench.report.charts.matplotlib_renderer import (
     kept_picture,
     scatter_picture,
 )
-from slr_bench.report.charts.model import Bar, BarChart, BarRow, Scale, byte_step
-from slr_bench.report.charts.palette import arm_variable
-from slr_bench.report.charts.timeline import StackedArea, Timeline, parse_samples, rss_timeline, traced_timeline
-from slr_bench.report.formats import html, markdown
-from slr_bench.report.run_report.cell_panels import ram_chart, step_chart
+from slr_bench.report.charts.memory import StackedArea, Timeline
+from slr_bench.report.charts.model import Bar, BarChart, BarRow, Scale, arm_variable, byte_step
+from slr_bench.report.formats.documents import render_html, render_markdown
+from slr_bench.report.run_report.cell_panels import parse_samples, ram_chart, rss_timeline, step_chart, traced_timeline
 from slr_bench.report.run_report.content import RunContent, read_content
 from slr_bench.report.run_report.pareto import scatter
 from slr_bench.report.run_report.techniques import ablation_steps, waterfall
@@ -87,8 +86,8 @@ def write_content(content: RunContent, run_dir: Path) -> ReportPaths:
         for picture, svg, png in zip(pictures, files[::2], files[1::2], strict=True):
             svg.write_text(picture.svg, encoding="utf-8")
             png.write_bytes(picture.png)
-        paths.markdown.write_text(markdown.render(content.report, pictures), encoding="utf-8")
-        paths.html.write_text(html.render(content.report, kept), encoding="utf-8")
+        paths.markdown.write_text(render_markdown(content.report, pictures), encoding="utf-8")
+        paths.html.write_text(render_html(content.report, kept), encoding="utf-8")
     except OSError as error:
         raise ConfigError(
             f"cannot write the report: {error.filename}: {error.strerror}; make the run directory writable, or copy it"

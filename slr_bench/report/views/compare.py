@@ -14,7 +14,7 @@ from slr_bench.compare.cells import SideName
 from slr_bench.compare.comparison import Comparison, Unmatched
 from slr_bench.compare.judgement import ComparedCell, ComparedMetric, Word, verdict_word
 from slr_bench.compare.notebook import axes_assignments
-from slr_bench.report.formats.markdown import escape, table
+from slr_bench.report.formats.documents import escape_markdown, markdown_table
 from slr_bench.report.formats.table import Cell, Column, Row, Table, Tone
 from slr_bench.report.formats.terminal import print_notes, print_table
 from slr_bench.report.text.metrics import label
@@ -105,14 +105,14 @@ def comparison_markdown(comparison: Comparison) -> str:
     """Return the comparison as GitHub-flavoured Markdown. Differences are shown, the rest is folded."""
     different = [cell for cell in comparison.cells if cell.is_significant or cell.is_fault]
     parts = [
-        f"### {escape(title(comparison))}",
+        f"### {escape_markdown(title(comparison))}",
         *markdown_warnings(comparison),
-        table(overall_table(comparison), WHOLE),
+        markdown_table(overall_table(comparison), WHOLE),
     ]
     if different:
-        parts.append(table(cell_table("Cells that differ", different), WHOLE))
-    parts.append(folded("Cell by cell", table(cell_table("All cells", comparison.cells), WHOLE)))
-    return comment([*parts, escape(_LEGEND)])
+        parts.append(markdown_table(cell_table("Cells that differ", different), WHOLE))
+    parts.append(folded("Cell by cell", markdown_table(cell_table("All cells", comparison.cells), WHOLE)))
+    return comment([*parts, escape_markdown(_LEGEND)])
 
 
 def comment(parts: Sequence[str]) -> str:
@@ -131,7 +131,7 @@ def comment(parts: Sequence[str]) -> str:
 def markdown_warnings(comparison: Comparison, shown: Collection[Unmatched] = ()) -> list[str]:
     """Return the notices as quotes."""
     found = warnings(comparison, shown)
-    lines = [f"> {escape(_in_a_line(warning))}" for warning in found[:_MOST_WARNINGS]]
+    lines = [f"> {escape_markdown(_in_a_line(warning))}" for warning in found[:_MOST_WARNINGS]]
     return [*lines, f"> {len(found) - _MOST_WARNINGS} further notes"] if len(found) > _MOST_WARNINGS else lines
 
 

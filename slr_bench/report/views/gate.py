@@ -10,7 +10,7 @@ from rich.text import Text
 
 from slr_bench.compare.comparison import OutcomePair
 from slr_bench.compare.gate import CellVerdict, GateResult, GateVerdict, RuleResult
-from slr_bench.report.formats.markdown import escape, table
+from slr_bench.report.formats.documents import escape_markdown, markdown_table
 from slr_bench.report.formats.table import Cell, Column, Row, Table, Tone
 from slr_bench.report.formats.terminal import Listing, by_note, print_listings, print_table
 from slr_bench.report.views.compare import (
@@ -60,23 +60,23 @@ def gate_markdown(result: GateResult) -> str:
     """Return a page that fits into a comment: verdict, rules and the cells that broke one; the rest is folded."""
     mark = look(result)[1]
     parts = [
-        f"### {mark} {escape(headline(result))}",
-        escape(title(result.comparison)),
-        table(rules_table(result), WHOLE),
+        f"### {mark} {escape_markdown(headline(result))}",
+        escape_markdown(title(result.comparison)),
+        markdown_table(rules_table(result), WHOLE),
     ]
-    parts += [table(ruled_table(caption, cells), WHOLE) for caption, cells in _groups(result)]
-    parts += [table(data, WHOLE) for data in _failure_tables(result)]
+    parts += [markdown_table(ruled_table(caption, cells), WHOLE) for caption, cells in _groups(result)]
+    parts += [markdown_table(data, WHOLE) for data in _failure_tables(result)]
     parts += markdown_warnings(result.comparison, result.missing)
     for ruling, caption in (("kept", "Cells within their limits"), ("unjudged", "Cells that optional rules skipped")):
         rules = [one for one in result.rules if ruling == "kept" or one.rule.optional]
         cells = [cell for one in rules for cell in one.cells if cell.ruling == ruling]
-        parts += [folded(caption, table(ruled_table(caption, cells), WHOLE))] if cells else []
+        parts += [folded(caption, markdown_table(ruled_table(caption, cells), WHOLE))] if cells else []
     return comment(parts)
 
 
 def no_verdict_markdown(text: str) -> str:
     """Return the page that replaces `gate_markdown` if the gate ended with an error."""
-    return f"### ⚠️ {escape(text)}\n"
+    return f"### ⚠️ {escape_markdown(text)}\n"
 
 
 def rules_table(result: GateResult) -> Table:

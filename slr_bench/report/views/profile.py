@@ -206,8 +206,8 @@ def write_page(found: Found, directory: Path, command: str) -> Path:
     Raises:
         ConfigError: it cannot be written there.
     """
-    from slr_bench.report.charts.palette import category_variable, light
-    from slr_bench.report.formats import html
+    from slr_bench.report.charts.model import category_variable, light
+    from slr_bench.report.formats.documents import render_html
 
     names = list(dict.fromkeys([*found["timeline"]["by_category"], *found["by_category"]]))
     colours = {name: light(category_variable(name)) for name in names}
@@ -219,7 +219,7 @@ def write_page(found: Found, directory: Path, command: str) -> Path:
             (directory / "figures" / f"{picture.name}.svg").write_text(picture.svg, encoding="utf-8")
             (directory / "figures" / f"{picture.name}.png").write_bytes(picture.png)
         (directory / "profile.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-        page.write_text(html.render(profile_report(found, command), pictures), encoding="utf-8")
+        page.write_text(render_html(profile_report(found, command), pictures), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write into {directory}: {error.strerror}; choose another with --out") from error
     return page

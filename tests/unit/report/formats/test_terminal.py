@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from slr_bench.record import SPLIT, Metric
-from slr_bench.report.formats.markdown import render
+from slr_bench.report.formats.documents import render_markdown
 from slr_bench.report.formats.table import Cell, Column, Row, Table
 from slr_bench.report.formats.terminal import print_summary, print_table
 from slr_bench.report.run_report.content import read_content
@@ -68,7 +68,7 @@ def test_split_operators_have_a_note_in_every_format(split_run):
     place = [column.title for column in table.columns].index("Peak/floor")
     notes = [row.cells[place].note for row in table.rows]
     assert notes == [None, "split into parts, which lowers the floor: attention, head"]
-    assert notes[1] in render(report, [])
+    assert notes[1] in render_markdown(report, [])
 
 
 @settings(deadline=None, max_examples=60)

@@ -10,10 +10,9 @@ from fake_runs import MIB, epoch_metrics, samples, step_metrics
 
 from slr_bench.errors import EXIT_USAGE, ConfigError, NothingMeasuredError
 from slr_bench.record import Outcome
-from slr_bench.report.formats import html, markdown
 from slr_bench.report.formats.data_frame import tidy
-from slr_bench.report.run_report.content import read_content
-from slr_bench.report.run_report.read import LOST_ARM, read_directory
+from slr_bench.report.formats.documents import render_html, render_markdown
+from slr_bench.report.run_report.content import LOST_ARM, read_content, read_directory
 from slr_bench.report.run_report.write import RAM, STEP, memory_over_time, write_reports
 
 
@@ -29,7 +28,7 @@ def small(new_run):
 def outputs(directory):
     """Page and twin, without the pictures, whose drawing is the slow part."""
     report = read_content(directory).report
-    return html.render(report), markdown.render(report, [])
+    return render_html(report), render_markdown(report, [])
 
 
 def change(path, **values):

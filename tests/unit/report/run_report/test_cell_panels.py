@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slr_bench.record import Outcome
-from slr_bench.report.charts.timeline import Timeline, parse_samples, stacked_area, traced_timeline
-from slr_bench.report.charts.treemap import short_names, squarified, tiles
-from slr_bench.report.formats import html
-from slr_bench.report.formats.html import HEIGHT, area_path, strip_path
+from slr_bench.report.charts.memory import Timeline, short_names, squarified, stacked_area, tiles
+from slr_bench.report.formats.documents import HEIGHT, area_path, render_html, strip_path
 from slr_bench.report.run_report import cell_panels as panel
+from slr_bench.report.run_report.cell_panels import parse_samples, traced_timeline
 from slr_bench.report.run_report.content import read_content
 
 
@@ -164,7 +163,7 @@ def test_many_cells_are_drawn_coarsely_and_keep_their_peaks(tmp_path, monkeypatc
 def test_every_link_to_a_cell_has_its_target_on_the_page(tmp_path):
     run = fill_large(FakeRun(tmp_path / "run"), cells=30, repeats=1)
     run.cell("never run")
-    text = html.render(read_content(run.write()).report)
+    text = render_html(read_content(run.write()).report)
     ids = set(re.findall(r'\bid="([^"]+)"', text))
     linked = re.findall(r'href="#([^"]+)"', text)
     assert len([link for link in linked if link.startswith("cell-")]) > 60

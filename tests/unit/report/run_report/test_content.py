@@ -7,7 +7,7 @@ from fake_runs import MIB, epoch_metrics, fill_usual, setting, step_metrics
 
 from slr_bench.errors import ConfigError
 from slr_bench.record import Metric, Outcome
-from slr_bench.report.formats import html
+from slr_bench.report.formats.documents import render_html
 from slr_bench.report.formats.latex import headline_table
 from slr_bench.report.run_report.content import commands, read_content
 
@@ -269,7 +269,7 @@ def test_traces_on_fake_tensors_are_not_called_measured(new_run):
     assert report.measured.startswith("Traced on fake tensors for cpu: no data, nothing computed; clips of 16 frames")
     assert "Fake CPU" not in report.measured
     assert [(card.title, card.chip) for card in report.cards] == [("Memory", "fake tensors")]
-    assert '<h3>Memory <span class="chip">fake tensors</span></h3>' in html.render(report)
+    assert '<h3>Memory <span class="chip">fake tensors</span></h3>' in render_html(report)
     assert "Traced on fake tensors" in headline_table(report)
 
 

@@ -9,7 +9,7 @@ from slr_bench.compare import cells
 from slr_bench.compare.comparison import compare_runs
 from slr_bench.grid.description import GENERIC, MetricText, WorkloadDescription
 from slr_bench.record import Metric
-from slr_bench.report.formats.markdown import render
+from slr_bench.report.formats.documents import render_markdown
 from slr_bench.report.run_report.content import read_content
 
 TOKENS = WorkloadDescription(
@@ -56,7 +56,7 @@ def test_the_report_speaks_of_the_units_and_metrics_of_the_workload(run, monkeyp
     assert "sequences of 128 tokens" in report.measured
     assert "plain: effective batch 32 = 8 × 4 micro-batches, fp32" in report.measured
     assert "compact: effective batch 16 = 8 × 2 micro-batches, bf16" in report.measured
-    text = render(report, ())
+    text = render_markdown(report, ())
     assert "Tokens per second" in text
     assert "Accuracy of gpt" in text
     assert "Overlap with the reference." in text
@@ -74,12 +74,12 @@ def test_a_workload_that_is_not_installed_has_a_report_in_general_words(run, mon
     report = read_content(run.write()).report
     assert report.warnings == ()
     assert "micro-batches" not in report.measured
-    assert "Memory of gpt" in render(report, ())
+    assert "Memory of gpt" in render_markdown(report, ())
 
 
 def test_time_is_per_unit_if_effective_batches_differ(run, monkeypatch):
     described_as(monkeypatch, TOKENS)
-    assert "per token" in render(read_content(run.write()).report, ()).lower()
+    assert "per token" in render_markdown(read_content(run.write()).report, ()).lower()
 
 
 def test_a_comparison_judges_the_accuracy_that_the_workload_names(run, monkeypatch, tmp_path):

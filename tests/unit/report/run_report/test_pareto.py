@@ -6,8 +6,8 @@ from fake_runs import MIB, epoch_metrics, setting, step_metrics
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slr_bench.report.charts.palette import ARMS, PALETTE, light
-from slr_bench.report.formats import html
+from slr_bench.report.charts.model import ARMS, PALETTE, light
+from slr_bench.report.formats.documents import render_html
 from slr_bench.report.run_report.content import read_content
 from slr_bench.report.run_report.pareto import COLOURED, Point, dominates
 from slr_bench.report.run_report.write import memory_against_time
@@ -67,7 +67,7 @@ def test_front_text_states_how_many_accuracies_are_known(new_run):
 def test_dominated_own_setting_is_hollow_in_the_colour_of_its_arm(new_run):
     rows = {"baseline": (100, 1.0, 0.8), "optimized": (120, 2.0, 0.7), "third": (130, 2.0, 0.6)}
     content = cells(new_run(), rows)
-    page = html.render(content.report)
+    page = render_html(content.report)
     assert 'class="dot arm-0 own"' in page
     assert 'class="dot arm-1 own dominated"' in page
     assert 'class="dot arm-2 own dominated"' in page

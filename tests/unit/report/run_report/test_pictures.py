@@ -6,7 +6,8 @@ import re
 
 from fake_runs import MIB, FakeRun, samples, step_metrics, traced_by_category
 
-from slr_bench.report.charts.timeline import POINTS, parse_samples, rss_timeline, traced_timeline
+from slr_bench.report.charts.memory import POINTS
+from slr_bench.report.run_report.cell_panels import parse_samples, rss_timeline, traced_timeline
 from slr_bench.report.run_report.content import read_content
 from slr_bench.report.run_report.write import LABEL, memory_by_cell
 

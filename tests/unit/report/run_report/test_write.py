@@ -17,8 +17,8 @@ from rich.console import Console
 
 from slr_bench.errors import ConfigError, NothingMeasuredError
 from slr_bench.record import Outcome
-from slr_bench.report.formats import markdown
-from slr_bench.report.formats.markdown import MAX_ROWS
+from slr_bench.report.formats import documents
+from slr_bench.report.formats.documents import MAX_ROWS, render_markdown
 from slr_bench.report.formats.terminal import print_summary
 from slr_bench.report.run_report.content import read_content
 from slr_bench.report.run_report.write import write_reports
@@ -249,7 +249,7 @@ def test_missing_manifest_and_unwritable_directory_are_config_errors(tmp_path, u
 
 def test_markdown_of_many_cells_fits_a_comment_and_counts_omitted_rows(tmp_path):
     content = read_content(fill_large(FakeRun(tmp_path / "run"), 200, repeats=1).write())
-    text = markdown.render(content.report, [])
+    text = render_markdown(content.report, [])
     assert 30_000 < len(text.encode()) <= 65_000
     check_markdown_tables(text)
     rows = re.search(r"\*\*train\\_step\*\*\n\n((?:\|.*\n)+)\n(\d+) more rows are in report\.html\.", text)
@@ -259,9 +259,9 @@ def test_markdown_of_many_cells_fits_a_comment_and_counts_omitted_rows(tmp_path)
 
 def test_markdown_omits_rows_until_it_fits(tmp_path, monkeypatch):
     content = read_content(fill_large(FakeRun(tmp_path / "run"), 60, repeats=1).write())
-    whole = len(markdown.render(content.report, []).encode())
-    monkeypatch.setattr(markdown, "LIMIT", whole // 2)
-    assert len(markdown.render(content.report, []).encode()) <= whole // 2
+    whole = len(render_markdown(content.report, []).encode())
+    monkeypatch.setattr(documents, "LIMIT", whole // 2)
+    assert len(render_markdown(content.report, []).encode()) <= whole // 2
 
 
 def test_pictures_over_time_are_kept_when_their_series_are_gone(usual_run):

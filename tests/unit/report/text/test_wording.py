@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from slr_bench.compare.statistics import Ratio, Summary
 from slr_bench.report.charts.model import short_bytes
-from slr_bench.report.formats import html as page_html
-from slr_bench.report.formats.markdown import escape
+from slr_bench.report.formats.documents import escape_markdown, render_html
 from slr_bench.report.run_report.content import read_content
 from slr_bench.report.text.wording import describe, distinguishing_labels, format_factor, spread
 from slr_bench.units import format_value, plain
@@ -60,7 +59,7 @@ def test_plain_keeps_short_text_and_marks_what_it_cut():
 
 @given(st.text(alphabet="a|`*_[]~$\\<>&@# \n", max_size=60))
 def test_markdown_escapes_read_back_as_the_text(text):
-    escaped = escape(text)
+    escaped = escape_markdown(text)
     assert not re.search(r"(?<!\\)(?:\\\\)*[|`*_\[\]~$]", escaped)
     assert "<" not in escaped
     assert "\n" not in escaped
@@ -69,7 +68,7 @@ def test_markdown_escapes_read_back_as_the_text(text):
 
 
 def test_markdown_makes_no_mention_and_no_issue_link():
-    assert not re.search(r"@\w|#\d", escape("@octocat fixed #12"))
+    assert not re.search(r"@\w|#\d", escape_markdown("@octocat fixed #12"))
 
 
 def test_spread_names_its_kind():
@@ -134,7 +133,7 @@ def test_every_cell_on_the_page_has_a_unique_name(tmp_path):
     run = fill_usual(FakeRun(tmp_path / "run"))
     for arm in ("baseline", "optimized"):
         run.record(run.cell(arm, "inference"), 0, step_metrics(1000, 1.0))
-    page = page_html.render(read_content(run.write()).report)
+    page = render_html(read_content(run.write()).report)
     names = re.findall(r"<summary>(.*?): <b>", page)
     assert len(names) == 10
     assert len(set(names)) == 10

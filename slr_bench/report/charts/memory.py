@@ -1,6 +1,6 @@
-"""The peak by module as a treemap: one tile per module, cut by category.
+"""Charts of memory: bytes over time as stacked areas, and the peak by module as a treemap.
 
-Tiles are squarified (Bruls, Huizing and van Wijk, 2000).
+The tiles of a treemap are squarified (Bruls, Huizing and van Wijk, 2000).
 """
 
 from __future__ import annotations
@@ -8,19 +8,160 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
+from dataclasses import dataclass, field
+from itertools import accumulate, takewhile
 from typing import Final, NamedTuple
 
-from slr_bench.report.charts.model import Bar
-from slr_bench.report.charts.palette import category_variable
+from slr_bench.report.charts.model import Bar, Tick, byte_ticks, category_variable, phase_shade
 from slr_bench.units import format_bytes, plain
 
+POINTS: Final = 300
+"""Points to which a line is thinned. Each stretch keeps its largest value, so that the peak stays."""
+OUTSIDE: Final = "outside"
+"""The tracer's name for the time between phases."""
+HEADROOM: Final = 1.14
+"""Top of the axis over the peak."""
+LIVE: Final = "live bytes"
+"""Name of the only layer where the categories are not known."""
 ASPECT: Final = 1.7
 """Width of the treemap over its height, on a desktop."""
 LEAST_SHARE: Final = 0.008
 """Share of the peak below which modules are put together into one tile."""
 LEAST_SLICE: Final = 0.12
 """Share of a module below which a category is counted to the module's largest one."""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """One line: ``y_bytes[i]`` at ``x[i]`` during ``phase[i]``."""
+
+    x: tuple[float, ...]
+    y_bytes: tuple[float, ...]
+    phase: tuple[str, ...]
+    series: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Bytes per category; they add up to ``y_bytes``. Empty where the categories are not known."""
+
+    @property
+    def peak(self) -> int:
+        """Index of the highest point."""
+        return self.y_bytes.index(max(self.y_bytes))
+
+    @property
+    def stretches(self) -> list[tuple[str, int, int]]:
+        """Every stay in a phase: its name, its first point, and the point behind its last one."""
+        found, start = [], 0
+        for place in range(1, len(self.phase) + 1):
+            if place < len(self.phase) and self.phase[place] == self.phase[start]:
+                continue
+            if self.phase[start] not in ("", OUTSIDE):
+                found.append((self.phase[start], start, place))
+            start = place
+        return found
+
+
+def thinned(
+    x: Sequence[float], y: Sequence[float], phase: Sequence[str], most: int, series: Mapping[str, Sequence[float]]
+) -> Timeline:
+    stride = max(1, -(-len(x) // most))
+    peaks = [max(range(start, min(start + stride, len(x))), key=y.__getitem__) for start in range(0, len(x), stride)]
+
+    def kept(values: Sequence[float]) -> tuple[float, ...]:
+        return tuple(values[place] for place in peaks)
+
+    parts = {name: kept(values) for name, values in series.items()}
+    return Timeline(kept(x), kept(y), tuple(phase[place] for place in peaks), parts)
+
+
+class Layer(NamedTuple):
+    """A category together with all categories below it: the area below ``edge``."""
+
+    name: str
+    colour: str
+    edge: tuple[float, ...]
+    """Height at each point."""
+
+
+class PhaseStrip(NamedTuple):
+    """The stays in a phase, each from its first point to the point behind its last one."""
+
+    name: str
+    shade: str
+    spans: tuple[tuple[int, int], ...]
+
+
+class Level(NamedTuple):
+    """A horizontal line with its name."""
+
+    text: str
+    place: float
+    is_floor: bool
+
+
+@dataclass(frozen=True)
+class StackedArea:
+    """Bytes over time as stacked layers. The highest layer comes first: each one is painted over the one before."""
+
+    x: tuple[float, ...]
+    """Position of each point. The page draws points at equal distances."""
+    layers: tuple[Layer, ...]
+    top_bytes: int
+    ticks: tuple[Tick, ...]
+    levels: tuple[Level, ...]
+    peak_x: float
+    peak_y: float
+    phases: tuple[PhaseStrip, ...]
+    x_label: str
+    x_ticks: tuple[Tick, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of points."""
+        return len(self.x)
+
+
+def stacked_area(
+    line: Timeline, x_label: str, limits: tuple[str, str], floor_bytes: float | None, colour: str, top_bytes: float = 0
+) -> StackedArea:
+    """Lay out a timeline.
+
+    ``limits`` are the texts at both ends of the x-axis. A line without categories has the given ``colour``.
+    ``top_bytes`` raises the top of the axis, for charts that share it.
+    """
+    peak = max(line.y_bytes)
+    top = max(top_bytes, peak, floor_bytes or 0, 1) * HEADROOM
+    levels = [Level(f"peak {format_bytes(peak)}", peak / top, False)]
+    levels += [Level(f"floor {format_bytes(floor_bytes)}", floor_bytes / top, True)] if floor_bytes else []
+    width = line.x[-1] - line.x[0]
+    return StackedArea(
+        x=tuple((value - line.x[0]) / width if width > 0 else 0.0 for value in line.x),
+        layers=_layers(line, top, colour),
+        top_bytes=round(top),
+        ticks=byte_ticks(top),
+        levels=tuple(levels),
+        peak_x=(line.peak + 0.5) / len(line.y_bytes),
+        peak_y=peak / top,
+        phases=_strips(line),
+        x_label=x_label,
+        x_ticks=(Tick(limits[0], 0.0), Tick(limits[1], 1.0)),
+    )
+
+
+def _layers(line: Timeline, top: float, colour: str) -> tuple[Layer, ...]:
+    if not line.series:
+        return (Layer(LIVE, colour, tuple(value / top for value in line.y_bytes)),)
+    edges = accumulate(line.series.values(), lambda below, own: tuple(a + b for a, b in zip(below, own, strict=True)))
+    layers = [
+        Layer(plain(name, 30), category_variable(name), tuple(value / top for value in edge))
+        for name, edge in zip(line.series, edges, strict=True)
+    ]
+    return tuple(reversed(layers))
+
+
+def _strips(line: Timeline) -> tuple[PhaseStrip, ...]:
+    spans: dict[str, list[tuple[int, int]]] = {}
+    for name, start, end in line.stretches:
+        spans.setdefault(name, []).append((start, end))
+    return tuple(PhaseStrip(plain(name, 24), phase_shade(name), tuple(own)) for name, own in spans.items())
 
 
 class Box(NamedTuple):
