@@ -1,1 +1,1 @@
-"""Memory in pytest: a ``memory_benchmark`` fixture over pytest-benchmark's, and limits on the growth of bytes."""
+"""Memory in pytest: the fixture ``memory_benchmark`` over pytest-benchmark's, and limits on the growth of bytes."""

@@ -1,4 +1,4 @@
-"""Which tests there are, apart from which of them were asked for: a benchmark that is gone, or was only left out."""
+"""Records which tests exist, to distinguish a benchmark that is gone from one that this run leaves out."""
 
 from __future__ import annotations
 
@@ -9,87 +9,87 @@ from typing import Any, Final
 import pytest
 
 OUTPUT: Final = "slr_bench_collected"
-"""Key of what one of xdist's processes sends home."""
+"""Key of the tests that a worker of xdist sends to its controller."""
 
 
 class Collected:
-    """Takes down what pytest finds, before ``-k``, ``-m`` and ``--deselect`` choose among it."""
+    """Records the tests that pytest finds, before ``-k``, ``-m`` and ``--deselect`` remove some."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._tests: set[str] = set()
         self._collectors: set[str] = set()
-        """Files and classes that were read to the end."""
-        self._is_whole = False
+        """Files and classes that were collected without an error."""
+        self._is_complete = False
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
-        """A test exists, chosen or not."""
+        """Record that a test exists, even if it is deselected later."""
         self._tests.add(item.nodeid)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """A file that fails or skips as a whole tells nothing of its tests."""
+        """Record a file or class, unless it fails or is skipped: then its tests are unknown."""
         if report.passed:
             self._collectors.add(report.nodeid)
 
     def pytest_collection_finish(self) -> None:
-        """Everything that was asked for has been read."""
-        self._is_whole = True
+        """Record that the collection is complete."""
+        self._is_complete = True
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
-        """In one of xdist's processes: send it home."""
-        if self._is_whole and hasattr(self._config, "workeroutput"):
+        """Send the tests to the controller, if this is a worker of xdist."""
+        if self._is_complete and hasattr(self._config, "workeroutput"):
             self._config.workeroutput[OUTPUT] = [sorted(self._tests), sorted(self._collectors)]
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """Take what one of xdist's processes found: the one above them collects nothing."""
-        found = getattr(node, "workeroutput", {}).get(OUTPUT)
-        if found is not None:
-            self._tests.update(found[0])
-            self._collectors.update(found[1])
-            self._is_whole = True
+        """Receive the tests of a worker of xdist; the controller itself collects no tests."""
+        sent = getattr(node, "workeroutput", {}).get(OUTPUT)
+        if sent is not None:
+            self._tests.update(sent[0])
+            self._collectors.update(sent[1])
+            self._is_complete = True
 
     def __contains__(self, test: str) -> bool:
         return test in self._tests
 
     def gone(self, tests: Iterable[str]) -> Iterator[str]:
-        """Those of the tests that this run would have found if they still existed.
+        """Yield the tests that this run would have collected if they still existed.
 
-        Nothing is said of a run that leaves tests out by ``-k``, ``-m`` or ``--lf``, nor of a file that is there and
-        was not read (ignored, skipped, with an error, or not named like a test).
+        Yields none if ``-k``, ``-m`` or ``--lf`` leave tests out, and none from an existing file that was not
+        collected: it was ignored or skipped, has an error, or is not named like a test.
         """
         option = self._config.getoption
-        if not self._is_whole or any(option(name, None) for name in ("keyword", "markexpr", "lf")):
+        if not self._is_complete or any(option(name, None) for name in ("keyword", "markexpr", "lf")):
             return
-        asked = [_place(argument, self._config.invocation_params.dir) for argument in self._config.args]
+        requested = [_path_and_names(argument, self._config.invocation_params.dir) for argument in self._config.args]
         deselected = tuple(option("deselect", None) or ())
         for test in tests:
             file, *names = _parts(test)
             path = self._config.rootpath / file
-            is_asked = any(_covers(path, names, *place) for place in asked)
-            was_read = file in self._collectors or not path.exists()
-            if test not in self._tests and is_asked and was_read and not test.startswith(deselected):
+            is_requested = any(_covers(path, names, *argument) for argument in requested)
+            was_collected = file in self._collectors or not path.exists()
+            if test not in self._tests and is_requested and was_collected and not test.startswith(deselected):
                 yield test
 
 
 def _parts(test: str) -> list[str]:
-    """File, classes and function; a parameter may hold ``::`` itself."""
+    """Return the file, the classes and the function of a test. A parameter may contain ``::``."""
     name, bracket, parameter = test.partition("[")
     *outer, last = name.split("::")
     return [*outer, last + bracket + parameter]
 
 
-def _place(argument: str, directory: Path) -> tuple[Path, list[str]]:
+def _path_and_names(argument: str, directory: Path) -> tuple[Path, list[str]]:
     path, *names = _parts(argument)
     return (directory / path).resolve(), names
 
 
-def _covers(path: Path, names: list[str], asked: Path, asked_names: list[str]) -> bool:
-    """Whether to ask for a directory, a file, a class or a test asks for this one, too."""
-    if not asked_names:
-        return asked in (path.resolve(), *path.resolve().parents)
-    *outer, last = asked_names
-    place = len(outer)
-    same = path.resolve() == asked and names[:place] == outer and len(names) > place
-    return same and last in (names[place], names[place].partition("[")[0])
+def _covers(path: Path, names: list[str], requested: Path, requested_names: list[str]) -> bool:
+    """Return whether an argument of pytest (a directory, file, class or test) includes a test."""
+    if not requested_names:
+        return requested in (path.resolve(), *path.resolve().parents)
+    *outer, last = requested_names
+    depth = len(outer)
+    same = path.resolve() == requested and names[:depth] == outer and len(names) > depth
+    return same and last in (names[depth], names[depth].partition("[")[0])

@@ -1,41 +1,47 @@
-"""``memory_benchmark``: pytest-benchmark's fixture, with the bytes of a call beside its times."""
+"""``memory_benchmark``: pytest-benchmark's fixture, which also measures the bytes of one more call.
+
+Imports torch, so it is imported with the first test that uses the fixture.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, Final
 
-if TYPE_CHECKING:
-    from pydantic import JsonValue
+import torch
 
-METRICS, ENVIRONMENT = "metrics", "environment"
-"""Keys of ``extra_info``."""
+from slr_bench.live_bytes import LiveBytes, StorageReferences, storages_alive
+from slr_bench.probes.host import HostProbe, give_heap_back
+from slr_bench.pytest_plugin.check import ENVIRONMENT, METRICS, Measurement
+from slr_bench.record import Metric
+from slr_bench.worker.environment import collect_environment
+from slr_bench.worker.traced_step import no_collection
 
-
-class Measurement(TypedDict):
-    """What a test measured, as JSON values: it goes into ``extra_info`` and from process to process."""
-
-    fullname: str
-    metrics: dict[str, dict[str, JsonValue]]
-    environment: dict[str, JsonValue]
+PreparedCall = Callable[[], AbstractContextManager[Callable[[], object]]]
+"""Prepares a call that can be made once, and clears up after it."""
+Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
+"""Positional and keyword arguments of a call."""
+_FORWARDED: Final = ("extra_info", "stats", "enabled", "disabled")
+"""Attributes of pytest-benchmark's fixture that can be read. Bytes are measured even if it is disabled."""
 
 
 class MemoryBenchmark:
-    """Called as pytest-benchmark's ``benchmark``; the target is called once more, apart from the timed rounds.
+    """Called like pytest-benchmark's ``benchmark``; it calls the target once more, outside the timed rounds.
 
-    What it measured is in ``extra_info["metrics"]``: name -> value, unit, source, quality, and where the value is None
-    the reason.
+    The bytes are in ``extra_info["metrics"]``: name -> value, unit, source, quality, and a reason if the value is None.
     """
 
-    def __init__(self, benchmark: Any, keep: Callable[[Measurement], None], device: str, with_rss: bool) -> None:
+    __slots__ = ("_benchmark", "_device", "_on_measured", "_with_rss")
+
+    def __init__(self, benchmark: Any, on_measured: Callable[[Measurement], None], device: str, with_rss: bool) -> None:
         self._benchmark = benchmark
-        self._keep = keep
+        self._on_measured = on_measured
         self._device, self._with_rss = device, with_rss
 
     def __call__(self, function_to_benchmark: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Time the function as pytest-benchmark does, then measure the bytes of one more call; its result."""
+        """Time the function as pytest-benchmark does, measure the bytes of one more call, and return its result."""
         result = self._benchmark(function_to_benchmark, *args, **kwargs)
         self._measure(function_to_benchmark, lambda: (args, kwargs))
         return result
@@ -44,15 +50,15 @@ class MemoryBenchmark:
         self,
         target: Callable[..., Any],
         args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
         setup: Callable[..., Any] | None = None,
         teardown: Callable[..., Any] | None = None,
         **rounds: int,
     ) -> Any:
-        """The same with the rounds in the caller's hands; ``setup`` and ``teardown`` are of the further call, too."""
+        """Do the same with a chosen number of rounds. ``setup`` and ``teardown`` also surround the further call."""
         result = self._benchmark.pedantic(target, args, kwargs, setup=setup, teardown=teardown, **rounds)
 
-        def arguments() -> tuple[tuple[Any, ...], dict[str, Any]]:
+        def arguments() -> Arguments:
             return (setup() if setup else None) or (args, kwargs or {})
 
         self._measure(target, arguments, teardown)
@@ -61,14 +67,9 @@ class MemoryBenchmark:
     def _measure(
         self,
         target: Callable[..., Any],
-        arguments: Callable[[], tuple[tuple[Any, ...], dict[str, Any]]],
+        arguments: Callable[[], Arguments],
         teardown: Callable[..., Any] | None = None,
     ) -> None:
-        import torch
-
-        from slr_bench.pytest_plugin.call_bytes import call_metrics
-        from slr_bench.worker.environment import collect_environment
-
         @contextmanager
         def prepared() -> Iterator[Callable[[], object]]:
             args, kwargs = arguments()
@@ -77,23 +78,22 @@ class MemoryBenchmark:
                 teardown(*args, **kwargs)
 
         metrics = call_metrics(prepared, torch.device(self._device), self._with_rss)
-        found: Measurement = {
+        measurement: Measurement = {
             "fullname": self._benchmark.fullname,
             "metrics": {name: metric.model_dump(mode="json") for name, metric in metrics.items()},
             "environment": collect_environment(self._device, "pytest"),
         }
-        self._benchmark.extra_info |= {METRICS: found["metrics"], ENVIRONMENT: found["environment"]}
-        self._keep(found)
+        self._benchmark.extra_info |= {METRICS: measurement["metrics"], ENVIRONMENT: measurement["environment"]}
+        self._on_measured(measurement)
 
-    @property
-    def extra_info(self) -> dict[str, Any]:
-        """Goes into pytest-benchmark's JSON."""
-        info: dict[str, Any] = self._benchmark.extra_info
-        return info
+    def __getattr__(self, name: str) -> Any:
+        if name not in _FORWARDED:
+            raise AttributeError(f"memory_benchmark has no attribute {name!r}")
+        return getattr(self._benchmark, name)
 
     @property
     def group(self) -> str | None:
-        """Of pytest-benchmark's table."""
+        """Group of the test in pytest-benchmark's table."""
         name: str | None = self._benchmark.group
         return name
 
@@ -101,27 +101,66 @@ class MemoryBenchmark:
     def group(self, name: str | None) -> None:
         self._benchmark.group = name
 
-    @property
-    def stats(self) -> Any:
-        """Times; None where pytest-benchmark is disabled."""
-        return self._benchmark.stats
+
+class CallBytes(LiveBytes):  # type: ignore[no-untyped-call]
+    """Counts the storages that a call makes, and, from its start on, the earlier storages that it uses.
+
+    Tensors of other tests and modules that the call does not use do not count. So a single test and a whole suite
+    give the same number.
+    """
+
+    def __init__(self, device: torch.device, earlier: StorageReferences) -> None:
+        super().__init__(device, {})
+        alive = ((storage(), storage) for storage in earlier)
+        self._earlier = {storage._cdata: reference for storage, reference in alive if storage is not None}
+        self._first_uses: list[tuple[int, int]] = []
+        """Length of the timeline at the first use of each earlier storage, and the size of the storage."""
 
     @property
-    def enabled(self) -> bool:
-        """Whether times are measured. Bytes always are."""
-        return bool(self._benchmark.enabled)
+    def call_peak_bytes(self) -> int:
+        """Most bytes at one time. Valid after the call."""
+        uses = list(self._first_uses)
+        peak, used_later = sum(size for _, size in uses), 0  # all of them are alive at the start
+        for position in range(len(self.timeline) - 1, -1, -1):
+            while uses and uses[-1][0] > position:
+                used_later += uses.pop()[1]
+            peak = max(peak, self.timeline[position][0] + used_later)
+        return peak
 
-    @property
-    def disabled(self) -> bool:
-        """Whether the target is only run once and not timed."""
-        return bool(self._benchmark.disabled)
+    def _born(self, key: int, tensor: torch.Tensor, size: int, category: str | None) -> None:
+        # A new storage may have the address of an old one, but a dead reference never becomes valid again.
+        reference = self._earlier.get(key)
+        if reference is not None and reference() is not None:
+            self._first_uses.append((len(self.timeline), size))
 
 
-def measurement_of(benchmark: Mapping[str, Any]) -> Measurement:
-    """What a benchmark of a saved JSON holds of it; without metrics if ``memory_benchmark`` did not make it."""
-    extra = benchmark.get("extra_info", {})
-    return {
-        "fullname": benchmark["fullname"],
-        "metrics": extra.get(METRICS, {}),
-        "environment": extra.get(ENVIRONMENT, {}),
-    }
+def call_metrics(prepared: PreparedCall, device: torch.device, with_rss: bool) -> dict[str, Metric]:
+    """Return ``peak_tensor_bytes`` of one call and, if requested, ``rss_over_start_bytes`` of another call."""
+    metrics = {"peak_tensor_bytes": _traced_peak(prepared, device)}
+    if with_rss:
+        metrics["rss_over_start_bytes"] = _rss_over_start(prepared)
+    return metrics
+
+
+def _traced_peak(prepared: PreparedCall, device: torch.device) -> Metric:
+    with prepared() as call, no_collection():
+        tracer = CallBytes(device, storages_alive())
+        with tracer:
+            result: object = call()
+            del result
+    source = f"{device.type}-real"
+    return Metric(value=tracer.call_peak_bytes, unit="bytes", source=source, quality="exact")
+
+
+def _rss_over_start(prepared: PreparedCall) -> Metric:
+    """Measure the RSS of a call without the tracer, whose lists would count.
+
+    The free memory of the C library is first returned to the kernel, because its use would not raise the RSS.
+    """
+    with prepared() as call, no_collection():
+        give_heap_back()
+        probe = HostProbe()
+        with probe:
+            result: object = call()
+            del result
+    return probe.readings()["rss_over_start_bytes"]

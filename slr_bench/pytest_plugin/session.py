@@ -1,26 +1,24 @@
-"""What a session of tests measured, and its verdict against the saved run that pytest-benchmark compares with."""
+"""Collects the measurements of a test session, and compares them with the saved run of ``--benchmark-compare``."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 if TYPE_CHECKING:
-    from slr_bench.pytest_plugin.check import Finding
+    from slr_bench.pytest_plugin.check import ByteLimit, Finding, Measurement
     from slr_bench.pytest_plugin.collected import Collected
-    from slr_bench.pytest_plugin.fixture import Measurement
-    from slr_bench.pytest_plugin.limits import ByteLimit
 
 REPORTED: Final = "memory_benchmark"
-"""Attribute of a test's report that carries its measurement, also out of xdist's processes."""
+"""Attribute of a test's report that carries its measurement, also from xdist's workers."""
 _SHOWN_NAMES: Final = 3
 
 
 class MemorySession:
-    """Collects measurements; at the end compares, tells, and fails the session that has grown."""
+    """Collects measurements. At the end it compares them, prints the result, and fails the session if bytes grew."""
 
     def __init__(self, config: pytest.Config, collected: Collected) -> None:
         self._config, self._collected = config, collected
@@ -35,7 +33,7 @@ class MemorySession:
 
     @property
     def _benchmarks(self) -> Any:
-        """pytest-benchmark's session; None without it."""
+        """Session of pytest-benchmark; None without that plugin."""
         return self._config.pluginmanager.get_plugin("pytest-benchmark")
 
     @property
@@ -44,19 +42,19 @@ class MemorySession:
         return baselines
 
     def pytest_sessionstart(self) -> None:
-        """Refuse limits that have nothing to be held against."""
+        """Refuse limits if there is no saved run to compare with."""
         if self._is_strict and not self._baselines:
             option = "--benchmark-compare-fail-bytes" if self._limits else "--benchmark-compare-strict"
             raise pytest.UsageError(
                 f"{option} needs a saved run, and there is none: save one with --benchmark-save=NAME, "
-                "then name its file with --benchmark-compare=FILE (without FILE the last one saved here)"
+                "then name its file with --benchmark-compare=FILE (without FILE, the last saved run is used)"
             )
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_compare_machine_info(
         self, machine_info: Mapping[str, Any], compared_benchmark: Mapping[str, Any]
     ) -> None:
-        """Times of two machines do not compare; pytest-benchmark only warns."""
+        """Record that the saved run is of another machine, for which pytest-benchmark only warns."""
         from slr_bench.pytest_plugin.check import different_machine
 
         difference = different_machine(machine_info, compared_benchmark["machine_info"])
@@ -64,16 +62,16 @@ class MemorySession:
             self._other_machines.append(difference)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take what a test measured, in this process or in another."""
+        """Record the measurement of a test, from this process or from a worker of xdist."""
         if report.when == "call" and report.passed:
             self._passed.add(report.nodeid)
-        measured: Measurement | None = getattr(report, REPORTED, None)
-        if measured is not None:
-            self._measured[measured["fullname"]] = measured
+        measurement: Measurement | None = getattr(report, REPORTED, None)
+        if measurement is not None:
+            self._measured[measurement["fullname"]] = measurement
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Compare; what is broken makes an otherwise good session fail."""
+        """Compare with the saved run; a broken limit makes an otherwise good session fail."""
         if self._is_strict:
             self._findings = list(self._compare())
         if session.exitstatus == pytest.ExitCode.OK and any(finding.is_broken for finding in self._findings):
@@ -100,48 +98,49 @@ class MemorySession:
                 yield Finding("not comparable", "times", f"were measured on another machine: {difference}")
 
     def _would_measure(self, saved: Mapping[str, Any]) -> bool:
-        """Whether the saved benchmark would have left a trace here: without times only bytes do."""
-        from slr_bench.pytest_plugin.fixture import measurement_of
+        """Return whether the saved benchmark would have a result in this run. Without times, only bytes count."""
+        from slr_bench.pytest_plugin.check import measurement_of
 
         return not self._benchmarks.disabled or bool(measurement_of(saved)["metrics"])
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> Generator[None]:
-        """Bytes, and beside a saved run what became of them: the last that is read, below pytest-benchmark's tables and
-        pytest's own summaries, whatever they end with."""
+        """Print the bytes and the comparison below all other summaries, even if one of those raises an error."""
         try:
             yield
         finally:
             if self._measured and not self._config.getoption("benchmark_quiet", False):
                 terminalreporter.section("memory of a call")
-                for line in _table(self._measured.values()):
+                for line in _byte_lines(self._measured.values()):
                     terminalreporter.write_line(line)
             if self._is_strict:
-                self._tell(terminalreporter)
+                self._print_findings(terminalreporter)
 
-    def _tell(self, terminalreporter: Any) -> None:
-        from slr_bench.pytest_plugin.check import told
+    def _print_findings(self, terminalreporter: Any) -> None:
+        from slr_bench.pytest_plugin.check import finding_lines
 
         broken = [finding for finding in self._findings if finding.is_broken]
-        if broken:  # pytest's last line counts them beside "2 passed"
-            what = "benchmark comparison failed" if len(broken) == 1 else "benchmark comparisons failed"
-            terminalreporter.stats[what] = broken
+        if broken:  # pytest's last line counts them like "2 passed"
+            title = "benchmark comparison failed" if len(broken) == 1 else "benchmark comparisons failed"
+            terminalreporter.stats[title] = broken
         terminalreporter.section(f"against {', '.join(str(path) for path in self._baselines)}")
-        said = {*self._tests, *(finding.test for finding in self._findings)}
-        rest = [test for baseline in self._baselines.values() for test in baseline if test not in said]
+        reported = {*self._tests, *(finding.test for finding in self._findings)}
+        rest = [test for baseline in self._baselines.values() for test in baseline if test not in reported]
         if rest:
             names = ", ".join(rest[:_SHOWN_NAMES]) + (" ..." if len(rest) > _SHOWN_NAMES else "")
             terminalreporter.write_line(f"in the baseline and not run: {len(rest)} ({names})")
-        for line, is_broken in told(self._findings):
+        for line, is_broken in finding_lines(self._findings):
             terminalreporter.write_line(line, red=is_broken)
 
 
-def _table(measured: Any) -> Iterator[str]:
+def _byte_lines(measurements: Iterable[Measurement]) -> Iterator[str]:
+    from slr_bench.record import Metric
     from slr_bench.units import format_bytes
 
-    for one in measured:
+    for measurement in measurements:
+        metrics = {name: Metric.model_validate(values) for name, values in measurement["metrics"].items()}
         texts = [
-            f"{name} {format_bytes(values['value'])}" + (f" ({values['reason']})" if values["value"] is None else "")
-            for name, values in one["metrics"].items()
+            f"{name} {format_bytes(metric.value)}" + ("" if metric.reason is None else f" ({metric.reason})")
+            for name, metric in metrics.items()
         ]
-        yield f"{one['fullname']}: {', '.join(texts)}"
+        yield f"{measurement['fullname']}: {', '.join(texts)}"

@@ -1,4 +1,4 @@
-"""A project of another user with benchmarks, for the pytest plugin's tests."""
+"""Another project with benchmarks, for the tests of the pytest plugin."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ PLUGIN = "slr_bench.pytest_plugin.plugin"
 SAVE = "--benchmark-save=base"
 GATE = ("--benchmark-compare", "--benchmark-compare-fail-bytes=peak_tensor_bytes:0%")
 CONFTEST = """
-def pytest_benchmark_generate_machine_info():  # the real one asks the processor for a second
+def pytest_benchmark_generate_machine_info():  # the real function takes a second
     return {"node": "here", "cpu": {"brand_raw": "x", "count": 2}}
 """
 TENSOR = """
@@ -32,7 +32,7 @@ class Project:
 
     def run(self, *options, process=False):
         run = self._pytester.runpytest_subprocess if process else self._pytester.runpytest_inprocess
-        # Hypothesis would be imported anew at the end of each run.
+        # Without this option every run imports hypothesis again.
         quick = ("--benchmark-max-time=0.001", "--benchmark-min-rounds=1", "-p", "no:hypothesispytest")
         return run("-p", PLUGIN, *quick, *options)
 

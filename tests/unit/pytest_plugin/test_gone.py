@@ -3,19 +3,19 @@
 import pytest
 from plugin_project import GATE, GONE, SAVE, TENSOR, TWO
 
-# What a run inside this process imports first, it also drops: here it stays.
-import slr_bench.pytest_plugin.call_bytes
+# A run inside this process drops the modules that it imports first, so import them here.
 import slr_bench.pytest_plugin.check
 import slr_bench.pytest_plugin.collected
+import slr_bench.pytest_plugin.fixture
 import slr_bench.pytest_plugin.session
 import slr_bench.worker.environment  # noqa: F401
 
 pytest_plugins = ["pytester"]
-# All that pytest-benchmark does about another machine and about a missing baseline.
+# pytest-benchmark only warns of another machine and of a missing baseline.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest_benchmark.logger.PytestBenchmarkWarning")
 
 
-def test_a_benchmark_that_is_gone_fails_by_name_unless_allowed(project):
+def test_benchmark_that_is_gone_fails_by_name_unless_allowed(project):
     project.write(TWO)
     project.write(TENSOR.replace("test_tensor", "test_third"), "test_more")
     project.run(SAVE)
@@ -36,7 +36,7 @@ def test_a_benchmark_that_is_gone_fails_by_name_unless_allowed(project):
     result.stdout.fnmatch_lines([GONE.format("test_more.py::test_third", "; there is test_moved.py::test_third")])
 
 
-def test_a_test_that_measures_no_longer_fails_too(project):
+def test_benchmark_whose_test_no_longer_measures_fails(project):
     project.write(TWO)
     project.run(SAVE)
     project.write(TENSOR + "\ndef test_second():\n    pass\n")
@@ -44,7 +44,7 @@ def test_a_test_that_measures_no_longer_fails_too(project):
         result = project.run(*GATE, *options)
         assert result.ret == 1
         result.stdout.fnmatch_lines(
-            ["FAILED test_own.py::test_second: in the baseline, and the test measures nothing*"]
+            ["FAILED test_own.py::test_second: in the baseline, but the test no longer measures*"]
         )
 
 
@@ -60,15 +60,15 @@ def test_a_test_that_measures_no_longer_fails_too(project):
     ],
     ids=" ".join,
 )
-@pytest.mark.parametrize("exists", [True, False], ids=["chosen among", "and gone"])
-def test_what_a_run_leaves_out_is_not_gone(project, options, exists):
+@pytest.mark.parametrize("exists", [True, False], ids=["exists", "is gone"])
+def test_benchmark_that_a_run_leaves_out_is_not_gone(project, options, exists):
     mark = "import pytest\n\n@pytest.mark.slow"
     project.write(TWO.replace("\ndef test_second", f"\n{mark}\ndef test_second"))
     project.write(TENSOR.replace("test_tensor", "test_third"), "test_more")
     project.run(SAVE, "-W", "ignore")
     if not exists:
         project.write(TENSOR)
-    if "--lf" in options:  # of the file that failed only what failed is collected
+    if "--lf" in options:  # collects only the failed tests of the failed file
         project.write(TWO + "\ndef test_broken(memory_benchmark):\n    memory_benchmark(int)\n    assert not 1\n")
         project.run()
         project.write(TWO + "\ndef test_broken(memory_benchmark):\n    memory_benchmark(int)\n")
@@ -79,7 +79,7 @@ def test_what_a_run_leaves_out_is_not_gone(project, options, exists):
     result.stdout.fnmatch_lines(["in the baseline and not run: *"])
 
 
-def test_what_was_asked_for_by_its_file_is_looked_for_in_that_file_alone(project):
+def test_run_of_one_file_finds_gone_benchmarks_of_that_file_alone(project):
     project.write(TWO)
     project.write(TENSOR.replace("test_tensor", "test_third"), "test_more")
     project.run(SAVE)
@@ -93,7 +93,7 @@ def test_what_was_asked_for_by_its_file_is_looked_for_in_that_file_alone(project
 
 
 @pytest.mark.parametrize("text", ["import no_such_module", "import pytest\npytest.skip('x', allow_module_level=True)"])
-def test_a_file_that_was_not_read_tells_of_no_test_that_it_is_gone(project, text):
+def test_benchmarks_of_a_file_that_was_not_collected_are_not_gone(project, text):
     project.write(TENSOR)
     project.write(TENSOR.replace("test_tensor", "test_third"), "test_more")
     project.run(SAVE)

@@ -1,4 +1,4 @@
-"""The plugin in somebody else's project: pytest run on a directory that knows nothing of this one."""
+"""The plugin in another project: pytest runs on a directory that does not know this repository."""
 
 import re
 from pathlib import Path
@@ -6,21 +6,21 @@ from pathlib import Path
 import pytest
 from plugin_project import GATE, GONE, NUMBERS, PLUGIN, SAVE, TENSOR
 
-# What a run inside this process imports first, it also drops: here it stays.
-import slr_bench.pytest_plugin.call_bytes
+# A run inside this process drops the modules that it imports first, so import them here.
 import slr_bench.pytest_plugin.check
 import slr_bench.pytest_plugin.collected
+import slr_bench.pytest_plugin.fixture
 import slr_bench.pytest_plugin.session
 import slr_bench.worker.environment  # noqa: F401
 
 pytest_plugins = ["pytester"]
-# All that pytest-benchmark does about another machine and about a missing baseline.
+# pytest-benchmark only warns of another machine and of a missing baseline.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest_benchmark.logger.PytestBenchmarkWarning")
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "pytest_plugin.md"
 
 
-def test_bytes_lie_beside_the_times(project):
+def test_bytes_are_saved_with_the_times(project):
     project.write(TENSOR)
     result = project.run(SAVE)
     result.assert_outcomes(passed=1)
@@ -35,7 +35,7 @@ def test_bytes_lie_beside_the_times(project):
     assert benchmark["stats"]["rounds"] >= 1
 
 
-def test_equal_passes_half_a_percent_more_fails_and_less_asks_for_renewal(project):
+def test_equal_passes_growth_fails_and_less_asks_for_a_new_baseline(project):
     project.write(TENSOR)
     project.run(SAVE)
     result = project.run(*GATE)
@@ -55,7 +55,7 @@ def test_equal_passes_half_a_percent_more_fails_and_less_asks_for_renewal(projec
     result.stdout.fnmatch_lines(["less than the baseline: save a new one*"])
 
 
-def test_what_the_baseline_lacks_fails_unless_allowed(project):
+def test_benchmark_that_the_baseline_lacks_fails_unless_allowed(project):
     project.write(TENSOR)
     project.run(SAVE)
     project.write(TENSOR.replace("test_tensor", "test_new"), "test_more")
@@ -68,7 +68,7 @@ def test_what_the_baseline_lacks_fails_unless_allowed(project):
     result.stdout.fnmatch_lines(["in the baseline and not run: 1 (test_own.py::test_tensor)"])
 
 
-def test_the_verdict_is_the_last_block_and_the_last_line_counts_it(project):
+def test_verdict_is_the_last_block_and_the_last_line_counts_it(project):
     project.write(TENSOR)
     project.run(SAVE)
     project.write(TENSOR, numbers=NUMBERS + 1)
@@ -99,7 +99,7 @@ def test_other_versions_are_not_comparable_and_fail(project, key):
     result.stdout.fnmatch_lines([f"FAILED *traced values need the same {key}, got 0.1 against *", "not comparable: *"])
 
 
-def test_without_a_saved_run_the_limit_is_a_usage_error(project):
+def test_limit_without_a_saved_run_is_a_usage_error(project):
     project.write(TENSOR)
     for options in (GATE, GATE[1:], ("--benchmark-compare-strict",)):
         result = project.run(*options)
@@ -108,14 +108,14 @@ def test_without_a_saved_run_the_limit_is_a_usage_error(project):
         assert "Traceback" not in result.stderr.str()
 
 
-def test_a_bad_limit_is_a_usage_error(project):
+def test_malformed_limit_is_a_usage_error(project):
     project.write(TENSOR)
     result = project.run("--benchmark-compare-fail-bytes=peak_tensor_bytes:5")
     assert result.ret == 4
     result.stderr.fnmatch_lines(["*write it like peak_tensor_bytes:0% or peak_tensor_bytes:1MiB*"])
 
 
-def test_a_gate_that_measured_nothing_is_not_green(project):
+def test_limit_without_any_measurement_fails(project):
     project.write("def test_plain(benchmark):\n    benchmark(int)\n")
     project.run(SAVE)
     result = project.run(*GATE)
@@ -123,7 +123,7 @@ def test_a_gate_that_measured_nothing_is_not_green(project):
     result.stdout.fnmatch_lines(["FAILED no test: used memory_benchmark: no bytes were measured"])
 
 
-def test_bytes_are_measured_and_held_to_the_limit_without_times(project):
+def test_bytes_are_measured_and_compared_without_times(project):
     project.write(TENSOR)
     project.run(SAVE)
     assert project.run(*GATE, "--benchmark-disable").ret == 0
@@ -133,7 +133,7 @@ def test_bytes_are_measured_and_held_to_the_limit_without_times(project):
     result.stdout.fnmatch_lines(["FAILED *(+8 bytes*"])
 
 
-def test_times_of_another_machine_fail_where_they_have_a_limit(project):
+def test_times_of_another_machine_fail_if_they_have_a_limit(project):
     def move(run):
         run["machine_info"]["cpu"]["brand_raw"] = "y"
 
@@ -149,7 +149,7 @@ def test_times_of_another_machine_fail_where_they_have_a_limit(project):
     assert project.run("--benchmark-compare", limit).ret == 0
 
 
-def test_strict_is_for_plain_benchmarks_too(project):
+def test_strict_option_applies_to_plain_benchmarks(project):
     project.write("def test_plain(benchmark):\n    benchmark(int)\n")
     project.run(SAVE)
     strict = ("--benchmark-compare", "--benchmark-compare-strict")
@@ -159,26 +159,26 @@ def test_strict_is_for_plain_benchmarks_too(project):
     assert project.run(*strict).ret == 1
 
 
-def test_pedantic_prepares_and_clears_up_for_the_further_call_too(project):
+def test_pedantic_calls_setup_and_teardown_for_the_further_call(project):
     project.write("""
         import torch
 
-        seen = []
+        calls = []
 
         def test_pedantic(memory_benchmark):
             def setup():
-                seen.append("setup")
+                calls.append("setup")
                 return (torch.zeros(1024),), {"n": 3}
 
             def target(x, n):
-                seen.append(n)
+                calls.append(n)
                 return x.repeat(n)
 
             made = memory_benchmark.pedantic(
-                target, setup=setup, teardown=lambda x, n: seen.append("teardown"), rounds=2, warmup_rounds=1
+                target, setup=setup, teardown=lambda x, n: calls.append("teardown"), rounds=2, warmup_rounds=1
             )
             assert made.numel() == 3 * 1024
-            assert seen == ["setup", 3, "teardown"] * 4
+            assert calls == ["setup", 3, "teardown"] * 4
             assert memory_benchmark.extra_info["metrics"]["peak_tensor_bytes"]["value"] == 4 * 4096
             assert memory_benchmark.stats.stats.rounds == 2
 
@@ -188,7 +188,7 @@ def test_pedantic_prepares_and_clears_up_for_the_further_call_too(project):
     project.run().assert_outcomes(passed=2)
 
 
-def test_the_mark_and_the_option_add_rss(project):
+def test_mark_adds_rss_and_a_misspelt_mark_fails(project):
     project.write("""
         import pytest
 
@@ -207,21 +207,21 @@ def test_the_mark_and_the_option_add_rss(project):
     result.stdout.fnmatch_lines(["*memory_benchmark mark: 'rrs' is neither rss= nor device=*"])
 
 
-def test_it_is_a_benchmark_to_pytest_benchmark(project):
+def test_test_with_the_fixture_is_a_benchmark_for_pytest_benchmark(project):
     project.write(TENSOR + "\ndef test_no_benchmark():\n    pass\n")
     project.run("--benchmark-skip").assert_outcomes(passed=1, skipped=1)
     project.run("--benchmark-only").assert_outcomes(passed=1, skipped=1)
 
 
-def test_without_pytest_benchmark_it_says_what_to_install(pytester):
+def test_missing_pytest_benchmark_is_reported_with_the_cure(pytester):
     pytester.makepyfile(TENSOR)
     result = pytester.runpytest_inprocess("-p", PLUGIN, "-p", "no:benchmark", "-p", "no:hypothesispytest")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*memory_benchmark needs pytest-benchmark; install it*"])
 
 
-def test_processes_of_xdist_measure_and_the_one_above_compares(project):
-    """The saved run is of a fresh process of another kind: equal to the byte in xdist's, and one byte more is seen."""
+def test_workers_of_xdist_measure_and_the_controller_compares(project):
+    """The saved run comes from another kind of process and is equal to the byte."""
     project.write(TENSOR)
     project.run(SAVE)
     quiet = ("-W", "ignore")  # pytest-benchmark warns that it does not time here

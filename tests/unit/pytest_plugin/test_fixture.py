@@ -1,4 +1,4 @@
-"""Bytes of one call against closed forms: whatever the process holds beside it changes nothing."""
+"""Bytes of one call against closed forms, which other tensors of the process do not change."""
 
 from contextlib import contextmanager
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from slr_bench.pytest_plugin.call_bytes import call_metrics
+from slr_bench.pytest_plugin.fixture import call_metrics
 
 CPU = torch.device("cpu")
 KIB = 1024
@@ -31,17 +31,17 @@ def peak_kib(call):
 
 @pytest.fixture
 def foreign_tensors():
-    """What other tests and modules hold."""
+    """Tensors of other tests and modules."""
     return [floats(64) for _ in range(10)]
 
 
-def test_what_the_call_makes(foreign_tensors):
+def test_tensors_that_the_call_makes_count(foreign_tensors):
     assert peak_kib(lambda: floats(8)) == 8
     assert peak_kib(lambda: (floats(8), floats(4))) == 12
     assert peak_kib(lambda: None) == 0
 
 
-def test_what_it_drops_makes_room():
+def test_dropped_tensors_do_not_count():
     def call():
         for _ in range(5):
             made = floats(8)
@@ -50,8 +50,8 @@ def test_what_it_drops_makes_room():
     assert peak_kib(call) == 8
 
 
-def test_what_it_uses_counts_from_its_start(foreign_tensors):
-    """The peak is at the start, where only the made tensor is alive beside those that are used last."""
+def test_earlier_tensors_count_from_the_start_if_the_call_uses_them(foreign_tensors):
+    """The peak is at the start, when the new tensor and the tensors that are used later are alive."""
     weight, momentum = floats(16), floats(32)
 
     def call():
@@ -63,13 +63,13 @@ def test_what_it_uses_counts_from_its_start(foreign_tensors):
     assert peak_kib(call) == 8 + 16 + 32
 
 
-def test_a_view_uses_all_of_its_storage():
+def test_view_counts_with_its_whole_storage():
     whole = floats(16)
     row = whole.view(16, -1)[0]
     assert peak_kib(lambda: row.add_(1)) == 16
 
 
-def test_arguments_that_nobody_else_holds_go_when_they_are_dropped():
+def test_arguments_without_other_references_count_until_they_are_dropped():
     held = [floats(32)]
 
     def call():
@@ -81,7 +81,7 @@ def test_arguments_that_nobody_else_holds_go_when_they_are_dropped():
     assert peak_kib(call) == 32
 
 
-def test_what_comes_from_outside_during_the_call_counts_from_then():
+def test_foreign_memory_counts_from_its_first_use():
     def call():
         made = floats(8)
         del made
@@ -90,8 +90,8 @@ def test_what_comes_from_outside_during_the_call_counts_from_then():
     assert peak_kib(call) == 16
 
 
-def test_an_address_given_anew_is_no_old_storage():
-    """Drop a used tensor and make others of its size, which get its address: none of them was there before."""
+def test_new_storage_at_a_reused_address_is_not_an_earlier_one():
+    """Drops a used tensor and makes others of its size, which get its address."""
     held = [floats(8)]
 
     def call():
@@ -102,9 +102,9 @@ def test_an_address_given_anew_is_no_old_storage():
     assert peak_kib(call) == 8
 
 
-def test_a_training_step_holds_its_optimizer_state_from_the_start():
-    """Weight, batch and momentum are there before; the product in forward and the gradient in backward never together.
-    Only numbers of one element come on top."""
+def test_optimizer_state_of_a_training_step_counts_from_the_start():
+    """Weight, batch and momentum are alive before the step. The product in forward and the gradient in backward never
+    live together. Only numbers of one element come on top."""
     square = KIB * 16 // 4
     weight = nn.Parameter(torch.ones(square))
     batch = torch.ones(square)
@@ -119,7 +119,7 @@ def test_a_training_step_holds_its_optimizer_state_from_the_start():
     assert 4 * 16 <= peak_kib(step) <= 4 * 16 + 32 / KIB
 
 
-def test_it_is_the_same_again(foreign_tensors):
+def test_repeated_calls_give_the_same_bytes(foreign_tensors):
     layer = nn.LSTM(16, 16)
     clips = torch.ones(20, 4, 16)
 
@@ -131,7 +131,7 @@ def test_it_is_the_same_again(foreign_tensors):
 
 
 def test_rss_of_a_known_allocation():
-    """64 MiB of pages that are written to. The kernel books them a batch at a time, so its mark is some pages off."""
+    """Writes to 64 MiB of pages. The kernel counts them in batches, so its mark is some pages off."""
     size = 64 * 2**20
     reading = measured(lambda: np.ones(size, dtype=np.uint8), with_rss=True)["rss_over_start_bytes"]
     assert reading.value == pytest.approx(size, rel=0.02)
