@@ -94,7 +94,7 @@ def predict(
     with TracePool(cuda_rules=not means_cpu(device), start_early=True) as pool:
         from slr_bench.grid.cells import expand, own_cell
         from slr_bench.grid.config import load_grid
-        from slr_bench.predict.grid_prediction import Target, predict_grid, predict_setting
+        from slr_bench.predict.peak import Target, predict_grid, predict_setting
 
         target = Target.from_options(device, alloc_conf)
         if whole_grid and workload is not None:

@@ -29,8 +29,7 @@ from slr_bench.predict.allocator.rules import rules_of, settings_of
 from slr_bench.predict.calibrate import NO_GPU, GpuProcesses, card_name, gpu_processes
 from slr_bench.predict.device import Device, any_device, find_device, known_devices
 from slr_bench.predict.peak import predict_step
-from slr_bench.predict.step_profile import Refusal
-from slr_bench.predict.trace_pool import TraceResult, trace_steps
+from slr_bench.predict.trace_pool import Refusal, TraceResult, trace_steps
 from slr_bench.record import Outcome, Record
 from slr_bench.run.runner import Runner
 from slr_bench.run.schedule import Run

@@ -32,8 +32,7 @@ from slr_bench.predict.peak import predict_step, replay_requests
 from slr_bench.predict.plan.choices import at_size, choices_of
 from slr_bench.predict.plan.result import DoesNotFitError, Evaluated, Point
 from slr_bench.predict.plan.search import find_fastest
-from slr_bench.predict.step_profile import Refusal, StepProfile
-from slr_bench.predict.trace_pool import trace_steps
+from slr_bench.predict.trace_pool import Refusal, StepProfile, trace_steps
 from slr_bench.trace.requests import TRANSIENT, UNMODELLED
 from slr_bench.units import MIB, format_bytes
 

@@ -23,6 +23,8 @@ JsonObject: TypeAlias = dict[str, Any]
 TIMED_PREFIX: Final = "step "
 """Begins the name of a phase in which a step is timed."""
 TRACE_PHASE: Final = "trace"
+OLD_NAMES_VARIABLE: Final = "SLR_BENCH_OLD_NAMES"
+"""Variable in the environment of a process that imports an older source tree (``worker.old_names``)."""
 NO_CUDA: Final = "device: cuda, but torch sees no CUDA device; use --device cpu or a machine with one"
 
 
@@ -64,7 +66,7 @@ class MeasureCell:
 class ProfileStep:
     """Attribute every byte at the peak of one step."""
 
-    entry: ClassVar[str] = "slr_bench.worker.profile:profile_step"
+    entry: ClassVar[str] = "slr_bench.worker.traced_step:profile_step"
     work: Work
     warmup_steps: int
     kind: Literal["profile"] = "profile"

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from slr_bench.errors import SlrBenchError
-from slr_bench.execute import reaping
+from slr_bench.execute import fork_server
 from slr_bench.execute.job import MESSAGES, Ending, Job, JobResult, JsonObject, OnMessage, PhaseEntered
 from slr_bench.execute.machine import PSS_PERIOD_S, JobMonitor, Readers
 
@@ -66,7 +66,7 @@ class LocalExecutor:
 
     def start(self) -> None:
         """Start the server, which imports its modules; :meth:`wait_ready` waits for that, ``__exit__`` ends it."""
-        self._was_subreaper = reaping.set_subreaper(True)  # a killed server's orphans come to us, not to init
+        self._was_subreaper = fork_server.set_subreaper(True)  # a killed server's orphans come to us, not to init
         ours, theirs = socket.socketpair()
         with theirs:
             self._server = subprocess.Popen(
@@ -105,14 +105,14 @@ class LocalExecutor:
         except subprocess.TimeoutExpired:
             self._server.kill()
             self._server.wait()
-        reaping.sweep(self._is_ours)  # there is something only if the server was killed
-        reaping.set_subreaper(self._was_subreaper)
+        fork_server.sweep(self._is_ours)  # there is something only if the server was killed
+        fork_server.set_subreaper(self._was_subreaper)
 
     def _is_ours(self, pid: int) -> bool:
         """Return whether a child of this process came from our server. A program that embeds us may have others."""
-        session = reaping.session_of(pid)
+        session = fork_server.session_of(pid)
         is_of_a_cell = session is not None and session in (self.last_pid, self._server.pid)
-        return is_of_a_cell or reaping.has_mark(pid, f"{OWNER_VARIABLE}={self._owner}")
+        return is_of_a_cell or fork_server.has_mark(pid, f"{OWNER_VARIABLE}={self._owner}")
 
     def submit(self, job: Job[Any]) -> LocalHandle:
         """Send a job to the server."""

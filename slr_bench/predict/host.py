@@ -9,7 +9,7 @@ from typing import Final
 
 from slr_bench.execute.job import JsonObject
 from slr_bench.predict.device import CPU, Estimate, Fit
-from slr_bench.predict.step_profile import StepProfile
+from slr_bench.predict.trace_pool import StepProfile
 from slr_bench.trace.requests import ALLOCATE, FREE, TRANSIENT, Requests
 from slr_bench.units import MIB
 

@@ -7,19 +7,21 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 from slr_bench.execute.job import Ending, PhaseEntered, StepToTrace, StepTraced, TraceSteps, Work
 from slr_bench.execute.local import LocalExecutor
 from slr_bench.files import flatten, nest
 from slr_bench.grid.cells import Cell
-from slr_bench.predict.step_profile import Refusal, StepProfile
 from slr_bench.record import without_paths
 from slr_bench.run.driver import Driver, thread_environment
+from slr_bench.trace.requests import Requests, UnmodelledOperator, requests_from_json
+from slr_bench.trace.step_trace import TF32
 
 _TRACED_MICRO_BATCHES: Final = 2
 _TRACES_PER_PROCESS: Final = 4
@@ -27,9 +29,85 @@ _TRACES_PER_PROCESS: Final = 4
 _STEP_TIMEOUT_S: Final = 120.0
 _PRELOAD: Final = ("slr_bench.trace.fake.lazy_dynamo", "slr_bench.worker.trace_for_prediction")
 """The workload's own modules are imported by its first trace, in the one child that runs all traces of a share."""
+_HALF: Final = ("float16", "bfloat16")
 _NOT_A_STEP: Final = (
     "workload {} is a whole training; what can be predicted is a step: name one of steps with --workload"
 )
+
+
+class Refusal(NamedTuple):
+    """A setting that cannot be traced or predicted."""
+
+    reason: str
+
+
+class ModuleBytes(NamedTuple):
+    """Bytes of one module's tensors at the peak."""
+
+    module: str
+    bytes: int
+    by_category: Mapping[str, int]
+
+
+class StepWork(NamedTuple):
+    """Work of one optimizer step, in the order of the rates."""
+
+    fp32_flops: float
+    tf32_flops: float
+    half_flops: float
+    touched_bytes: float
+    operators: int
+
+
+@dataclass(frozen=True)
+class StepProfile:
+    """A steady step traced on fake tensors (``worker.trace_for_prediction``)."""
+
+    source: str
+    peak_tensor_bytes: int
+    floor_bytes: int
+    """Operator floor: the least memory that the step's operators need."""
+    by_category: Mapping[str, int]
+    by_module: Sequence[ModuleBytes]
+    requests: Requests
+    """Requests of the first step and of a steady one to an allocator (``trace.requests``)."""
+    flops_by_dtype: Mapping[str, int]
+    touched_bytes_per_step: int
+    operators: int
+    samples_per_step: int
+    """Units of data (clips, images, tokens) per step."""
+    cuda_rules: int | None = None
+    """Version of the CUDA rules; None for a step on the CPU."""
+    unmodelled: Sequence[UnmodelledOperator] = ()
+    interpolated_from: Sequence[int] | None = None
+    """The smaller and the larger micro-batch that were traced in its place; None if the step itself was traced."""
+
+    @classmethod
+    def from_json(cls, message: Mapping[str, Any]) -> Self:
+        """Read what the tracing process sends about one step."""
+        return cls(
+            source=message["source"],
+            peak_tensor_bytes=message["peak_tensor_bytes"],
+            floor_bytes=message["floor_bytes"],
+            by_category=message["by_category"],
+            by_module=[ModuleBytes(**entry) for entry in message["by_module"]],
+            requests=requests_from_json(message["requests"]),
+            flops_by_dtype=message["flops_by_dtype"],
+            touched_bytes_per_step=message["touched_bytes_per_step"],
+            operators=message["operators"],
+            samples_per_step=message["samples_per_step"],
+            cuda_rules=message.get("cuda_rules"),
+            unmodelled=[UnmodelledOperator(**entry) for entry in message.get("unmodelled", ())],
+            interpolated_from=message.get("told_from_samples"),
+        )
+
+    @property
+    def work(self) -> StepWork:
+        """The amounts that the step computes, moves and launches."""
+        flops = self.flops_by_dtype
+        half, tf32 = sum(flops.get(name, 0) for name in _HALF), flops.get(TF32, 0)
+        return StepWork(sum(flops.values()) - half - tf32, tf32, half, self.touched_bytes_per_step, self.operators)
+
 
 TraceResult = StepProfile | Refusal
 OnTraced = Callable[[Cell, TraceResult], None]

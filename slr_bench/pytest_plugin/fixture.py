@@ -16,7 +16,7 @@ from slr_bench.live_bytes import LiveBytes, StorageReferences, storages_alive
 from slr_bench.probes.host import HostProbe, give_heap_back
 from slr_bench.pytest_plugin.check import ENVIRONMENT, METRICS, Measurement
 from slr_bench.record import Metric
-from slr_bench.worker.environment import collect_environment
+from slr_bench.worker.context import collect_environment
 from slr_bench.worker.traced_step import no_collection
 
 PreparedCall = Callable[[], AbstractContextManager[Callable[[], object]]]
@@ -70,6 +70,14 @@ class MemoryBenchmark:
         arguments: Callable[[], Arguments],
         teardown: Callable[..., Any] | None = None,
     ) -> None:
+<<<<<<< HEAD
+=======
+        import torch
+
+        from slr_bench.pytest_plugin.call_bytes import call_metrics
+        from slr_bench.worker.context import collect_environment
+
+>>>>>>> 56791e7 (Fold ten modules of the measuring rooms into those that use them)
         @contextmanager
         def prepared() -> Iterator[Callable[[], object]]:
             args, kwargs = arguments()

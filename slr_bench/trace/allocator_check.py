@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from slr_bench.trace.allocations import Alloc, Enter, Event, Exit, Free, StepBegins
-from slr_bench.trace.recording import BEFORE, StepTrace, Storage
+from slr_bench.trace.step_trace import BEFORE, StepTrace, Storage
 
 WORKSPACE: Final = "workspace"
 ROUNDING: Final = "rounding"

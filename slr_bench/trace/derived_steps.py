@@ -19,7 +19,8 @@ from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
 from slr_bench.live_bytes import State
-from slr_bench.trace.recording import (
+from slr_bench.trace.requests import OperatorNeed, Workspace
+from slr_bench.trace.step_trace import (
     BEFORE,
     HELD,
     INPUT,
@@ -31,7 +32,6 @@ from slr_bench.trace.recording import (
     StepTrace,
     Storage,
 )
-from slr_bench.trace.requests import OperatorNeed, Workspace
 
 Item = TypeVar("Item")
 _LEFT = (TEMPORARY, SAVED, INPUT, WEIGHT_CAST)

@@ -21,7 +21,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.optim import optimizer as optim
 
 from slr_bench.live_bytes import tensors_in
-from slr_bench.trace.recording import BUFFER, OPTIMIZER_STATE, PARAMETER
+from slr_bench.trace.step_trace import BUFFER, OPTIMIZER_STATE, PARAMETER
 
 NO_MODULE = "(outside modules)"
 SPLIT_ATTRIBUTE = "splits_work"

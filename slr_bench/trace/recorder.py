@@ -20,7 +20,7 @@ from slr_bench.live_bytes import (
     tensors_in,
 )
 from slr_bench.trace.owners import NO_MODULE, ModuleTracker, SavedTensors, origin
-from slr_bench.trace.recording import (
+from slr_bench.trace.step_trace import (
     BEFORE,
     GRADIENT,
     HELD,
@@ -28,6 +28,7 @@ from slr_bench.trace.recording import (
     LOAD_PHASE,
     PARAMETER,
     TEMPORARY,
+    TF32,
     WEIGHT_CAST,
     Operator,
     StepTrace,
@@ -44,7 +45,6 @@ _FLOPS = {  # torch has no formula for the CPU's fused attention, which computes
     ],
 }
 _CONVOLUTIONS = (_aten.convolution, _aten._convolution, _aten.cudnn_convolution, _aten.convolution_backward)
-TF32 = "tf32"
 
 
 class Recorder(LiveBytes):  # type: ignore[no-untyped-call]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from slr_bench.trace.recording import BEFORE, StepTrace
+from slr_bench.trace.step_trace import BEFORE, StepTrace
 
 COPY: Final = -1
 """Storage number of the copies that an operator makes of its inputs while it runs."""

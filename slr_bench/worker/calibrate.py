@@ -16,8 +16,7 @@ from slr_bench.grid.workload import StepWork
 from slr_bench.probes import nvml
 from slr_bench.probes.nvml import GpuReading
 from slr_bench.probes.visible import open_device
-from slr_bench.worker.context import open_work
-from slr_bench.worker.environment import collect_environment
+from slr_bench.worker.context import collect_environment, open_work
 from slr_bench.worker.operator_cases import CASES, OperatorCase, made_bytes, prepared, rule_of
 from slr_bench.worker.traced_step import no_collection
 

@@ -12,15 +12,27 @@ from importlib import import_module
 from typing import Any, Final
 
 from slr_bench.errors import SlrBenchError, UnsupportedSettingError
-from slr_bench.execute.job import MESSAGES, Job, JobResult, JsonObject, Measurement, PhaseEntered, Send, StepTraced
+from slr_bench.execute.job import (
+    MESSAGES,
+    OLD_NAMES_VARIABLE,
+    Job,
+    JobResult,
+    JsonObject,
+    Measurement,
+    PhaseEntered,
+    Send,
+    StepTraced,
+)
 from slr_bench.oom import OutOfMemoryKind, out_of_memory_kind
 from slr_bench.record import Outcome
-from slr_bench.worker.old_names import install_if_needed
 
 _OUTCOMES: Final = {None: Outcome.CRASH, OutOfMemoryKind.GPU: Outcome.OOM_GPU, OutOfMemoryKind.HOST: Outcome.OOM_HOST}
 
 
-install_if_needed()  # before anything of an older source tree is imported
+if os.environ.get(OLD_NAMES_VARIABLE):  # before anything of an older source tree is imported
+    from slr_bench.worker.old_names import install
+
+    install()
 
 
 def main() -> None:
@@ -74,7 +86,7 @@ def describe_only(job: Job[Any], send: Send) -> None:
 
 def describe_environment(job: Job[Any]) -> JsonObject:
     """Return what the figures of this process depend on besides the setting."""
-    from slr_bench.worker.environment import collect_environment, resolve_device
+    from slr_bench.worker.context import collect_environment, resolve_device
 
     return collect_environment(resolve_device(job.device), job.isolation)
 

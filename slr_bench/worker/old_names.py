@@ -1,21 +1,18 @@
 """Keeps the old names of this package importable for older source trees.
 
 ``slr-bench gate OLD HEAD`` measures the workloads of an old tree with this package. Their code imports names from where
-they were then. A process that imports such a tree has ``SLR_BENCH_OLD_NAMES`` in its environment and calls `install`
+they were then. A process that imports such a tree has `OLD_NAMES_VARIABLE` in its environment. It calls `install`
 before it imports the tree. No other process accepts the old names.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Final
-
-VARIABLE: Final = "SLR_BENCH_OLD_NAMES"
 
 NEW_PLACES: Final[Mapping[str, Mapping[str, str]]] = {
     "slr_bench.errors": {
@@ -33,12 +30,6 @@ NEW_PLACES: Final[Mapping[str, Mapping[str, str]]] = {
     },
 }
 """Old module -> old name -> ``module:name`` today. Extend it when a name moves that models or workloads import."""
-
-
-def install_if_needed() -> None:
-    """Install the old names if this process is to import an older source tree."""
-    if os.environ.get(VARIABLE):
-        install()
 
 
 def install(places: Mapping[str, Mapping[str, str]] = NEW_PLACES) -> None:

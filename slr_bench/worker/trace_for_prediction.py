@@ -20,14 +20,12 @@ from slr_bench.trace.derived_steps import (
     name_state,
     repeat_micro_batches,
 )
-from slr_bench.trace.fake.cpu_rules import CpuFakeMode
 from slr_bench.trace.fake.cuda_rules import CUDA_RULES
-from slr_bench.trace.fake.tensors import place_of, refusals_explained, unfilled
+from slr_bench.trace.fake.tensors import CpuFakeMode, place_of, refusals_explained, unfilled
 from slr_bench.trace.fake.workspaces import WorkspaceLog, host_copies_of, workspace_of
 from slr_bench.trace.requests import lives, requests, unmodelled
 from slr_bench.worker.context import Context, open_work
-from slr_bench.worker.profile import profile_json
-from slr_bench.worker.traced_step import recorded_step, summed_up
+from slr_bench.worker.traced_step import profile_json, recorded_step, summed_up
 
 
 def trace_steps(job: Job[TraceSteps], send: Send) -> None:

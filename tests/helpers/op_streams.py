@@ -17,7 +17,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slr_bench.live_bytes import LiveBytes
-from slr_bench.trace.fake.cpu_rules import CpuFakeMode
+from slr_bench.trace.fake.tensors import CpuFakeMode
 
 CPU = torch.device("cpu")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from slr_bench.predict.step_profile import StepProfile
+from slr_bench.predict.trace_pool import StepProfile
 
 
 def step_profile(*requests: list[int], **fields: Any) -> StepProfile:

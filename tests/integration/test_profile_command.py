@@ -9,7 +9,7 @@ from slr_bench.execute.job import Job, ProfileStep
 from slr_bench.grid.cells import own_cell
 from slr_bench.grid.config import GridConfig
 from slr_bench.run.driver import work_of
-from slr_bench.worker.profile import profile_step
+from slr_bench.worker.traced_step import profile_step
 
 ARMS = {
     "baseline": {

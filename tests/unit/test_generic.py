@@ -28,7 +28,7 @@ ALLOWED = {
     # Examples of the noun and the workload that a project can choose, in documentation strings.
     "grid/description.py": {"clip"},
     "grid/project_file.py": {"train_step"},
-    "predict/step_profile.py": {"clips"},
+    "predict/trace_pool.py": {"clips"},
     # The doctor also checks the optional packages of the recogniser.
     "doctor/doctor.py": {"clip", "video"},
     # Statistics: the sign of a difference.

@@ -115,6 +115,11 @@ class CachingAllocator:
         self._next_address = next_address or self._ascending_address
         self._free_address = _FIRST_ADDRESS
 
+    @property
+    def peaks_bytes(self) -> tuple[int, int, int]:
+        """Peaks of requested, allocated and reserved bytes."""
+        return self.peak_requested_bytes, self.peak_allocated_bytes, self.peak_reserved_bytes
+
     def allocate(self, size_bytes: int, stream: int = 0) -> Block:
         """Return a block for a request of ``size_bytes`` (at least 1).
 

@@ -7,11 +7,11 @@ grows where the plain allocator would make a new one. Whole free pages are given
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Final
 
 from slr_bench.predict.allocator.caching import Block, CachingAllocator, Pool
-from slr_bench.predict.allocator.rules import DEFAULT_SETTINGS, UNLIMITED, AllocatorSettings
+from slr_bench.predict.allocator.rules import UNLIMITED
 from slr_bench.units import GIB
 
 ADDRESS_SPACE_PART: Final = 1.125
@@ -142,9 +142,5 @@ def _grown_bytes(block: Block) -> int:
     return block.size_bytes + (following.size_bytes if following is not None and not following.is_mapped else 0)
 
 
-def make_allocator(
-    settings: AllocatorSettings = DEFAULT_SETTINGS, next_address: Callable[[int], int] | None = None
-) -> CachingAllocator:
-    """Make the kind of allocator that ``settings`` select."""
-    kind = ExpandableAllocator if settings.expandable_segments else CachingAllocator
-    return kind(settings, next_address)
+ALLOCATORS: Final[Mapping[bool, type[CachingAllocator]]] = {False: CachingAllocator, True: ExpandableAllocator}
+"""The allocator that a value of the setting ``expandable_segments`` selects."""

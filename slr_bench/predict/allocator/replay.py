@@ -11,7 +11,7 @@ from typing import Final
 from slr_bench.errors import ConfigError, DataError
 from slr_bench.execute.job import JsonObject
 from slr_bench.predict.allocator.caching import Block, CachingAllocator, OutOfDeviceMemoryError
-from slr_bench.predict.allocator.expandable import make_allocator
+from slr_bench.predict.allocator.expandable import ALLOCATORS, ExpandableAllocator
 from slr_bench.predict.allocator.recording import Event, GoldenTrace, Recording, read_snapshot, recording_of
 from slr_bench.predict.allocator.rules import (
     INTERVALS,
@@ -78,8 +78,7 @@ def replay_events(events: Iterable[Event], allocator: CachingAllocator) -> Repla
         allocated.append(allocator.allocated_bytes)
         reserved.append(allocator.reserved_bytes)
         segments.append(allocator.segments)
-    peaks = allocator.peak_requested_bytes, allocator.peak_allocated_bytes, allocator.peak_reserved_bytes
-    return ReplayResult(requested, allocated, reserved, segments, *peaks, failure)
+    return ReplayResult(requested, allocated, reserved, segments, *allocator.peaks_bytes, failure)
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def replay_snapshot(
             chosen = _recorded_settings(recording, rules, capacity)
         else:
             chosen = settings_of(settings, capacity, rules)
-        simulated = replay_events(recording.events, make_allocator(chosen))
+        simulated = replay_events(recording.events, ALLOCATORS[chosen.expandable_segments](chosen))
         return SnapshotReplay(recording, simulated, False, capacity_bytes, None)
     simulated = _replay_as_recorded(recording, rules)
     return SnapshotReplay(recording, simulated, True, None, _first_difference(recording, simulated))
@@ -173,9 +172,9 @@ def _replay_as_recorded(recording: Recording, rules: AllocatorRules) -> ReplayRe
     """Replay with the recorded settings and segment addresses; these decide between free blocks of equal size."""
     settings = _recorded_settings(recording, rules)
     if settings.expandable_segments:
-        return replay_events(recording.events, make_allocator(settings))
+        return replay_events(recording.events, ExpandableAllocator(settings))
     addresses = _segment_addresses(recording)
-    return replay_events(recording.events, make_allocator(settings, lambda size: next(addresses)))
+    return replay_events(recording.events, CachingAllocator(settings, lambda size: next(addresses)))
 
 
 def _segment_addresses(recording: Recording) -> Iterator[int]:

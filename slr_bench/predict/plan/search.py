@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from slr_bench.errors import NothingMeasuredError
 from slr_bench.predict.plan.result import Choice, DoesNotFitError, Evaluated, Measured, Point, Rejected
-from slr_bench.predict.step_profile import Refusal
+from slr_bench.predict.trace_pool import Refusal
 from slr_bench.units import format_bytes
 
 IMPOSSIBLE: Final = "impossible"

@@ -16,7 +16,7 @@ from slr_bench.predict.calibrate import Calibration
 from slr_bench.predict.device import Estimate, Fit
 from slr_bench.predict.host import START_BYTES, HostPrediction
 from slr_bench.predict.peak import CardFit, Prediction
-from slr_bench.predict.step_profile import Refusal
+from slr_bench.predict.trace_pool import Refusal
 from slr_bench.report.formats.table import Cell, Column, Row, Table, Tone
 from slr_bench.report.formats.terminal import print_table
 from slr_bench.report.views.profile import MEANINGS

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import slr_bench
 from slr_bench.errors import ConfigError
+from slr_bench.execute.job import OLD_NAMES_VARIABLE
 from slr_bench.grid import project_file
 from slr_bench.grid.workload import GROUP
 from slr_bench.run.revisions import git
-from slr_bench.worker import old_names
 
 WORKING_TREE: Final = "."
 """The name of the working tree as it is; no revision can have it."""
@@ -72,7 +72,7 @@ class Tree:
         places = [self.harness, *(path for path in moved if path.is_dir()), self.directory, *outside]
         # Without the safe path, `python -m` would put the user's directory before all of these.
         search_path = os.pathsep.join(map(str, dict.fromkeys(places)))
-        return {"PYTHONPATH": search_path, "PYTHONSAFEPATH": "1", old_names.VARIABLE: "1", project_file.VARIABLE: ""}
+        return {"PYTHONPATH": search_path, "PYTHONSAFEPATH": "1", OLD_NAMES_VARIABLE: "1", project_file.VARIABLE: ""}
 
 
 def _relative_to_top(path: Path, top: Path) -> Path | None:

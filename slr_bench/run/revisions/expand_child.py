@@ -7,6 +7,7 @@ source knows what the cells are. It does not import torch.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -16,13 +17,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from slr_bench.errors import ConfigError, SlrBenchError
+from slr_bench.execute.job import OLD_NAMES_VARIABLE
 from slr_bench.files import flatten
 from slr_bench.grid.cells import Cell, expand_each
 from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import registrations
 from slr_bench.run.binding import source_hash
 from slr_bench.run.driver import prepare
-from slr_bench.worker.old_names import install_if_needed
+from slr_bench.worker.old_names import install
 
 
 class _Message(BaseModel):
@@ -73,7 +75,8 @@ class Expansion(_Message):
 
 def main() -> None:
     """Read a request from stdin and write an expansion to stdout."""
-    install_if_needed()
+    if os.environ.get(OLD_NAMES_VARIABLE):
+        install()
     try:
         with contextlib.redirect_stdout(sys.stderr):  # a source may print while it is imported
             expansion = expand_here(ExpansionRequest.model_validate_json(sys.stdin.read()))

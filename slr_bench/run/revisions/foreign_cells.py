@@ -23,7 +23,7 @@ from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import WorkloadSpec
 from slr_bench.run.revisions.checkouts import Tree
 from slr_bench.run.revisions.expand_child import ExpandedCell, Expansion, ExpansionRequest
-from slr_bench.run.session import Source
+from slr_bench.run.runner import Source
 from slr_bench.units import plain
 
 EXPANSION = "slr_bench.run.revisions.expand_child"

@@ -15,9 +15,8 @@ from slr_bench.grid.cells import Cell
 from slr_bench.grid.config import GridConfig
 from slr_bench.run.revisions.checkouts import Revision, Tree, source_trees
 from slr_bench.run.revisions.foreign_cells import Expanded, expand_in
-from slr_bench.run.runner import Listener, make_and_report
+from slr_bench.run.runner import Listener, SessionConfig, make_and_report, open_session
 from slr_bench.run.schedule import Run, schedule
-from slr_bench.run.session import SessionConfig, open_session
 from slr_bench.run.store import Pairing, Store
 
 SIDES = ("base", "head")

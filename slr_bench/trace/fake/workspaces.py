@@ -15,7 +15,7 @@ from typing import Any, Final
 import torch
 
 from slr_bench.live_bytes import tensors_in
-from slr_bench.trace.fake.cpu_rules import ByName
+from slr_bench.trace.fake.tensors import ByName
 from slr_bench.trace.requests import OperatorNeed, Workspace
 from slr_bench.units import KIB, MIB
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from slr_bench.execute import reaping
+from slr_bench.execute import fork_server
 
 PATIENCE_S = 60
 
@@ -29,15 +29,15 @@ os.execvp("sleep", ["sleep", "600"])
 
 @pytest.fixture
 def subreaper():
-    before = reaping.set_subreaper(True)
+    before = fork_server.set_subreaper(True)
     yield
-    reaping.set_subreaper(before)
+    fork_server.set_subreaper(before)
 
 
 def test_subreaper_state_can_be_restored():
-    before = reaping.set_subreaper(True)
-    assert reaping.set_subreaper(before) is True
-    assert reaping.set_subreaper(before) is before
+    before = fork_server.set_subreaper(True)
+    assert fork_server.set_subreaper(before) is True
+    assert fork_server.set_subreaper(before) is before
 
 
 def test_a_daemon_that_left_its_session_is_ended_with_the_rest_and_strangers_are_not(subreaper):
@@ -49,12 +49,12 @@ def test_a_daemon_that_left_its_session_is_ended_with_the_rest_and_strangers_are
         ) as root,
     ):
         daemon = os.pidfd_open(int(root.stdout.readline()))
-        assert reaping.sweep(lambda pid: reaping.has_mark(pid, mark)) == 3
+        assert fork_server.sweep(lambda pid: fork_server.has_mark(pid, mark)) == 3
         assert select.select([daemon], [], [], PATIENCE_S)[0]
         os.close(daemon)
         assert root.poll() is not None
         assert stranger.poll() is None
-        assert stranger.pid in reaping.children()
+        assert stranger.pid in fork_server.children()
         stranger.kill()
 
 
@@ -64,7 +64,7 @@ def test_a_whole_group_is_killed_and_nothing_else():
         with subprocess.Popen(["sh", "-c", "sleep 600 & echo x; wait"], **apart) as leader:
             leader.stdout.readline()
             process = os.pidfd_open(leader.pid)
-            reaping.kill_group(process, leader.pid)
+            fork_server.kill_group(process, leader.pid)
             os.close(process)
             assert leader.stdout.read() == b""  # its child held the pipe too
         assert leader.returncode == -signal.SIGKILL
@@ -75,7 +75,7 @@ def test_a_whole_group_is_killed_and_nothing_else():
 def test_a_child_without_a_group_of_its_own_is_killed_alone():
     with subprocess.Popen(["sleep", "600"]) as child:
         process = os.pidfd_open(child.pid)
-        reaping.kill_group(process, child.pid)
+        fork_server.kill_group(process, child.pid)
         os.close(process)
     assert child.returncode == -signal.SIGKILL
 
@@ -92,18 +92,18 @@ def test_on_an_old_kernel_the_group_is_killed_by_the_id_of_its_unreaped_leader(m
     with subprocess.Popen(["sh", "-c", "sleep 600 & echo; wait"], start_new_session=True, stdout=-1) as leader:
         leader.stdout.readline()
         process = os.pidfd_open(leader.pid)
-        reaping.kill_group(process, leader.pid)
+        fork_server.kill_group(process, leader.pid)
         os.close(process)
         assert leader.stdout.read() == b""
 
 
 def test_without_owned_children_nothing_is_swept():
-    assert reaping.sweep(lambda pid: False) == 0
+    assert fork_server.sweep(lambda pid: False) == 0
 
 
 def test_an_ended_process_has_no_session_and_no_mark():
     with subprocess.Popen(["true"]) as child:
         pass
-    assert reaping.session_of(child.pid) is None
-    assert not reaping.has_mark(child.pid, "X=1")
-    assert reaping.session_of(os.getpid()) == os.getsid(0)
+    assert fork_server.session_of(child.pid) is None
+    assert not fork_server.has_mark(child.pid, "X=1")
+    assert fork_server.session_of(os.getpid()) == os.getsid(0)

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from slr_bench.grid.training_step import TrainingStep
-from slr_bench.trace.fake.cpu_rules import CpuFakeMode
-from slr_bench.trace.recording import BEFORE
+from slr_bench.trace.fake.tensors import CpuFakeMode
+from slr_bench.trace.step_trace import BEFORE
 from slr_bench.worker.context import Context
 from slr_bench.worker.traced_step import trace_step
 

@@ -8,7 +8,7 @@ from step_profiles import step_profile
 from slr_bench.predict.allocator.rules import DEFAULT_SETTINGS, AllocatorSettings, settings_of
 from slr_bench.predict.device import Bound, Device, Estimate, Fit, find_device
 from slr_bench.predict.peak import predict_fit, predict_fit_per_card, predict_step, replay_requests
-from slr_bench.predict.step_profile import UnmodelledOperator
+from slr_bench.predict.trace_pool import UnmodelledOperator
 from slr_bench.trace.requests import ALLOCATE, FREE, LIBRARY, STEADY, TRANSIENT
 from slr_bench.units import GIB, MIB
 

@@ -19,8 +19,7 @@ from slr_bench.grid.cells import Cell, own_cell
 from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import WorkloadSpec
 from slr_bench.predict import trace_pool
-from slr_bench.predict.step_profile import Refusal
-from slr_bench.predict.trace_pool import TracePool, trace_steps
+from slr_bench.predict.trace_pool import Refusal, TracePool, trace_steps
 from slr_bench.record import Outcome
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"

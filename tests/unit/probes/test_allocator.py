@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slr_bench.probes.allocator import KINDS, CudaAllocatorProbe
-from slr_bench.probes.phases import PhaseClock
+from slr_bench.worker.context import PhaseClock
 
 NAMES = {"peak_allocated_bytes", "peak_requested_bytes", "peak_reserved_bytes"}
 GPU = torch.device("cuda")

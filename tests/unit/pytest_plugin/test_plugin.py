@@ -11,7 +11,7 @@ import slr_bench.pytest_plugin.check
 import slr_bench.pytest_plugin.collected
 import slr_bench.pytest_plugin.fixture
 import slr_bench.pytest_plugin.session
-import slr_bench.worker.environment  # noqa: F401
+import slr_bench.worker.context  # noqa: F401
 
 pytest_plugins = ["pytester"]
 # pytest-benchmark only warns of another machine and of a missing baseline.

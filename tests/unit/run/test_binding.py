@@ -15,10 +15,9 @@ from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import WorkloadSpec
 from slr_bench.probes import host
 from slr_bench.record import Outcome
-from slr_bench.run import driver, session
+from slr_bench.run import driver, runner
 from slr_bench.run.binding import BoundElsewhereError, source_hash
-from slr_bench.run.runner import Runner, outcome_counts
-from slr_bench.run.session import BROKEN_PAIR
+from slr_bench.run.runner import BROKEN_PAIR, Runner, outcome_counts
 from slr_bench.run.store import Store
 
 
@@ -30,7 +29,7 @@ def bench(tmp_path, monkeypatch):
     def run(sizes=(1, 2), spec=TOY, executor=None, fake=False, retry=False, skip=True, readers=None, **grid_values):
         executor = executor or FakeExecutor()
         options = {"fake": fake, "retry": retry, "skip": skip, "readers": readers or STILL}
-        monkeypatch.setattr(session, "LocalExecutor", executor)
+        monkeypatch.setattr(runner, "LocalExecutor", executor)
         grid = GridConfig(workload=spec.name, **({"repeats": 2} | grid_values))
         cells = [
             Cell(id_of(size, spec), "a", spec, grid, Toy(size=size), {"size": size}, is_own=True) for size in sizes

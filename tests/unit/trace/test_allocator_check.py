@@ -25,7 +25,7 @@ from slr_bench.trace.allocations import (
 )
 from slr_bench.trace.allocator_check import match_peak
 from slr_bench.trace.recorder import Recorder, with_unnamed
-from slr_bench.trace.recording import BEFORE, PARAMETER, Operator, StepTrace, Storage
+from slr_bench.trace.step_trace import BEFORE, PARAMETER, Operator, StepTrace, Storage
 
 CPU = torch.device("cpu")
 

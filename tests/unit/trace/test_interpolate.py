@@ -12,8 +12,8 @@ from models.config import Settings
 from slr_bench.execute.job import Job, StepToTrace, TraceSteps, Work
 from slr_bench.files import nest
 from slr_bench.trace.derived_steps import TracedStep, interpolate
-from slr_bench.trace.recording import Operator, StepTrace, Storage
 from slr_bench.trace.requests import OperatorNeed, Workspace
+from slr_bench.trace.step_trace import Operator, StepTrace, Storage
 from slr_bench.worker.trace_for_prediction import trace_one, trace_steps
 
 pytestmark = pytest.mark.filterwarnings("ignore:fp16 on a CPU")

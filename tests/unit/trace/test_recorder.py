@@ -13,10 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 import slr_bench
 from slr_bench.live_bytes import LiveBytes, storages_alive
-from slr_bench.trace.attribution import breakdown, operator_floor
 from slr_bench.trace.owners import OWN_SOURCE
 from slr_bench.trace.recorder import Recorder, with_unnamed
-from slr_bench.trace.recording import (
+from slr_bench.trace.step_trace import (
     GRADIENT,
     HELD,
     OPTIMIZER_STATE,
@@ -25,6 +24,8 @@ from slr_bench.trace.recording import (
     TEMPORARY,
     WEIGHT_CAST,
     StepTrace,
+    breakdown,
+    operator_floor,
 )
 
 CPU = torch.device("cpu")

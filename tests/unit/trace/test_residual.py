@@ -11,8 +11,8 @@ from zoo import CASES, Case, build, is_runnable, quick
 from slr_bench.live_bytes import storages_alive
 from slr_bench.trace.allocations import CpuAllocations
 from slr_bench.trace.allocator_check import match_peak
-from slr_bench.trace.attribution import breakdown, operator_floor
 from slr_bench.trace.recorder import Recorder, with_unnamed
+from slr_bench.trace.step_trace import breakdown, operator_floor
 
 QUICK = quick("mvit_v2_s", "s3d")
 CPU = torch.device("cpu")

@@ -16,7 +16,6 @@ from slr_bench.files import nest
 from slr_bench.grid.workload import WorkloadSpec
 from slr_bench.predict.device import Bound, any_device
 from slr_bench.predict.peak import replay_requests
-from slr_bench.trace.attribution import breakdown, operator_floor
 from slr_bench.trace.derived_steps import (
     live_bytes,
     make_steady,
@@ -24,16 +23,16 @@ from slr_bench.trace.derived_steps import (
     name_state,
     repeat_micro_batches,
 )
-from slr_bench.trace.fake.cpu_rules import CpuFakeMode
 from slr_bench.trace.fake.cuda_rules import CudaFakeMode, cuda_routes
+from slr_bench.trace.fake.tensors import CpuFakeMode
 from slr_bench.trace.fake.workspaces import WorkspaceLog, workspace_of
 from slr_bench.trace.recorder import Recorder, with_unnamed
 from slr_bench.trace.requests import ALLOCATE, FREE, LIBRARY, STEADY, TRANSIENT, unmodelled
+from slr_bench.trace.step_trace import breakdown, operator_floor
 from slr_bench.worker import context as run_context
 from slr_bench.worker.context import open_work
-from slr_bench.worker.profile import profile_json
 from slr_bench.worker.trace_for_prediction import trace_one, trace_steps
-from slr_bench.worker.traced_step import no_collection, recorded_step, summed_up
+from slr_bench.worker.traced_step import no_collection, profile_json, recorded_step, summed_up
 
 pytestmark = pytest.mark.filterwarnings("ignore:fp16 on a CPU")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from slr_bench.worker import old_names
+from slr_bench.execute.job import OLD_NAMES_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[3]
 OLD_COMMIT = "55314e8"
@@ -53,7 +53,7 @@ def test_the_stored_list_is_that_of_the_history():
 
 @pytest.mark.parametrize("needed", ["", "1"])
 def test_the_old_names_exist_only_where_they_are_needed(monkeypatch, needed):
-    monkeypatch.setenv(old_names.VARIABLE, needed)
+    monkeypatch.setenv(OLD_NAMES_VARIABLE, needed)
     done = python("import slr_bench.worker.main, slr_bench.errors; print('__getattr__' in vars(slr_bench.errors))")
     assert done.stdout.strip() == str(bool(needed)), done.stderr
 

@@ -224,7 +224,7 @@ def test_another_process_gives_the_committed_bytes(tiny_job):
 @pytest.fixture
 def tiny_job():
     """The quickest cell of the baseline as the worker gets it, and its record."""
-    from slr_bench.worker.environment import collect_environment
+    from slr_bench.worker.context import collect_environment
 
     cell = expand(load_grid(ROOT / "configs/gate_fake.yml"), {}, "baseline")[0]
     records, _ = Store(ROOT / byte_gate.BASELINE / "fake").read_records()

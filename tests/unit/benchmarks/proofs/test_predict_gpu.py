@@ -16,7 +16,7 @@ from slr_bench.errors import CellCrashedError, ConfigError
 from slr_bench.grid.cells import expand
 from slr_bench.grid.config import load_grid
 from slr_bench.predict.device import find_device
-from slr_bench.predict.step_profile import Refusal
+from slr_bench.predict.trace_pool import Refusal
 from slr_bench.record import Metric, Outcome, Record
 from slr_bench.trace.requests import ALLOCATE, TRANSIENT
 from slr_bench.units import MIB

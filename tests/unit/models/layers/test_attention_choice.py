@@ -12,8 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from models.layers import attention as attention_choice
 from models.layers.attention import MUCH_FASTER, NEAR_BYTES, TemporalAttention, choose, torch_attention
 from slr_bench.live_bytes import LiveBytes
-from slr_bench.trace.fake.cpu_rules import CpuFakeMode
-from slr_bench.trace.fake.tensors import swap_for_fake
+from slr_bench.trace.fake.tensors import CpuFakeMode, swap_for_fake
 from slr_bench.trace.recorder import Recorder
 
 CPU = torch.device("cpu")

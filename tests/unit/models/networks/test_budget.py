@@ -8,7 +8,7 @@ from models.layers.recompute_plan import chain_costs, least_bytes, within_budget
 from models.networks.backbone import FrameBackbone
 from slr_bench.errors import UnsupportedSettingError
 from slr_bench.trace.recorder import Recorder
-from slr_bench.trace.recording import SAVED, WEIGHT_CAST
+from slr_bench.trace.step_trace import SAVED, WEIGHT_CAST
 
 CPU = torch.device("cpu")
 CLIPS_BTCHW = torch.randint(0, 256, (2, 2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from naive_allocator import Full, NaiveAllocator
 
 from slr_bench.predict.allocator.caching import OutOfDeviceMemoryError
-from slr_bench.predict.allocator.expandable import make_allocator
-from slr_bench.predict.allocator.rules import UNLIMITED, AllocatorSettings
+from slr_bench.predict.allocator.expandable import ALLOCATORS
+from slr_bench.predict.allocator.rules import DEFAULT_SETTINGS, UNLIMITED, AllocatorSettings
 from slr_bench.units import GIB, KIB, MIB
 
 SIZES = st.one_of(
@@ -20,6 +20,10 @@ SIZES = st.one_of(
 )
 EVENTS = st.lists(st.one_of(st.tuples(SIZES, st.integers(0, 1)), st.integers(0, 30)), max_size=50)
 """A request (size, stream), or the free of a block that is alive."""
+
+
+def make_allocator(settings=DEFAULT_SETTINGS):
+    return ALLOCATORS[settings.expandable_segments](settings)
 
 
 class Replay:

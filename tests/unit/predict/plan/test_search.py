@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from slr_bench.errors import NothingMeasuredError
 from slr_bench.predict.plan.result import Choice, DoesNotFitError, Evaluated, Measured, Point
 from slr_bench.predict.plan.search import find_fastest, find_smallest, verify
-from slr_bench.predict.step_profile import Refusal
+from slr_bench.predict.trace_pool import Refusal
 
 SIZES = [1, 2, 4, 8, 16]
 

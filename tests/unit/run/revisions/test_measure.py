@@ -11,9 +11,9 @@ from slr_bench.execute.job import Ending
 from slr_bench.grid.cells import Cell
 from slr_bench.grid.config import GridConfig
 from slr_bench.probes import host
-from slr_bench.run import session
+from slr_bench.run import runner
 from slr_bench.run.revisions.measure import run_pairs
-from slr_bench.run.session import BROKEN_PAIR, SessionConfig, Source
+from slr_bench.run.runner import BROKEN_PAIR, SessionConfig, Source
 from slr_bench.run.store import Pairing, Store
 
 
@@ -51,7 +51,7 @@ def pair(tmp_path, monkeypatch):
             variables[side] = environment
             return made[side](preload, environment, readers)
 
-        monkeypatch.setattr(session, "LocalExecutor", executor)
+        monkeypatch.setattr(runner, "LocalExecutor", executor)
         listener = Listener()
         run_pairs(config(tmp_path, "base", base, repeats), config(tmp_path, "head", head, repeats), listener)
         assert {name: value["SIDE"] for name, value in variables.items()} == {"base": "base", "head": "head"}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from slr_bench.trace.fake.cpu_rules import RULES, CpuFakeMode
+from slr_bench.trace.fake.tensors import RULES, CpuFakeMode
 
 aten = torch.ops.aten
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16

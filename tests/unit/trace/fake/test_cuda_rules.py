@@ -21,10 +21,9 @@ from models.config import ModelConfig
 from models.networks.efficient import build_recogniser
 from slr_bench.errors import UnsupportedSettingError
 from slr_bench.live_bytes import LiveBytes
-from slr_bench.trace.fake import cuda_autocast as autocast_cuda
-from slr_bench.trace.fake.cpu_rules import CpuFakeMode
-from slr_bench.trace.fake.cuda_autocast import aten_names, casts_on
-from slr_bench.trace.fake.cuda_rules import CudaFakeMode, cuda_routes
+from slr_bench.trace.fake import cuda_rules
+from slr_bench.trace.fake.cuda_rules import CudaFakeMode, aten_names, casts_on, cuda_routes
+from slr_bench.trace.fake.tensors import CpuFakeMode
 from slr_bench.trace.recorder import Recorder
 
 CPU = torch.device("cpu")
@@ -159,7 +158,7 @@ def test_without_the_routes_the_passes_differ(monkeypatch):
 def test_each_operator_that_cuda_casts_and_a_cpu_does_not_has_one_policy():
     """A release with another list fails here and not in a prediction."""
     missing = {name for name in aten_names() if casts_on("cuda", name) and not casts_on("cpu", name)}
-    lists = [names for names, _ in autocast_cuda._POLICIES]
+    lists = [names.split() for names, _ in cuda_rules._POLICIES]
     routed = [name for names in lists for name in names]
     assert len(routed) == len(set(routed))
     assert missing <= set(routed)

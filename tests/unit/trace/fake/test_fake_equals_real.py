@@ -7,8 +7,7 @@ from op_streams import first_divergence, traced
 from zoo import CASES, Case, build, is_runnable, quick
 
 from slr_bench.errors import UnsupportedSettingError
-from slr_bench.trace.fake.cpu_rules import CpuFakeMode
-from slr_bench.trace.fake.tensors import refusals_explained
+from slr_bench.trace.fake.tensors import CpuFakeMode, refusals_explained
 
 QUICK = quick("r3d_18", "swin3d_t")
 EXCEPTIONS: dict[str, str] = {}

@@ -9,8 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from slr_bench.errors import UnsupportedSettingError
 from slr_bench.live_bytes import LiveBytes
-from slr_bench.trace.fake.cpu_rules import CpuFakeMode
-from slr_bench.trace.fake.tensors import explained, refusals_explained, swap_for_fake
+from slr_bench.trace.fake.tensors import CpuFakeMode, explained, refusals_explained, swap_for_fake
 
 CPU = torch.device("cpu")
 

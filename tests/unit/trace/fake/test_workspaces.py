@@ -10,7 +10,6 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slr_bench.trace.fake.workspaces import name_of, workspace_of
-from slr_bench.trace.recording import Operator, StepTrace
 from slr_bench.trace.requests import (
     ALLOCATE,
     FREE,
@@ -23,6 +22,7 @@ from slr_bench.trace.requests import (
     requests,
     requests_from_json,
 )
+from slr_bench.trace.step_trace import Operator, StepTrace
 
 functional = nn.functional
 

@@ -4,15 +4,15 @@ from contextlib import contextmanager
 
 import pytest
 
-from slr_bench.probes import phases
-from slr_bench.probes.phases import PhaseClock, Span
+from slr_bench.worker import context
+from slr_bench.worker.context import PhaseClock, Span
 
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
     """Each look at the clock is one second later than the one before; it was made at 100 s."""
     ticks = iter(range(100, 200))
-    monkeypatch.setattr(phases.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(context.time, "perf_counter", lambda: float(next(ticks)))
 
 
 def test_spans_are_relative_to_the_creation_of_the_clock():
