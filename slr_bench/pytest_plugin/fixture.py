@@ -70,14 +70,6 @@ class MemoryBenchmark:
         arguments: Callable[[], Arguments],
         teardown: Callable[..., Any] | None = None,
     ) -> None:
-<<<<<<< HEAD
-=======
-        import torch
-
-        from slr_bench.pytest_plugin.call_bytes import call_metrics
-        from slr_bench.worker.context import collect_environment
-
->>>>>>> 56791e7 (Fold ten modules of the measuring rooms into those that use them)
         @contextmanager
         def prepared() -> Iterator[Callable[[], object]]:
             args, kwargs = arguments()
