@@ -35,7 +35,7 @@ _HOST: Final = re.compile(
     re.IGNORECASE,
 )
 _HOST_AT_A_LIMIT: Final = re.compile(r"can't start new thread|could not create a (primitive|memory)")
-"""What else fails first when the address space is limited (``ram_limit``)."""
+"""Other messages of the first failure in a limited address space (``ram_limit``)."""
 
 
 def out_of_memory_kind(error: BaseException | str, *, is_ram_limited: bool = False) -> OutOfMemoryKind | None:

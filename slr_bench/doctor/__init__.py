@@ -1,1 +1,1 @@
-"""What this machine can measure, and the cure for what it cannot."""
+"""Checks what this machine can measure, with a cure for everything that it cannot."""

@@ -1,4 +1,4 @@
-"""Examines what this machine can measure, with a cure for each lack; prints it as a table or as JSON.
+"""Checks what this machine can measure, with a cure for each lack, and lists it as a table or as JSON.
 
 Checks that need torch run in a child process.
 """
@@ -14,20 +14,20 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from slr_bench.doctor.gpu import Finding, gpu_findings
 from slr_bench.errors import ProbeUnavailableError, SlrBenchError
+from slr_bench.execute.job import DescribeEnvironment, JsonObject
 from slr_bench.probes import host
+from slr_bench.probes.nvml import Nvml, load_library
 from slr_bench.probes.tree import PROC, pss_bytes
+from slr_bench.probes.visible import list_devices, visible_uuids
 from slr_bench.units import GIB, format_bytes, plain
 
-Answer = dict[str, Any]
-"""A JSON object."""
 LITTLE_DISK_BYTES: Final = 5 * GIB
 _CHILD_TIMEOUT_S: Final = 120.0
 _STYLES: Final = {"ok": "green", "lacking": "bold red", "not here": "yellow"}
@@ -64,7 +64,19 @@ print(json.dumps({"av": av.__version__}))
 """
 
 
-def run_in_child(code: str) -> Answer | str:
+State = Literal["ok", "lacking", "not here"]
+
+
+class Finding(NamedTuple):
+    """The result of one check. ``cure`` is what to do if it is not ok."""
+
+    name: str
+    state: State
+    detail: str
+    cure: str = ""
+
+
+def run_in_child(code: str) -> JsonObject | str:
     """Run code in a fresh interpreter; return the JSON that it prints, or one line that says why it failed.
 
     A library that crashes cannot take this process with it.
@@ -74,7 +86,7 @@ def run_in_child(code: str) -> Answer | str:
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=_CHILD_TIMEOUT_S, check=False
         )
         if done.returncode == 0:
-            found: Answer = json.loads(done.stdout.splitlines()[-1])
+            found: JsonObject = json.loads(done.stdout.splitlines()[-1])
             return found
     except (subprocess.TimeoutExpired, ValueError, IndexError) as error:
         return f"{type(error).__name__} in the child"
@@ -82,7 +94,7 @@ def run_in_child(code: str) -> Answer | str:
     return lines[-1] if lines else f"the child ended with status {done.returncode}"
 
 
-def examine(in_child: Callable[[str], Answer | str] = run_in_child) -> Iterator[Finding]:
+def examine(in_child: Callable[[str], JsonObject | str] = run_in_child) -> Iterator[Finding]:
     """Yield every finding, the quick ones first."""
     yield Finding("Python", "ok", platform.python_version())
     yield _cpu()
@@ -121,7 +133,56 @@ def memory_findings(proc: Path = PROC) -> Iterator[Finding]:
         yield Finding("oom_kill counter", "ok", "the kernel's out-of-memory kills are distinguished from crashes")
 
 
-def torch_findings(found: Answer | str) -> Iterator[Finding]:
+def gpu_findings(load: Callable[[], Any] = load_library) -> Iterator[Finding]:
+    """Check NVML, and for each GPU the quantities that its driver reports."""
+    try:
+        library = load()
+        devices = list_devices(library)
+    except ProbeUnavailableError as error:
+        problem, _, cure = str(error).partition(": ")[2].partition(": ")
+        yield Finding("NVML", "not here", problem, cure)
+        return
+    try:
+        driver = str(library.nvmlSystemGetDriverVersion())
+    except library.NVMLError as error:
+        driver = str(error)
+    yield Finding("NVML", "ok" if devices else "not here", f"driver {driver}, {len(devices)} devices")
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        value = os.environ["CUDA_VISIBLE_DEVICES"]
+        try:
+            shown = len(visible_uuids(devices, os.environ))
+            state: State = "ok" if shown else "lacking"
+            yield Finding(
+                "CUDA_VISIBLE_DEVICES", state, f"{value!r} shows {shown} devices", "" if shown else "unset it"
+            )
+        except ProbeUnavailableError as error:
+            yield Finding("CUDA_VISIBLE_DEVICES", "lacking", repr(value), str(error))
+    for device in devices:
+        yield from _card_findings(library, device.uuid, f"GPU {device.number} {device.name}")
+
+
+def _card_findings(library: Any, uuid: str, name: str) -> Iterator[Finding]:
+    try:
+        nvml = Nvml(library, uuid)
+    except ProbeUnavailableError as error:
+        yield Finding(name, "lacking", str(error), "look at dmesg for Xid errors")
+        return
+    reading, state = nvml.read(), nvml.state()
+    fields = {**reading._asdict(), **state._asdict(), "energy_mj": nvml.energy_mj()}
+    del fields["total_bytes"]
+    if nvml.space.is_machines:
+        del fields["process_bytes"]  # doctor itself uses no GPU, so its absence from the list means nothing
+    nulls = {field: nvml.why(field) for field, value in fields.items() if value is None}
+    total = format_bytes(reading.total_bytes)
+    if not nulls:
+        yield Finding(name, "ok", f"{total}; memory, load, heat, clocks, power, energy")
+    for field, reason in nulls.items():
+        yield Finding(name, "lacking", f"{field.rpartition('_')[0].replace('_', ' ')} unknown", reason)
+    if nvml.is_mig_parent():
+        yield Finding(name, "lacking", "split into MIG instances", "name one: CUDA_VISIBLE_DEVICES=MIG-<uuid>")
+
+
+def torch_findings(found: JsonObject | str) -> Iterator[Finding]:
     """Turn what torch reports about itself, or the reason that it cannot be imported, into findings."""
     if isinstance(found, str):
         yield Finding("torch", "lacking", found, "nothing can be measured: pip install torch")
@@ -135,11 +196,11 @@ def torch_findings(found: Answer | str) -> Iterator[Finding]:
         yield Finding("CUDA by torch", "not here", "this torch is built without CUDA", cure)
     else:
         cure = "cells run on the CPU; if this machine has a GPU, repair its driver first (nvidia-smi)"
-        yield Finding("CUDA by torch", "not here", f"torch for CUDA {found['built_for']} sees no device", cure)
+        yield Finding("CUDA by torch", "not here", f"torch for CUDA {found['built_for']} finds no device", cure)
 
 
-def decode_finding(found: Answer | str) -> Finding:
-    """Return whether five frames of H.264 can be written and read."""
+def decode_finding(found: JsonObject | str) -> Finding:
+    """Return a finding on whether five frames of H.264 can be written and read."""
     if isinstance(found, str):
         return Finding("video by PyAV", "lacking", found, "pip install --force-reinstall av: its wheel carries FFmpeg")
     if found["av"] is None:
@@ -150,7 +211,7 @@ def decode_finding(found: Answer | str) -> Finding:
 def _disk() -> Finding:
     free_bytes = shutil.disk_usage(Path.cwd()).free
     if free_bytes < LITTLE_DISK_BYTES:
-        cure = f"data and runs need room: keep {format_bytes(LITTLE_DISK_BYTES)} free, or use --out elsewhere"
+        cure = f"data and runs need space: keep {format_bytes(LITTLE_DISK_BYTES)} free, or use --out elsewhere"
         return Finding("disk here", "lacking", f"{format_bytes(free_bytes)} free", cure)
     return Finding("disk here", "ok", f"{format_bytes(free_bytes)} free")
 
@@ -165,7 +226,6 @@ def _memory_profiler() -> Finding:
 
 def _fork_server() -> Finding:
     """Check that the process of a cell can be forked and ends normally."""
-    from slr_bench.execute.job import DescribeEnvironment
     from slr_bench.run.driver import temporary_driver
 
     cure = "check python -c 'import torch'"
@@ -193,7 +253,7 @@ def findings_table(findings: Sequence[Finding]) -> RenderableType:
     return table
 
 
-def findings_json(findings: Sequence[Finding]) -> Answer:
+def findings_json(findings: Sequence[Finding]) -> JsonObject:
     """Return ``{"findings": [{name, state, detail, cure}], "lacking": count}``; ``cure`` is null if there is none."""
     rows = [{**finding._asdict(), "cure": finding.cure or None} for finding in findings]
     return {"findings": rows, "lacking": sum(finding.state == "lacking" for finding in findings)}

@@ -56,8 +56,8 @@ class Collected:
     def gone(self, tests: Iterable[str]) -> Iterator[str]:
         """Yield the tests that this run would have collected if they still existed.
 
-        Yields none if ``-k``, ``-m`` or ``--lf`` leave tests out, and none from an existing file that was not
-        collected: it was ignored or skipped, has an error, or is not named like a test.
+        Yields none if ``-k``, ``-m`` or ``--lf`` leave tests out. Yields none from an existing file that was not
+        collected because it was ignored or skipped, has an error, or is not named like a test.
         """
         option = self._config.getoption
         if not self._is_complete or any(option(name, None) for name in ("keyword", "markexpr", "lf")):

@@ -1,9 +1,9 @@
-"""``slr-bench doctor`` on this very machine."""
+"""``slr-bench doctor`` on this machine."""
 
 import json
 
 
-def test_it_examines_everything_and_always_ends_with_0(slr_bench):
+def test_doctor_checks_everything_and_always_exits_with_0(slr_bench):
     done = slr_bench("doctor", "--json")
     assert done.returncode == 0
     found = {finding["name"]: finding for finding in json.loads(done.stdout)["findings"]}

@@ -1,4 +1,4 @@
-"""Follows ``docs/measuring_your_model.md`` to the letter, in a copy of the project that it is about."""
+"""Executes every step of ``docs/measuring_your_model.md`` in a copy of the project that it describes."""
 
 import json
 import re
@@ -22,11 +22,11 @@ PAGE = Page(ROOT / "docs" / "measuring_your_model.md")
 
 
 @pytest.mark.parametrize("block", [block for block in PAGE.blocks if block.file], ids=lambda block: block.file)
-def test_a_block_that_names_a_file_is_in_that_file(block):
+def test_code_block_that_names_a_file_is_in_that_file(block):
     assert block.text.strip() in (EXAMPLE / block.file).read_text()
 
 
-def test_what_is_shown_is_the_whole_module_and_it_is_about_twenty_lines():
+def test_page_shows_the_whole_module_of_about_twenty_lines():
     shown = {block.file: block.text for block in PAGE.blocks if block.file}
     assert shown.keys() == {"tiny_video_model/bench.py", "pyproject.toml", "grid.yml"}
     for whole in ("tiny_video_model/bench.py", "grid.yml"):
@@ -34,7 +34,7 @@ def test_what_is_shown_is_the_whole_module_and_it_is_about_twenty_lines():
     assert sum(bool(line.strip()) for line in shown["tiny_video_model/bench.py"].splitlines()) <= 25
 
 
-def test_it_needs_nothing_of_this_repositorys_models():
+def test_example_does_not_import_the_models_of_this_repository():
     code = "import tiny_video_model.bench, sys; before = set(sys.modules); import tiny_video_model.network"
     code += (
         "\nprint('torch' in before, [name for name in sys.modules if name.split('.')[0] in ('models', 'benchmarks')])"
@@ -45,7 +45,7 @@ def test_it_needs_nothing_of_this_repositorys_models():
     assert done.stdout.split(maxsplit=1) == ["False", "[]\n"]
 
 
-def test_every_command_of_the_page_does_what_the_page_says(slr_bench, tmp_path):
+def test_commands_of_the_page_do_what_the_page_describes(slr_bench, tmp_path):
     """The example is not installed: its project file and the working directory are enough."""
     shutil.copytree(EXAMPLE, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     outputs, last = {}, ""
@@ -69,7 +69,7 @@ def test_every_command_of_the_page_does_what_the_page_says(slr_bench, tmp_path):
 
 
 def check_records(run_dir, profile):
-    """Six runs that agree with each other, with the profile, and with the arithmetic of the page."""
+    """The six runs agree with each other, with the profile, and with the numbers of the page."""
     records = [json.loads(path.read_text()) for path in (run_dir / "records").iterdir()]
     peaks = {(record["setting"]["recompute"], record["metrics"]["peak_tensor_bytes"]["value"]) for record in records}
     assert (len(records), len(peaks)) == (6, 2)
@@ -80,7 +80,7 @@ def check_records(run_dir, profile):
     assert (run_dir / "report.html").is_file()
 
 
-def test_a_loop_of_ones_own_as_shown_trains():
+def test_custom_loop_of_the_page_trains():
     (block,) = [block for block in PAGE.blocks if block.language == "python" and not block.file]
     names = {}
     exec(compile(block.text, "page", "exec"), names)
@@ -100,7 +100,7 @@ def test_a_loop_of_ones_own_as_shown_trains():
     assert work.samples_per_step == 4
 
 
-def test_messages_that_the_page_names_are_those_of_the_code():
+def test_messages_on_the_page_are_those_of_the_code():
     sources = "\n".join(path.read_text() for path in (ROOT / "slr_bench").rglob("*.py"))
     for told in ("is registered", "ignores unknown keys", "has no default for", "holds runs of another"):
         assert told in sources

@@ -1,4 +1,4 @@
-"""``slr-bench profile``: every workload and arm of the repository accounts for every byte, real and fake alike."""
+"""``slr-bench profile`` names every byte of every workload and arm, on real and on fake tensors."""
 
 import itertools
 import json
@@ -41,7 +41,7 @@ OTHER_NETWORKS = {
 
 @pytest.fixture
 def profiled(tiny_setting):
-    """``profiled("train_step", "baseline", fake=True)`` -> what the child finds, in this process."""
+    """``profiled("train_step", "baseline", fake=True)`` -> the child's report, made in this process."""
 
     def run(workload, arm, fake=False):
         cell = own_cell(
@@ -74,7 +74,7 @@ def test_every_byte_is_named_and_fake_is_real(profiled, workload, arm):
     assert sum(allocator["by_category"].values()) == allocator["peak_bytes"] >= real["peak_tensor_bytes"]
 
 
-def test_the_page_and_the_terminal_say_the_same(slr_bench, write_grid, tiny_setting, tmp_path):
+def test_page_and_terminal_show_the_same(slr_bench, write_grid, tiny_setting, tmp_path):
     grid = write_grid({"workload": "train_step", "set": tiny_setting, "arms": ARMS, "device": "cpu"})
     out = tmp_path / "profile"
     done = slr_bench("profile", grid, "--arm", "optimized", "--fake", "--out", out)
@@ -98,7 +98,7 @@ def test_the_page_and_the_terminal_say_the_same(slr_bench, write_grid, tiny_sett
         (["--arm", "baseline", "--fake", "--set", "training.batch_size=0"], 2, ["training.batch_size"]),
     ],
 )
-def test_mistakes_are_told_in_a_line(slr_bench, write_grid, tiny_setting, options, code, words):
+def test_mistakes_are_reported_in_one_line(slr_bench, write_grid, tiny_setting, options, code, words):
     grid = write_grid({"workload": "train_step", "set": tiny_setting, "arms": ARMS, "device": "cpu"})
     done = slr_bench("profile", grid, *options)
     assert done.returncode == code
@@ -106,15 +106,15 @@ def test_mistakes_are_told_in_a_line(slr_bench, write_grid, tiny_setting, option
     assert "Traceback" not in done.stderr
 
 
-def test_a_cell_that_cannot_run_ends_with_its_reason_and_exit_code(slr_bench, write_grid, quick_server):
+def test_cell_that_cannot_run_ends_with_its_reason_and_exit_code(slr_bench, write_grid, quick_server):
     for mode, code, word in (("unsupported", 5, "unsupported"), ("sigkill", 7, "SIGKILL")):
         done = slr_bench("profile", write_grid({"workload": "faulty", "set": {"fault.mode": mode}, "device": "cpu"}))
         assert done.returncode == code, done.stderr
         assert word in done.stderr
 
 
-def test_run_and_profile_count_the_same(slr_bench, profiled, write_grid, tiny_setting, tmp_path):
-    """The one in the command's child, which the fork server made; the other in this process."""
+def test_run_and_profile_count_the_same_bytes(slr_bench, profiled, write_grid, tiny_setting, tmp_path):
+    """``run`` measures in a child of the fork server, ``profile`` in this process."""
     common = {"workload": "train_step", "set": tiny_setting, "arms": ARMS, "device": "cpu"}
     grid = write_grid(common | {"repeats": 1, "timed_steps": 1, "invalid_reruns": 0})
     run = slr_bench("run", grid, "--arm", "optimized", "--out", tmp_path / "run")

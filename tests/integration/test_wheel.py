@@ -1,4 +1,4 @@
-"""The wheel: what it installs, and what works with it alone in a foreign project that has its own ``models``."""
+"""The files of the wheel, and its commands in a foreign project that has its own package ``models``."""
 
 import os
 import shutil
@@ -58,7 +58,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def python(wheel, tmp_path_factory):
-    """An interpreter with the wheel and its required dependencies, without anything of this checkout."""
+    """Return an interpreter with the wheel and its required dependencies, without this checkout."""
     work = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", work / "venv"], check=True, timeout=60)
     own = next((work / "venv").glob("lib/python*/site-packages"))
@@ -76,7 +76,7 @@ def python(wheel, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A repository with a package ``models`` of its own and a workload that only its project file names."""
+    """Return a repository that has its own package ``models`` and names its workload only in its project file."""
     root = tmp_path_factory.mktemp("foreign")
     for name, text in {
         "pyproject.toml": '[tool.slr-bench.workloads]\ntrain_step = "bench:step"\n',
@@ -103,7 +103,7 @@ def command(python, tmp_path):
     return run
 
 
-def test_the_wheel_holds_one_package_and_registers_no_workload(wheel):
+def test_wheel_holds_one_package_and_registers_no_workload(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name.partition("/")[0] for name in archive.namelist()}
         (entry_points,) = [name for name in archive.namelist() if name.endswith("/entry_points.txt")]
@@ -113,7 +113,7 @@ def test_the_wheel_holds_one_package_and_registers_no_workload(wheel):
     assert "slr_bench.workloads" not in text
 
 
-def test_a_foreign_project_with_its_own_models_is_measured_without_being_installed(command, project, tmp_path):
+def test_foreign_project_with_its_own_models_is_measured_without_installing_it(command, project, tmp_path):
     done = command("run", project / "grids" / "grid.yml", "--fake", "--out", "out")
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "out" / "records").iterdir())) == 4
@@ -124,7 +124,7 @@ def test_a_foreign_project_with_its_own_models_is_measured_without_being_install
 
 
 @pytest.mark.slow
-def test_no_other_command_needs_an_optional_package(command, project, tmp_path):
+def test_other_commands_need_no_optional_package(command, project, tmp_path):
     grid = project / "grids" / "grid.yml"
     assert command("run", grid, "--fake", "--out", "out").returncode == 0
     for words in (

@@ -1,4 +1,4 @@
-"""The registered workloads on clips that were really rendered and decoded, measured in this process."""
+"""The registered workloads on rendered and decoded clips, measured in this process."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ ARMS = {
     ],
 )
 def test_fake_tensors_need_the_same_bytes_as_real_ones(measured, workload, arm):
-    """As ``run`` measures; as ``profile`` does, with every arm, in test_profile_command."""
+    """Measures as ``run`` does; test_profile_command.py measures every arm as ``profile`` does."""
     real, _ = measured(workload, ARMS[arm])
     fake, _ = measured(workload, ARMS[arm], fake=True)
     assert real["peak_tensor_bytes"]["source"] == "cpu-real"
@@ -69,14 +69,14 @@ def test_fake_tensors_need_the_same_bytes_as_real_ones(measured, workload, arm):
 
 
 @pytest.mark.filterwarnings("ignore:fp16 on a CPU")
-def test_a_traced_fp16_step_has_optimizer_state_though_the_first_ones_overflow(measured):
-    """The scale begins at 65,536, and an update that overflows is skipped: warm-up goes on until one was made."""
+def test_traced_fp16_step_has_optimizer_state_after_overflowing_steps(measured):
+    """The loss scale begins at 65,536, and updates that overflow are skipped, so warm-up continues until an update."""
     metrics, _ = measured("train_step", ARMS["narrow"])
     assert metrics["peak_tensor_bytes"]["value"] > 4 * 4 * metrics["parameters"]["value"]
 
 
 @pytest.mark.slow
-def test_what_attention_auto_chose_is_on_the_record_and_the_same_on_fake_tensors(measured):
+def test_choice_of_automatic_attention_is_recorded_and_equal_on_fake_tensors(measured):
     real, _ = measured("train_step", {"model.attention": "auto"})
     fake, _ = measured("train_step", {"model.attention": "auto"}, fake=True)
     assert real["attention_bytes"]["source"].startswith("attention: auto chose ")
@@ -87,20 +87,20 @@ def test_what_attention_auto_chose_is_on_the_record_and_the_same_on_fake_tensors
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["i3d", "r3d_18", "s3d"])
-def test_other_networks_train_and_are_judged_by_configuration_alone(measured, network):
+def test_other_networks_train_with_a_change_of_configuration_alone(measured, network):
     changes = {"model.network": network, "model.base_channels": 64, "model.num_frames": 8, "training.precision": "fp32"}
     metrics, _ = measured("train_epochs", changes)
     assert 0 <= metrics["accuracy_top1"]["value"] <= 1
     assert metrics["parameters"]["value"] > 7e6
 
 
-def test_frames_that_the_loader_holds_are_not_the_steps(measured):
-    """Four micro-batches held instead of two: the step's own bytes stay the same."""
+def test_frames_of_the_loader_are_not_counted_in_the_step(measured):
+    """The loader holds four micro-batches instead of two, and the bytes of the step stay the same."""
     peaks = [
         measured("train_step", {"training.gradient_accumulation_steps": count})[0]["peak_tensor_bytes"]["value"]
         for count in (2, 4)
     ]
-    assert peaks[0] == pytest.approx(peaks[1], abs=64)  # two more scalar losses and hit counts until the step's end
+    assert peaks[0] == pytest.approx(peaks[1], abs=64)  # two more scalar losses and hit counts
 
 
 def test_state_and_micro_batch_are_within_the_peak(measured):
@@ -119,7 +119,7 @@ def test_inference_needs_less_than_training(measured):
     assert inference["peak_tensor_bytes"]["value"] < training["peak_tensor_bytes"]["value"] / 2
 
 
-def test_a_training_gives_accuracy_on_the_val_split(measured):
+def test_training_reports_accuracy_on_the_val_split(measured):
     metrics, _ = measured("train_epochs")
     for kind in ("accuracy", "accuracy_per_class"):
         top1, top5, top10 = (metrics[f"{kind}_top{places}"]["value"] for places in (1, 5, 10))
@@ -129,7 +129,7 @@ def test_a_training_gives_accuracy_on_the_val_split(measured):
     assert metrics["peak_tensor_bytes"]["value"] is None
 
 
-def test_settings_are_checked_against_the_data_before_anything_runs(tiny_setting):
+def test_settings_are_checked_against_the_data_before_any_run(tiny_setting):
     spec = find_workload("train_step")
     settings = expand(GridConfig(set=tiny_setting), {})[0].settings
     assert spec.prepare(settings).keys() == {"data_fingerprint"}

@@ -19,7 +19,7 @@ def test_exit_codes_are_the_documented_ones():
     }
 
 
-def test_every_error_of_the_tree_has_one_of_them():
+def test_every_error_has_a_documented_exit_code():
     codes = {value for name, value in vars(errors).items() if name.startswith("EXIT_")} - {errors.EXIT_OK}
     tree = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, SlrBenchError)]
     assert {kind.exit_code for kind in tree} <= codes

@@ -18,7 +18,7 @@ def test_text_bytes_and_a_writer_give_the_same_file(tmp_path, content):
     assert os.listdir(tmp_path) == ["x"]
 
 
-def test_a_missing_directory_is_made_only_on_request(tmp_path):
+def test_missing_directory_is_made_only_on_request(tmp_path):
     with pytest.raises(ConfigError, match=r"cannot write .*: No such file or directory; choose another path"):
         write_atomically(tmp_path / "new" / "x", "", cure="choose another path")
     assert not (tmp_path / "new").exists()
@@ -34,7 +34,7 @@ def test_only_a_durable_write_waits_for_the_disk(tmp_path, monkeypatch, durable)
     assert len(synced) == (2 if durable else 0)  # the file and its directory
 
 
-def test_a_failed_rename_keeps_the_earlier_file(tmp_path, monkeypatch):
+def test_failed_rename_keeps_the_earlier_file(tmp_path, monkeypatch):
     write_atomically(tmp_path / "x", "old")
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(ConfigError, match="No space left on device; free space or choose another directory"):
@@ -43,13 +43,13 @@ def test_a_failed_rename_keeps_the_earlier_file(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["x"]
 
 
-def test_an_error_while_writing_leaves_no_file(tmp_path):
+def test_error_while_writing_leaves_no_file(tmp_path):
     with pytest.raises(ZeroDivisionError):
         write_atomically(tmp_path / "x", lambda file: 1 / 0)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_that_the_disk_did_not_cause_is_raised_unchanged(tmp_path):
+def test_error_that_the_disk_did_not_cause_is_raised_unchanged(tmp_path):
     def write(file):
         raise RuntimeError("of torch's own")
 
@@ -64,7 +64,7 @@ def test_overrides_are_laid_over_a_copy():
 
 
 @pytest.mark.parametrize("section", [4, None])
-def test_a_key_below_a_value_is_refused(section):
+def test_key_below_a_value_is_refused(section):
     with pytest.raises(ConfigError, match=rf"'a\.b': 'a' is a value, not a section of keys; it is {section}, remove"):
         nest({"a.b": 1}, base={"a": section})
 
@@ -86,11 +86,11 @@ def test_the_value_of_an_override_is_read_as_yaml(value):
     assert parse_override(f"a.b={text}") == ("a.b", value)
 
 
-def test_an_override_may_contain_an_equals_sign():
+def test_override_may_contain_an_equals_sign():
     assert parse_override("data.dir=/x=y") == ("data.dir", "/x=y")
 
 
 @pytest.mark.parametrize("text", ["training.batch_size", "=4", "", "a.b=[1"])
-def test_a_malformed_override_is_refused(text):
+def test_malformed_override_is_refused(text):
     with pytest.raises(ConfigError, match="--set"):
         parse_override(text)

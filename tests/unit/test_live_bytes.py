@@ -37,7 +37,7 @@ def test_views_share_their_storage():
     assert views[0].numel() == 8
 
 
-def test_a_storage_lives_as_long_as_its_last_view():
+def test_storage_lives_as_long_as_its_last_view():
     with LiveBytes(CPU, {}) as tracer:
         row = torch.zeros(8, 8)[0]
         assert tracer.live_bytes == 64 * F32
@@ -206,7 +206,7 @@ def test_swapping_keeps_shared_parameters_shared_and_shapes():
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from(["make", "drop", "view", "add"]), st.integers(1, 50)), max_size=40))
-def test_any_program_agrees_with_a_naive_ledger(program: list[tuple[str, int]]):
+def test_any_program_agrees_with_a_naive_count(program: list[tuple[str, int]]):
     """A second, naive count: after each operation sum the distinct storages that any name still holds."""
     held: list[torch.Tensor] = []
     naive_peak = 0

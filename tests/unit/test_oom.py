@@ -63,7 +63,7 @@ def test_other_errors_are_not_out_of_memory(error):
     assert out_of_memory_kind(error) is None
 
 
-def test_torch_really_says_so():
+def test_torch_raises_a_message_of_this_form():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**50, dtype=torch.uint8)
     assert out_of_memory_kind(caught.value) is HOST

@@ -1,4 +1,4 @@
-"""Text of bytes and seconds against closed forms; sizes read back."""
+"""Bytes, seconds and counts as text, and sizes that are parsed."""
 
 import pytest
 from hypothesis import given, settings
@@ -22,13 +22,13 @@ _DECIMALS = {"B": 0, "KiB": 1, "MiB": 1, "GiB": 2, "TiB": 2}
         (None, "–"),
     ],
 )
-def test_bytes_as_text(count, text):
+def test_bytes_are_formatted_with_a_binary_unit(count, text):
     assert format_bytes(count) == text
 
 
 @settings(deadline=None)
 @given(st.integers(0, 1 << 45))
-def test_text_of_bytes_reads_back_within_half_its_last_digit(count):
+def test_formatted_bytes_parse_within_half_of_the_last_digit(count):
     text = format_bytes(count)
     unit = text.split()[1]
     assert abs(parse_bytes(text) - count) <= 0.5 * 10 ** -_DECIMALS[unit] * _FACTOR[unit] + 1
@@ -47,7 +47,7 @@ def test_text_of_bytes_reads_back_within_half_its_last_digit(count):
         (None, "–"),
     ],
 )
-def test_seconds_as_text(seconds, text):
+def test_seconds_are_formatted_with_a_fitting_unit(seconds, text):
     assert format_seconds(seconds) == text
 
 
@@ -60,12 +60,12 @@ def test_decimal_names_mean_binary_units(number, letter, space, lower):
 
 
 @pytest.mark.parametrize("text", ["", "6", "GiB", "six GiB", "-1GiB", "6 GiB more", "6G"])
-def test_a_size_without_number_and_unit_is_refused_with_the_cure(text):
+def test_size_without_number_or_unit_is_refused_with_the_cure(text):
     with pytest.raises(ValueError, match="write it like 6GiB"):
         parse_bytes(text)
 
 
-def test_a_sparkline_runs_from_nothing_to_the_largest():
+def test_sparkline_runs_from_zero_to_the_maximum():
     assert sparkline([0, 1, 2, 4], 9) == "▁▃▅█"
     assert sparkline([5, 5, 5], 2) == "██"
     assert sparkline([0, 0], 9) == "▁▁"
@@ -73,15 +73,15 @@ def test_a_sparkline_runs_from_nothing_to_the_largest():
 
 
 @given(st.lists(st.floats(0, 1e12), max_size=30), st.integers(0, 20), st.integers(1, 10))
-def test_a_sparkline_has_a_bar_a_value_and_depends_on_proportions_alone(values, width, power):
+def test_sparkline_has_one_bar_per_value_and_depends_only_on_proportions(values, width, power):
     text = sparkline(values, width)
     assert len(text) == min(len(values), width)
     assert sparkline([value * 2**power for value in values], width) == text
 
 
-def test_counts_as_text():
+def test_counts_are_formatted_with_singular_or_plural():
     assert [format_count(count, "clip") for count in (0, 1, 2)] == ["0 clips", "one clip", "2 clips"]
 
 
-def test_without_a_near_name_all_are_listed_in_order():
+def test_all_known_names_are_listed_if_none_is_near():
     assert nearest("zzz", ["beta", "alpha"]) == "; known: alpha, beta"

@@ -1,4 +1,4 @@
-"""The accuracy grids compare what they say: arms that see the same clips, in steps of the same size, by one recipe."""
+"""The arms of the accuracy grids train on the same clips, in steps of the same size, with the same recipe."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ MAY_DIFFER = {
 
 
 @pytest.mark.parametrize("name", ["accuracy_dgs30.yml", "accuracy_synthetic.yml"])
-def test_the_arms_of_an_accuracy_grid_share_recipe_and_effective_batch(name):
+def test_arms_of_an_accuracy_grid_share_recipe_and_effective_batch(name):
     cells = expand(load_grid(CONFIGS / name), {})
     by_seed = {}
     for cell in cells:
@@ -38,4 +38,4 @@ def test_the_arms_of_an_accuracy_grid_share_recipe_and_effective_batch(name):
         flat = flatten(base.public_setting), flatten(head.public_setting)
         differing = {key for key in flat[0] | flat[1] if flat[0].get(key) != flat[1].get(key)}
         assert differing <= MAY_DIFFER
-        assert differing  # two names for one setting compare nothing
+        assert differing  # otherwise two names would stand for one setting

@@ -1,4 +1,4 @@
-"""The algebra of cells: how many there are, and when two are the same."""
+"""The cells of a grid: their number, their order and their settings."""
 
 import itertools
 
@@ -26,7 +26,7 @@ DEFAULTS = {
     key: list(value) if isinstance(value, tuple) else value for key, value in flatten(Settings().model_dump()).items()
 }
 
-unhurried = settings(deadline=None, max_examples=30)  # no verdict on time: the machine may be busy
+unhurried = settings(deadline=None, max_examples=30)  # without a deadline, because the machine may be busy
 overrides = st.fixed_dictionaries({}, optional={key: st.sampled_from(values) for key, values in CHOICES.items()})
 axes = st.fixed_dictionaries(
     {}, optional={key: st.lists(st.sampled_from(values), min_size=1, unique_by=str) for key, values in CHOICES.items()}
@@ -36,7 +36,7 @@ excludes = st.lists(overrides.filter(bool), max_size=3).map(tuple)
 
 
 def naive_settings(grid: GridConfig) -> list[tuple[str, dict]]:
-    """Arm and whole flat setting of every cell, enumerated the plain way."""
+    """Return the arm and the flat setting of every cell, from plain loops."""
     found = []
     for arm, values in grid.arms.items():
         for combination in itertools.product(*grid.axes.values()):
@@ -63,7 +63,7 @@ def test_cells_are_arms_times_axes_minus_exclusions(arms, axes, exclude):
 
 @unhurried
 @given(arms, axes, overrides.filter(bool))
-def test_the_command_line_wins_over_arms_and_axes(arms, axes, line):
+def test_overrides_take_precedence_over_arms_and_axes(arms, axes, line):
     cells = expand(GridConfig(arms=arms, axes=axes), line)
     for cell in cells:
         flat = flatten(cell.public_setting)
@@ -72,8 +72,8 @@ def test_the_command_line_wins_over_arms_and_axes(arms, axes, line):
     assert len(cells) == len(arms) * len(list(itertools.product(*free)))
 
 
-def test_laying_over_goes_base_set_part_arm_axis(tmp_path):
-    """Each level sets one key fewer than the one before it: what is left shows who won."""
+def test_precedence_is_axis_arm_part_set_base(tmp_path):
+    """Each level sets one key fewer than the level before it, so every key shows which level took precedence."""
     keys = [*list(CHOICES)[:2], "training.epochs", "training.seed", "data.frame_size"]
     (tmp_path / "base.yml").write_text(yaml.safe_dump(nest(dict.fromkeys(keys, 32))))
     grid = GridConfig(
@@ -87,7 +87,7 @@ def test_laying_over_goes_base_set_part_arm_axis(tmp_path):
     assert [second[key] for key in keys] == [5, 4, 3, 2, 32]
 
 
-def test_an_arm_may_start_from_another_file(tmp_path):
+def test_arm_may_start_from_another_file(tmp_path):
     (tmp_path / "other.yml").write_text("training: {batch_size: 2}\n")
     grid = GridConfig(arms={"a": {"base": tmp_path / "other.yml"}, "b": {}})
     assert [cell.settings.training.batch_size for cell in expand(grid, {})] == [2, 8]
@@ -95,20 +95,20 @@ def test_an_arm_may_start_from_another_file(tmp_path):
 
 @unhurried
 @given(arms, axes)
-def test_one_arm_alone_is_its_part_of_the_grid(arms, axes):
+def test_expanding_one_arm_gives_its_cells_of_the_grid(arms, axes):
     grid = GridConfig(arms=arms, axes=axes)
     name = next(iter(arms))
     assert expand(grid, {}, name) == [cell for cell in expand(grid, {}) if cell.arm == name]
 
 
-def test_the_arms_own_setting_is_marked_where_the_axes_pass_through_it():
+def test_arms_own_setting_is_marked_among_the_cells_of_the_axes():
     grid = GridConfig(arms={"a": {"training.batch_size": 4}}, axes={"training.batch_size": [2, 4]})
     assert [cell.is_own for cell in expand(grid, {})] == [False, True]
     assert expand(GridConfig(), {})[0].is_own
 
 
-def test_an_exclusion_is_read_like_the_setting_it_excludes():
-    """YAML 1.1 reads 1e-2 as text; the setting takes it as the number it is, and so must the exclusion."""
+def test_exclusion_is_read_like_the_setting_it_excludes():
+    """YAML 1.1 reads 1e-2 as text. The setting converts it to a number, and the exclusion must do the same."""
     grid = GridConfig(axes={"training.learning_rate": ["1e-3", "1e-2"]}, exclude=({"training.learning_rate": "1e-2"},))
     assert [cell.settings.training.learning_rate for cell in expand(grid, {})] == [0.001]
 
@@ -126,18 +126,18 @@ def test_an_exclusion_is_read_like_the_setting_it_excludes():
         ({"workload": "train_stepp"}, ["'train_stepp'", "'train_step'?"]),
     ],
 )
-def test_a_mistake_names_its_place_and_the_nearest_key(grid, words):
+def test_mistake_is_reported_with_its_position_and_the_nearest_key(grid, words):
     with pytest.raises(ConfigError) as caught:
         expand(GridConfig.model_validate(grid), {})
     assert all(word in str(caught.value) for word in words)
 
 
-def test_an_unknown_arm_is_refused_with_the_nearest():
+def test_unknown_arm_is_refused_with_the_nearest_name():
     with pytest.raises(ConfigError, match="no arm 'optimised'; did you mean 'optimized'"):
         expand(GridConfig(arms={"baseline": {}, "optimized": {}}), {}, "optimised")
 
 
 @unhurried
 @given(overrides)
-def test_nesting_and_flattening_undo_each_other(values):
+def test_flattening_reverses_nesting(values):
     assert flatten(nest(values)) == values

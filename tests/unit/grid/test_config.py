@@ -1,4 +1,4 @@
-"""Grid files: what is read, and every mistake told before a process starts."""
+"""Grid files are read, and every mistake is reported before a process starts."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def write(tmp_path):
     return write_file
 
 
-def test_a_grid_file_is_read_with_its_documented_keys(write, tmp_path):
+def test_grid_file_is_read_with_its_documented_keys(write, tmp_path):
     grid = load_grid(
         write(
             "workload: train_step\nbase: base.yml\n"
@@ -43,7 +43,7 @@ def test_a_plain_training_file_is_a_grid_of_one_cell(write):
 
 
 @pytest.mark.parametrize("text", ["base: b.yml\nset: {training.epochs: 2}\n", "base: b.yml\nalso: [{repeats: 1}]\n"])
-def test_every_key_of_a_grid_makes_a_file_a_grid(write, text, tmp_path):
+def test_file_with_any_key_of_a_grid_is_a_grid(write, text, tmp_path):
     assert load_grid(write(text)).base == tmp_path / "b.yml"
 
 
@@ -72,7 +72,7 @@ def test_every_key_of_a_grid_makes_a_file_a_grid(write, text, tmp_path):
         (b"\xff\xfe\x00", ["it is not text"]),
     ],
 )
-def test_a_mistake_is_one_line_that_names_the_file(write, text, words):
+def test_mistake_is_reported_in_one_line_with_the_file(write, text, words):
     path = write(text)
     with pytest.raises(ConfigError) as caught:
         load_grid(path)
@@ -82,18 +82,18 @@ def test_a_mistake_is_one_line_that_names_the_file(write, text, words):
 
 
 @pytest.mark.parametrize("name", ["absent.yml", "."])
-def test_an_unreadable_file_is_refused_with_the_cure(tmp_path, name):
+def test_unreadable_file_is_refused_with_the_cure(tmp_path, name):
     with pytest.raises(ConfigError, match=r"cannot read configuration .*; check the path"):
         read_yaml(tmp_path / name)
 
 
-def test_yaml_never_names_code(write, tmp_path):
+def test_yaml_cannot_name_code(write, tmp_path):
     with pytest.raises(ConfigError, match="not valid YAML"):
         load_grid(write(f"workload: !!python/object/apply:os.mkdir ['{tmp_path}/made']\n"))
     assert not (tmp_path / "made").exists()
 
 
-def test_the_device_option_wins_and_is_checked():
+def test_device_option_takes_precedence_and_is_checked():
     grid = GridConfig(device="cuda", also=({"workload": "inference"},))
     assert with_device(grid, None) is grid
     assert with_device(grid, "cpu") == grid.model_copy(update={"device": "cpu"})
@@ -101,7 +101,7 @@ def test_the_device_option_wins_and_is_checked():
         with_device(grid, "tpu")
 
 
-def test_fake_tensors_need_one_process_a_cell():
+def test_repeated_sets_the_processes_per_cell_of_every_part():
     grid = GridConfig.model_validate({"repeats": 3, "also": [{"workload": "inference", "repeats": 4}]})
     assert [part.repeats for part in grid.repeated(1).parts] == [1, 1]
     assert [part.repeats for part in grid.parts] == [3, 4]

@@ -57,11 +57,11 @@ def test_default_headline_is_memory_time_and_the_accuracy_metric():
     assert len(GENERIC.headline_of("gpt")) == 3
 
 
-def test_a_workload_that_is_not_installed_has_the_generic_description():
+def test_workload_that_is_not_installed_has_the_generic_description():
     assert describe_workload("nobody_has_it") is GENERIC
 
 
-def test_a_registered_workload_is_described_by_its_spec():
+def test_registered_workload_is_described_by_its_spec():
     assert describe_workload("train_step") is find_workload("train_step")
     assert describe_workload("train_step").headline_of("train_step")[0].title == "Memory"
 
@@ -72,7 +72,7 @@ def test_units_of_a_step_are_read_under_the_name_of_earlier_versions_too():
 
 
 @pytest.mark.parametrize(("value", "text"), [("bf16", "bf16"), (True, "true"), ([1, 2], "[1, 2]"), (None, "null")])
-def test_a_value_is_written_as_in_yaml(value, text):
+def test_value_is_written_as_in_yaml(value, text):
     assert value_text(value) == text
 
 

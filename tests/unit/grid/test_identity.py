@@ -1,4 +1,4 @@
-"""When two cells are the same: ids over canonical values, without paths."""
+"""Ids of cells depend on canonical values, without paths."""
 
 import random
 from pathlib import Path
@@ -28,7 +28,7 @@ DEFAULTS = {
     key: list(value) if isinstance(value, tuple) else value for key, value in flatten(Settings().model_dump()).items()
 }
 
-unhurried = settings(deadline=None, max_examples=30)  # no verdict on time: the machine may be busy
+unhurried = settings(deadline=None, max_examples=30)  # without a deadline, because the machine may be busy
 overrides = st.fixed_dictionaries({}, optional={key: st.sampled_from(values) for key, values in CHOICES.items()})
 
 
@@ -38,15 +38,15 @@ def id_of(values: dict) -> str:
 
 @unhurried
 @given(overrides, overrides)
-def test_ids_are_equal_exactly_where_settings_are(one, other):
+def test_ids_are_equal_exactly_if_settings_are(one, other):
     settings_of = [Settings.model_validate(nest(values)) for values in (one, other)]
     assert (id_of(one) == id_of(other)) == (settings_of[0] == settings_of[1])
 
 
 @unhurried
 @given(overrides, st.randoms(use_true_random=False))
-def test_a_setting_has_one_id_however_it_is_written(values, chance: random.Random):
-    """Spread over set, arm and command line, in any key order, defaults spelt out or not."""
+def test_order_and_nesting_of_keys_do_not_change_the_id(values, chance: random.Random):
+    """The keys are spread over set, arm and command line, in any order, with or without defaults."""
     spelt = values | {key: value for key, value in DEFAULTS.items() if key not in values and key in CHOICES}
     items = chance.sample(list(spelt.items()), len(spelt))
     levels: list[dict] = [{}, {}, {}]
@@ -73,7 +73,7 @@ def test_two_spellings_of_one_setting_have_one_id(one, other):
 
 
 def test_sections_may_be_written_nested_at_every_level(tmp_path):
-    """A nested section lays its keys over the base like dotted ones; it does not replace the section."""
+    """A nested section adds its keys to the base like dotted keys; it does not replace the section."""
     (tmp_path / "base.yml").write_text(yaml.safe_dump({"training": {"batch_size": 2, "epochs": 7}}))
     dotted, nested = {"training.optimizer": "sgd"}, {"training": {"optimizer": "sgd"}}
     expected = id_of({"training.batch_size": 2, "training.epochs": 7, "training.optimizer": "sgd"})
@@ -87,7 +87,7 @@ def test_sections_may_be_written_nested_at_every_level(tmp_path):
         assert cell.cell_id == expected
 
 
-def test_a_workload_and_its_defaults_version_are_part_of_the_id():
+def test_workload_and_version_of_defaults_are_part_of_the_id():
     later = WorkloadSpec(name="train_step", settings=Settings, build=print, defaults_version=2)
     assert len({cell_id(spec, Settings()) for spec in (train_step, inference, later)}) == 3
 
@@ -106,22 +106,22 @@ def small_id(settings: BaseModel) -> str:
 
 @unhurried
 @given(st.integers(), st.integers())
-def test_a_new_key_with_a_default_changes_no_old_id(size, default):
+def test_new_key_with_a_default_changes_no_old_id(size, default):
     later = create_model("Later", __base__=Small, added=(int, default))
     assert small_id(later(size=size)) == small_id(Small(size=size))
     assert small_id(later(size=size, added=default + 1)) != small_id(Small(size=size))
 
 
-def test_settings_may_hold_a_free_mapping():
+def test_settings_may_hold_a_mapping_with_any_keys():
     ids = [small_id(Small(further=further)) for further in ({}, {"x": 1}, {"x": 2}, {"y": 1})]
     assert len(set(ids)) == 4
 
 
-def test_a_directory_is_no_part_of_the_id(tmp_path):
+def test_directory_is_not_part_of_the_id(tmp_path):
     assert id_of({"data.dir": str(tmp_path)}) == id_of({"data.dir": "/elsewhere"}) == id_of({})
 
 
-def test_a_file_counts_by_its_content(tmp_path):
+def test_id_depends_on_the_content_of_a_file(tmp_path):
     for name, content in (("one", b"x"), ("copy", b"x"), ("other", b"y")):
         (tmp_path / name).write_bytes(content)
     one, copy, other = (small_id(Small(weights=tmp_path / name)) for name in ("one", "copy", "other"))
@@ -129,7 +129,7 @@ def test_a_file_counts_by_its_content(tmp_path):
     assert len({one, other, small_id(Small())}) == 3
 
 
-def test_a_public_setting_names_no_path(tmp_path):
+def test_public_setting_contains_no_path(tmp_path):
     (tmp_path / "weights.pt").write_bytes(b"x")
     values = {"data.dir": str(tmp_path), "model.weights": str(tmp_path / "weights.pt")}
     cell = expand(GridConfig(set=values), {})[0]

@@ -26,7 +26,7 @@ spec = WorkloadSpec(name="own", settings=Settings, build=print)
 
 @pytest.fixture(autouse=True)
 def restored(monkeypatch):
-    """Nothing that a test finds outlives it."""
+    """Restore the import path and the environment after each test."""
     monkeypatch.setenv(VARIABLE, "")
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -47,7 +47,7 @@ def write_project(tmp_path):
     return write
 
 
-def test_the_nearest_file_with_a_table_is_the_project(write_project, tmp_path):
+def test_nearest_file_with_a_table_is_the_project(write_project, tmp_path):
     outer, inner = write_project("outer", own="a:b"), write_project("outer/x/inner", own="c:d")
     (tmp_path / "outer" / "x" / "pyproject.toml").write_text("[project]\nname = 'other'\n")
     (inner / "grids").mkdir()
@@ -55,7 +55,7 @@ def test_the_nearest_file_with_a_table_is_the_project(write_project, tmp_path):
     assert find_project(tmp_path / "outer" / "x").root == outer
 
 
-def test_the_grids_project_comes_before_the_working_directorys(write_project, monkeypatch):
+def test_project_of_the_grid_precedes_that_of_the_working_directory(write_project, monkeypatch):
     near, far = write_project("near", own="near:spec"), write_project("far", own="far:spec", other="far:other")
     monkeypatch.chdir(far)
     (near / "grid.yml").write_text("workload: own\n")
@@ -65,13 +65,13 @@ def test_the_grids_project_comes_before_the_working_directorys(write_project, mo
     assert names == [("own", "near:spec"), ("other", "far:other")]
 
 
-def test_without_a_grid_the_working_directory_decides(write_project, monkeypatch):
+def test_project_of_the_working_directory_is_used_without_a_grid(write_project, monkeypatch):
     monkeypatch.delenv(VARIABLE)
     monkeypatch.chdir(write_project("here", own="bench:spec"))
     assert [one.name for one in registrations()] == ["own"]
 
 
-def test_a_project_file_hides_installed_names_and_equal_ones_count_once(write_project, monkeypatch):
+def test_project_file_hides_installed_names_and_duplicates_count_once(write_project, monkeypatch):
     root = write_project("here", own="bench:spec")
     points = [EntryPoint("own", value, GROUP) for value in ("bench:spec", "installed:spec")]
     points += [EntryPoint("twice", "installed:spec", GROUP)] * 2
@@ -83,7 +83,7 @@ def test_a_project_file_hides_installed_names_and_equal_ones_count_once(write_pr
     ]
 
 
-def test_the_projects_modules_can_be_imported_here_and_in_child_processes(write_project, tmp_path, monkeypatch):
+def test_modules_of_the_project_can_be_imported_also_in_child_processes(write_project, tmp_path, monkeypatch):
     root = write_project("here", own="bench_of_a_project:spec")
     (root / "bench_of_a_project.py").write_text(BENCH)
     (root / "grid.yml").write_text("workload: own\n")
@@ -108,7 +108,7 @@ def test_the_projects_modules_can_be_imported_here_and_in_child_processes(write_
         (b"\xff", r"cannot read .*pyproject\.toml: it is not text; check the file"),
     ],
 )
-def test_a_mistake_in_the_file_is_one_line_that_names_it(tmp_path, text, message):
+def test_mistake_in_the_file_is_reported_in_one_line(tmp_path, text, message):
     (tmp_path / "pyproject.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ConfigError, match=message) as caught:
         find_project(tmp_path)
@@ -116,7 +116,7 @@ def test_a_mistake_in_the_file_is_one_line_that_names_it(tmp_path, text, message
     assert "\n" not in str(caught.value)
 
 
-def test_a_module_that_is_missing_is_reported_with_the_file_that_names_it(write_project):
+def test_missing_module_is_reported_with_the_file_that_names_it(write_project):
     root = write_project("here", own="no_such_module:spec")
     use_projects_of(root)
     with pytest.raises(ConfigError, match=r"'own' does not load from no_such_module:spec: No module named .*named in"):
@@ -125,7 +125,7 @@ def test_a_module_that_is_missing_is_reported_with_the_file_that_names_it(write_
         find_workload("owm")
 
 
-def test_a_changed_file_is_read_again(write_project):
+def test_changed_file_is_read_again(write_project):
     root = write_project("here", own="a:b")
     assert find_project(root).workloads == {"own": "a:b"}
     write_project("here", own="c:d")

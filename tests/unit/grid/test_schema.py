@@ -1,4 +1,4 @@
-"""What an editor is told of training and grid files is what the files may say; the page of all keys is not stale."""
+"""The schemas for editors accept the files that the reader accepts, and the page of all keys is up to date."""
 
 import json
 from importlib.metadata import EntryPoint
@@ -38,16 +38,16 @@ def grid(train_step):
 
 
 @pytest.mark.parametrize("name", TRAININGS)
-def test_our_training_files_are_without_a_mistake(train_step, name):
+def test_schema_accepts_the_training_files_of_the_repository(train_step, name):
     assert mistakes(CONFIGS[name], training_schema(train_step)) == []
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_our_grid_files_are_without_a_mistake(grid, name):
+def test_schema_accepts_the_grid_files_of_the_repository(grid, name):
     assert mistakes(CONFIGS[name], grid) == []
 
 
-def test_the_files_are_of_every_kind():
+def test_files_of_every_kind_are_checked():
     assert {"efficient_training.yml", "baseline.yml"} <= {*TRAININGS}
     assert {"ablation.yml", "ablation_techniques.yml"} <= {*GRIDS}
 
@@ -77,7 +77,7 @@ STEP = {"workload": "train_step"}
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_mistake_is_underlined_and_refused(grid, tmp_path, values, underlined):
+def test_mistake_is_refused_by_the_schema_and_by_the_reader(grid, tmp_path, values, underlined):
     assert underlined in "\n".join(mistakes(values, grid))
     (tmp_path / "grid.yml").write_text(yaml.safe_dump(values))
     with pytest.raises(ConfigError):
@@ -93,13 +93,13 @@ def test_a_mistake_is_underlined_and_refused(grid, tmp_path, values, underlined)
         {"set": {"training.gradient_clip_norm": None}, "ram_limit": "4GiB"},
     ],
 )
-def test_what_is_underlined_nowhere_is_a_grid(grid, tmp_path, values):
+def test_file_that_the_schema_accepts_is_a_grid(grid, tmp_path, values):
     assert mistakes(values, grid) == []
     (tmp_path / "grid.yml").write_text(yaml.safe_dump(values))
     assert expand(load_grid(tmp_path / "grid.yml"), {})
 
 
-def test_the_keys_are_those_of_a_cells_setting(train_step):
+def test_keys_of_the_schema_are_those_of_a_setting(train_step):
     schema = training_schema(train_step)
     keys = [key.name for key in keys_of(schema, schema["$defs"]) if not key.is_section]
     assert keys == [*flatten(Settings().model_dump())]
@@ -111,8 +111,8 @@ class Foreign(BaseModel):
     width: int = 8
 
 
-def test_the_grid_of_another_workload_has_its_keys_and_must_name_it(monkeypatch):
-    """A grid without a workload is one of train_step."""
+def test_grid_schema_of_another_workload_has_its_keys_and_requires_its_name(monkeypatch):
+    """A grid file without a workload measures train_step."""
     spec = WorkloadSpec("foreign", Foreign, print)
     points = [EntryPoint("foreign", "no_such:spec", GROUP), EntryPoint("broken", "no_such:spec", GROUP)]
     monkeypatch.setattr(workload, "entry_points", lambda group: points)
@@ -127,12 +127,12 @@ def test_the_grid_of_another_workload_has_its_keys_and_must_name_it(monkeypatch)
     assert "slr-bench schema foreign --grid > grid.schema.json" in reference(spec)
 
 
-def test_the_page_of_all_keys_is_the_one_in_docs(train_step):
+def test_page_of_all_keys_equals_the_one_in_docs(train_step):
     page = (ROOT / "docs" / "configuration.md").read_text()
     assert page == reference(train_step), "stale: slr-bench schema --markdown > docs/configuration.md"
 
 
-def test_the_page_has_each_key_once_with_the_default_of_the_reference_file_and_a_meaning(train_step):
+def test_page_has_each_key_once_with_default_and_meaning(train_step):
     rows = [line.split(" | ") for line in reference(train_step).splitlines() if line.startswith("| `")]
     names = [row[0].removeprefix("| ").strip("`") for row in rows]
     written = flatten(yaml.safe_load((ROOT / "configs" / "efficient_training.yml").read_text()))
@@ -145,6 +145,6 @@ def test_the_page_has_each_key_once_with_the_default_of_the_reference_file_and_a
     assert all(len(meaning) > 10 and "``" not in meaning for meaning in meanings)
 
 
-def test_the_schemas_are_json(train_step, grid):
+def test_schemas_are_json(train_step, grid):
     for schema in (training_schema(train_step), grid):
         assert json.loads(json.dumps(schema)) == schema

@@ -1,4 +1,4 @@
-"""Techniques between two arms: every prefix, every omission, and nothing left unexplained."""
+"""Techniques between two arms make an arm per prefix and per omission, and explain every difference."""
 
 import itertools
 
@@ -22,7 +22,7 @@ ENDS = {
 
 
 def grid_of(groups, **more):
-    """A grid of two arms that differ in the keys of ``groups`` (technique -> keys)."""
+    """Return a grid of two arms that differ in the keys of ``groups`` (technique -> keys)."""
     keys = list(itertools.chain.from_iterable(groups.values()))
     arms = {"plain": {key: ENDS[key][0] for key in keys}, "lean": {key: ENDS[key][1] for key in keys}}
     techniques = {name: {"keys": own, "same": "function"} for name, own in groups.items()}
@@ -54,7 +54,7 @@ def test_arms_are_all_prefixes_and_all_omissions(groups):
             assert all(flat[key] == ENDS[key][name in used] for key in keys)
 
 
-def test_a_key_that_no_technique_names_is_told():
+def test_key_that_no_technique_names_is_refused():
     groups = {"recomputation": ["training.recompute"]}
     grid = grid_of(groups)
     arms = grid.arms | {"lean": grid.arms["lean"] | {"model.dropout": 0.3}}
@@ -62,33 +62,33 @@ def test_a_key_that_no_technique_names_is_told():
         expand(grid.model_copy(update={"arms": arms}), {})
 
 
-def test_an_unknown_key_is_told():
+def test_unknown_key_of_a_technique_is_refused():
     grid = grid_of({"recomputation": ["training.recompute"]})
     broken = grid.model_dump() | {"techniques": {"typo": {"keys": ["training.recomputes"], "same": "function"}}}
     with pytest.raises(ConfigError, match=r"'typo' names the unknown key 'training\.recomputes'"):
         expand(GridConfig.model_validate(broken), {})
 
 
-def test_further_arms_come_last(tmp_path):
+def test_arms_beyond_the_first_two_come_last(tmp_path):
     groups = {"a": ["training.recompute"]}
     grid = grid_of(groups)
     grid = grid.model_copy(update={"arms": grid.arms | {"other": {"model.dropout": 0.3}}})
     assert [cell.arm for cell in expand(grid, {})] == ["plain", "lean", "without a", "other"]
 
 
-def test_techniques_may_lie_in_a_file_of_their_own(tmp_path):
+def test_techniques_may_be_in_their_own_file(tmp_path):
     (tmp_path / "t.yml").write_text("a: {keys: [training.recompute], same: function}\n")
     arms = "{x: {training.recompute: none}, y: {}}"
     (tmp_path / "grid.yml").write_text(f"workload: train_step\ntechniques: t.yml\narms: {arms}\n")
     assert load_grid(tmp_path / "grid.yml").all_arms == ("x", "y", "without a")
 
 
-def test_two_arms_are_needed():
+def test_techniques_need_two_arms():
     with pytest.raises(ValueError, match="lead from the first arm to the second, but the grid has only one"):
         GridConfig.model_validate({"techniques": {"a": {"keys": ["training.recompute"], "same": "function"}}})
 
 
-def test_one_of_the_further_arms_can_be_asked_for():
+def test_arm_made_by_a_technique_can_be_selected():
     grid = grid_of({"a": ["training.recompute"], "b": ["model.attention"]})
     cell = own_cell(grid, {}, "without a")
     assert (flatten(cell.public_setting)["training.recompute"], cell.arm) == ("none", "without a")
@@ -96,7 +96,7 @@ def test_one_of_the_further_arms_can_be_asked_for():
         own_cell(grid, {}, "witout a")
 
 
-def test_an_override_reaches_every_arm():
+def test_override_applies_to_every_arm():
     grid = grid_of({"a": ["training.recompute"], "b": ["model.attention"]})
     cells = expand(grid, {"model.dropout": 0.4, "training.recompute": "stage"})
     assert {flatten(cell.public_setting)["model.dropout"] for cell in cells} == {0.4}

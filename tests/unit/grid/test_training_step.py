@@ -1,4 +1,4 @@
-"""The ready-made training step does what the loop that everybody writes does, and holds no more than it must."""
+"""The training step equals a plain loop, and keeps no more tensors alive than necessary."""
 
 import contextlib
 from collections import Counter
@@ -18,7 +18,7 @@ INPUTS, OUTPUTS, SAMPLES = 64, 8, 16
 
 
 def samples(first, count):
-    """Always the same numbers, whatever their division into micro-batches."""
+    """Return the same numbers for any division into micro-batches."""
     numbers = torch.arange(SAMPLES * INPUTS, dtype=torch.float32).sin().reshape(SAMPLES, INPUTS)
     return numbers[first : first + count], numbers[first : first + count, :OUTPUTS].cos()
 
@@ -46,7 +46,7 @@ def context():
 
 
 @pytest.mark.parametrize("micro_batches", [1, 4])
-def test_a_step_is_that_of_the_plain_loop_on_the_whole_batch(context, micro_batches):
+def test_step_equals_the_plain_loop_on_the_whole_batch(context, micro_batches):
     torch.manual_seed(0)
     plain = nn.Linear(INPUTS, OUTPUTS)
     inputs, targets = samples(0, SAMPLES)
@@ -76,7 +76,7 @@ def test_every_tensor_between_steps_has_a_name(context):
 
 
 def test_one_micro_batch_is_on_the_device_at_a_time(context):
-    """At the peak, when the gradient of the weights is made, the layer's inputs are all that is left of it."""
+    """At the peak, the gradient of the weights is made, and only the inputs of the layer are still alive."""
     peaks = {}
     for micro_batches in (1, 4):
         work = step_of(context, micro_batches)
@@ -85,7 +85,7 @@ def test_one_micro_batch_is_on_the_device_at_a_time(context):
     assert peaks == {1: SAMPLES * 4 * INPUTS, 4: SAMPLES // 4 * 4 * INPUTS}
 
 
-def test_fake_and_real_steps_need_the_same(context):
+def test_fake_and_real_steps_need_the_same_bytes(context):
     found = []
     for place in (context, Context(torch.device("cpu"), CpuFakeMode())):
         work = step_of(place, 2, torch.optim.AdamW)
@@ -95,7 +95,7 @@ def test_fake_and_real_steps_need_the_same(context):
     assert found[0] == found[1] > 0
 
 
-def test_a_loop_of_ones_own_takes_the_place_of_the_step(context):
+def test_overridden_step_replaces_the_loop(context):
     class Clipped(TrainingStep):
         norms = ()
 

@@ -1,4 +1,4 @@
-"""Workloads are found by their registered name and nothing else."""
+"""Workloads are found only by their registered name."""
 
 from importlib.metadata import EntryPoint
 
@@ -20,13 +20,13 @@ def registry(monkeypatch):
         "no_spec": "json:loads",
     }
     points = [EntryPoint(name, value, GROUP) for name, value in values.items()]
-    points += [EntryPoint("good", values["good"], GROUP)]  # seen twice, as from a checkout that is installed
+    points += [EntryPoint("good", values["good"], GROUP)]  # twice, as from an installed checkout
     points += [EntryPoint("twice", f"{owner}.bench:spec", GROUP) for owner in ("mine", "theirs")]
     monkeypatch.setattr(workload, "entry_points", lambda group: points if group == GROUP else [])
     monkeypatch.setenv(VARIABLE, "")
 
 
-def test_a_registered_workload_is_loaded():
+def test_registered_workload_is_loaded():
     assert find_workload("good").name == "train_step"
 
 
@@ -41,12 +41,12 @@ def test_a_registered_workload_is_loaded():
         ("twice", "'twice' is registered twice, as mine.bench:spec and theirs.bench:spec; give one"),
     ],
 )
-def test_every_way_it_can_fail_is_an_error_of_ours(name, message):
+def test_every_failure_to_load_is_a_config_error(name, message):
     with pytest.raises(ConfigError, match=message):
         find_workload(name)
 
 
-def test_without_any_registration_the_message_stands(monkeypatch):
+def test_message_is_complete_without_any_registration(monkeypatch):
     monkeypatch.setattr(workload, "entry_points", lambda group: [])
     with pytest.raises(ConfigError, match="no workload 'good' is registered"):
         find_workload("good")
@@ -72,7 +72,7 @@ class Demanding(Strict):
 
 @pytest.fixture
 def registered(monkeypatch):
-    """``registered(Settings)`` -> the spec found, of a workload that a package ``toy_bench`` registers."""
+    """``registered(Settings)`` -> the spec of a workload that the package ``toy_bench`` registers."""
 
     def find(settings, **fields):
         spec = WorkloadSpec("toy", settings, print, **fields)
@@ -84,8 +84,8 @@ def registered(monkeypatch):
     return find
 
 
-def test_the_source_of_whoever_registers_a_workload_decides_unless_it_names_others(registered):
-    """Else a changed model would be answered from the records of the old one."""
+def test_package_that_registers_a_workload_is_the_default_source(registered):
+    """Otherwise the records of an old model would be used for a changed one."""
     assert registered(Strict).packages == ("toy_bench",)
     assert registered(Strict, packages=("a", "b")).packages == ("a", "b")
 
@@ -98,6 +98,6 @@ def test_the_source_of_whoever_registers_a_workload_decides_unless_it_names_othe
         (Demanding, "'toy': Demanding has no default for depth; .* give every key one"),
     ],
 )
-def test_settings_that_cannot_be_a_cells_are_refused(registered, settings, message):
+def test_settings_models_that_hide_mistakes_are_refused(registered, settings, message):
     with pytest.raises(ConfigError, match=message):
         registered(settings)

@@ -34,7 +34,7 @@ def test_valid_values_become_the_model():
     assert validate(Outer, {"name": "a", "training": {"batch_size": 2}}, "x").training == Inner(batch_size=2)
 
 
-def test_an_unknown_key_names_the_file_and_the_nearest_key():
+def test_unknown_key_is_reported_with_the_file_and_the_nearest_key():
     assert message_of({"name": "a", "trainig": {}}) == "grid.yml: unknown key 'trainig'; did you mean 'training'?"
 
 
@@ -45,15 +45,15 @@ def test_an_unknown_key_names_the_file_and_the_nearest_key():
         ({"further": [{}, {"batchsize": 2}]}, "further.1.batchsize"),
     ],
 )
-def test_an_unknown_key_inside_a_section_is_compared_with_that_sections_keys(values, path):
+def test_unknown_key_in_a_section_is_compared_with_keys_of_that_section(values, path):
     assert message_of({"name": "a"} | values) == f"grid.yml: unknown key {path!r}; did you mean 'batch_size'?"
 
 
-def test_a_missing_key_is_named():
+def test_missing_key_is_named():
     assert message_of({}) == "grid.yml: key 'name' is missing"
 
 
-def test_a_wrong_type_says_what_it_got():
+def test_wrong_type_is_reported_with_the_value():
     text = message_of({"name": "a", "training": {"batch_size": "many"}})
     assert text.startswith("grid.yml: training.batch_size: ")
     assert text.endswith("; got 'many'")
@@ -74,17 +74,17 @@ class OfOrdered(BaseModel):
     part: Ordered
 
 
-def test_a_rule_of_a_whole_section_is_told_without_the_section():
+def test_broken_rule_of_a_section_is_reported_without_its_values():
     with pytest.raises(ConfigError) as caught:
         validate(OfOrdered, {"part": {"first": 2, "second": 1}}, "grid.yml")
     assert str(caught.value) == "grid.yml: part: first=2 is above second=1; swap them"
-    with pytest.raises(ConfigError, match=r"got \{'first': 2\}$"):  # a section where a number is asked for
+    with pytest.raises(ConfigError, match=r"got \{'first': 2\}$"):  # a section in place of a number
         validate(Ordered, {"first": {"first": 2}, "second": 1}, "grid.yml")
 
 
-def test_every_mistake_has_a_line_of_its_own():
+def test_every_mistake_has_its_own_line():
     lines = message_of({"nme": "a", "training": {"batch_size": "x", "learning_rate": "y"}}).splitlines()
-    assert len(lines) == 4  # name is missing too
+    assert len(lines) == 4  # the key ``name`` is also missing
     assert all(line.startswith("grid.yml: ") for line in lines)
 
 
@@ -100,7 +100,7 @@ class Listed(BaseModel):
         ([], ["levels: Tuple should have at least 1 item"]),
     ],
 )
-def test_a_list_is_short_only_if_it_is_not_for_its_bad_entries(levels, beginnings):
+def test_short_list_is_reported_only_if_its_entries_are_valid(levels, beginnings):
     with pytest.raises(ConfigError) as caught:
         validate(Listed, {"levels": levels}, "grid.yml")
     lines = str(caught.value).splitlines()
@@ -108,13 +108,13 @@ def test_a_list_is_short_only_if_it_is_not_for_its_bad_entries(levels, beginning
     assert all(line.startswith(f"grid.yml: {start}") for line, start in zip(lines, beginnings, strict=True))
 
 
-def test_a_long_value_is_cut():
+def test_long_value_is_cut():
     line = message_of({"name": ["x" * 500]})
     assert len(line) < 150
 
 
 @pytest.mark.parametrize("values", [[], "text", 3])
-def test_what_is_no_mapping_is_refused(values):
+def test_value_that_is_not_a_mapping_is_refused(values):
     assert message_of(values) == f"grid.yml: expected a mapping of keys, got {values!r}"
 
 
@@ -136,7 +136,7 @@ class Whole(BaseModel):
         (None, "it is empty; give it keys, or leave it out"),
     ],
 )
-def test_a_key_of_another_section_is_found_and_an_empty_section_is_called_so(values, text):
+def test_key_of_another_section_is_offered_and_empty_section_is_named(values, text):
     with pytest.raises(ConfigError) as caught:
         validate(Whole, values, "grid.yml")
     assert str(caught.value) == f"grid.yml: {text}"
