@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from models.config import Settings
 from slr_bench.errors import ConfigError, DataError
@@ -17,22 +18,16 @@ SYNTHETIC = Path("data/synthetic")
 _PRELOAD = ("torch._dynamo", "torchvision.transforms.v2", "av", "benchmarks.workload_steps")
 
 
-def _knob(
-    key: str, *values: str, keeps: Literal["function", "model"] = "function", cards: tuple[Cards, ...] = ()
-) -> Knob:
-    return Knob(key, tuple({key: value} for value in values), keeps, cards)
-
-
 _KNOBS = (
-    _knob(
+    Knob.of_key(
         "training.precision",
         *("fp32", "bf16", "fp16"),
         keeps="model",
         cards=(Cards(), Cards(least=AMPERE), Cards(below=AMPERE)),
     ),
-    _knob("training.recompute", "none", "stage", "block", "lowest"),
-    _knob("model.attention", "dense", "chunked"),
-    _knob("model.stem", "whole", "split"),
+    Knob.of_key("training.recompute", "none", "stage", "block", "lowest"),
+    Knob.of_key("model.attention", "dense", "chunked"),
+    Knob.of_key("model.stem", "whole", "split"),
     Knob(
         "model.region_focus",
         (
@@ -89,9 +84,7 @@ _OTHER_SEED = "How far another seed, more epochs or other signers would move it.
 _PER_CLASS = "within each sign that occurs, averaged over the signs: each weighs the same, however many clips it has."
 
 
-def _accuracy(label: str, meaning: str) -> MetricText:
-    return MetricText(label, meaning, _OTHER_SEED, compares_as="learned", larger_is_better=True)
-
+_accuracy = partial(MetricText, blind_spot=_OTHER_SEED, compares_as="learned", larger_is_better=True)
 
 _METRICS: Mapping[str, MetricText] = {
     "accuracy_top1": _accuracy("accuracy", "Share of validation clips whose highest score is the right sign."),
@@ -135,15 +128,6 @@ _DESCRIPTION: dict[str, Any] = {
     "metrics": _METRICS,
 }
 
-
-def _step_headline(memory: str, allocated: str, time: str) -> tuple[HeadlineMetric, ...]:
-    return (
-        HeadlineMetric("peak_tensor_bytes", memory),
-        HeadlineMetric("peak_allocated_bytes", allocated, optional=True),
-        HeadlineMetric("step_time_s", time),
-    )
-
-
 train_step = WorkloadSpec(
     name="train_step",
     settings=Settings,
@@ -153,7 +137,11 @@ train_step = WorkloadSpec(
     monotone=("training.batch_size",),
     knobs=_KNOBS,
     prepare=_check_data,
-    headline=_step_headline("Memory", "GPU memory allocated", "Step time"),
+    headline=(
+        HeadlineMetric("peak_tensor_bytes", "Memory"),
+        HeadlineMetric("peak_allocated_bytes", "GPU memory allocated", optional=True),
+        HeadlineMetric("step_time_s", "Step time"),
+    ),
     report_order=-1,
     **_DESCRIPTION,
 )
@@ -168,7 +156,11 @@ inference = WorkloadSpec(
     monotone=("training.batch_size",),
     knobs=tuple(knob for knob in _KNOBS if knob.name != "training.recompute"),  # nothing is kept for a backward
     prepare=_check_data,
-    headline=_step_headline("Inference memory", "Inference GPU memory allocated", "Inference step time"),
+    headline=(
+        HeadlineMetric("peak_tensor_bytes", "Inference memory"),
+        HeadlineMetric("peak_allocated_bytes", "Inference GPU memory allocated", optional=True),
+        HeadlineMetric("step_time_s", "Inference step time"),
+    ),
     report_order=1,
     **_DESCRIPTION,
 )

@@ -7,7 +7,6 @@ Three of the functions have the names of packages. So ``slr_bench.run``, ``slr_b
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from types import ModuleType
 from typing import Any, Final
@@ -32,19 +31,9 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_PACKAGES, *_NAMES])
 
 
-class _CallablePackage(ModuleType):
+class CallablePackage(ModuleType):
     """A package that calls the function of the Python interface that has its name."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         function = getattr(import_module("slr_bench.api"), self.__name__.rpartition(".")[2])
         return function(*arguments, **options)
-
-
-class _Package(ModuleType):
-    def __setattr__(self, name: str, value: object) -> None:
-        if name in _PACKAGES and isinstance(value, ModuleType):  # the import system binds the package that it loaded
-            value.__class__ = _CallablePackage
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

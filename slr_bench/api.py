@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from slr_bench.predict.allocator.replay import SnapshotReplay
     from slr_bench.predict.calibrate import Calibration
     from slr_bench.probes.live import Watcher
-    from slr_bench.report.run_report.content import RunContent
     from slr_bench.run.runner import Listener
 
 OnText = Callable[[str], None]
@@ -327,17 +326,6 @@ def replay(
     from slr_bench.predict.allocator.replay import replay_snapshot
 
     return replay_snapshot(Path(snapshot), settings, capacity_bytes, device, torch_version)
-
-
-def report(run_dir: str | Path) -> RunContent:
-    """Read a run directory and compute the content of its report.
-
-    Raises:
-        NothingMeasuredError: The directory holds no record.
-    """
-    from slr_bench.report.run_report.content import read_content
-
-    return read_content(Path(run_dir))
 
 
 def watch(pid: int | None = None) -> Watcher:

@@ -31,9 +31,9 @@ def report(
         raise ConfigError("--latex and --json both need stdout for themselves; use one of them")
     from rich.console import Console
 
-    from slr_bench.api import report as read_report
+    from slr_bench.report.run_report.content import read_content
 
-    content = read_report(run_dir)
+    content = read_content(run_dir)
     tables = {}
     if csv is not None:
         from slr_bench.report.formats.data_frame import write_csv

@@ -106,6 +106,9 @@ class Cards(NamedTuple):
         return self.least <= capability < self.below
 
 
+Keeps = Literal["function", "model", "nothing"]
+
+
 @dataclass(frozen=True)
 class Knob:
     """Keys that a plan may change together. A setting that has none of the choices is left as it is."""
@@ -113,11 +116,16 @@ class Knob:
     name: str
     choices: tuple[Mapping[str, Any], ...]
     """Dotted keys and their values, per choice. All choices have the same keys."""
-    keeps: Literal["function", "model", "nothing"] = "function"
+    keeps: Keeps = "function"
     """``function``: equal outputs and gradients; ``model``: the same network in another arithmetic; ``nothing``:
     another model, which only ``--allow`` permits."""
     cards: tuple[Cards, ...] = ()
     """The GPUs that each choice is for; if empty, all choices are for all GPUs."""
+
+    @classmethod
+    def of_key(cls, key: str, *values: Any, keeps: Keeps = "function", cards: tuple[Cards, ...] = ()) -> Knob:
+        """Return the knob of one key, with one choice per value."""
+        return cls(key, tuple({key: value} for value in values), keeps, cards)
 
     def choices_on(self, capability: Capability) -> list[Mapping[str, Any]]:
         """Return the choices for GPUs of this compute capability."""
