@@ -72,6 +72,28 @@ def thinned(
     return Timeline(kept(x), kept(y), tuple(phase[place] for place in peaks), parts)
 
 
+def at_equal_distances(line: Timeline, count: int) -> Timeline:
+    """Return a line of one layer with ``count`` points at equal distances, as the page draws them.
+
+    Each point is the largest value of its stretch. A stretch without a value continues the last one before it.
+    """
+    first, width = line.x[0], line.x[-1] - line.x[0]
+    if width <= 0 or count < 2:
+        return line
+    stretches: list[list[int]] = [[] for _ in range(count)]
+    for index, x in enumerate(line.x):
+        stretches[min(count - 1, int((x - first) / width * count))].append(index)
+    indices, last = list[int](), 0
+    for stretch in stretches:
+        indices.append(max(stretch, key=line.y_bytes.__getitem__, default=last))
+        last = max(stretch, default=last)
+    return Timeline(
+        tuple(first + width * place / (count - 1) for place in range(count)),
+        tuple(line.y_bytes[index] for index in indices),
+        tuple(line.phase[index] for index in indices),
+    )
+
+
 class Layer(NamedTuple):
     """A category together with all categories below it: the area below ``edge``."""
 

@@ -11,7 +11,17 @@ from typing import ClassVar, Final, NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from slr_bench.compare.cells import CellSummary
-from slr_bench.report.charts.memory import OUTSIDE, POINTS, StackedArea, Tile, Timeline, stacked_area, thinned, tiles
+from slr_bench.report.charts.memory import (
+    OUTSIDE,
+    POINTS,
+    StackedArea,
+    Tile,
+    Timeline,
+    at_equal_distances,
+    stacked_area,
+    thinned,
+    tiles,
+)
 from slr_bench.report.charts.model import ARMS, category_variable
 from slr_bench.report.formats.documents import area_path, strip_path
 from slr_bench.report.formats.table import Section
@@ -235,7 +245,7 @@ def _drawing(cell: CellSummary, samples: Samples | None, detail: Detail, is_open
     return Drawing(
         line,
         step_chart(line, cell) if line else None,
-        ram_chart(ram, ARMS[0]) if ram else None,
+        ram_chart(at_equal_distances(ram, detail.points), ARMS[0]) if ram else None,
         tiles(samples.traced.by_module if samples.traced else {}, detail.tiles),
     )
 

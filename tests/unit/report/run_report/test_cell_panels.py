@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slr_bench.record import Outcome
-from slr_bench.report.charts.memory import Timeline, short_names, squarified, stacked_area, tiles
+from slr_bench.report.charts.memory import Timeline, at_equal_distances, short_names, squarified, stacked_area, tiles
 from slr_bench.report.formats.documents import HEIGHT, area_path, render_html, strip_path
 from slr_bench.report.run_report import cell_panels as panel
 from slr_bench.report.run_report.cell_panels import parse_samples, traced_timeline
@@ -168,3 +168,24 @@ def test_every_link_to_a_cell_has_its_target_on_the_page(tmp_path):
     linked = re.findall(r'href="#([^"]+)"', text)
     assert len([link for link in linked if link.startswith("cell-")]) > 60
     assert set(linked) <= ids
+
+
+def test_ram_of_the_page_is_as_wide_as_the_time_it_lasted(new_run):
+    run = new_run()
+    series = samples(MIB) | {"times_s": [0.0, 1.0, 10.0], "rows": [[100.0], [400.0], [200.0]], "phases": []}
+    run.record(run.cell("baseline"), 0, step_metrics(800 * MIB, 1.0), series=series | {"columns": ["rss_bytes"]})
+    [one] = panels_of(run)
+    assert one.ram is not None
+    heights = [round(height * one.ram.top_bytes) for height in one.ram.layers[0].edge]
+    assert [heights.count(value) / len(heights) for value in (100, 400, 200)] == pytest.approx([0.1, 0.9, 0], abs=0.01)
+    assert [tick.text for tick in one.ram.x_ticks] == ["0.0 s", "10.0 s"]
+
+
+def test_points_at_equal_distances_keep_the_largest_value_and_continue_the_last_one():
+    line = Timeline((0.0, 1.0, 1.5, 10.0), (1.0, 9.0, 4.0, 2.0), ("", "a", "b", "c"))
+    even = at_equal_distances(line, 5)
+    assert even.x == (0.0, 2.5, 5.0, 7.5, 10.0)
+    assert even.y_bytes == (9.0, 4.0, 4.0, 4.0, 2.0)
+    assert even.phase == ("a", "b", "b", "b", "c")
+    still = Timeline((3.0, 3.0), (1.0, 2.0), ("", ""))
+    assert at_equal_distances(still, 5) == still
