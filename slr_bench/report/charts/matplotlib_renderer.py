@@ -168,10 +168,10 @@ def _paint_bars(axes: Axes, chart: BarChart) -> None:
         for bar in row.bars:
             axes.barh(place, bar.end - bar.start, left=bar.start, height=0.66, color=light(bar.colour),
                       alpha=1.0 if row.is_strong else 0.42, linewidth=0)  # fmt: skip
-        if row.link_place is not None:
-            axes.plot([row.link_place] * 2, [place - 0.67, place + 0.33], color=MUTED, linewidth=0.8)
+        if row.link_position is not None:
+            axes.plot([row.link_position] * 2, [place - 0.67, place + 0.33], color=MUTED, linewidth=0.8)
         axes.annotate(
-            row.text, (row.text_place, place), xytext=(5, 0), textcoords="offset points", va="center",
+            row.text, (row.text_position, place), xytext=(5, 0), textcoords="offset points", va="center",
             color=WARN if row.is_warning else INK, style="italic" if row.is_warning else "normal", fontweight=weight,
         )  # fmt: skip
     axes.set_xlim(0, 1 + chart.room)
@@ -184,7 +184,7 @@ def _paint_bars(axes: Axes, chart: BarChart) -> None:
 
 
 def _set_ticks(axis: Axis, ticks: Sequence[Tick]) -> None:
-    axis.set_ticks([tick.place for tick in ticks], [tick.text for tick in ticks])
+    axis.set_ticks([tick.position for tick in ticks], [tick.text for tick in ticks])
 
 
 def scatter_picture(name: str, alt: str, chart: Scatter) -> Picture:
@@ -259,8 +259,8 @@ def _paint_area(axes: Axes, chart: StackedArea) -> None:
     for layer in chart.layers:
         axes.fill_between(chart.x, layer.edge, color=light(layer.colour), linewidth=0, step="post")
     for level in chart.levels:
-        axes.axhline(level.place, color=INK, linewidth=0.9, linestyle=(0, (1, 2) if level.is_floor else (4, 3)))
-        axes.annotate(level.text, (1, level.place), xytext=(-2, -2 if level.is_floor else 2), ha="right",
+        axes.axhline(level.position, color=INK, linewidth=0.9, linestyle=(0, (1, 2) if level.is_floor else (4, 3)))
+        axes.annotate(level.text, (1, level.position), xytext=(-2, -2 if level.is_floor else 2), ha="right",
                       va="top" if level.is_floor else "bottom", textcoords="offset points", fontsize="small",
                       color=INK)  # fmt: skip
     ends = (*chart.x, 1.0)

@@ -115,7 +115,7 @@ class Level(NamedTuple):
     """A horizontal line with its name."""
 
     text: str
-    place: float
+    position: float
     is_floor: bool
 
 

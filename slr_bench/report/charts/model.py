@@ -82,7 +82,7 @@ class Tick(NamedTuple):
     """A mark on an axis: its text and its position."""
 
     text: str
-    place: float
+    position: float
 
 
 class LegendEntry(NamedTuple):
@@ -99,7 +99,7 @@ class Scale(NamedTuple):
     high: float
     is_logarithmic: bool = False
 
-    def place(self, value: float) -> float:
+    def position(self, value: float) -> float:
         """Return the position of a value."""
         if self.is_logarithmic:
             return math.log(value / self.low) / math.log(self.high / self.low)
@@ -107,7 +107,7 @@ class Scale(NamedTuple):
 
     def ticks(self, values: Iterable[float]) -> tuple[Tick, ...]:
         """Return ticks for values in bytes."""
-        return tuple(Tick(short_bytes(value), self.place(value)) for value in values)
+        return tuple(Tick(short_bytes(value), self.position(value)) for value in values)
 
 
 class Bar(NamedTuple):
@@ -119,17 +119,17 @@ class Bar(NamedTuple):
 
 
 class BarRow(NamedTuple):
-    """A row of a bar chart: a label, its bars, and a text at ``text_place``."""
+    """A row of a bar chart: a label, its bars, and a text at ``text_position``."""
 
     label: str
     bars: tuple[Bar, ...]
     text: str
-    text_place: float
+    text_position: float
     is_strong: bool = True
     """Rows that are not strong are drawn pale."""
     is_warning: bool = False
-    """Whether the text says why there is no bar."""
-    link_place: float | None = None
+    """True if the text is the reason for a missing bar."""
+    link_position: float | None = None
     """Position of a thin line from this row to the row above, where a waterfall goes on."""
 
 
@@ -160,7 +160,7 @@ class Dot(NamedTuple):
     """The accuracy below the name; empty for most dots."""
     link: str
     is_own: bool
-    """Whether the cell is an arm's own setting."""
+    """True for the own setting of an arm."""
     is_dominated: bool
 
 
@@ -181,7 +181,7 @@ class Scatter:
 
     @property
     def has_hollow(self) -> bool:
-        """Whether an arm's own setting is dominated: its dot is a ring in the arm's colour."""
+        """True if an arm's own setting is dominated. Its dot is then a ring in the arm's colour."""
         return any(dot.is_own and dot.is_dominated for dot in self.dots)
 
 

@@ -136,8 +136,8 @@ def _section(section: Section, rows: int) -> str:
     return f"<details><summary><b>{title}</b></summary>\n\n{body}\n\n</details>"
 
 
-def markdown_table(data: Table, whole: str = "report.html", *, rows: int = MAX_ROWS) -> str:
-    """Return caption, table and footnotes. ``whole`` is the file that has the rows left out here."""
+def markdown_table(data: Table, full_table: str = "report.html", *, rows: int = MAX_ROWS) -> str:
+    """Return caption, table and footnotes. ``full_table`` is the file that has all rows."""
     notes = data.notes
     shown = data.rows[:rows]
     lines = [_line(f"{escape_markdown(column.title)}{_sup(column.note, notes)}" for column in data.columns)]
@@ -145,7 +145,7 @@ def markdown_table(data: Table, whole: str = "report.html", *, rows: int = MAX_R
     lines += [_line(_cell(cell, notes, strong=row.strong) for cell in row.cells) for row in shown]
     blocks = [f"**{escape_markdown(data.caption)}**", "\n".join(lines)]
     if len(shown) < len(data.rows):
-        blocks.append(f"{len(data.rows) - len(shown)} more rows are in {whole}.")
+        blocks.append(f"{len(data.rows) - len(shown)} more rows are in {full_table}.")
     used = {column.note for column in data.columns} | {cell.note for row in shown for cell in row.cells}
     if any(used):
         blocks.append(
@@ -159,7 +159,7 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def _cell(cell: Cell, notes: dict[str, int], *, strong: bool) -> str:
-    text = escape_markdown(cell.whole)
+    text = escape_markdown(cell.one_line)
     if cell.tone == "warn":
         text = f"⚠ {text}"
     if strong or cell.strong:

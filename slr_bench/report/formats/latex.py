@@ -54,7 +54,7 @@ def headline_table(report: Report) -> str:
 
 
 def _cell(cell: Cell, data: Table) -> str:
-    text = escape(_UNITS.sub("\u00a0", cell.whole))
+    text = escape(_UNITS.sub("\u00a0", cell.one_line))
     return f"{text}\\textsuperscript{{{data.notes[cell.note]}}}" if cell.note else text
 
 

@@ -36,7 +36,7 @@ class Cell:
     """A variable of the palette: the text follows a square of this colour."""
 
     @property
-    def whole(self) -> str:
+    def one_line(self) -> str:
         """The text and the detail in one line."""
         if self.detail.startswith("["):
             return f"{self.text} {self.detail}"
@@ -138,7 +138,7 @@ class Card:
     chip: str = ""
     """A label for figures that are not measured on real tensors: ``fake tensors``."""
     is_lead: bool = True
-    """Whether the page shows the card."""
+    """True: the page shows the card."""
 
 
 @dataclass(frozen=True)

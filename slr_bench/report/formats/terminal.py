@@ -132,7 +132,7 @@ def _broken(text: Text, width: int) -> Text:
 
 
 def _text(cell: Cell, notes: dict[str, int]) -> Text:
-    text = Text(cell.whole, style=_STYLES[cell.tone])
+    text = Text(cell.one_line, style=_STYLES[cell.tone])
     if cell.note:
         text.append(f" {notes[cell.note]})", style="dim")
     return text

@@ -40,7 +40,7 @@ FACTS: Final = {
 
 
 class Detail(NamedTuple):
-    """How finely cells are drawn."""
+    """The number of points and tiles with which a cell is drawn."""
 
     points: int
     tiles: int
@@ -105,7 +105,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Panel:
-    """What the page shows of one cell."""
+    """The content of the page for one cell."""
 
     ident: str
     name: str
@@ -113,7 +113,7 @@ class Panel:
     summary: str
     """The peak, or the outcome."""
     is_peak: bool
-    """Whether the summary is the peak."""
+    """True if the summary is the peak."""
     facts: tuple[tuple[str, str], ...]
     reason: str
     """Why the cell did not end ok, or why there is nothing to draw."""

@@ -81,7 +81,7 @@ class RunContent:
     tradeoff: TradeoffPoints | None
     """The cells of that workload by memory, time and accuracy."""
     is_measured: bool
-    """Whether any run ended ok or out of memory."""
+    """True if any run ended ok or out of memory."""
     report: Report
     directory: RunDirectory
 

@@ -22,12 +22,12 @@ _CAPTION: Final = "Each arm's own setting"
 
 @dataclass(frozen=True)
 class Change:
-    """How a reading differs from its reference."""
+    """The difference between a reading and its reference."""
 
     text: str = ""
     """``12.4× less``, ``1.38× as long``, ``+2.5 points``; empty where the two share no repeat."""
     basis: str = ""
-    """What the change is based on: processes, range or interval, verdict."""
+    """The basis of the change: processes, range or interval, verdict."""
     tone: Tone = ""
     mark: Mark = ""
     """``~``: not significant. ``n too small``: too few pairs for a verdict."""
@@ -61,7 +61,7 @@ class HeadlineValue:
     """Why there is no value."""
     change: Change = NO_CHANGE
     is_disturbed: bool = False
-    """Whether a run suffered interference: its time is then shown but not compared."""
+    """True if a run suffered interference. Its time is then shown but not compared."""
 
     @property
     def value(self) -> float | None:

@@ -58,7 +58,7 @@ class TradeoffPoints:
     """The unit of the workload, where effective batches differ and time is per unit; else empty."""
 
     @property
-    def front(self) -> tuple[Point, ...]:
+    def pareto_front(self) -> tuple[Point, ...]:
         """The points that are not dominated, the fastest first."""
         return tuple(sorted((point for point in self.points if not point.is_dominated), key=lambda one: one.time_s))
 
@@ -66,14 +66,14 @@ class TradeoffPoints:
     def edge(self) -> tuple[Point, ...]:
         """The points of the front that need less memory than all faster ones: no point lies below their line."""
         found: list[Point] = []
-        for point in self.front:
+        for point in self.pareto_front:
             if not found or point.memory_bytes < found[-1].memory_bytes:
                 found.append(point)
         return tuple(found)
 
     @property
     def time_text(self) -> str:
-        """What the times are."""
+        """The meaning of the times."""
         return f"time per {self.unit}" if self.unit else "time of a step"
 
     @property
@@ -103,7 +103,7 @@ def tradeoff_points(
 
 
 def dominates(one: Point, other: Point) -> bool:
-    """Whether ``one`` is nowhere worse than ``other`` and somewhere better.
+    """Return whether ``one`` is better than ``other`` in one figure and worse in none.
 
     A point without an accuracy is judged by memory and time alone; it dominates no point whose accuracy is known.
     """
@@ -151,7 +151,7 @@ def front_section(found: TradeoffPoints | None, arms: Sequence[str]) -> Section 
     """Return the chart and a table of the cells on the front; None where there are fewer than two cells."""
     if found is None or len(found.points) < 2:
         return None
-    front, count, known = found.front, len(found.points), found.known_accuracies
+    front, count, known = found.pareto_front, len(found.points), found.known_accuracies
     what = "memory, time and accuracy" if known else "memory and time"
     text = f"{len(front)} of {count} cells are not dominated in {what}; the grey and the hollow ones are."
     if 0 < known < count:
@@ -189,9 +189,10 @@ def scatter(found: TradeoffPoints, arms: Sequence[str]) -> Scatter:
     return Scatter(
         title="Memory against time",
         dots=tuple(_dot(point, x, y, found, colours) for point in ordered),
-        front=tuple((x.place(point.time_s), y.place(point.memory_bytes)) for point in found.edge),
+        front=tuple((x.position(point.time_s), y.position(point.memory_bytes)) for point in found.edge),
         x_ticks=tuple(
-            Tick(short(format_seconds(value)) if value else "0", x.place(value)) for value in round_ticks(x.low, x.high)
+            Tick(short(format_seconds(value)) if value else "0", x.position(value))
+            for value in round_ticks(x.low, x.high)
         ),
         y_ticks=y.ticks(_memory_marks(y)),
         x_label=f"{found.time_text} (median)",
@@ -204,8 +205,8 @@ def _dot(point: Point, x: Scale, y: Scale, found: TradeoffPoints, colours: dict[
     is_own = _is_compared(point, list(colours))
     is_labelled = point.accuracy is not None and (is_own or found.known_accuracies <= LABELLED)
     return Dot(
-        x.place(point.time_s),
-        y.place(point.memory_bytes),
+        x.position(point.time_s),
+        y.position(point.memory_bytes),
         colours[_group(point, list(colours))],
         describe_point(point),
         name=plain(point.cell.entry.arm, 24) if is_own else "",

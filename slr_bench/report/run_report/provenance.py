@@ -59,8 +59,8 @@ def statistics_section(headline: Headline) -> Section:
     text = (
         "The process is the sampling unit. Traced bytes are counted, not estimated: all processes must agree. Times "
         "are medians. Below 8 processes they stand with min–max and without a verdict. From 8 on they stand with a "
-        "99 % interval of the paired ratio (signed-rank test), and with a verdict if the interval excludes 1 and "
-        "the difference is 1 % or more."
+        "99 % interval of the paired ratio (signed-rank test). They have a verdict if the interval excludes 1 and the "
+        "difference is 1 % or more."
     )
     return Section(
         "statistics", "How sure this is", (text,), (Table("Own settings", columns, tuple(rows)),), is_folded=True

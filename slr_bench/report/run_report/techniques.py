@@ -1,4 +1,4 @@
-"""What each technique between two arms saves and costs: added one by one, and left out one by one."""
+"""Shows the savings and costs of each technique between two arms: added one by one, and left out one by one."""
 
 from __future__ import annotations
 
@@ -136,17 +136,17 @@ def _falls(steps: Sequence[AblationStep], name: str, start: float) -> BarChart:
     memories = [step.added.value(MEMORY) or None if step.added else None for step in steps]
     known = [start, *(memory for memory in memories if memory)]
     scale = Scale(min(known) / 1.5, max(known), is_logarithmic=True)
-    first = Bar(0, scale.place(start), START_COLOUR)
+    first = Bar(0, scale.position(start), START_COLOUR)
     rows = [BarRow(plain(name, 36), (first,), format_bytes(start), first.end)]
-    before = scale.place(start)
+    before = scale.position(start)
     for step, memory in zip(steps, memories, strict=True):
         if memory is None:
             rows.append(BarRow(plain(step.name, 36), (), "not measured", before))
             continue
-        place = scale.place(memory)
+        place = scale.position(memory)
         bar = Bar(min(before, place), max(before, place), SAME_COLOURS[step.same])
         text = f"{format_bytes(memory)}  {_saving_text(step.saving)}"
-        rows.append(BarRow(plain(step.name, 36), (bar,), text, bar.end, link_place=before))
+        rows.append(BarRow(plain(step.name, 36), (bar,), text, bar.end, link_position=before))
         before = place
     return BarChart(
         title="added one by one (logarithmic axis)",
@@ -161,17 +161,17 @@ def _worths(steps: Sequence[AblationStep]) -> BarChart:
     logarithms = [log2(step.worth) if step.worth else None for step in steps]
     known = [value for value in logarithms if value is not None]
     scale = Scale(min(0.0, *known) if known else 0.0, max(1.0, *map(abs, known)) if known else 1.0)
-    ground = scale.place(0.0)
+    ground = scale.position(0.0)
     rows = [BarRow("", (), "", ground)]
     for step, value in zip(steps, logarithms, strict=True):
-        place = scale.place(value or 0.0)
+        place = scale.position(value or 0.0)
         bars = () if not value else (Bar(min(ground, place), max(ground, place), SAME_COLOURS[step.same]),)
         rows.append(BarRow("", bars, _worth_text(step.worth), max(ground, place)))
     marks = range(int(scale.low), int(scale.high) + 1, 1 if scale.high < 4 else 2)
     return BarChart(
         title="left out one by one",
         rows=tuple(rows),
-        ticks=tuple(Tick(f"{2.0**mark:g}×", scale.place(mark)) for mark in marks),
+        ticks=tuple(Tick(f"{2.0**mark:g}×", scale.position(mark)) for mark in marks),
         room=0.7,
     )
 
@@ -199,10 +199,10 @@ def waterfall_section(
         "The bars are logarithmic: equal lengths are equal factors."
     )
     trained = _Trained(cells, accuracy)
-    beside = _beside(cells, chain, workload, trained)
+    further = _further_arms(cells, chain, workload, trained)
     chart = waterfall(steps, chain)
     tables = [_added(steps, chain, trained, chart), _left_out(steps, chain, trained, chart)]
-    tables += [beside] if beside.rows else []
+    tables += [further] if further.rows else []
     paragraphs = (text, judged, *_group_sentences(steps))
     return Section("waterfall", "What each technique buys", paragraphs, tuple(map(without_empty_columns, tables)))
 
@@ -263,7 +263,7 @@ def _left_out(steps: Sequence[AblationStep], chain: AblationChain, trained: _Tra
     return Table("Left out one by one", _columns_against("All but", steps[0].end), rows)
 
 
-def _beside(cells: Sequence[CellSummary], chain: AblationChain, workload: str, trained: _Trained) -> Table:
+def _further_arms(cells: Sequence[CellSummary], chain: AblationChain, workload: str, trained: _Trained) -> Table:
     """Compare the grid's further arms with the end of the chain."""
     further = dict.fromkeys(cell.entry.arm for cell in cells if cell.entry.arm not in chain.arms)
     end = own_cell(cells, chain.end, workload)

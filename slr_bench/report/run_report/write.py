@@ -186,7 +186,7 @@ def _memory_row(cell: CellSummary, keys: Sequence[str], scale: Scale, colour: st
         failed = next((kind for kind in cell.outcomes if kind is not Outcome.OK), None)
         text = OUTCOME_WORDS[failed] if failed else "not read"
         return BarRow(_label(cell, keys), (), text, 0, cell.entry.is_own, is_warning=True)
-    place = scale.place(value)
+    place = scale.position(value)
     return BarRow(_label(cell, keys), (Bar(0, place, colour),), format_bytes(value), place, cell.entry.is_own)
 
 

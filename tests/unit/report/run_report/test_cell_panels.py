@@ -47,7 +47,7 @@ def test_area_paths_hold_the_bytes_to_half_a_unit(pairs):
 def test_peak_and_floor_are_marked_at_their_heights():
     line = traced_timeline(parse_samples(samples(100 * MIB)))
     drawn = stacked_area(line, "x", ("0", "1"), 80 * MIB, "arm-1")
-    assert [(level.text, level.place) for level in drawn.levels] == [
+    assert [(level.text, level.position) for level in drawn.levels] == [
         ("peak 100.0 MiB", pytest.approx(1 / 1.14)),
         ("floor 80.0 MiB", pytest.approx(0.8 / 1.14)),
     ]

@@ -17,7 +17,7 @@ def section(report, key):
 
 
 def texts(table):
-    return [[cell.whole for cell in row.cells] for row in table.rows]
+    return [[cell.one_line for cell in row.cells] for row in table.rows]
 
 
 def notes(table):
@@ -123,7 +123,7 @@ def test_traces_from_different_sources_get_no_ratio(new_run):
     run.record(run.cell("optimized"), 0, step_metrics(100 * MIB, 1.0, source="cpu-fake"))
     report = read_content(run.write()).report
     cell = report.headline.rows[1].cells[1]
-    assert (cell.whole, cell.tone) == ("100.0 MiB (not comparable)", "warn")
+    assert (cell.one_line, cell.tone) == ("100.0 MiB (not comparable)", "warn")
     assert "cpu-real against cpu-fake" in (cell.note or "")
     assert "8.0×" not in report.lead
 
@@ -252,7 +252,7 @@ def test_three_arms_each_have_a_change(new_run):
     run.record(run.cell("third"), 0, step_metrics(1600 * MIB, 1.0))
     report = read_content(run.write()).report
     assert report.title == "optimized against baseline, and 1 more"
-    assert report.headline.rows[2].cells[1].whole == "1.56 GiB (2.0× more)"
+    assert report.headline.rows[2].cells[1].one_line == "1.56 GiB (2.0× more)"
 
 
 def test_directory_without_manifest_is_refused_with_the_cure(tmp_path):

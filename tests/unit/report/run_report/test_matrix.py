@@ -30,7 +30,7 @@ def filled(run, repeats=1, slower=1.0):
 def test_rows_are_the_axes_and_columns_the_arms(new_run):
     memory = tables(filled(new_run()))["Tensor memory, train_step"]
     assert [column.title for column in memory.columns] == ["batch_size", "baseline", "optimized"]
-    assert [[cell.whole for cell in row.cells] for row in memory.rows] == [
+    assert [[cell.one_line for cell in row.cells] for row in memory.rows] == [
         ["2", "100.0 MiB", "50.0 MiB (2.0× less)"],
         ["8", "400.0 MiB", "100.0 MiB (4.0× less)"],
     ]
@@ -74,7 +74,7 @@ def test_many_arms_become_the_rows(new_run):
     memory = tables(run)["Tensor memory, train_step"]
     assert [column.title for column in memory.columns] == ["Arm", "batch_size 2", "batch_size 4"]
     assert len(memory.rows) == 12
-    assert memory.rows[2].cells[1].whole == "4.0 MiB (2.0× more)"
+    assert memory.rows[2].cells[1].one_line == "4.0 MiB (2.0× more)"
 
 
 def test_without_axes_there_is_no_matrix(new_run):
