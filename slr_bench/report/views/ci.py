@@ -93,12 +93,9 @@ def _rule_cases(result: RuleResult) -> list[_Case]:
         state: State = ""
         if cell.ruling in ("broken", "unjudged"):
             state = "failure" if cell.ruling == "broken" else unjudged
-        found.append(_Case(cell_name(cell.row), _class(cell), state, _message(cell)))
+        class_name = plain(f"slr_bench.gate.{cell.row.metric}", 120)
+        found.append(_Case(cell_name(cell.row), class_name, state, _message(cell)))
     return found
-
-
-def _class(cell: CellVerdict) -> str:
-    return plain(f"slr_bench.gate.{cell.row.metric}", 120)
 
 
 def _message(cell: CellVerdict) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
 from slr_bench.compare.cells import SideName
-from slr_bench.compare.comparison import Comparison, Unmatched
+from slr_bench.compare.comparison import Comparison, OutcomePair, Unmatched
 from slr_bench.compare.judgement import ComparedCell, ComparedMetric, Word, verdict_word
 from slr_bench.compare.notebook import axes_assignments
 from slr_bench.report.formats.documents import escape_markdown, markdown_table
@@ -30,27 +30,8 @@ _NAME_LIMIT: Final = 160
 _MOST_WARNINGS: Final = 20
 _LEGEND: Final = "~: no significant difference; n too small: no verdict below 8 pairs."
 _TONES: Final[Mapping[Word, Tone]] = {"fault": "warn", "different": "warn", "worse": "bad", "better": "good"}
-_CELL_COLUMNS: Final = (
-    Column("Cell"),
-    Column("Metric"),
-    Column("Base", numeric=True),
-    Column("Head", numeric=True),
-    Column("Change", numeric=True),
-    Column("Verdict"),
-)
-
-
-class Named(Protocol):
-    """A cell of a comparison, with everything that identifies it."""
-
-    @property
-    def cell_id(self) -> str: ...
-    @property
-    def arm(self) -> str: ...
-    @property
-    def workload(self) -> str: ...
-    @property
-    def coordinates(self) -> Mapping[str, object]: ...
+_VALUE_COLUMNS: Final = (Column("Base", True), Column("Head", True), Column("Change", True), Column("Verdict"))
+_CELL_COLUMNS: Final = (Column("Cell"), Column("Metric"), *_VALUE_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -152,7 +133,7 @@ def metric_name(row: ComparedCell | ComparedMetric) -> str:
     return plain(label(row.metric, row.description), 60)
 
 
-def cell_name(cell: Named, limit: int = _NAME_LIMIT) -> str:
+def cell_name(cell: ComparedCell | OutcomePair | Unmatched, limit: int = _NAME_LIMIT) -> str:
     """Return a printable name in one line, such as ``my_step baseline size=4 precision=fp32``."""
     return plain(f"{cell.workload} {cell.arm} {axes_assignments(cell.coordinates)}", limit)
 
@@ -183,25 +164,12 @@ def verdict_cell(found: ComparedCell | ComparedMetric) -> Cell:
 
 def overall_table(comparison: Comparison) -> Table:
     """Return one row per workload and metric."""
-    rows = [
-        Row(
-            (
-                Cell(plain(found.workload, 60)),
-                Cell(metric_name(found)),
-                Cell(change_text(found), sort=found.ratio),
-                verdict_cell(found),
-                Cell(f"{found.different} of {found.cells} cells" if found.cells else "–"),
-            )
-        )
-        for found in comparison.overall
-    ]
-    columns = (
-        Column("Workload"),
-        Column("Metric"),
-        Column("Change", numeric=True),
-        Column("Verdict"),
-        Column("Differ", numeric=True, spare=True),
-    )
+    rows = []
+    for found in comparison.overall:
+        names = Cell(plain(found.workload, 60)), Cell(metric_name(found))
+        count = Cell(f"{found.different} of {found.cells} cells" if found.cells else "–")
+        rows.append(Row((*names, Cell(change_text(found), sort=found.ratio), verdict_cell(found), count)))
+    columns = (Column("Workload"), Column("Metric"), *_VALUE_COLUMNS[2:], Column("Differ", True, spare=True))
     return Table("Over all cells", columns, tuple(rows))
 
 

@@ -81,13 +81,8 @@ def no_verdict_markdown(text: str) -> str:
 
 def rules_table(result: GateResult) -> Table:
     """Return one row per rule."""
-    columns = (
-        Column("Rule"),
-        Column("Verdict"),
-        Column("Broken", numeric=True),
-        Column("Not judged", numeric=True),
-        Column("Cells", numeric=True),
-    )
+    counts = (Column(name, True) for name in ("Broken", "Not judged", "Cells"))
+    columns = (Column("Rule"), Column("Verdict"), *counts)
     rows = (Row(_rule_row(one), strong=one.verdict == "fail") for one in result.rules)
     return Table("Rules", columns, tuple(rows))
 

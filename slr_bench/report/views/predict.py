@@ -169,13 +169,8 @@ def print_cells(
         name = f"{cell.arm}{' · ' + axes if axes else ''}" + (f" · {cell.spec.name}" if several else "")
         rows.append(Row((*_figures(one), Cell(plain(name, 120)))))
     keys = dict.fromkeys(key.rpartition(".")[2] for cell in cells for key in cell.coordinates)
-    columns = (
-        Column("Expected", True),
-        Column("Tensors", True, spare=True),
-        Column("Least to most", True),
-        Column(""),
-        Column(" · ".join(("arm", *keys))),
-    )
+    numbers = (Column("Expected", True), Column("Tensors", True, spare=True), Column("Least to most", True))
+    columns = (*numbers, Column(""), Column(" · ".join(("arm", *keys))))
     print_table(Table("Predicted peak of a steady step", columns, tuple(rows)), console)
     for line in remarks([one for one in found if not isinstance(one, Refusal)]):
         console.print(Text(line, style="dim"))

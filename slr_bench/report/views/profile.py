@@ -142,10 +142,9 @@ def _categories(found: Found) -> Table:
 
 def _modules(found: Found) -> Table:
     shown, rest = found["by_module"][:MODULES_SHOWN], found["by_module"][MODULES_SHOWN:]
-    rows = [
-        Row((Cell(plain(entry["module"], 60)), _bytes(entry["bytes"]), Cell(_parts(entry["by_category"]))))
-        for entry in shown
-    ]
+    rows = []
+    for entry in shown:
+        rows.append(Row((Cell(plain(entry["module"], 60)), _bytes(entry["bytes"]), Cell(_parts(entry["by_category"])))))
     if rest:
         rows.append(Row((Cell(f"{len(rest)} more modules"), _bytes(sum(entry["bytes"] for entry in rest)), Cell(""))))
     columns = (Column("Module"), Column("Bytes", numeric=True), Column("Largest parts"))
@@ -159,14 +158,11 @@ def _parts(by_category: Mapping[str, int]) -> str:
 
 def _phases(found: Found) -> Table:
     peak = found["peak_tensor_bytes"]
-    rows = [
-        Row(
-            (Cell(plain(name, 40)), _bytes(count), Cell(f"{100 * count / peak:.0f} %", sort=count)),
-            strong=count == peak,
-        )
-        for name, count in found["by_phase"].items()
-    ]
-    columns = (Column("Phase"), Column("Most live bytes", numeric=True), Column("Of the peak", numeric=True))
+    rows = []
+    for name, count in found["by_phase"].items():
+        share = Cell(f"{100 * count / peak:.0f} %", sort=count)
+        rows.append(Row((Cell(plain(name, 40)), _bytes(count), share), strong=count == peak))
+    columns = (Column("Phase"), Column("Most live bytes", True), Column("Of the peak", True))
     return Table("Highest point of each phase", columns, tuple(rows))
 
 
@@ -174,13 +170,9 @@ def _tensors(found: Found) -> Table:
     rows = []
     for tensor in found["top"][:TENSORS_SHOWN]:
         shape = "×".join(map(str, tensor["shape"])) or "scalar"
-        texts = (
-            f"{shape} {tensor['dtype']}",
-            tensor["category"],
-            plain(tensor["module"], 60),
-            plain(tensor["origin"], 80),
-        )
-        rows.append(Row((_bytes(tensor["bytes"]), *(Cell(text) for text in texts))))
+        where = plain(tensor["module"], 60), plain(tensor["origin"], 80)
+        texts = f"{shape} {tensor['dtype']}", tensor["category"], *where
+        rows.append(Row((_bytes(tensor["bytes"]), *map(Cell, texts))))
     columns = [Column("Bytes", numeric=True), *map(Column, ("Tensor", "Category", "Module", "Made at"))]
     return Table("The largest tensors at the peak", tuple(columns), tuple(rows))
 
