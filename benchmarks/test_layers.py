@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from models.layers.temporal_pyramid import TemporalPyramid
-from models.layers.temporal_shift import ShiftedConv2d, ShiftKind
+from models.layers.temporal import ShiftedConv2d, ShiftKind, TemporalPyramid
 
 FRAMES, CHANNELS, SIDE = 16, 16, 56
 CLIPS, FEATURES, LEVELS = 8, 512, (1, 2, 4)

@@ -22,7 +22,7 @@ from models.data.loading.transforms import centre_crop
 from models.data.video.live import LiveVideo, Source, open_live
 from models.data.wlasl.files import list_directory, load_class_list
 from models.layers.placement import default_device
-from models.layers.temporal_shift import FrameHistory
+from models.layers.temporal import FrameHistory
 from models.networks.efficient import EfficientRecogniser, load_recogniser
 from models.streaming_display import StreamDisplay
 from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, DataError, SlrBenchError

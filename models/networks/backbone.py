@@ -16,7 +16,7 @@ from models.layers.pooled_relu import PooledReLU, PoolKind
 from models.layers.recompute import conv_of_prepared, recomputed
 from models.layers.recompute_plan import RecomputePlan, Unit, chain_costs, least_bytes, within_budget
 from models.layers.split_stem import StemKind, split_stem
-from models.layers.temporal_shift import ShiftedConv2d, ShiftKind
+from models.layers.temporal import ShiftedConv2d, ShiftKind
 from slr_bench.units import MIB
 
 Recompute = str

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from models.config import ModelConfig, Settings, settings_of
 from models.layers.attention import TemporalAttention
 from models.layers.region_focus import RegionFocus
-from models.layers.temporal_pyramid import TemporalPyramid
+from models.layers.temporal import TemporalPyramid
 from models.layers.temporal_resolution import choose_frames, merge_frames, motion_energy, take_frames
 from models.networks.backbone import FrameBackbone, FrozenBackbone, Recompute, SelectedFrames
 from models.networks.weights import (

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from models.layers.temporal_pyramid import TemporalPyramid
+from models.layers.temporal import TemporalPyramid
 
 level_lists = st.lists(st.integers(1, 6), min_size=1, max_size=3)
 

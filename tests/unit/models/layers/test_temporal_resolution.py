@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from models.data.video.reader import uniform_indices
-from models.layers.temporal_pyramid import TemporalPyramid
+from models.layers.temporal import TemporalPyramid
 from models.layers.temporal_resolution import (
     UNIFORM_SHARE,
     choose_frames,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.layers.recompute import recomputed
-from models.layers.temporal_shift import FrameHistory, ShiftedConv2d, shift_frames
+from models.layers.temporal import FrameHistory, ShiftedConv2d, shift_frames
 
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 5), st.sampled_from([8, 16, 20]), st.integers(1, 3))
 
