@@ -187,7 +187,7 @@ def run(
     from slr_bench.grid.config import load_grid, with_device
     from slr_bench.run.binding import BoundElsewhereError
     from slr_bench.run.runner import Runner
-    from slr_bench.run.store import Store, set_aside
+    from slr_bench.run.store import Store
 
     options = options or RunOptions()
     grid = with_device(load_grid(Path(config)), options.device)
@@ -203,20 +203,23 @@ def run(
         with view() as listener:
             return RunResult(directory, runner.run(listener))
 
-    def rename_earlier() -> None:
-        renamed = set_aside(directory)
-        if renamed is not None:
-            on_progress(f"the earlier runs in {directory} are now in {renamed}")
-
     if options.fresh:
-        rename_earlier()
+        _rename_earlier(directory, on_progress)
     try:
         return measure()
     except BoundElsewhereError:
         if options.out is not None:
             raise
-        rename_earlier()
+        _rename_earlier(directory, on_progress)
         return measure()
+
+
+def _rename_earlier(directory: Path, on_progress: OnText) -> None:
+    from slr_bench.run.store import set_aside
+
+    renamed = set_aside(directory)
+    if renamed is not None:
+        on_progress(f"the earlier runs in {directory} are now in {renamed}")
 
 
 def compare(

@@ -45,6 +45,10 @@ def _options(
     pass
 
 
+ConfigArgument = Annotated[Path, typer.Argument(help="Grid file, or a training file (a grid of one cell).")]
+ArmOption = Annotated[str | None, typer.Option(help="Arm, if the grid has several.")]
+WorkloadOption = Annotated[str | None, typer.Option(help="Workload [default: the grid's first].")]
+DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda, in place of the grid's.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 
 SetOption = Annotated[

@@ -21,13 +21,13 @@ from slr_bench.cli.base import (
     write_output,
 )
 from slr_bench.errors import EXIT_CELL_CRASHED, EXIT_OK, ConfigError, SlrBenchError
+from slr_bench.options import CompareOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from slr_bench.compare.comparison import Comparison
     from slr_bench.compare.gate import GateResult
-    from slr_bench.options import CompareOptions
 
 BaseArgument = Annotated[str, typer.Argument(help="Run directory, or a revision of this git repository.")]
 HeadArgument = Annotated[
@@ -130,7 +130,6 @@ def compare(
     from rich.console import Console
 
     from slr_bench.files import parse_overrides
-    from slr_bench.options import CompareOptions
     from slr_bench.report.views.compare import comparison_markdown, print_comparison
 
     console = Console(stderr=as_json)
@@ -180,7 +179,6 @@ def gate(
     from slr_bench.api import gate as judge
     from slr_bench.compare.rules import gather_rules
     from slr_bench.files import parse_overrides
-    from slr_bench.options import CompareOptions
     from slr_bench.report.views.gate import print_gate
 
     console = Console(stderr=as_json)

@@ -7,31 +7,35 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slr_bench.cli.base import AllocConfOption, JsonOption, SetOption, finish, refuse_lost_outputs, write_output
+from slr_bench.cli.base import (
+    AllocConfOption,
+    ArmOption,
+    ConfigArgument,
+    JsonOption,
+    SetOption,
+    WorkloadOption,
+    finish,
+    refuse_lost_outputs,
+    write_output,
+)
 from slr_bench.errors import EXIT_DOES_NOT_FIT, EXIT_OK, ConfigError
+from slr_bench.options import PlanOptions
 
 if TYPE_CHECKING:
     from slr_bench.results import Plan
 
 BudgetOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SIZE", help="Budget including the CUDA context, like 6GiB [default: all memory of the device]."
-    ),
+    str | None, typer.Option(metavar="SIZE", help="Budget with the CUDA context, like 6GiB [default: the device's].")
 ]
 CardOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="GPU whose speed and workspaces are assumed, like rtx4060.")
 ]
 HeadroomOption = Annotated[
-    float, typer.Option(metavar="PERCENT", min=0, max=90, help="Percent of the budget that stays free.")
+    float, typer.Option(metavar="PERCENT", min=0, max=90, help="Part of the budget that stays free.")
 ]
 SlowerOption = Annotated[
     float | None,
-    typer.Option(
-        metavar="PERCENT",
-        min=0,
-        help="Look for the least memory that costs at most this much more time, in place of a budget.",
-    ),
+    typer.Option(metavar="PERCENT", min=0, help="In place of a budget: the least memory at most this much slower."),
 ]
 KeepOption = Annotated[
     list[str] | None,
@@ -46,8 +50,7 @@ VaryOption = Annotated[
     typer.Option(metavar="KEY=A,B", help="Choose from these values, in place of a knob's own. Repeatable."),
 ]
 SettingFileOption = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Write the chosen setting to this file, for the other commands (YAML)."),
+    Path | None, typer.Option(metavar="FILE", help="Write the chosen setting to this file, for other commands (YAML).")
 ]
 PictureOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Draw memory against time (PNG or SVG).")]
 MeasureOption = Annotated[
@@ -56,13 +59,13 @@ MeasureOption = Annotated[
 
 
 def predict(
-    config: Annotated[Path, typer.Argument(help="Grid file, or a training file.")],
+    config: ConfigArgument,
     device: Annotated[
         str | None,
         typer.Option(metavar="NAME|SIZE", help="GPU, like h200, rtx4090 or 24GiB; or cpu [default: a list of GPUs]."),
     ] = None,
-    arm: Annotated[str | None, typer.Option(help="Arm to predict, if the grid has several.")] = None,
-    workload: Annotated[str | None, typer.Option(help="Workload to predict [default: the grid's first].")] = None,
+    arm: ArmOption = None,
+    workload: WorkloadOption = None,
     sets: SetOption = None,
     whole_grid: Annotated[bool, typer.Option("--grid", help="Predict every cell of the grid, axes included.")] = False,
     alloc_conf: AllocConfOption = "",
@@ -95,11 +98,11 @@ def predict(
 
 
 def plan(
-    config: Annotated[Path, typer.Argument(help="Grid file, or a training file.")],
+    config: ConfigArgument,
     gpu_memory: BudgetOption = None,
     device: CardOption = None,
-    arm: Annotated[str | None, typer.Option(help="Arm to start from, if the grid has several.")] = None,
-    workload: Annotated[str | None, typer.Option(help="Workload to plan for [default: the grid's first].")] = None,
+    arm: ArmOption = None,
+    workload: WorkloadOption = None,
     sets: SetOption = None,
     headroom: HeadroomOption = 5.0,
     slower: SlowerOption = None,
@@ -120,7 +123,6 @@ def plan(
 
     from slr_bench.api import plan as plan_setting
     from slr_bench.files import parse_overrides
-    from slr_bench.options import PlanOptions
 
     console = Console(stderr=as_json)
     refuse_lost_outputs([out, picture])

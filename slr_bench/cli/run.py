@@ -9,37 +9,43 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slr_bench.cli.base import JsonOption, SetOption, explain_interruption, finish, make_report
+from slr_bench.cli.base import (
+    ArmOption,
+    ConfigArgument,
+    DeviceOption,
+    JsonOption,
+    SetOption,
+    WorkloadOption,
+    explain_interruption,
+    finish,
+    make_report,
+)
 from slr_bench.errors import EXIT_CELL_CRASHED, EXIT_OK, NothingMeasuredError, SlrBenchError
-from slr_bench.options import DEFAULT_RUN_DIRECTORY
+from slr_bench.options import DEFAULT_RUN_DIRECTORY, RunOptions
 
 if TYPE_CHECKING:
     from slr_bench.grid.cells import Cell
 
 
 def run(
-    config: Annotated[Path, typer.Argument(help="Grid file, or a training file (a grid of one cell).")],
+    config: ConfigArgument,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help=f"Run directory [default: {DEFAULT_RUN_DIRECTORY}, where runs of another source are renamed]."
-        ),
+        typer.Option(help=f"Run directory [default: {DEFAULT_RUN_DIRECTORY}, renamed if of another source]."),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Rename an existing run directory and start anew.")] = False,
     sets: SetOption = None,
     arm: Annotated[str | None, typer.Option(help="Run only this arm.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda, in place of the grid's.")] = None,
+    device: DeviceOption = None,
     fake: Annotated[
         bool,
-        typer.Option("--fake", help="Trace bytes on fake tensors, without data, a GPU or times; one process per cell."),
+        typer.Option("--fake", help="Trace bytes on fake tensors, without data, GPU or times; one process per cell."),
     ] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Run crashed and timed-out runs again.")] = False,
     no_skip: Annotated[
         bool, typer.Option("--no-skip", help="Run also the cells that are larger than one that ran out of memory.")
     ] = False,
-    aa: Annotated[
-        bool, typer.Option("--aa", help="Measure every cell against itself, to see the noise (A/A test).")
-    ] = False,
+    aa: Annotated[bool, typer.Option("--aa", help="Measure every cell against itself: shows the noise (A/A).")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a grid, each cell in processes of its own; finished runs are kept. Then write the report."""
@@ -47,7 +53,6 @@ def run(
 
     from slr_bench.api import run as run_grid
     from slr_bench.files import parse_overrides
-    from slr_bench.options import RunOptions
     from slr_bench.record import public_command
     from slr_bench.report.views.run_progress import LiveView
 
@@ -74,20 +79,15 @@ def run(
 
 
 def profile(
-    config: Annotated[Path, typer.Argument(help="Grid file, or a training file.")],
-    arm: Annotated[str | None, typer.Option(help="Arm to profile, if the grid has several.")] = None,
-    workload: Annotated[str | None, typer.Option(help="Workload to profile [default: the grid's first].")] = None,
+    config: ConfigArgument,
+    arm: ArmOption = None,
+    workload: WorkloadOption = None,
     sets: SetOption = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda, in place of the grid's.")] = None,
+    device: DeviceOption = None,
     fake: Annotated[
-        bool,
-        typer.Option(
-            "--fake", help="Use fake tensors, without data or a GPU. With --device cuda: apply the rules of a GPU."
-        ),
+        bool, typer.Option("--fake", help="Use fake tensors, without data; with --device cuda, by the rules of a GPU.")
     ] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Write a page with pictures, and the JSON, to this directory.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory for a page with pictures, and for the JSON.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Name every byte at the peak of one step, by category, module and phase, and list the largest tensors."""

@@ -1,4 +1,4 @@
-"""The fault workload registered for this process and its children, and ways to watch processes end."""
+"""Registers the fault workload for this process and its children, and watches processes end."""
 
 import os
 import select
@@ -14,8 +14,10 @@ import yaml
 from models.data.synthetic.dataset import render_dataset
 from slr_bench.cli import main
 from slr_bench.execute import local
+from slr_bench.grid.project_file import VARIABLE
 
-PLUGINS = Path(__file__).resolve().parents[1] / "plugins"
+ROOT = Path(__file__).resolve().parents[2]
+PLUGINS = ROOT / "tests" / "plugins"
 PATIENCE_S = 60  # only a failing test waits so long
 
 
@@ -24,6 +26,7 @@ def plugins():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(PLUGINS)
         patch.setenv("PYTHONPATH", str(PLUGINS), prepend=os.pathsep)
+        patch.setenv(VARIABLE, str(ROOT))  # tests run in empty directories, below no project file
         invalidate_caches()
         yield
 
@@ -63,13 +66,13 @@ def slr_bench(tmp_path, monkeypatch, capfd):
 
 @pytest.fixture
 def quick_server(monkeypatch, tmp_path):
-    """The real fork server, but cells without torch: for what the runner does, whatever the cells do."""
+    """Use the real fork server with cells that do not import torch, for tests of the runner alone."""
     monkeypatch.setattr(local, "SERVER", "quick_server")
     monkeypatch.setenv("QUICK_JOURNAL", str(tmp_path / "journal"))
 
 
 def _has_ended(pid: int) -> bool:
-    """Whether a process ends within our patience; it need not be a child of ours."""
+    """Return whether a process, which need not be a child, ends within a sixth of the patience."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -82,7 +85,7 @@ def _has_ended(pid: int) -> bool:
 
 @pytest.fixture(scope="session")
 def survivors():
-    """``survivors(pids)`` -> those that do not end by themselves; they are ended here, so that no test leaves any."""
+    """``survivors(pids)`` -> the processes that do not end by themselves, which are then killed."""
 
     def find(pids: list[int]) -> list[int]:
         left = [pid for pid in pids if not _has_ended(pid)]
@@ -95,7 +98,7 @@ def survivors():
 
 @pytest.fixture(scope="session")
 def marked():
-    """``marked(text)`` -> processes that were started with this text in their environment."""
+    """``marked(text)`` -> processes with this text in their environment."""
 
     def find(text: str) -> list[int]:
         found = []
@@ -125,7 +128,7 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def tiny_setting(tmp_path_factory):
-    """The recogniser at its smallest, on clips that were really rendered."""
+    """The smallest setting of the recogniser, on rendered clips."""
     out = tmp_path_factory.mktemp("signs")
     render_dataset(out, num_classes=2, clips_per_class=6, signers=3, size=32, workers=1)
     return TINY | {"data.dir": str(out)}

@@ -88,7 +88,7 @@ def test_budget_that_nothing_fits_exits_with_6_and_the_parts_of_the_least_need(s
         (["--gpu-memory", "6GiB", "--alloc-conf", "expandable:True"], 2, ["'expandable_segments'?"]),
         (["--gpu-memory", "6GiB", "--slower", "10"], 2, ["--slower", "leave out --gpu-memory"]),
         (["--gpu-memory", "64GiB", "--device", "gtx1650"], 2, ["64GiB", "more than the 3.81 GiB"]),
-        (["--gpu-memory", "6GiB", "--out", "nowhere/chosen.yml"], 2, ["nowhere", "make it"]),
+        (["--gpu-memory", "6GiB", "--out", "nowhere/chosen.yml"], 2, ["nowhere", "create it"]),
         (["--gpu-memory", "6GiB", "--out", "."], 2, ["cannot write .: Is a directory; choose another path"]),
         (["--gpu-memory", "6GiB", "--picture", "plan.bmp"], 2, ["neither PNG nor SVG"]),
     ],

@@ -41,7 +41,7 @@ def test_latex_is_alone_on_stdout(run_dir, slr_bench):
         (["nowhere"], "nowhere does not exist; give the directory that `slr-bench run` wrote"),
         (["."], "is not a run directory: it has no grid.json and no record"),
         (["run", "--csv", "no/such/out.csv"], "--csv: cannot write no/such/out.csv"),
-        (["run", "--latex", "--json"], "--latex and --json both want stdout"),
+        (["run", "--latex", "--json"], "--latex and --json both need stdout"),
     ],
 )
 def test_usage_error_is_one_line(run_dir, slr_bench, options, words):
