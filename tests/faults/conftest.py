@@ -129,8 +129,10 @@ class Range:
         return pid
 
     def _look(self) -> None:
-        """After an end, however it came: whole records, none that was told of lost, none that was there changed or
-        made again."""
+        """Check the directory after an end of any kind: every record is complete, and none that was reported is lost.
+
+        No earlier record has changed or was made again.
+        """
         records, problems = Store(self.directory).read_records()
         now = {path.stem: path.read_bytes() for path in (self.directory / "records").glob("*.json")}
         begun = Counter(self._journal.read_text().split()) if self._journal.exists() else Counter()

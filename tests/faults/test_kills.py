@@ -1,4 +1,4 @@
-"""SIGKILL at any instant, then the same command again: nothing lost, nothing doubled, nothing half-read, nobody left.
+"""SIGKILL at any instant, then the same command again: nothing is lost, doubled or half-read, and no process is left.
 
 The runner, the fork server and the store are the real ones; only the cell's work needs no torch.
 """

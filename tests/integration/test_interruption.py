@@ -16,8 +16,8 @@ PATIENCE_S = 60
 GRID = {"workload": "faulty", "axes": {"fault.mode": ["ok", "held"]}, "repeats": 1, "device": "cpu"}
 
 
-def ends(process: int) -> bool:
-    """Return whether a process, given by its descriptor, ends within our patience; it need not be a child of ours."""
+def ends_in_time(process: int) -> bool:
+    """Return whether a process, given by its descriptor, ends in time. It need not be a child of this one."""
     return bool(select.select([process], [], [], PATIENCE_S / 6)[0])
 
 
@@ -47,7 +47,7 @@ class Held:
 
     def left(self, count: int = 3) -> int:
         """Return how many of the first ``count`` of server, cell and the cell's own child do not end by themselves."""
-        return sum(not ends(process) for process in self.server_cell_grandchild[:count])
+        return sum(not ends_in_time(process) for process in self.server_cell_grandchild[:count])
 
     def close(self) -> None:
         """End what still runs."""

@@ -21,7 +21,7 @@ HELD: list[bytearray] = []
 
 
 class LossIsNan(SlrBenchError):
-    """As a trainer says it."""
+    """Stands for an error of a trainer."""
 
 
 class Fault(BaseModel):

@@ -1,4 +1,4 @@
-"""Preloaded first: counts operators from then on, and tells each child's start what the server had done till then."""
+"""Preloaded first: counts operators from then on. At the start of a child it writes what the server has done."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ watch = _Watch()
 watch.__enter__()
 
 
-def _tell() -> None:
+def _write_counts() -> None:
     watch.__exit__(None, None, None)
     threads = len(list(Path("/proc", str(os.getppid()), "task").iterdir()))
     Path(os.environ["SERVER_WATCH"]).write_text(json.dumps({"operators": operators, "threads": threads}))
 
 
-os.register_at_fork(after_in_child=_tell)
+os.register_at_fork(after_in_child=_write_counts)

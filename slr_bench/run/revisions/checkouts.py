@@ -33,8 +33,8 @@ class Revision:
     """The commit; that of the working tree is the one it is based on."""
     is_working_tree: bool = False
 
-    def shown(self, top: Path) -> str:
-        """``main (1a2b3c4d5)``, ``working tree (1a2b3c4d5 with changes)``."""
+    def display_name(self, top: Path) -> str:
+        """Return ``main (1a2b3c4d5)`` or ``working tree (1a2b3c4d5 with changes)``."""
         short = self.commit[:9]
         if self.is_working_tree:
             return f"working tree ({short}{' with changes' if git.is_dirty(top) else ''})"
@@ -101,7 +101,7 @@ def source_trees(top: Path, revisions: Sequence[Revision]) -> Iterator[tuple[lis
 
 
 def _tree(top: Path, revision: Revision, directory: Path) -> Tree:
-    name = revision.shown(top)
+    name = revision.display_name(top)
     if revision.is_working_tree:
         content = git.copy_working_tree(top, directory)
     else:

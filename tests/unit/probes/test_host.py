@@ -220,12 +220,12 @@ print(json.dumps(found))
 
 
 def test_pss_of_a_tree_counts_shared_pages_once():
-    """In an interpreter of its own: what a fork copies grows with a process, and that of all tests holds a gigabyte."""
+    """Run in a fresh interpreter: a fork copies more of a larger process, and that of all tests holds a gigabyte."""
     done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     assert found["is_added"]
     assert 16 * MIB <= found["rise"] <= 24 * MIB  # its own 16 MiB and what the fork copied, not the 64 it shares
-    # Of the shared ones, its half.
+    # It has its half of the shared ones, too.
     assert 16 * MIB + 32 * MIB <= found["alone"] < 16 * MIB + 64 * MIB + found["before"]
 
 

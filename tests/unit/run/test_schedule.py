@@ -80,7 +80,7 @@ def test_the_second_side_changes_nothing_for_the_first(count, repeats):
 
 
 def test_coins_are_fair_and_independent():
-    """Of 4,096 grids the two coins of any two pairs, and a pair's and its cells' direction, agree in about half."""
+    """In about half of 4,096 grids two coins agree: those of two pairs, or of a pair and its cells' direction."""
     grids = [f"grid {number}" for number in range(4096)]
     part = Part(repeats=3)
     coins = []

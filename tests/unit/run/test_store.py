@@ -25,7 +25,7 @@ SCHEMA_1 = """{
  "phases": {"load": {"duration_s": 0.5, "count": 1, "peak_tensor_bytes": null}},
  "started_at": "2026-01-01T00:00:00+00:00", "duration_s": 1.5
 }"""
-"""As schema 1 was written. Never change it: old run directories look like this."""
+"""A record of schema 1. Never change it: old run directories look like this."""
 
 SCHEMA_1_MANIFEST = """{
  "schema": 1, "workload": "train_step", "source_hash": "ab", "config_hash": "cd",

@@ -106,7 +106,7 @@ def test_a_plain_history_is_of_one_device_and_has_nothing_that_names_code():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 def test_on_a_real_card_a_history_is_replayed_to_the_byte_and_a_product_keeps_its_workspace():
-    """In a process of its own: what other tests left with the allocator would be in no history."""
+    """Run in a process of its own, because no history has what other tests left with the allocator."""
     script = Path(__file__).resolve().parents[2] / "helpers" / "real_card.py"
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

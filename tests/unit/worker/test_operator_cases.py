@@ -1,4 +1,4 @@
-"""What an operator made, counted; that the cases are what they say."""
+"""The bytes that an operator makes are counted, and the cases are what their titles promise."""
 
 from __future__ import annotations
 

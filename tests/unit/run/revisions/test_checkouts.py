@@ -53,7 +53,7 @@ def test_name_of_a_side_contains_its_commit(repository):
     with source_trees(repository.top, revisions(repository)) as (trees, _):
         short = git.commit_of(repository.top, "v1")[:9]
         assert [tree.name for tree in trees] == [f"v1 ({short})", f"working tree ({short} with changes)"]
-    assert Revision(short, git.commit_of(repository.top, "v1")).shown(repository.top) == short
+    assert Revision(short, git.commit_of(repository.top, "v1")).display_name(repository.top) == short
 
 
 def test_file_of_the_repository_is_replaced_by_that_of_the_tree(repository, tmp_path):

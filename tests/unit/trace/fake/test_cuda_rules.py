@@ -219,7 +219,7 @@ def test_operators_that_cuda_autocast_refuses_are_refused_in_one_line():
 
 
 def choices() -> list:
-    """What this process chooses for tensors of the CPU now."""
+    """Return what this process chooses for tensors of the CPU now."""
     with CpuFakeMode():
         with torch.autocast("cpu", BF16):
             softmax = functional.softmax(torch.ones(2, 2, dtype=BF16), -1).dtype
@@ -297,7 +297,7 @@ def test_attention_uses_the_kernel_of_a_gpu(options, operator):
 
 
 def test_fused_attention_keeps_no_scores():
-    """Of 2 clips, 4 heads and 16 frames: a row sum in fp32 a row, and never 16 x 16 scores."""
+    """For 2 clips, 4 heads and 16 frames it keeps one fp32 sum per row, and never 16 x 16 scores."""
     scores = {(2, 4, 16, 16), (8, 16, 16)}
     for options, fused in (({}, True), ({"dtype": F32}, True), ({"backends": SDPBackend.MATH}, False)):
         _, recorder = attention_calls(**options)
