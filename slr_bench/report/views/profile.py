@@ -34,8 +34,6 @@ MEANINGS: Final = {
 }
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from slr_bench.report.charts.matplotlib_renderer import Picture
 
 Found = Mapping[str, Any]
@@ -198,12 +196,9 @@ def write_page(found: Found, directory: Path, command: str) -> Path:
     Raises:
         ConfigError: it cannot be written there.
     """
-    from slr_bench.report.charts.model import category_variable, light
     from slr_bench.report.formats.documents import render_html
 
-    names = list(dict.fromkeys([*found["timeline"]["by_category"], *found["by_category"]]))
-    colours = {name: light(category_variable(name)) for name in names}
-    pictures = [_timeline(found, colours), _module_bars(found, colours)]
+    pictures = [_timeline(found), _module_bars(found)]
     page = directory / "profile.html"
     try:
         (directory / "figures").mkdir(parents=True, exist_ok=True)
@@ -217,74 +212,42 @@ def write_page(found: Found, directory: Path, command: str) -> Path:
     return page
 
 
-def _timeline(found: Found, colours: Mapping[str, str]) -> Picture:
-    from matplotlib.patches import Patch
+def _timeline(found: Found) -> Picture:
+    from slr_bench.report.charts.matplotlib_renderer import areas_picture
+    from slr_bench.report.charts.memory import Timeline, stacked_area
 
-    from slr_bench.report.charts.matplotlib_renderer import INK, WIDTH_INCH, byte_axis, draw, legend
-
-    series = found["timeline"]["by_category"]
+    series = {name: tuple(values) for name, values in found["timeline"]["by_category"].items()}
+    phases = tuple(found["timeline"]["phase"])
     floor, peak = found["floor_bytes"], found["peak_tensor_bytes"]
-    count = len(found["timeline"]["phase"])
-    x = [place / max(1, count - 1) for place in range(count)]
-
-    def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        axes.stackplot(x, list(series.values()), colors=[colours[name] for name in series], linewidth=0, step="post")
-        for value, text in ((peak, f"peak {format_bytes(peak)}"), (floor, f"operator floor {format_bytes(floor)}")):
-            axes.axhline(value, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
-            axes.annotate(text, (0.995, value), xytext=(0, 3), textcoords="offset points", ha="right", color=INK)
-        _mark_phases(axes, found["timeline"]["phase"], x)
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, peak * 1.12)
-        axes.set_xticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])
-        axes.set_xlabel("progress of the step, operator by operator")
-        byte_axis(axes.yaxis, [peak])
-        legend(axes, [Patch(color=colours[name]) for name in series], list(series), columns=4)
-
+    x = tuple(place / max(1, len(phases) - 1) for place in range(len(phases)))
+    line = Timeline(x, tuple(map(sum, zip(*series.values(), strict=True))), phases, series)
+    chart = stacked_area(line, "progress of the step, operator by operator", ("0 %", "100 %"), floor, "arm-0", peak)
     alt = f"Stacked live bytes by category over one step; peak {format_bytes(peak)}, floor {format_bytes(floor)}."
-    return draw("live-bytes", "Live bytes by category over the step", alt, (WIDTH_INCH, 3.9), paint)
+    return areas_picture("live-bytes", "Live bytes by category over the step", alt, [("", chart)])
 
 
-def _mark_phases(axes: Any, phases: list[str], x: list[float]) -> None:
-    """Write a phase's name where the phase is long enough for it."""
-    start = 0
-    for place in range(1, len(phases) + 1):
-        if place < len(phases) and phases[place] == phases[start]:
-            continue
-        if phases[start] and x[place - 1] - x[start] > 0.07:
-            middle = (x[start] + x[place - 1]) / 2
-            axes.annotate(plain(phases[start], 16), (middle, 0), xytext=(0, 3), textcoords="offset points", ha="center",
-                          color="white", fontsize="small")  # fmt: skip
-        start = place
-
-
-def _module_bars(found: Found, colours: Mapping[str, str]) -> Picture:
-    from matplotlib.patches import Patch
-
-    from slr_bench.report.charts.matplotlib_renderer import MUTED, WIDTH_INCH, byte_axis, draw, legend
+def _module_bars(found: Found) -> Picture:
+    from slr_bench.report.charts.matplotlib_renderer import bars_picture
+    from slr_bench.report.charts.model import Bar, BarChart, BarRow, LegendEntry, Scale, byte_step, category_variable
 
     entries = found["by_module"][:MODULES_DRAWN]
-    largest = max((entry["bytes"] for entry in entries), default=1)
-
-    def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        for place, entry in enumerate(entries):
-            left = 0
-            for name in colours:
-                size = entry["by_category"].get(name, 0)
-                axes.barh(place, size, left=left, height=0.7, color=colours[name], linewidth=0)
-                left += size
-            axes.annotate(format_bytes(left), (left, place), xytext=(5, 0), textcoords="offset points", va="center")
-        axes.set_yticks(range(len(entries)), [plain(entry["module"], 40) for entry in entries])
-        axes.set_ylim(len(entries) - 0.4, -0.6)
-        axes.set_xlim(0, largest * 1.18)
-        axes.spines[["left", "bottom"]].set_visible(False)
-        axes.grid(axis="x")
-        byte_axis(axes.xaxis, [largest])
-        used = [name for name in colours if any(entry["by_category"].get(name) for entry in entries)]
-        legend(axes, [Patch(color=colours[name]) for name in used], used, columns=4)
-        axes.set_xlabel("bytes at the peak", color=MUTED)
-
+    used = {name for entry in entries for name in entry["by_category"]}
+    order = dict.fromkeys([*found["timeline"]["by_category"], *found["by_category"]])
+    names = [name for name in order if name in used]
+    scale = Scale(0, max((entry["bytes"] for entry in entries), default=1) or 1)
+    rows = []
+    for entry in entries:
+        bars, end = list[Bar](), 0
+        for name in filter(entry["by_category"].get, names):
+            start, end = end, end + entry["by_category"][name]
+            bars.append(Bar(scale.position(start), scale.position(end), category_variable(name)))
+        rows.append(BarRow(plain(entry["module"], 40), tuple(bars), format_bytes(end), scale.position(end)))
+    chart = BarChart(
+        title="",
+        rows=tuple(rows),
+        ticks=scale.ticks(range(0, int(scale.high) + 1, byte_step(scale.high))),
+        x_label="bytes at the peak",
+        legend=tuple(LegendEntry(category_variable(name), name) for name in names),
+    )
     alt = "; ".join(f"{entry['module']} {format_bytes(entry['bytes'])}" for entry in entries[:5])
-    title = "The peak by module"
-    return draw("modules", title, f"Bars: {plain(alt, 400)}.", (WIDTH_INCH, 1.3 + 0.27 * len(entries)), paint)
+    return bars_picture("modules", "The peak by module", f"Bars: {plain(alt, 400)}.", [chart])
