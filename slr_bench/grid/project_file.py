@@ -64,17 +64,22 @@ def use_projects_of(directory: Path) -> None:
     """
     nearest = [find_project(directory), find_project(Path.cwd())]
     roots = [str(project.root) for project in nearest if project is not None]
-    os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys([*roots, *_listed_roots()]))
+    if roots:
+        os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys([*roots, *_listed_roots()]))
 
 
 def projects() -> list[Project]:
     """Return the projects whose workloads can be measured, nearest first.
 
+    An empty variable means none: a child that measures another source tree finds its workloads in that tree alone.
+
     Raises:
         ConfigError: A project file cannot be read.
     """
-    roots = [Path(root) for root in _listed_roots()] if VARIABLE in os.environ else [Path.cwd()]
-    return [project for root in roots if (project := find_project(root)) is not None]
+    if os.environ.get(VARIABLE) == "":
+        return []
+    found = [find_project(Path(root)) for root in [*_listed_roots(), Path.cwd()]]
+    return list({project.root: project for project in found if project is not None}.values())
 
 
 def _listed_roots() -> list[str]:
