@@ -78,7 +78,7 @@ def projects() -> list[Project]:
     """
     if os.environ.get(VARIABLE) == "":
         return []
-    found = [find_project(Path(root)) for root in [*_listed_roots(), Path.cwd()]]
+    found = [find_project(root) for root in (*map(Path, _listed_roots()), Path.cwd())]
     return list({project.root: project for project in found if project is not None}.values())
 
 
