@@ -22,8 +22,7 @@ from slr_bench.report.charts.model import (
 )
 from slr_bench.report.formats.table import Cell, Column, Row, Section, Table, without_empty_columns
 from slr_bench.report.run_report.techniques import AccuracySource
-from slr_bench.report.text.metrics import label
-from slr_bench.report.text.wording import OTHERS, anchor, coordinates_text
+from slr_bench.report.text.wording import OTHERS, anchor, coordinates_text, label
 from slr_bench.units import format_bytes, format_seconds, format_value, plain
 
 _MEMORY: Final = ("peak_tensor_bytes", "peak_allocated_bytes")

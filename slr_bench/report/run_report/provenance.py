@@ -14,8 +14,7 @@ from slr_bench.grid.description import WorkloadDescription, value_text
 from slr_bench.record import Record
 from slr_bench.report.formats.table import Cell, Column, Row, Section, Table
 from slr_bench.report.run_report.headline import Headline, HeadlineColumn, HeadlineValue
-from slr_bench.report.text.metrics import in_order, label, metric_text
-from slr_bench.report.text.wording import coordinates_text, describe, spread
+from slr_bench.report.text.wording import coordinates_text, describe, in_order, label, metric_text, spread
 from slr_bench.run.store import Manifest
 from slr_bench.units import format_value, plain
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
-from slr_bench.grid.description import MetricText, WorkloadDescription
+from slr_bench.grid.description import MetricText
 
 _CUDA_BLIND = "The CUDA context and other libraries' memory."
 _HOST_BLIND = "Which part is tensors, libraries or allocator slack; a forked child starts lower than a fresh process."
@@ -122,26 +121,3 @@ METRICS: Final[dict[str, MetricText]] = {
         "parent's CPU share", "CPU time of the parent over wall time, PSS reads apart.", "Its share of caches."
     ),
 }
-
-
-def metric_text(metric: str, *descriptions: WorkloadDescription) -> MetricText | None:
-    """Return the words for a metric: those of slr-bench, else those of the first workload that has some."""
-    found = (METRICS.get(metric), *(one.metric_text(metric) for one in descriptions))
-    return next((text for text in found if text is not None), None)
-
-
-def in_order(metrics: Iterable[str], *descriptions: WorkloadDescription) -> list[str]:
-    """Return metrics in the order in which a report explains them; metrics without words come last."""
-    names, order = set(metrics), list(METRICS)
-    place = order.index("step_time_s") + 1
-    order[place:place] = [one.throughput_metric for one in descriptions]
-    place = order.index("parameters")
-    order[place:place] = [name for one in descriptions for name in one.metrics]
-    known = [name for name in dict.fromkeys(order) if name in names]
-    return [*known, *sorted(names.difference(known))]
-
-
-def label(metric: str, *descriptions: WorkloadDescription) -> str:
-    """Return a metric's name with a capital letter; the metric's key if there are no words for it."""
-    text = metric_text(metric, *descriptions)
-    return text.label[0].upper() + text.label[1:] if text else metric

@@ -1,17 +1,18 @@
-"""Word values, outcomes, the names of cells, and settings, the same in every report."""
+"""Word values, outcomes, metrics, the names of cells, and settings, the same in every report."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from slr_bench.compare.cells import CellSummary, own_cell
 from slr_bench.compare.statistics import MIN_PROCESSES, VERDICT_ALPHA, Ratio, Summary
 from slr_bench.files import flatten
-from slr_bench.grid.description import value_text
+from slr_bench.grid.description import MetricText, WorkloadDescription, value_text
 from slr_bench.record import Outcome
 from slr_bench.report.formats.table import Cell, Column, Row, Table, transposed
+from slr_bench.report.text.metrics import METRICS
 from slr_bench.units import format_value, plain
 
 OUTCOME_WORDS: Final = {
@@ -209,3 +210,26 @@ def difference_table(cells: Sequence[CellSummary], arms: Sequence[str], workload
     columns = (Column("Key"), *(Column(plain(arm, 40)) for arm in own))
     table = Table("What the arms' own settings differ in", columns, tuple(rows))
     return transposed(table, "Arm") if len(own) > max(_NAMED, len(rows)) else table
+
+
+def metric_text(metric: str, *descriptions: WorkloadDescription) -> MetricText | None:
+    """Return the words for a metric: those of slr-bench, else those of the first workload that has some."""
+    found = (METRICS.get(metric), *(one.metric_text(metric) for one in descriptions))
+    return next((text for text in found if text is not None), None)
+
+
+def in_order(metrics: Iterable[str], *descriptions: WorkloadDescription) -> list[str]:
+    """Return metrics in the order in which a report explains them; metrics without words come last."""
+    names, order = set(metrics), list(METRICS)
+    place = order.index("step_time_s") + 1
+    order[place:place] = [one.throughput_metric for one in descriptions]
+    place = order.index("parameters")
+    order[place:place] = [name for one in descriptions for name in one.metrics]
+    known = [name for name in dict.fromkeys(order) if name in names]
+    return [*known, *sorted(names.difference(known))]
+
+
+def label(metric: str, *descriptions: WorkloadDescription) -> str:
+    """Return a metric's name with a capital letter; the metric's key if there are no words for it."""
+    text = metric_text(metric, *descriptions)
+    return text.label[0].upper() + text.label[1:] if text else metric

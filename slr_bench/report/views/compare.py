@@ -17,7 +17,7 @@ from slr_bench.compare.notebook import axes_assignments
 from slr_bench.report.formats.documents import escape_markdown, markdown_table
 from slr_bench.report.formats.table import Cell, Column, Row, Table, Tone
 from slr_bench.report.formats.terminal import print_notes, print_table
-from slr_bench.report.text.metrics import label
+from slr_bench.report.text.wording import label
 from slr_bench.units import format_count, format_value, plain
 
 WHOLE: Final = "the output of --json"

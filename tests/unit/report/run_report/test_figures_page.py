@@ -17,7 +17,8 @@ from slr_bench.probes.allocator import KINDS, CudaAllocatorProbe
 from slr_bench.probes.gpu import EnergyProbe, GpuProbe, process_memory
 from slr_bench.probes.gpu_pids import PidSpace
 from slr_bench.probes.nvml import Nvml
-from slr_bench.report.text.metrics import METRICS, in_order, metric_text
+from slr_bench.report.text.metrics import METRICS
+from slr_bench.report.text.wording import in_order, metric_text
 
 ROOT = Path(__file__).parents[4]
 OWN_WORKLOAD = describe_workload("train_epochs")
