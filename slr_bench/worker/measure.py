@@ -143,7 +143,7 @@ class _Meters:
                 probes.enter_context(energy)
                 own = self._time_steps(work, spec)
         metrics = own | host_probe.readings() | cuda_probe.readings() | self._sampled(sampler)
-        metrics |= self._gpu.readings() | self._energy(energy, kind)
+        metrics |= self._gpu.readings() | self._per_step(energy.readings(), kind)
         metrics["gpu_memory_peak_bytes"] = process_memory(metrics, metrics["peak_reserved_bytes"])
         traced = None
         if kind == "step":
@@ -207,12 +207,14 @@ class _Meters:
         ratio = sampler.cpu_s / (sampler.times_s[-1] - sampler.times_s[0])
         return {"sampler_cpu_ratio": Metric(value=ratio, unit="ratio", source="thread_time", quality="measured")}
 
-    def _energy(self, probe: EnergyProbe, kind: str) -> dict[str, Metric]:
-        reading = probe.readings()["energy_j"]
-        steps = len(self._step_times_s) + 1 if kind == "step" else 1  # the GPU's phase step ran under the probe too
-        if reading.value is None:
-            return {"energy_j": reading}
-        return {"energy_j": reading.model_copy(update={"value": reading.value / steps})}
+    def _per_step(self, totals: dict[str, Metric], kind: str) -> dict[str, Metric]:
+        """Divide totals by the steps that ran while the meters were open; a whole training is one piece of work."""
+        on_gpu = self._context.device.type == "cuda"  # where one more step runs, untimed, with its phases
+        steps = len(self._step_times_s) + on_gpu if kind == "step" else 1
+        return {
+            name: total if total.value is None else total.model_copy(update={"value": total.value / steps})
+            for name, total in totals.items()
+        }
 
     def _check_sampler(self, work: StepWork) -> dict[str, Metric]:
         """Return the median ratio over pairs of blocks with and without the sampler; their order alternates."""

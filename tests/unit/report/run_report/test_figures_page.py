@@ -68,7 +68,7 @@ def units():
 
 def test_every_metric_has_a_row_and_every_row_a_metric(units):
     assert ROWS.keys() == TEXTS.keys()
-    assert units.keys() == TEXTS.keys(), "a metric without words in report/metrics.py, or words without a metric"
+    assert units.keys() == TEXTS.keys(), "a metric without words in report/text/metrics.py, or words without a metric"
 
 
 @pytest.mark.parametrize("name", TEXTS)
