@@ -4,8 +4,8 @@
 
     slr_bench.predict("configs/ablation.yml", arm="optimized", device="24GiB").does_not_fit
 
-Every result has ``to_dict()``, the JSON of the command, and is shown as a table in a notebook. This module does not
-import torch; work that needs torch runs in child processes.
+A ``Profile``, ``Prediction``, ``Plan``, ``RunResult`` or ``Comparison`` has ``to_dict()``, the JSON of the command, and
+is shown as a table in a notebook. This module does not import torch; work that needs torch runs in child processes.
 """
 
 from __future__ import annotations
