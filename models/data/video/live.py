@@ -12,7 +12,7 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from models.data.video.orientation import orientation_of
+from models.data.video.stream_properties import orientation_of
 from slr_bench.errors import DataError
 
 

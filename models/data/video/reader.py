@@ -20,16 +20,12 @@ from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from models.data.video.orientation import UPRIGHT, Orientation, orientation_of
+from models.data.video.stream_properties import UPRIGHT, Orientation, frame_rate, orientation_of, stamps_order_frames
 from slr_bench.errors import DataError
 
 _CURE = "fetch it again, or delete it to leave it out"
-_WITH_PRESENTATION_STAMPS = ("mov", "mp4", "matroska", "webm", "flv", "mpegts", "asf", "ogg", "nut")
-"""Containers that store when each frame is shown; the others store the order of decoding only."""
 _WITHOUT_INDEX = ("mpeg", "mpegts", "mpegvideo", "h264", "hevc", "m4v", "obu", "ivf")
 """Containers in which FFmpeg finds key frames by guessing positions: they are read from the beginning."""
-_STEADY = 0.1
-"""Intervals between frames may differ by this fraction of the median at a constant frame rate, or by one clock tick."""
 
 
 class Chunk(NamedTuple):
@@ -179,13 +175,13 @@ class Video:
     def _read_timeline(self) -> None:
         packets = [p for p in self._container.demux(self._stream) if p.size and not (p.is_corrupt or p.is_discard)]
         self._has_index = self._container.format.name not in _WITHOUT_INDEX
-        self._has_ordered_stamps = _order_frames(packets, self._container.format.name, self._stream)
+        self._has_ordered_stamps = stamps_order_frames(packets, self._container.format.name, self._stream)
         if not self._has_ordered_stamps:
             self._count_decoded()
             return
         stamps = sorted({packet.pts for packet in packets})
         complete = [stamp for stamp in stamps if packets[-1].dts is None or stamp <= packets[-1].dts] if packets else []
-        self.fps, self._is_steady = _rate_of(complete, self._stream)
+        self.fps, self._is_steady = frame_rate(complete, self._stream)
         # The sample table lists what the file should hold; a file that was cut off holds less. Streamed formats have
         # no table (frames == 0): there the packets are all that is known.
         announced = sum(not entry.is_discard for entry in self._stream.index_entries) if self._stream.frames else 0
@@ -337,29 +333,3 @@ def _main_stream(streams: Sequence[av.VideoStream]) -> av.VideoStream:
 
 def _moving(streams: Sequence[av.VideoStream]) -> list[av.VideoStream]:
     return [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
-
-
-def _order_frames(packets: list[av.Packet], container: str, stream: av.VideoStream) -> bool:
-    """Return whether the time stamps of the packets give the order in which the frames are shown."""
-    stamps = [packet.pts for packet in packets]
-    if any(stamp is None for stamp in stamps) or len(set(stamps)) < len(stamps):
-        return False
-    if any(name in _WITH_PRESENTATION_STAMPS for name in container.split(",")):
-        return True
-    return not stream.codec_context.has_b_frames or stamps != sorted(stamps)
-
-
-def _rate_of(stamps: list[int], stream: av.VideoStream) -> tuple[float | None, bool]:
-    """Return the frames per second, and whether the rate is constant.
-
-    The declared rate counts unless the stamps contradict it, as in files of browsers, which declare 1000.
-    """
-    declared = float(stream.average_rate) if stream.average_rate else None
-    if len(stamps) < 3:
-        return declared, True
-    intervals = np.diff(stamps)
-    mean, middle = float(intervals.mean()), float(np.median(intervals))
-    measured = 1 / (mean * float(stream.time_base))
-    is_steady = bool(np.abs(intervals - middle).max() <= max(_STEADY * middle, 1))
-    is_true = declared is not None and abs(declared / measured - 1) < _STEADY
-    return (declared if is_true and is_steady else measured), is_steady

@@ -129,12 +129,7 @@ def load_manifest(data_dir: Path, num_classes: int | None) -> Manifest:
             left_out.append(LeftOut(video_id, entry.subset, reason or "missing"))
         else:
             clips[entry.subset].append(_clip(video, entry, gloss, instance))
-    annotated = len(entries) - sum(clip.reason == "unannotated" for clip in left_out)
-    if annotated < _LEAST_ANNOTATED * len(entries):
-        raise DataError(
-            f"{split_path}: the annotation list has only {annotated} of its {len(entries)} videos; "
-            "use files of one release"
-        )
+    _check_annotated(split_path, len(entries), left_out)
     if all(entry.subset != "train" for entry in entries.values()):
         raise DataError(f'{split_path} lists no clip of the subset "train"; use the split file of a release')
     if not clips["train"]:
@@ -148,6 +143,14 @@ def load_manifest(data_dir: Path, num_classes: int | None) -> Manifest:
         left_out=tuple(left_out),
         fingerprint=_fingerprint(clip for split in SPLITS for clip in clips[split]),
     )
+
+
+def _check_annotated(split_path: Path, listed: int, left_out: list[LeftOut]) -> None:
+    annotated = listed - sum(clip.reason == "unannotated" for clip in left_out)
+    if annotated < _LEAST_ANNOTATED * listed:
+        raise DataError(
+            f"{split_path}: the annotation list has only {annotated} of its {listed} videos; use files of one release"
+        )
 
 
 def _why_left_out(video: VideoFile | None, unreadable: bool) -> Reason | None:

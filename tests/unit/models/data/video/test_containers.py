@@ -9,7 +9,7 @@ import pytest
 from clip_files import frame_showing, number_shown, shared_data, write_video
 
 from models.data.video import open_video, read_frames
-from models.data.video.orientation import UPRIGHT, Orientation, orientation_of
+from models.data.video.stream_properties import UPRIGHT, Orientation, orientation_of
 from slr_bench.errors import DataError
 
 FRAMES = 40
