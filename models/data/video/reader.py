@@ -211,15 +211,17 @@ class Video:
         if short_side is not None:
             scale = short_side / min(width, height)
             width, height = round(width * scale), round(height * scale)
-        orientation = self._orientation if len(numbers_T) else UPRIGHT
         frames = self._decode(numbers_T)
         for first in range(0, len(numbers_T), chunk_size):
             part_T = numbers_T[first : first + chunk_size]
             frames_THWC = np.empty((len(part_T), height, width, 3), dtype=np.uint8)
+            orientation = UPRIGHT
             for row in frames_THWC:
+                frame = next(frames)
+                orientation = orientation_of(frame)  # the same for all frames of a clip
                 # One thread: slices would have to be waited for, and loader processes already fill the cores.
                 row[:] = self._converter.reformat(
-                    next(frames), width, height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1
+                    frame, width, height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1
                 ).to_ndarray()
             yield Chunk(part_T, orientation.apply(frames_THWC))
 

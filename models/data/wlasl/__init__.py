@@ -117,9 +117,10 @@ def load_manifest(data_dir: Path, num_classes: int | None) -> Manifest:
             left_out.append(LeftOut(video_id, entry.subset, "unannotated"))
             continue
         gloss, instance = instances[video_id]
-        if glosses.setdefault(label, gloss) != gloss and {glosses[label], gloss} != _RESPELT:
+        known = glosses.get(label, gloss)
+        if known != gloss and {known, gloss} != _RESPELT:
             raise DataError(
-                f"{split_path}: class {label} is {glosses[label]!r} elsewhere, but {gloss!r} for video {video_id}; "
+                f"{split_path}: class {label} is {known!r} elsewhere, but {gloss!r} for video {video_id}; "
                 "use a class list and a split file of one release"
             )
         glosses[label] = gloss
