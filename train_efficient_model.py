@@ -10,39 +10,38 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+from models.command import add_set_option, run_command
 from models.config import Settings, load_settings
 from models.training import CHECKPOINT_NAME, CONFIG_NAME
 from models.training.advice import apply_advice
 from models.training.advisor import DEFAULT_CONFIG, advise, setting_overrides, setting_words, show
 from models.training.machine import Machine
-from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, SlrBenchError
-from slr_bench.units import warn_in_one_line
+from slr_bench.errors import ConfigError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code. Errors that the user can mend print one line on stderr."""
     options = _parser().parse_args(arguments)
-    warn_in_one_line()
-    try:
-        settings = _settings(options)
-        _prepare(options.output_dir, options.resume)
-        weights = [] if options.weights is None else [f"model.weights={options.weights}"]
-        words = shlex.join(setting_words(options, [*options.set, *weights]))
-        with _locked(options.output_dir):
-            if options.auto:
-                settings = _fitted(settings, options.output_dir, options.resume, words)
-            _train(settings, options.output_dir, options.resume, words)
-    except SlrBenchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        checkpoint = options.output_dir / CHECKPOINT_NAME
-        hint = f"{checkpoint} is unchanged, continue with --resume" if checkpoint.exists() else "nothing was saved yet"
-        print(f"error: interrupted immediately; {hint}", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    return EXIT_OK
+    return run_command(partial(_run, options), partial(_left, options.output_dir / CHECKPOINT_NAME))
+
+
+def _run(options: argparse.Namespace) -> None:
+    settings = _settings(options)
+    _prepare(options.output_dir, options.resume)
+    weights = [] if options.weights is None else [f"model.weights={options.weights}"]
+    words = shlex.join(setting_words(options, [*options.set, *weights]))
+    with _locked(options.output_dir):
+        if options.auto:
+            settings = _fitted(settings, options.output_dir, options.resume, words)
+        _train(settings, options.output_dir, options.resume, words)
+
+
+def _left(checkpoint: Path) -> str:
+    """Return what an interruption leaves."""
+    return f"{checkpoint} is unchanged, continue with --resume" if checkpoint.exists() else "nothing was saved yet"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--config", type=Path, metavar="C", default=DEFAULT_CONFIG, help="configuration file")
     add("--num-classes", type=int, metavar="N", help="number of sign classes; sets model.num_classes")
-    add("--set", action="append", default=[], metavar="A.B=C", help="change one key of the configuration; repeatable")
+    add_set_option(parser)
     add("--weights", metavar="F", help="file of weights to start from; sets model.weights")
     add("--auto", action="store_true", help="first choose workers, cache and micro-batch for this machine")
     add("--resume", action="store_true", help="continue from the checkpoint in the output directory")

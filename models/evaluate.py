@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from models.command import add_checkpoint_options, run_command
 from models.config import Settings
 from models.data.loading.batches import Batch
 from models.data.loading.clips import SplitLoader, build_loaders
@@ -28,36 +30,24 @@ from models.networks.weights import Glosses, class_order
 from models.training.evaluation import Evaluation, evaluate
 from models.training.optimization import autocast, fp32_products
 from models.training.out_of_memory import explain_out_of_memory
-from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, DataError, SlrBenchError
+from slr_bench.errors import DataError
 from slr_bench.files import parse_overrides
-from slr_bench.units import warn_in_one_line
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code. Errors that the user can mend print one line on stderr."""
     options = _parser().parse_args(arguments)
-    warn_in_one_line()
-    try:
-        _run(options)
-    except SlrBenchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("error: interrupted; nothing was written", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    return EXIT_OK
+    return run_command(partial(_run, options), "nothing was written")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m models.evaluate", description="Accuracy of a trained network on a split of a data directory."
     )
+    add_checkpoint_options(parser)
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, metavar="F", help="checkpoint.pt of train_efficient_model.py")
     add("--split", choices=SPLITS, default="test", help="clips to evaluate on [test]")
     add("--data-dir", type=Path, metavar="D", help="data in WLASL layout, instead of those of the training")
-    add("--config", type=Path, metavar="C", help="configuration of the checkpoint, if it does not contain its own")
-    add("--set", action="append", default=[], metavar="A.B=C", help="change one key of the configuration; repeatable")
     add("--json", action="store_true", help="print one JSON object, with the rank of each clip's true class")
     return parser
 

@@ -6,17 +6,18 @@ T frame, C channel, H height, W width, D feature, S remembered and new frame, K 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from models.command import add_checkpoint_options, run_command
 from models.config import working_size
 from models.data.loading.transforms import centre_crop
 from models.data.video.live import LiveVideo, Source, open_live
@@ -25,9 +26,8 @@ from models.layers.placement import default_device
 from models.layers.temporal import FrameHistory
 from models.networks.efficient import EfficientRecogniser, load_recogniser
 from models.streaming_display import StreamDisplay
-from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, DataError, SlrBenchError
+from slr_bench.errors import EXIT_BROKEN_PIPE, EXIT_OK, ConfigError, DataError
 from slr_bench.files import parse_overrides
-from slr_bench.units import warn_in_one_line
 
 SIGN_S = 2.4
 """Mean length of a sign video in WLASL (Li et al., WACV 2020). Training spreads ``num_frames`` over a clip."""
@@ -130,18 +130,8 @@ class StreamingRecogniser:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code. Errors that the user can mend print one line on stderr."""
     options = _parser().parse_args(arguments)
-    warn_in_one_line()
-    try:
-        _run(options)
-    except SlrBenchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("error: interrupted before the stream began", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader of the lines has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return EXIT_OK
+    code = run_command(partial(_run, options), "the stream had not begun")
+    return EXIT_OK if code == EXIT_BROKEN_PIPE else code  # a reader that has seen enough ends a stream
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -149,15 +139,13 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m models.streaming",
         description="Recognise signs in a running video with a network that was trained with model.causal: true.",
     )
+    add_checkpoint_options(parser)
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, metavar="F", help="checkpoint.pt of train_efficient_model.py")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--video", metavar="F", help="video file; - reads a video from standard input")
     source.add_argument("--camera", type=int, metavar="N", help="camera number: /dev/videoN")
     add("--stride", type=int, metavar="K", help=f"use every K-th frame [so that model.num_frames span {SIGN_S} s]")
     add("--classes", type=Path, metavar="D", help="data directory with the class list [that of the training]")
-    add("--config", type=Path, metavar="C", help="configuration of the checkpoint, if it does not contain its own")
-    add("--set", action="append", default=[], metavar="A.B=C", help="change one key of the configuration; repeatable")
     return parser
 
 

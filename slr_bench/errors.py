@@ -5,6 +5,8 @@ The command line catches the root once and prints one line. A message says what 
 
 from __future__ import annotations
 
+import signal
+
 EXIT_OK = 0
 EXIT_REGRESSION = 1
 EXIT_USAGE = 2
@@ -14,6 +16,8 @@ EXIT_NOTHING_MEASURED = 5
 EXIT_DOES_NOT_FIT = 6
 EXIT_CELL_CRASHED = 7
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
+"""The code of a program that the signal ended. It is neither a success nor a verdict of the gate."""
 
 
 class SlrBenchError(Exception):

@@ -10,6 +10,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, get_args
 
@@ -17,10 +18,11 @@ import yaml
 from rich.console import Console
 from rich.table import Column, Table
 
+from models.command import add_set_option, run_command
 from models.config import Settings, load_settings
 from models.training.advice import Advice, Symptom, apply_advice, cure, fit_machine
 from models.training.machine import Machine
-from slr_bench.errors import EXIT_OK, ConfigError, SlrBenchError
+from slr_bench.errors import ConfigError
 from slr_bench.files import parse_overrides
 from slr_bench.units import format_bytes
 
@@ -30,23 +32,21 @@ DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "efficient_tr
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    options = _parser().parse_args(arguments)
-    try:
-        settings = load_settings(options.config, setting_overrides(options))
-        machine = Machine.current()
-        if options.symptom:
-            advice = cure(options.symptom, settings, machine, _clips(settings))
-        else:
-            advice = advise(settings, machine, not options.no_measure, shlex.join(setting_words(options, options.set)))
-        result = apply_advice(settings, advice)
-        show(advice, machine, sys.stdout)
-        if options.apply:
-            _write(options.apply, result)
-        print(_command(options, advice, result))
-    except SlrBenchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return EXIT_OK
+    return run_command(partial(_run, _parser().parse_args(arguments)), "nothing was written")
+
+
+def _run(options: argparse.Namespace) -> None:
+    settings = load_settings(options.config, setting_overrides(options))
+    machine = Machine.current()
+    if options.symptom:
+        advice = cure(options.symptom, settings, machine, _clips(settings))
+    else:
+        advice = advise(settings, machine, not options.no_measure, shlex.join(setting_words(options, options.set)))
+    result = apply_advice(settings, advice)
+    show(advice, machine, sys.stdout)
+    if options.apply:
+        _write(options.apply, result)
+    print(_command(options, advice, result))
 
 
 def advise(settings: Settings, machine: Machine, measure: bool = True, arguments: str = "") -> list[Advice]:
@@ -100,13 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--config", type=Path, metavar="C", default=DEFAULT_CONFIG, help="configuration file")
     add("--data-dir", metavar="D", help="data in WLASL layout; sets data.dir")
     add("--num-classes", type=int, metavar="N", help="sign classes; sets model.num_classes")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="A.B=C",
-        help="change one key of the configuration first; repeatable",
-    )
+    add_set_option(parser)
     add("--symptom", choices=get_args(Symptom), help="out of memory, high RAM use, or slow training")
     add("--no-measure", action="store_true", help="take no real steps; keep the micro-batch")
     add("--apply", type=Path, metavar="OUT.yml", help="write the advised configuration")

@@ -14,10 +14,7 @@ from slr_bench.cli.compare import compare, gate
 from slr_bench.cli.look import doctor, report, schema, watch
 from slr_bench.cli.predict import calibrate, plan, predict, replay
 from slr_bench.cli.run import profile, run
-from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, SlrBenchError
-
-_EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
-"""The code of a program that the signal ended. It is neither a success nor a verdict of the gate."""
+from slr_bench.errors import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_OK, SlrBenchError
 
 for _command in (run, report, compare, gate, profile, predict, plan, calibrate, replay, watch, doctor, schema):
     app.command()(_command)  # --help lists them in this order
@@ -47,12 +44,12 @@ def _run() -> int | str | None:
         sys.stderr.write("".join(f"slr-bench: {line}\n" for line in str(error).splitlines()))
         return error.exit_code
     except BrokenPipeError:
-        return _EXIT_BROKEN_PIPE
+        return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     except SystemExit as end:  # typer exits at Ctrl-C; typer and rich exit with code 1 at a broken pipe
         if isinstance(end.__context__, BrokenPipeError):
-            return _EXIT_BROKEN_PIPE
+            return EXIT_BROKEN_PIPE
         code = end.code
     if code == EXIT_INTERRUPTED:
         sys.stderr.write("slr-bench: interrupted\n")

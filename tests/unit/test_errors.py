@@ -16,6 +16,7 @@ def test_exit_codes_are_the_documented_ones():
         "EXIT_DOES_NOT_FIT": 6,
         "EXIT_CELL_CRASHED": 7,
         "EXIT_INTERRUPTED": 130,
+        "EXIT_BROKEN_PIPE": 141,
     }
 
 

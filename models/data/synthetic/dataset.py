@@ -16,7 +16,6 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -24,7 +23,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import av
 import numpy as np
@@ -32,10 +31,11 @@ from av.video.reformatter import VideoReformatter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from models.command import OneLineParser, run_command
 from models.data.synthetic.drawing import draw_frame
 from models.data.synthetic.motion import hands_at
 from models.data.synthetic.plan import FPS, HELD_OUT, Clip, RenderSettings, plan_clips
-from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError, DataError, SlrBenchError
+from slr_bench.errors import ConfigError, DataError
 from slr_bench.files import replace_file
 from slr_bench.grid.yaml_files import validate
 from slr_bench.units import format_seconds
@@ -240,14 +240,11 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait_and_end, daemon=True).start()
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see --help")
-
-
 def _parser() -> argparse.ArgumentParser:
     """Options, defaults and help are those of ``render_dataset`` and ``RenderSettings``."""
-    parser = _Parser(prog="python -m models.data.synthetic", description="Render a synthetic sign-language data set.")
+    parser = OneLineParser(
+        prog="python -m models.data.synthetic", description="Render a synthetic sign-language data set."
+    )
     parser.add_argument("--out", type=Path, required=True, help="new or empty directory, or one to complete")
     helps = {name: field.description or "" for name, field in RenderSettings.model_fields.items()}
     helps["workers"] = "Rendering processes."
@@ -282,12 +279,6 @@ def _render_with_progress(options: dict[str, Any]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code. ``arguments`` defaults to the process's own."""
-    try:
-        _render_with_progress(vars(_parser().parse_args(arguments)))
-    except SlrBenchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; the same command completes the rendering", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    return EXIT_OK
+    return run_command(
+        lambda: _render_with_progress(vars(_parser().parse_args(arguments))), "the same command completes the rendering"
+    )

@@ -8,24 +8,19 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 from rich.progress import track
 
+from models.command import OneLineParser, run_command
 from models.data.wlasl import SPLITS, ClipInfo, load_manifest
 from models.data.wlasl.directory_report import DirectoryReport, Finding, inspect_clips
 from models.data.wlasl.files import write_list
-from slr_bench.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, ConfigError, SlrBenchError
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see --help")
+from slr_bench.errors import EXIT_OK, EXIT_USAGE, ConfigError
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m models.data.wlasl", description="Data directories in WLASL layout.")
+    parser = OneLineParser(prog="python -m models.data.wlasl", description="Data directories in WLASL layout.")
     check = parser.add_subparsers(dest="command", required=True).add_parser(
         "check",
         help="report what a directory holds and lacks",
@@ -83,11 +78,4 @@ def _with_progress(clips: Sequence[ClipInfo], options: argparse.Namespace) -> li
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code. ``arguments`` defaults to the process's own."""
-    try:
-        return _check(_parser().parse_args(arguments))
-    except SlrBenchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    return run_command(lambda: _check(_parser().parse_args(arguments)), "nothing was written")
