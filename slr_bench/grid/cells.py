@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from slr_bench.grid.yaml_files import read_yaml, validate
 from slr_bench.units import nearest
 
 ID_LENGTH = 12
+MOST_CELLS = 10_000
 _EMPTY = "the grid is empty: its exclusions leave no cell; relax exclude"
 
 
@@ -70,22 +72,34 @@ def expand_each(grid: GridConfig, overrides: Overrides, arm: str | None = None) 
     """
     if arm is not None and arm not in grid.all_arms:
         raise ConfigError(f"--arm: the grid has no arm {arm!r}{nearest(arm, grid.all_arms)}")
+    arms = [arm] if arm else grid.all_arms
+    _refuse_too_many(grid, len(arms), overrides)
     bases = {name: _arm_base(grid, name) for name in grid.arms}
     cells: list[Cell] = []
     refused: dict[str, str] = {}
-    for name in [arm] if arm else grid.all_arms:
+    for name in arms:
         try:
             cells += [cell for part in grid.parts for cell in _part_cells(grid, part, name, bases, overrides)]
         except ConfigError as error:
             refused[name] = str(error)
     if not cells:
-        raise ConfigError(
-            next(iter(refused.values()), "the grid is empty: its exclusions leave no cell; relax exclude")
-        )
+        raise ConfigError(next(iter(refused.values()), _EMPTY))
     parts = [id(part) for part in grid.parts]
     cells.sort(key=lambda cell: parts.index(id(cell.part)))
     _refuse_path_twins(cells)
     return cells, refused
+
+
+def _refuse_too_many(grid: GridConfig, arms: int, overrides: Overrides) -> None:
+    """Refuse a grid that would take minutes and gigabytes before its first cell."""
+    fixed = flatten(overrides)
+    lengths = [[len(values) for key, values in part.axes.items() if key not in fixed] for part in grid.parts]
+    cells = arms * sum(math.prod(part) for part in lengths)
+    if cells > MOST_CELLS:
+        raise ConfigError(
+            f"the grid has {cells:,} combinations of arms and axes, at most {MOST_CELLS:,} are possible; "
+            "shorten its axes, or fix some of them with --set"
+        )
 
 
 def own_cell(grid: GridConfig, overrides: Overrides, arm: str | None = None, workload: str | None = None) -> Cell:

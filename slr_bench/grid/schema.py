@@ -35,6 +35,8 @@ _HEAD: Final = """# Configuration
 
 A **training file** holds one setting: every knob of a step or a training. A **grid file** names a workload, arms and
 axes; its cells are settings. Both are YAML. A command reads a training file as a grid of one cell of `{step}`.
+A key that is written twice, and a number like `010` or `1:30`, is refused with its line, because YAML would read it as
+something else than it seems to say.
 A key that is left out has its default. An unknown key is refused with the nearest known key. Some rules concern several
 keys; a file that breaks one is refused when it is read, before any process starts.
 

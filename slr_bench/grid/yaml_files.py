@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from slr_bench.errors import ConfigError
-from slr_bench.files import Values, why_unreadable
+from slr_bench.files import Values, parse_yaml, read_yaml_text
 from slr_bench.units import closest, nearest
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -24,25 +23,14 @@ def read_yaml(path: Path) -> Values:
     Raises:
         ConfigError: The file cannot be read, is not YAML, or holds no mapping.
     """
+    text = read_yaml_text(path)
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read configuration {path}: {why_unreadable(error)}; check the path") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {_yaml_mistake(error)}") from error
+        values = parse_yaml(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(_no_mapping(values, str(path), "the file"))
     return values
-
-
-def _yaml_mistake(error: yaml.YAMLError) -> str:
-    """Return the mistake and its place; the parser's own text calls every file ``<unicode string>``."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        mark = error.problem_mark
-        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
-    if isinstance(error, yaml.reader.ReaderError):
-        return f"character {error.position + 1}: {error.reason}"
-    return type(error).__name__
 
 
 def _no_mapping(values: Any, where: str, what: str) -> str:

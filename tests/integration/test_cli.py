@@ -72,7 +72,7 @@ STEP = {"workload": "train_step"}
         ({"workload": "train_stepp"}, [], ["no workload 'train_stepp' is registered", "'train_step'?"]),
         (STEP | {"exclude": [{}]}, [], ["grid is empty", "exclude"]),
         (STEP | {"axes": {"training.batch_size": []}}, [], ["axes.training.batch_size", "at least 1"]),
-        ("workload: [", [], ["grid.yml is not valid YAML"]),
+        ("workload: [", [], ["grid.yml: not valid YAML"]),
         ("", [], ["grid.yml: the file is empty"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) and value else "",

@@ -82,7 +82,7 @@ def test_budget_that_nothing_fits_exits_with_6_and_the_parts_of_the_least_need(s
         (["--gpu-memory", "6GiB", "--measure"], 5, ["torch finds none here"]),
         (["--gpu-memory", "6GiB", "--vary", "training.bach_size=1,2"], 2, ["'training.batch_size'?"]),
         (["--gpu-memory", "6GiB", "--workload", "train_epochs"], 2, ["'train_step'?"]),
-        (["--gpu-memory", "6GiB", "--vary", "training.epochs=[1,"], 2, ["--vary", "no YAML"]),
+        (["--gpu-memory", "6GiB", "--vary", "training.epochs=[1,"], 2, ["--vary", "not valid YAML"]),
         (["--gpu-memory", "6GiB", "--vary", "training.precision=fp32,fp8"], 2, ["--vary training.precision", "fp8"]),
         (["--gpu-memory", "6GiB", "--vary", "training.batch_size=5"], 2, ["5 does not divide", "12"]),
         (["--gpu-memory", "6GiB", "--alloc-conf", "expandable:True"], 2, ["'expandable_segments'?"]),

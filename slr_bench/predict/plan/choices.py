@@ -7,10 +7,8 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-import yaml
-
 from slr_bench.errors import ConfigError
-from slr_bench.files import flatten
+from slr_bench.files import flatten, parse_yaml
 from slr_bench.grid.cells import Cell
 from slr_bench.grid.workload import Capability, Knob
 from slr_bench.units import nearest
@@ -100,9 +98,9 @@ def parse_vary(texts: Iterable[str]) -> dict[str, list[Any]]:
         if not equals or not key or not values:
             raise ConfigError(f"--vary: {text!r} is not KEY=A,B; write it like section.key=2,4")
         try:
-            parsed = yaml.safe_load(f"[{values}]")
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--vary: the values of {text!r} are no YAML; give one like {key}=2,4") from error
+            parsed = parse_yaml(f"[{values}]")
+        except ConfigError as error:
+            raise ConfigError(f"--vary {text!r}: {error}; write the values like {key}=2,4") from error
         known = values_by_key.setdefault(key, [])
         known += [value for index, value in enumerate(parsed) if value not in [*known, *parsed[:index]]]
     return values_by_key

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from slr_bench.errors import ConfigError
+from slr_bench.grid.cells import expand
 from slr_bench.grid.config import GridConfig, load_grid, with_device
 from slr_bench.grid.yaml_files import read_yaml
 
@@ -67,8 +70,8 @@ def test_file_with_any_key_of_a_grid_is_a_grid(write, text, tmp_path):
         ("- 1\n", ["expected a mapping", "got [1]"]),
         ("", ["the file is empty"]),
         ("workload: w\narms:\n", ["arms: the section is empty"]),
-        ("workload: [\n", ["grid.yml is not valid YAML: line 2, column 1: "]),
-        ("workload: \x07\n", ["grid.yml is not valid YAML: character 11: special characters"]),
+        ("workload: [\n", ["grid.yml: not valid YAML: line 2, column 1: "]),
+        ("workload: \x07\n", ["grid.yml: not valid YAML: character 11: special characters"]),
         (b"\xff\xfe\x00", ["it is not text"]),
     ],
 )
@@ -105,3 +108,46 @@ def test_repeated_sets_the_processes_per_cell_of_every_part():
     grid = GridConfig.model_validate({"repeats": 3, "also": [{"workload": "inference", "repeats": 4}]})
     assert [part.repeats for part in grid.repeated(1).parts] == [1, 1]
     assert [part.repeats for part in grid.parts] == [3, 4]
+
+
+TEXT = """\
+workload: train_step
+set: {training.batch_size: 2, model: {num_frames: 8}}
+arms: &arms
+  baseline: {model.attention: dense}
+  optimized: {}
+axes: {training.precision: [fp32, bf16]}
+exclude: [{training.precision: bf16, model.attention: dense}]
+repeats: 3
+timeout_s: 60
+also: [{workload: inference, repeats: 1}]
+"""
+PIECES = [*"[]{}#'\"|>%@=~\t\n\x00\ud800é", ": ", "- ", "? ", "\n  ", "*arms", "&x", "<<", "010", "1:30", "!!bool x"]
+PIECES += ["!!int ''", "null", "-1", "1e400", ".nan", "0x", "true", "9" * 400, ""]
+EDIT = st.tuples(st.integers(0, len(TEXT)), st.integers(0, 12), st.sampled_from(PIECES))
+
+
+@given(st.lists(EDIT, min_size=1, max_size=4))
+@settings(max_examples=150, deadline=None)
+def test_damaged_grid_file_ends_in_a_message_and_never_in_a_traceback(tmp_path_factory, edits):
+    text = TEXT
+    for place, removed, piece in edits:
+        text = text[:place] + piece + text[place + removed :]
+    path = tmp_path_factory.getbasetemp() / "damaged.yml"
+    path.write_bytes(text.encode(errors="surrogatepass"))
+    assert cells_or_message(path)
+
+
+def cells_or_message(path: Path):
+    try:
+        return expand(load_grid(path), {})
+    except ConfigError as error:  # any other error fails the test
+        return str(error)
+
+
+def test_grid_of_a_million_cells_is_refused_before_it_is_expanded(write):
+    keys = ("training.batch_size", "training.epochs", "training.seed")
+    grid = load_grid(write("workload: train_step\naxes:\n" + "".join(f"  {key}: {list(range(100))}\n" for key in keys)))
+    with pytest.raises(ConfigError, match=r"^the grid has 1,000,000 combinations of arms and axes, at most 10,000 are"):
+        expand(grid, {})
+    assert len(expand(grid, {"training.batch_size": 1, "training.epochs": 1})) == 100
