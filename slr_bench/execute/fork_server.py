@@ -1,5 +1,6 @@
 """The fork server: imports torch once, then forks one child per job, kills it on request, and reaps it.
 
+It is started with ``-P``, so that a file ``queue.py`` of the working directory is not taken for the standard library's.
 It runs no operator, starts no thread and makes no CUDA or NVML call, so every child begins clean. It exchanges JSON
 lines with the executor over one socket. When that closes, it kills what it owns and ends. It adopts what a job leaves
 behind, so that a process which left the job's group (a daemon) is ended too.
@@ -165,7 +166,7 @@ def _become_job(job: Job[Any], result_write: int, server: int) -> NoReturn:
         faulthandler.enable(file=2)  # a SIGSEGV leaves its Python stack in the log
         if job.isolation == "spawn":
             os.set_inheritable(result_write, True)
-            os.execv(sys.executable, [sys.executable, "-m", WORKER, str(result_write), job.to_json().decode()])
+            os.execv(sys.executable, [sys.executable, "-P", "-m", WORKER, str(result_write), job.to_json().decode()])
         importlib.import_module(WORKER).run_job(job, result_write)
         code = 0
     except BaseException:  # noqa: BLE001 - the last frame of a process; every error goes to the log

@@ -70,7 +70,7 @@ class LocalExecutor:
         ours, theirs = socket.socketpair()
         with theirs:
             self._server = subprocess.Popen(
-                [sys.executable, "-m", SERVER, str(theirs.fileno()), *self._preload],
+                [sys.executable, "-P", "-m", SERVER, str(theirs.fileno()), *self._preload],
                 env={**_QUIET, **os.environ, **self._environment, OWNER_VARIABLE: self._owner},
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),

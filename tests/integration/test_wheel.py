@@ -92,7 +92,10 @@ def project(tmp_path_factory):
 
 @pytest.fixture
 def command(python, tmp_path):
-    """``command("run", ...)`` runs the installed command in an empty directory, outside both projects."""
+    """``command("run", ...)`` runs the installed command in a directory of its own, outside both projects."""
+
+    for name in ("models.py", "queue.py", "bench.py"):  # a module of this name is the project's, or of Python
+        (tmp_path / name).write_text("raise RuntimeError('a file of the working directory was imported')")
 
     def run(*arguments):
         hidden = ("PYTHONPATH", "SLR_BENCH_PROJECTS")
