@@ -15,6 +15,8 @@ from pathlib import Path
 
 from models.command import add_set_option, run_command
 from models.config import Settings, load_settings
+from models.data.manifest import Manifest
+from models.data.wlasl import load_manifest
 from models.training import CHECKPOINT_NAME, CONFIG_NAME
 from models.training.advice import apply_advice
 from models.training.advisor import DEFAULT_CONFIG, advise, setting_overrides, setting_words, show
@@ -30,13 +32,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     settings = _settings(options)
+    assert settings.data.dir is not None  # _settings refuses that
+    manifest = load_manifest(settings.data.dir, settings.model.num_classes)
     _prepare(options.output_dir, options.resume)
     weights = [] if options.weights is None else [f"model.weights={options.weights}"]
     words = shlex.join(setting_words(options, [*options.set, *weights]))
     with _locked(options.output_dir):
         if options.auto:
             settings = _fitted(settings, options.output_dir, options.resume, words)
-        _train(settings, options.output_dir, options.resume, words)
+        _train(settings, manifest, options.output_dir, options.resume, words)
 
 
 def _left(checkpoint: Path) -> str:
@@ -133,7 +137,7 @@ def _fitted(settings: Settings, output_dir: Path, resume: bool, words: str) -> S
     return apply_advice(settings, advice)
 
 
-def _train(settings: Settings, output_dir: Path, resume: bool, words: str) -> None:
+def _train(settings: Settings, manifest: Manifest, output_dir: Path, resume: bool, words: str) -> None:
     # Imported here, so that an error in the configuration is reported before torch is imported, which takes seconds.
     import torch
 
@@ -145,10 +149,9 @@ def _train(settings: Settings, output_dir: Path, resume: bool, words: str) -> No
     from models.training.optimization import steps_per_epoch
     from models.training.out_of_memory import explain_out_of_memory
 
-    loaders = build_loaders(settings)
-    manifest = loaders.manifest
-    if left_out := manifest.left_out_text:
-        print(f"{left_out}; list all: python -m models.data.wlasl check {settings.data.dir}", file=sys.stderr)
+    loaders = build_loaders(settings, manifest)
+    for notice in manifest.notices:
+        print(f"{notice}; list all: python -m models.data.wlasl check {settings.data.dir}", file=sys.stderr)
     device = default_device()
     torch.manual_seed(settings.training.seed)
     total_steps = settings.training.epochs * steps_per_epoch(len(loaders.train.indices), settings.training)

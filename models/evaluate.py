@@ -13,25 +13,24 @@ from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from models.command import add_checkpoint_options, run_command
 from models.config import Settings
-from models.data.loading.batches import Batch
-from models.data.loading.clips import SplitLoader, build_loaders
-from models.data.wlasl import SPLITS
-from models.layers.placement import default_device
-from models.networks.efficient import load_recogniser
-from models.networks.weights import Glosses, class_order
-from models.training.evaluation import Evaluation, evaluate
-from models.training.optimization import autocast, fp32_products
-from models.training.out_of_memory import explain_out_of_memory
-from slr_bench.errors import DataError
+from models.data.manifest import SPLITS
+from models.data.wlasl import load_manifest, look_at
+from slr_bench.errors import ConfigError, DataError
 from slr_bench.files import parse_overrides
+
+if TYPE_CHECKING:  # these import torch, which takes seconds: mistakes in the options are reported before
+    from models.data.loading.batches import Batch
+    from models.data.loading.clips import SplitLoader
+    from models.networks.weights import Glosses
+    from models.training.evaluation import Evaluation
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,14 +55,25 @@ def _run(options: argparse.Namespace) -> None:
     overrides = parse_overrides(options.set)
     if options.data_dir is not None:
         overrides["data.dir"] = str(options.data_dir)
+        look_at(options.data_dir)
+    from models.data.loading.clips import build_loaders
+    from models.layers.placement import default_device
+    from models.networks.efficient import load_recogniser
+    from models.training.evaluation import evaluate
+    from models.training.optimization import autocast, fp32_products
+    from models.training.out_of_memory import explain_out_of_memory
+
     model, settings, trained = load_recogniser(options.checkpoint, options.config, overrides)
-    loaders = build_loaders(settings)
-    if left_out := loaders.manifest.left_out_text:
-        print(left_out, file=sys.stderr)
-    order = _class_order(trained, loaders.manifest.glosses, options.checkpoint)
+    if settings.data.dir is None:
+        raise ConfigError(f"checkpoint {options.checkpoint} names no data directory; pass one with --data-dir")
+    # Words are matched below, so the data may have other classes than the network, if their words are known.
+    classes, is_numbered = settings.model.num_classes, trained is None
+    manifest = load_manifest(settings.data.dir, classes, needed=options.split, exactly=is_numbered)
+    loaders = build_loaders(settings, manifest)
+    for notice in manifest.notices:
+        print(notice, file=sys.stderr)
+    order = _class_order(trained, manifest.glosses, options.checkpoint)
     loader: SplitLoader = getattr(loaders, options.split)
-    if not loader.indices:
-        raise DataError(f"{settings.data.dir} has no {options.split} clips; choose another --split or --data-dir")
     device = default_device()
     batch = f"a batch of {loader.batch_size} clips (training.batch_size)"
     with closing(loaders), explain_out_of_memory(lambda: batch, may_halve=False), fp32_products(settings.training):
@@ -72,7 +82,7 @@ def _run(options: argparse.Namespace) -> None:
         for remark in loaders.remarks:
             print(remark, file=sys.stderr)
     if options.json:
-        print(json.dumps({"split": options.split, "fingerprint": loaders.manifest.fingerprint} | asdict(evaluation)))
+        print(json.dumps({"split": options.split, "fingerprint": manifest.fingerprint} | asdict(evaluation)))
     else:
         Console(highlight=False).print(table(evaluation, settings, options.split))
 
@@ -92,6 +102,8 @@ def _class_order(trained: Glosses | None, data: Glosses, checkpoint: Path) -> li
         return None
     if trained == data:
         return None
+    from models.networks.weights import class_order
+
     order = class_order(trained, data)
     if order is None:
         new = ", ".join(map(repr, sorted(set(data) - set(trained))[:3]))
@@ -104,6 +116,8 @@ def _class_order(trained: Glosses | None, data: Glosses, checkpoint: Path) -> li
 
 
 def _with_progress(loader: SplitLoader, split: str, order: list[int] | None) -> Iterator[Batch]:
+    import torch
+
     console = Console(stderr=True)
     text = f"evaluating {split}"
     for batch in track(loader, text, console=console, transient=True, disable=not console.is_terminal):

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from models.config import Settings
 from models.data.loading.clips import Loaders, SplitLoader, build_loaders
+from models.data.manifest import SPLITS
 from models.data.synthetic.dataset import render_dataset
 from models.data.synthetic.lexicon import pairs
-from models.data.wlasl import SPLITS
 from models.layers.placement import default_device
 from models.networks.efficient import build_recogniser
 from models.training.efficient_trainer import build_trainer

@@ -58,7 +58,7 @@ def advise(settings: Settings, machine: Machine, measure: bool = True, arguments
         DoesNotFit: not even a step of two clips fits.
         DataError: the data directory cannot be used.
     """
-    need = None
+    clips, need = _clips(settings), None  # first: a wrong directory is reported before anything is measured
     if measure:
         import torch
 
@@ -69,7 +69,7 @@ def advise(settings: Settings, machine: Machine, measure: bool = True, arguments
         may_halve = not training.dynamic_batch_size and not training.optimizer_in_backward
         with explain_out_of_memory(lambda: "a step of two clips", may_halve, arguments):
             need = measure_step_need(settings, torch.device("cuda" if machine.has_gpu else "cpu"))
-    return fit_machine(settings, machine, _clips(settings), need)
+    return fit_machine(settings, machine, clips, need)
 
 
 def show(advice: Sequence[Advice], machine: Machine, file: IO[str]) -> None:

@@ -47,7 +47,7 @@ def data(tmp_path_factory):
     for label, gloss in enumerate(("dark", "light")):
         ids = [f"{label}{index}" for index in range(4)]
         for index, video_id in enumerate(ids):
-            write_video(root / "videos" / f"{video_id}.mp4", 40 + 120 * label)
+            write_video(root / "videos" / f"{video_id}.mp4", 40 + 120 * label + 4 * index)
             split[video_id] = {"subset": "train" if index else "val", "action": [label, 1, 6]}
         instances = [
             {"bbox": [0, 0, 48, 48], "fps": 25, "frame_start": 1, "frame_end": -1, "instance_id": index, "signer_id": 0,

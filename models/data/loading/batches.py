@@ -19,7 +19,7 @@ from models.data.loading.clip_reader import ClipReader
 from models.data.loading.feature_cache import ClipCache
 from models.data.loading.frame_budget import FrameBudget
 from models.data.loading.transforms import Augmentation
-from models.data.wlasl import ClipInfo
+from models.data.manifest import ClipInfo
 from slr_bench.errors import DataError
 from slr_bench.units import MIB
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from models.config import working_size
 from models.data.loading.feature_cache import ClipCache
 from models.data.loading.transforms import Augmentation, centre_crop
+from models.data.manifest import ClipInfo
 from models.data.video.clip_location import MIDDLE, Square, bbox_square, frame_range
 from models.data.video.reader import Chunk, open_video, segment_candidates, uniform_indices
-from models.data.wlasl import ClipInfo
 from models.layers.region_focus import motion_box, resample
 
 
@@ -88,7 +88,7 @@ class ClipReader:
         if clip.video_id not in self._locations:
             with open_video(clip.path, threads=self.threads) as video:
                 span = frame_range(clip, video)
-                square = bbox_square(clip.bbox, *video.size) if self.cut_to_bbox else None
+                square = bbox_square(clip.bbox, *video.size) if self.cut_to_bbox and clip.bbox else None
             self._locations[clip.video_id] = _ClipLocation(span, square)
         return self._locations[clip.video_id]
 

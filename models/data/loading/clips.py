@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from models.config import Settings
+from models.data.left_out import some_of
 from models.data.loading.batches import Batch, Ticket
 from models.data.loading.loader_pool import ClipLoader, Shed
-from models.data.wlasl import SPLITS, Manifest, load_manifest
-from models.data.wlasl.files import some_of
+from models.data.manifest import SPLITS, Manifest
+from models.data.wlasl import load_manifest
 from slr_bench.errors import ConfigError
 from slr_bench.units import MIB, format_bytes
 
@@ -107,8 +108,8 @@ class Loaders:
         self.train.loader.close()
 
 
-def build_loaders(settings: Settings) -> Loaders:
-    """Loaders for ``settings.data.dir``. Reads the manifest; opens no video and starts no process yet.
+def build_loaders(settings: Settings, manifest: Manifest | None = None) -> Loaders:
+    """Loaders for ``settings.data.dir``. Reads its manifest if none is given; opens no video and starts no process yet.
 
     Raises:
         ConfigError: no directory is set.
@@ -118,7 +119,7 @@ def build_loaders(settings: Settings) -> Loaders:
         raise ConfigError("data.dir is not set; name a directory in WLASL layout (--data-dir)")
     for unwise in _unwise(settings):
         warnings.warn(unwise, stacklevel=2)
-    manifest = load_manifest(settings.data.dir, settings.model.num_classes)
+    manifest = manifest or load_manifest(settings.data.dir, settings.model.num_classes)
     clips = tuple(clip for split in SPLITS for clip in manifest.clips[split])
     loader = ClipLoader(clips, settings)
     splits = {

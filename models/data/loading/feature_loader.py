@@ -16,7 +16,7 @@ from models.config import Settings
 from models.data.loading.batches import Batch, Ticket
 from models.data.loading.feature_cache import ClipCache
 from models.data.loading.loader_pool import ClipLoader
-from models.data.wlasl import ClipInfo
+from models.data.manifest import ClipInfo
 from slr_bench.units import MIB
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from models.config import Settings
 from models.data.loading.batches import Answer, Batch, BatchDataset, Ticket
 from models.data.loading.frame_budget import FrameBudget
-from models.data.wlasl import ClipInfo
+from models.data.manifest import ClipInfo
 from slr_bench.errors import DataError
 
 Shed = Literal["cache", "prefetch", "workers"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from models.data.wlasl import ClipInfo
+from models.data.manifest import ClipInfo
 from slr_bench.errors import DataError
 
 _MARGIN = 0.05

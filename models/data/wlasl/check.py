@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.progress import track
 
 from models.command import OneLineParser, run_command
-from models.data.wlasl import SPLITS, ClipInfo, load_manifest
+from models.data.left_out import write_list
+from models.data.manifest import SPLITS, ClipInfo
+from models.data.wlasl import load_manifest
 from models.data.wlasl.directory_report import DirectoryReport, Finding, inspect_clips
-from models.data.wlasl.files import write_list
 from slr_bench.errors import EXIT_OK, EXIT_USAGE, ConfigError
 
 

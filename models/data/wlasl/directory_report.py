@@ -12,10 +12,10 @@ from typing import Any
 
 from rich.table import Table
 
+from models.data.left_out import Split, some_of
+from models.data.manifest import SPLITS, ClipInfo, Manifest
 from models.data.video.clip_location import bbox_applies, frame_range, rate_ratio
 from models.data.video.reader import open_video
-from models.data.wlasl import SPLITS, ClipInfo, Manifest
-from models.data.wlasl.files import Split, some_of
 from slr_bench.errors import DataError
 
 _COLUMNS = {
@@ -65,7 +65,8 @@ def inspect_clip(clip: ClipInfo, num_frames: int, *, decode: bool) -> Finding:
     try:
         with open_video(clip.path) as video:
             start, end = frame_range(clip, video)
-            has_stale_bbox, is_turned = not bbox_applies(clip.bbox, *video.size), video.is_turned
+            has_stale_bbox = clip.bbox is not None and not bbox_applies(clip.bbox, *video.size)
+            is_turned = video.is_turned
             has_several_streams = video.streams > 1
             video.verify(start, end, decode=decode)
     except DataError as error:
@@ -128,7 +129,7 @@ class DirectoryReport:
                     "short": finding.is_short,
                     "other_fps": finding.has_other_rate,
                     "stale_bbox": finding.has_stale_bbox,
-                    "no_fps": not finding.unreadable and finding.clip.fps is None,
+                    "no_fps": not finding.unreadable and finding.clip.fps is None and not finding.clip.is_whole_file,
                     "turned": finding.is_turned,
                     "several_streams": finding.has_several_streams,
                     "concealed": finding.concealed > 0,
@@ -157,6 +158,8 @@ class DirectoryReport:
             "splits": {split: {name: len(found) for name, found in self.ids(split).items()} for split in SPLITS},
             "classes": self.per_class(),
             "clips": {name: sorted(found) for name, found in ids.items() if name not in ("listed", "usable")},
+            "listed_twice": list(self.manifest.repeated),
+            "in_two_splits": [list(group) for group in self.manifest.leaks],
             "causes": {f.clip.video_id: f.unreadable for f in self.findings if f.unreadable},
         }
 
@@ -176,6 +179,7 @@ class DirectoryReport:
             if found and name not in ("listed", "usable", "unreadable"):
                 yield f"{name.replace('_', ' ')}: {some_of(sorted(found), 10)}"
         yield from self._causes()
+        yield from self.manifest.repetition_texts
         for split in self.empty_splits:
             yield f"no {split} clips: a training needs some; name them in the split file, and fetch their videos"
         yield from self._balance()

@@ -6,27 +6,19 @@ import json
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from models.data.left_out import Split, read_text
+from models.data.manifest import VIDEO_SUFFIXES, VideoFile
 from slr_bench.errors import DataError
-from slr_bench.files import why_unreadable, write_atomically
 
-Split = Literal["train", "val", "test"]
-Reason = Literal["missing", "empty", "unreadable", "unannotated"]
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi", ".flv", ".swf", ".mpg", ".wmv", ".3gp")
 _SPLIT_FILE = re.compile(r"nslt_(\d+)\.json")
 # An id becomes a file name: no separators, so that an annotation cannot point outside the directory.
 VideoId = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 ParsedT = TypeVar("ParsedT")
-
-LIST_NAME = "left_out.txt"
-"""File of a data directory that lists unreadable clips: one id per line, then a tab and the cause."""
-NAMED = 5
-"""Number of ids that a message names; further ones are counted."""
 
 
 class Instance(BaseModel):
@@ -56,14 +48,25 @@ class SplitEntry(BaseModel):
 
 
 _ANNOTATIONS = TypeAdapter(list[Gloss])
+_SPLIT_ENTRY = TypeAdapter(SplitEntry)
 _SPLIT_ENTRIES = TypeAdapter(dict[VideoId, SplitEntry])
 
 
-def choose_split_file(data_dir: Path, names: list[str], num_classes: int | None) -> tuple[int, Path]:
-    """N and path of the ``nslt_<N>.json`` to use; raises DataError if there is none or not the wanted one."""
-    found = {int(match[1]): name for name in names if (match := _SPLIT_FILE.fullmatch(name))}
-    if not found:
-        raise DataError(f"{data_dir} has no split file nslt_<N>.json; point data.dir at a WLASL-style directory")
+def split_files(names: list[str]) -> dict[int, str]:
+    """Number of classes -> name of each ``nslt_<N>.json`` among ``names``."""
+    return {int(match[1]): name for name in names if (match := _SPLIT_FILE.fullmatch(name))}
+
+
+def choose_split_file(
+    data_dir: Path, names: list[str], num_classes: int | None, *, exactly: bool = True
+) -> tuple[int, Path]:
+    """N and path of the ``nslt_<N>.json`` to use; raises DataError if there is not the wanted one.
+
+    Without ``exactly``, the only one is taken whatever its number.
+    """
+    found = split_files(names)
+    if len(found) == 1 and not exactly:
+        num_classes = None
     if num_classes is None:
         if len(found) > 1:
             raise DataError(
@@ -78,9 +81,27 @@ def choose_split_file(data_dir: Path, names: list[str], num_classes: int | None)
     return num_classes, data_dir / found[num_classes]
 
 
-def load_split(path: Path) -> dict[str, SplitEntry]:
-    """Video id -> split and class; raises DataError."""
-    return _validated(_SPLIT_ENTRIES, _load_json(path), path)
+def load_split(path: Path) -> tuple[dict[str, SplitEntry], set[str]]:
+    """Video id -> split and class, and the ids that are listed more than once, whose last entry counts.
+
+    Raises:
+        DataError: the file cannot be used, or gives a video two classes.
+    """
+    earlier: list[tuple[str, Any]] = []
+
+    def keep_last(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            earlier.extend((key, value) for key, value in pairs if value is not values[key])
+        return values
+
+    entries = _validated(_SPLIT_ENTRIES, _load_json(path, object_pairs_hook=keep_last), path)
+    repeated = {key: _validated(_SPLIT_ENTRY, value, path) for key, value in earlier if key in entries}
+    for video_id, entry in repeated.items():
+        labels = entry.action[0], entries[video_id].action[0]
+        if labels[0] != labels[1]:
+            raise DataError(f"{path}: video {video_id} has class {labels[0]} and class {labels[1]}; fix the file")
+    return entries, set(repeated)
 
 
 def load_annotations(data_dir: Path, names: list[str]) -> list[Gloss]:
@@ -100,17 +121,10 @@ def load_class_list(data_dir: Path, names: list[str]) -> dict[int, str]:
     path = next((data_dir / name for name in names if "class_list" in name and name.endswith(".txt")), None)
     if path is None:
         return {}
-    rows = [line.split("\t") for line in _read_text(path).splitlines() if line.strip()]
+    rows = [line.split("\t") for line in read_text(path).splitlines() if line.strip()]
     if not all(len(row) == 2 and row[0].isdecimal() for row in rows):
         raise DataError(f"{path}: expected lines of <class><tab><gloss>; fix or delete the file")
     return {int(label): gloss.strip() for label, gloss in rows}
-
-
-class VideoFile(NamedTuple):
-    """A file of ``videos/``."""
-
-    path: Path
-    file_bytes: int
 
 
 def find_videos(data_dir: Path) -> dict[str, VideoFile]:
@@ -149,16 +163,9 @@ def list_directory(data_dir: Path, named_by: str = "data.dir") -> list[str]:
         raise DataError(f"cannot read data directory {data_dir}: {error.strerror}; check {named_by}") from error
 
 
-def _read_text(path: Path) -> str:
+def _load_json(path: Path, **options: Any) -> Any:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {why_unreadable(error)}; check the file") from error
-
-
-def _load_json(path: Path) -> Any:
-    try:
-        return json.loads(_read_text(path))
+        return json.loads(read_text(path), **options)
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is not valid JSON (line {error.lineno}: {error.msg}); fetch it again") from error
 
@@ -178,53 +185,3 @@ def _raise_first_mistake(error: ValidationError, path: Path) -> NoReturn:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A clip of the split file that training does not use."""
-
-    video_id: str
-    split: Split
-    reason: Reason
-    """No file, a file of 0 bytes, named in ``left_out.txt``, or absent from the annotation list."""
-
-
-def some_of(names: Iterable[str], count: int = NAMED) -> str:
-    """``"00001, 00004, …"``: at most ``count`` names."""
-    names = list(names)
-    return ", ".join(names[:count]) + (", …" if len(names) > count else "")
-
-
-def describe(left_out: Iterable[LeftOut], listed: int) -> str:
-    """Describe in one line how many of the ``listed`` clips are left out, why, and some of their ids."""
-    by_reason: dict[Reason, list[str]] = {}
-    for clip in left_out:
-        by_reason.setdefault(clip.reason, []).append(clip.video_id)
-    parts = [f"{len(ids)} {reason} ({some_of(ids)})" for reason, ids in sorted(by_reason.items())]
-    return f"{sum(map(len, by_reason.values()))} of {listed} listed clips are left out: {', '.join(parts)}"
-
-
-def read_list(data_dir: Path) -> frozenset[str]:
-    """Return the ids in ``left_out.txt``; empty without such a file. Raises DataError."""
-    path = data_dir / LIST_NAME
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return frozenset()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {why_unreadable(error)}; check the file, or delete it") from error
-    return frozenset(line.split("\t")[0].strip() for line in lines if line.strip())
-
-
-def write_list(data_dir: Path, causes: dict[str, str]) -> Path:
-    """Add ``causes`` {id: reason} to ``left_out.txt``, completely or not at all; return its path.
-
-    Raises:
-        ConfigError: the directory cannot be written.
-    """
-    path = data_dir / LIST_NAME
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
-    text = before + "".join(f"{video_id}\t{' '.join(why.split())}\n" for video_id, why in sorted(causes.items()))
-    write_atomically(path, text, cure="make the directory writable")
-    return path

@@ -8,8 +8,9 @@ import pytest
 from clip_files import shared_data, write_directory
 
 from models.data import wlasl
+from models.data.left_out import LeftOut, describe
+from models.data.manifest import VideoFile
 from models.data.wlasl import SPLITS, load_manifest
-from models.data.wlasl.files import LeftOut, VideoFile, describe
 from slr_bench.errors import DataError
 
 GLOSSES = ["walk", "book", "drink"]  # the split file's order is not the alphabet's
