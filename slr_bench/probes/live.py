@@ -48,6 +48,8 @@ class LiveReading(NamedTuple):
     pss_by_pid: dict[int, int | None]
     """PSS of each process when it was last read, which is expensive and therefore rare."""
     gpus: tuple[GpuNow, ...]
+    pss_age_s: float | None = None
+    """Seconds since PSS was read; None if it was not. Every other figure was read now."""
 
     @property
     def rss_bytes(self) -> int | None:
@@ -56,19 +58,22 @@ class LiveReading(NamedTuple):
 
     @property
     def pss_bytes(self) -> int | None:
-        """PSS of all processes, in which shared pages count once; None if one of them could not be read."""
-        sizes = list(self.pss_by_pid.values())
+        """PSS of all processes ``pss_age_s`` ago, in which shared pages count once.
+
+        None if a process could not be read, or has begun since then: a part is not the tree's.
+        """
+        sizes = [self.pss_by_pid.get(process.pid) for process in self.processes]
         return sum(size or 0 for size in sizes) if sizes and None not in sizes else None
 
     @property
     def ram_bytes(self) -> int:
-        """The best available figure of RAM; ``ram_kind`` names it."""
-        return next(size for size in (self.pss_bytes, self.rss_bytes, self.memory.used_bytes) if size is not None)
+        """The RAM at this moment; ``ram_kind`` names the figure."""
+        return self.memory.used_bytes if self.rss_bytes is None else self.rss_bytes
 
     @property
     def ram_kind(self) -> str:
-        """``PSS``, ``RSS`` (shared pages counted several times) or ``used`` (the whole machine or cgroup)."""
-        return "PSS" if self.pss_bytes is not None else "RSS" if self.processes else "used"
+        """``RSS`` (a shared page counts once per process) or ``used`` (the whole machine or cgroup)."""
+        return "RSS" if self.processes else "used"
 
     @property
     def used_fraction(self) -> float:
@@ -78,14 +83,21 @@ class LiveReading(NamedTuple):
 
 @dataclass
 class Peaks:
-    """The largest values of all readings. They are lower bounds, as peaks between readings are missed."""
+    """The largest values of all readings. They are lower bounds, as peaks between readings are missed.
+
+    Only the kernel's high-water marks miss nothing. Each is that of one process.
+    """
 
     readings: int = 0
+    most_processes: int = 0
+    """Largest number of processes at one reading."""
     ram_bytes: dict[str, int] = field(default_factory=dict)
     """Kind of figure -> its peak, because PSS and RSS do not compare."""
     used_bytes: int = 0
     high_water_bytes: int | None = None
-    """The kernel's high-water mark of the first process, which is exact and of that process alone."""
+    """The kernel's high-water mark of the first process."""
+    largest_mark_bytes: int = 0
+    """The largest of the kernel's high-water marks of all processes; 0 if none could be read."""
     gpu_bytes: dict[int, int] = field(default_factory=dict)
     """Device -> the processes' bytes, if the driver reports them."""
     device_bytes: dict[int, int] = field(default_factory=dict)
@@ -93,13 +105,27 @@ class Peaks:
     def add(self, reading: LiveReading) -> None:
         """Add a reading."""
         self.readings += 1
+        self.most_processes = max(self.most_processes, len(reading.processes))
         _raise_to(self.ram_bytes, reading.ram_kind, reading.ram_bytes)
+        _raise_to(self.ram_bytes, "PSS", reading.pss_bytes)
         self.used_bytes = max(self.used_bytes, reading.memory.used_bytes)
-        if reading.processes and reading.processes[0].peak_rss_bytes is not None:
-            self.high_water_bytes = max(self.high_water_bytes or 0, reading.processes[0].peak_rss_bytes)
+        marks = [process.peak_rss_bytes for process in reading.processes]
+        if marks and marks[0] is not None:
+            self.high_water_bytes = max(self.high_water_bytes or 0, marks[0])
+        self.largest_mark_bytes = max([self.largest_mark_bytes, *filter(None, marks)])
         for gpu in reading.gpus:
             _raise_to(self.gpu_bytes, gpu.number, gpu.reading.process_bytes)
             _raise_to(self.device_bytes, gpu.number, gpu.reading.device_bytes)
+
+    @property
+    def is_exact(self) -> bool:
+        """Return whether ``peak_bytes`` misses nothing up to the last reading: the mark of the only process."""
+        return self.most_processes == 1 and bool(self.largest_mark_bytes)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The largest RAM that is known: a reading, or the kernel's mark of one process if that is larger."""
+        return max(self.ram_bytes.get("RSS", self.used_bytes), self.largest_mark_bytes)
 
 
 def _raise_to(peaks: dict[Any, int], key: Any, value: int | None) -> None:
@@ -139,7 +165,9 @@ class LiveReader:
         memory = self._read_host("self" if self._pid is None else self._pid)
         gpus = tuple(self._read_gpu(gpu, processes) for gpu in self._gpus)
         alive = {process.pid for process in processes}
-        reading = LiveReading(memory, processes, {pid: self._pss[pid] for pid in self._pss if pid in alive}, gpus)
+        shares = {pid: size for pid, size in self._pss.items() if pid in alive}
+        age_s = max(0.0, self._clock() - self._last_pss_s) if shares else None
+        reading = LiveReading(memory, processes, shares, gpus, age_s)
         self.peaks.add(reading)
         return reading
 

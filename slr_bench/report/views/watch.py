@@ -180,9 +180,11 @@ def screen(
 
 def line(reading: LiveReading, peaks: Peaks, thresholds: Thresholds, clock: str) -> str:
     """Return a reading as one line."""
-    parts = [f"{clock}  {_ram_kind(reading)} {format_bytes(reading.ram_bytes)}"] if reading.processes else [clock]
+    parts = [f"{clock}  RAM {format_bytes(reading.ram_bytes)}"] if reading.processes else [clock]
+    if len(reading.processes) > 1:
+        parts.append(_shared_once(reading))
     share = f"{reading.memory.source} {_share(reading)}{_mark(reading.used_fraction, thresholds)}"
-    peak = f"peak {format_bytes(peaks.ram_bytes[reading.ram_kind])}"
+    peak = f"peak {format_bytes(peaks.peak_bytes)}"
     parts += [peak, share] if reading.processes else [share, peak]
     for gpu in reading.gpus:
         words = [f"GPU {gpu.number}"]
@@ -207,6 +209,7 @@ def reading_json(
         "ram_kind": reading.ram_kind,
         "rss_bytes": reading.rss_bytes,
         "pss_bytes": reading.pss_bytes,
+        "pss_age_s": None if reading.pss_age_s is None else round(reading.pss_age_s, 3),
         **reading.memory._asdict(),
         "level": thresholds.level(reading.used_fraction),
         "processes": [
@@ -226,8 +229,14 @@ def summary(peaks: Peaks, name: str, ending: str, duration_s: float) -> str:
     if not peaks.readings:
         return f"{name}: {ending} before it could be read"
     parts = [f"{name}: {ending} after {format_seconds(duration_s)}, {peaks.readings} readings"]
-    parts += [f"peak {_KINDS[kind]} {format_bytes(size)}" for kind, size in peaks.ram_bytes.items()]
-    if peaks.high_water_bytes is not None:
+    if "used" in peaks.ram_bytes:
+        parts.append(f"peak RAM in use {format_bytes(peaks.used_bytes)}")
+    if peaks.most_processes:
+        source = "the kernel's mark" if peaks.is_exact else f"at most {peaks.most_processes} processes, at the readings"
+        parts.append(f"peak RAM {format_bytes(peaks.peak_bytes)} ({source})")
+    if peaks.most_processes > 1 and "PSS" in peaks.ram_bytes:
+        parts.append(f"shared pages once {format_bytes(peaks.ram_bytes['PSS'])}")
+    if peaks.most_processes > 1 and peaks.high_water_bytes is not None:
         parts.append(f"high-water mark of the first process {format_bytes(peaks.high_water_bytes)}")
     parts += [f"GPU {number} {format_bytes(size)} of the process" for number, size in peaks.gpu_bytes.items()]
     parts += [f"GPU {number} {format_bytes(size)} in use" for number, size in peaks.device_bytes.items()]
@@ -241,6 +250,8 @@ def summary_json(peaks: Peaks, ending: str, duration_s: float) -> dict[str, obje
         "duration_s": round(duration_s, 3),
         "readings": peaks.readings,
         "peak_ram_bytes": peaks.ram_bytes,
+        "peak_bytes": peaks.peak_bytes if peaks.readings else None,
+        "peak_is_exact": peaks.is_exact,
         "peak_used_bytes": peaks.used_bytes if peaks.readings else None,
         "high_water_bytes": peaks.high_water_bytes,
         "peak_gpu_process_bytes": peaks.gpu_bytes,
@@ -249,11 +260,15 @@ def summary_json(peaks: Peaks, ending: str, duration_s: float) -> dict[str, obje
     return {"summary": found}
 
 
-_KINDS = {"PSS": "RAM", "RSS": "RAM (RSS, shared pages counted several times)", "used": "RAM in use"}
+def _shared_once(reading: LiveReading) -> str:
+    """Return the RAM of several processes with shared pages counted once, and the age of this figure."""
+    return f"shared pages once {format_bytes(reading.pss_bytes)}{_age(reading)}"
 
 
-def _ram_kind(reading: LiveReading) -> str:
-    return {"PSS": "RAM", "RSS": "RAM (RSS)"}[reading.ram_kind]
+def _age(reading: LiveReading) -> str:
+    """Return how old PSS is; empty if it is unknown, or was read now."""
+    is_old = reading.pss_bytes is not None and (reading.pss_age_s or 0.0) >= 0.05
+    return f" {reading.pss_age_s:.1f} s ago" if is_old else ""
 
 
 def _share(reading: LiveReading) -> str:
@@ -293,9 +308,10 @@ def _memory_table(
 ) -> RenderableType:
     rows = Table.grid(padding=(0, 2))
     if reading.processes:
-        kind = "RAM, shared once" if reading.ram_kind == "PSS" else "RAM, RSS summed"
-        peak = f"peak {format_bytes(peaks.ram_bytes[reading.ram_kind])}"
-        rows.add_row(kind, Text(format_bytes(reading.ram_bytes), style="bold"), peak, _spark(history))
+        peak = f"peak {format_bytes(peaks.peak_bytes)}"
+        rows.add_row("RAM", Text(format_bytes(reading.ram_bytes), style="bold"), peak, _spark(history))
+        if len(reading.processes) > 1:
+            rows.add_row("shared pages once", format_bytes(reading.pss_bytes), _age(reading).strip(), "")
     fraction = reading.used_fraction
     limit = f"{reading.memory.source} limit" if reading.memory.source != "machine" else "machine"
     used = _coloured(f"{format_bytes(reading.memory.used_bytes)} ({_percent(fraction)})", fraction, thresholds)
@@ -329,7 +345,7 @@ def _gpu_table(gpus: Sequence[GpuNow], thresholds: Thresholds) -> RenderableType
 
 def _process_table(reading: LiveReading) -> RenderableType:
     rows = Table(box=None, padding=(0, 1), header_style="bold", pad_edge=False)
-    for name in ("PID", "process", "RSS", "PSS", "peak RSS"):
+    for name in ("PID", "process", "RSS", f"PSS{_age(reading)}", "peak RSS"):
         rows.add_column(name, justify="left" if name == "process" else "right", no_wrap=True)
     for process in reading.processes[:_MOST_PROCESSES]:
         sizes = (process.rss_bytes, reading.pss_by_pid.get(process.pid), process.peak_rss_bytes)

@@ -38,14 +38,14 @@ def test_panel_keeps_the_peak_and_reads_at_most_once_per_period():
     now = [0.0]
     panel = make_panel([100, 300, 200], now)
     panel.update()
-    assert panel.line.startswith("RAM of 2 processes 200.0 MiB (PSS), peak 200.0 MiB")
+    assert panel.line.startswith("RAM of 2 processes 200.0 MiB (RSS), peak 200.0 MiB")
     now[0] = PANEL_PERIOD_S - 0.1
     panel.update()
-    assert "200.0 MiB (PSS)" in panel.line
+    assert "200.0 MiB (RSS)" in panel.line
     for _ in range(2):
         now[0] += PANEL_PERIOD_S
         panel.update()
-    assert panel.line.startswith("RAM of 2 processes 400.0 MiB (PSS), peak 600.0 MiB")
+    assert panel.line.startswith("RAM of 2 processes 400.0 MiB (RSS), peak 600.0 MiB")
 
 
 def screen_text(is_terminal, memory):

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 
 import pytest
@@ -126,13 +127,13 @@ SILENT = GpuNow(
 )
 
 
-def reading(used=0.5, gpus=(), processes=3, pss=True):
+def reading(used=0.5, gpus=(), processes=3, pss=True, age_s=0.0):
     rows = tuple(
         ProcessMemory(4_000_000 + number, "python -m slr_bench.run.executors", 900 * MIB, 950 * MIB)
         for number in range(processes)
     )
     shares = {row.pid: 400 * MIB for row in rows} if pss else {}
-    return LiveReading(HostMemory(int(used * 16 * GIB), 16 * GIB, "cgroup v2"), rows, shares, tuple(gpus))
+    return LiveReading(HostMemory(int(used * 16 * GIB), 16 * GIB, "cgroup v2"), rows, shares, tuple(gpus), age_s)
 
 
 def peaks_of(*readings):
@@ -188,14 +189,37 @@ def test_a_watch_of_the_machine_lists_no_processes():
 @pytest.mark.parametrize(
     ("used", "pss", "expected"),
     [
-        (0.5, True, "12:00:00  RAM 1.17 GiB  peak 1.17 GiB  cgroup v2 8.00 GiB of 16.00 GiB 50 %"),
+        (
+            0.5,
+            True,
+            "12:00:00  RAM 2.64 GiB  shared pages once 1.17 GiB  peak 2.64 GiB  cgroup v2 8.00 GiB of 16",
+        ),
         (0.97, True, "97 % CRITICAL"),
-        (0.92, False, "12:00:00  RAM (RSS) 2.64 GiB  peak 2.64 GiB  cgroup v2 14.72 GiB of 16.00 GiB 92 % WARNING"),
+        (
+            0.92,
+            False,
+            "RAM 2.64 GiB  shared pages once –  peak 2.64 GiB  cgroup v2 14.72 GiB of 16.00 GiB 92 % WARNING",
+        ),
     ],
 )
 def test_a_line_has_the_value_its_kind_and_the_level(used, pss, expected):
     one = reading(used, pss=pss)
     assert expected in line(one, peaks_of(one), Thresholds(), "12:00:00")
+
+
+def test_old_figure_has_its_age_in_line_and_screen():
+    old = reading(age_s=1.54)
+    assert "RAM 2.64 GiB  shared pages once 1.17 GiB 1.5 s ago  peak" in line(old, peaks_of(old), Thresholds(), "0")
+    assert re.search(r"shared pages once +1\.17 GiB +1\.5 s ago", drawn(old))
+    assert "PSS 1.5 s ago" in drawn(old)
+    assert reading_json(old, Thresholds(), "now")["pss_age_s"] == 1.54
+
+
+def test_line_of_one_process_has_the_kernels_mark_as_its_peak():
+    one = reading(processes=1)
+    text = line(one, peaks_of(one), Thresholds(), "12:00:00")
+    assert text == "12:00:00  RAM 900.0 MiB  peak 950.0 MiB  cgroup v2 8.00 GiB of 16.00 GiB 50 %"
+    assert "peak RAM 950.0 MiB (the kernel's mark)" in summary(peaks_of(one), "x", "ended", 1.0)
 
 
 def test_a_line_of_the_machine_has_its_value_once():
@@ -213,7 +237,7 @@ def test_a_line_has_every_gpu():
 
 def test_json_has_bytes_nulls_and_reasons():
     found = json.loads(json.dumps(reading_json(reading(gpus=[SILENT]), Thresholds(), "now", None)))
-    assert (found["time"], found["level"], found["ram_kind"], found["ram_bytes"]) == ("now", "ok", "PSS", 1200 * MIB)
+    assert (found["time"], found["level"], found["ram_kind"], found["ram_bytes"]) == ("now", "ok", "RSS", 2700 * MIB)
     assert (found["used_bytes"], found["limit_bytes"], found["source"]) == (8 * GIB, 16 * GIB, "cgroup v2")
     assert found["processes"][0]["pss_bytes"] == 400 * MIB
     assert found["gpus"][0]["process_bytes"] is None
@@ -223,9 +247,9 @@ def test_json_has_bytes_nulls_and_reasons():
 def test_the_summary_names_each_peak_and_its_kind():
     peaks = peaks_of(reading(gpus=[WELL]), reading(pss=False))
     text = summary(peaks, "python train.py (PID 7)", "ended", 90.0)
-    assert text.startswith("python train.py (PID 7): ended after 1 min 30 s, 2 readings; peak RAM 1.17 GiB; ")
+    assert text.startswith("python train.py (PID 7): ended after 1 min 30 s, 2 readings; peak RAM 2.64 GiB ")
     for part in (
-        "RSS, shared pages counted several times) 2.64 GiB",
+        "(at most 3 processes, at the readings); shared pages once 1.17 GiB; ",
         "first process 950.0 MiB",
         "GPU 0 3.00 GiB of the",
     ):
