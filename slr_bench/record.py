@@ -1,10 +1,12 @@
 """The record of a run, which cannot be changed: its setting, outcome, environment and metrics.
 
-Schema history: 1 is the first; later it has the optional ``marks``, which are left out if there are none.
+Schema history: 1 is the first; later it has the optional ``marks``, which are left out if there are none, and a
+``checksum`` in the file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -166,6 +168,39 @@ class Record(BaseModel):
         """Return the value of a metric; None if it is unavailable or absent."""
         reading = self.metrics.get(metric)
         return reading.value if reading else None
+
+
+class ChangedRecordError(ValueError):
+    """The file of a record is not what was written."""
+
+
+def record_text(record: Record) -> str:
+    """Return the content of a record's file: its JSON and a checksum of its values."""
+    values: Fields = json.loads(record.model_dump_json(by_alias=True))
+    return json.dumps(values | {"checksum": _checksum(values)}, indent=1, ensure_ascii=False)
+
+
+def parse_record(content: bytes) -> Record:
+    """Read the content of a record's file. A file of an earlier version, without a checksum, is read too.
+
+    Raises:
+        ValidationError: It is not a record.
+        ChangedRecordError: Its values were changed after it was written. Other white space is no change.
+    """
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError):
+        return Record.model_validate_json(content)  # which says what is wrong with it
+    written = values.pop("checksum", None) if isinstance(values, dict) else None
+    record = Record.model_validate(values)
+    if written is not None and written != _checksum(values):
+        raise ChangedRecordError("changed after it was written; restore the file, or measure its cell again")
+    return record
+
+
+def _checksum(values: Fields) -> str:
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 
 _DIRECTORIES: Final = re.compile(r"(?<![\w.~-])/(?:[^/\s'\":;,()]+/)+")

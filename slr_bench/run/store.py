@@ -25,7 +25,7 @@ from slr_bench.errors import ConfigError
 from slr_bench.execute.job import JsonObject
 from slr_bench.files import write_atomically
 from slr_bench.grid.config import AblationChain
-from slr_bench.record import SCHEMA, Record
+from slr_bench.record import SCHEMA, Record, parse_record, record_text
 
 _CURE: Final = "make room there or choose another directory with --out"
 _OWN_NAMES = frozenset((".lock", "records", "samples", "logs", "discarded"))
@@ -177,15 +177,15 @@ class Store:
         if samples is not None:
             write_atomically(self.directory / "samples" / f"{record.name}.json", json.dumps(samples), cure=_CURE)
         path = self.records_directory / f"{record.name}.json"
-        write_atomically(path, record.model_dump_json(by_alias=True, indent=1), cure=_CURE)
+        write_atomically(path, record_text(record), cure=_CURE)
 
     def read_records(self) -> tuple[list[Record], list[str]]:
         """Return all valid records sorted by name, and a line for each other file, which is left in place."""
         records, problems = [], []
         for path in sorted(self.records_directory.glob("*.json")):
             try:
-                record = Record.model_validate_json(path.read_bytes())
-            except (OSError, ValidationError) as error:
+                record = parse_record(path.read_bytes())
+            except (OSError, ValueError) as error:
                 problems.append(f"{path.name}: not a readable record: {_first_line(error)}")
                 continue
             if path.stem == record.name:
@@ -197,14 +197,14 @@ class Store:
     def write_discarded(self, record: Record, attempt: int) -> None:
         """Keep a discarded run for the report: ``discarded/<name>-<attempt>.json``, attempts from 1."""
         path = self.discarded_directory / f"{record.name}-{attempt}.json"
-        write_atomically(path, record.model_dump_json(by_alias=True, indent=1), cure=_CURE)
+        write_atomically(path, record_text(record), cure=_CURE)
 
     def read_discarded(self) -> list[Record]:
         """Return the discarded runs, sorted by name and attempt, without unreadable files."""
         records = []
         for path in sorted(self.discarded_directory.glob("*.json")):
-            with contextlib.suppress(OSError, ValidationError):
-                records.append(Record.model_validate_json(path.read_bytes()))
+            with contextlib.suppress(OSError, ValueError):
+                records.append(parse_record(path.read_bytes()))
         return records
 
     def read_samples(self, name: str) -> JsonObject | None:

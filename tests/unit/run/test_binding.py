@@ -14,7 +14,7 @@ from slr_bench.grid.cells import Cell
 from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import WorkloadSpec
 from slr_bench.probes import host
-from slr_bench.record import Outcome
+from slr_bench.record import Outcome, parse_record, record_text
 from slr_bench.run import driver, runner
 from slr_bench.run.binding import BoundElsewhereError, source_hash
 from slr_bench.run.runner import BROKEN_PAIR, Runner, outcome_counts
@@ -362,6 +362,6 @@ def test_pair_broken_by_an_interruption_gets_a_warning(bench):
 def test_record_from_another_directory_is_refused_by_name(bench, change, named):
     first = bench()
     path = first.store.records_directory / f"{first.totals.records[0].name}.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    path.write_text(record_text(parse_record(path.read_bytes()).model_copy(update=change)))
     with pytest.raises(BoundElsewhereError, match=f"{path.name} is {named}; take it out"):
         bench()

@@ -54,6 +54,43 @@ def test_a_record_of_schema_1_stays_readable(store):
     assert json.loads(found.model_dump_json(by_alias=True)) == json.loads(SCHEMA_1)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("4096", "2048"), ('"fork"', '"spawn"'), ('"torch": "2.15.0"', '"torch": "2.16.0"'), ("1.5", "1.25")],
+)
+def test_record_that_was_edited_by_hand_is_not_believed(store, old, new):
+    store.write_record(record())
+    store.write_record(record(1))
+    path = store.records_directory / f"{record().name}.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    assert store.read_records() == (
+        [record(1)],
+        [
+            f"{path.name}: not a readable record: "
+            "changed after it was written; restore the file, or measure its cell again"
+        ],
+    )
+    path.write_text(json.dumps(json.loads(text)))  # other white space
+    assert store.read_records() == ([record(), record(1)], [])
+
+
+def test_edited_discarded_run_is_not_shown(store):
+    store.write_discarded(record(), 1)
+    (path,) = store.discarded_directory.iterdir()
+    path.write_text(path.read_text().replace("4096", "1"))
+    assert store.read_discarded() == []
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 100_000, b'{"checksum": "sha256:0"}', b"1e999", b"NaN"])
+def test_file_that_only_resembles_a_record_is_a_problem_and_no_traceback(store, content):
+    (store.records_directory / "x-a-0.json").write_bytes(content)
+    records, (problem,) = store.read_records()
+    assert records == []
+    assert problem.startswith("x-a-0.json: not a readable record: ")
+
+
 def test_a_manifest_of_schema_1_stays_readable(store):
     (store.directory / "grid.json").write_text(SCHEMA_1_MANIFEST)
     manifest = store.read_manifest()
