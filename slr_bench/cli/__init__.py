@@ -6,7 +6,6 @@ Each command imports what it needs when it is called, so that ``--help`` is quic
 from __future__ import annotations
 
 import os
-import signal
 import sys
 
 from slr_bench.cli.base import app
@@ -15,6 +14,7 @@ from slr_bench.cli.look import doctor, report, schema, watch
 from slr_bench.cli.predict import calibrate, plan, predict, replay
 from slr_bench.cli.run import profile, run
 from slr_bench.errors import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_OK, SlrBenchError
+from slr_bench.execute.interrupts import handle_signals
 
 for _command in (run, report, compare, gate, profile, predict, plan, calibrate, replay, watch, doctor, schema):
     app.command()(_command)  # --help lists them in this order
@@ -22,7 +22,7 @@ for _command in (run, report, compare, gate, profile, predict, plan, calibrate, 
 
 def main() -> None:
     """Run a command and exit with its code. If the reader of a pipe closes it, the command ends without a message."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    handle_signals()
     if sys.stdout is None:  # the caller closed it
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it stays open to the end
     code = _run()

@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 
 from slr_bench.errors import SlrBenchError
 from slr_bench.execute import fork_server
+from slr_bench.execute.interrupts import obey_lost_interrupt
 from slr_bench.execute.job import MESSAGES, Ending, Job, JobResult, JsonObject, OnMessage, PhaseEntered
 from slr_bench.execute.machine import PSS_PERIOD_S, JobMonitor, Readers
 
@@ -166,6 +167,7 @@ class LocalHandle:
         deadline_s, timed_out, was_killed = self._start_s + self._job.timeout_s, False, False
         next_check_s, next_tick_s = self._start_s + period_s, self._start_s + PSS_PERIOD_S
         while True:
+            obey_lost_interrupt()
             message = self._executor._receive(min(next_check_s, next_tick_s, deadline_s))
             now_s = time.monotonic()
             if message is not None and message["event"] == "exit":

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from slr_bench.errors import ConfigError
+from slr_bench.execute.interrupts import deferred
 from slr_bench.execute.job import JsonObject
 from slr_bench.files import write_atomically
 from slr_bench.grid.config import AblationChain
@@ -154,7 +155,9 @@ class Store:
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Write ``grid.json`` atomically."""
-        write_atomically(self.directory / "grid.json", manifest.model_dump_json(by_alias=True, indent=1), cure=_CURE)
+        with deferred():
+            text = manifest.model_dump_json(by_alias=True, indent=1)
+            write_atomically(self.directory / "grid.json", text, cure=_CURE)
 
     def read_manifest(self) -> Manifest | None:
         """Return the manifest, or None if the directory has none yet.
@@ -174,10 +177,10 @@ class Store:
 
     def write_record(self, record: Record, samples: JsonObject | None = None) -> None:
         """Store a finished run: first its samples, then its record."""
-        if samples is not None:
-            write_atomically(self.directory / "samples" / f"{record.name}.json", json.dumps(samples), cure=_CURE)
-        path = self.records_directory / f"{record.name}.json"
-        write_atomically(path, record_text(record), cure=_CURE)
+        with deferred():
+            if samples is not None:
+                write_atomically(self.directory / "samples" / f"{record.name}.json", json.dumps(samples), cure=_CURE)
+            write_atomically(self.records_directory / f"{record.name}.json", record_text(record), cure=_CURE)
 
     def read_records(self) -> tuple[list[Record], list[str]]:
         """Return all valid records sorted by name, and a line for each other file, which is left in place."""
@@ -196,8 +199,9 @@ class Store:
 
     def write_discarded(self, record: Record, attempt: int) -> None:
         """Keep a discarded run for the report: ``discarded/<name>-<attempt>.json``, attempts from 1."""
-        path = self.discarded_directory / f"{record.name}-{attempt}.json"
-        write_atomically(path, record_text(record), cure=_CURE)
+        with deferred():
+            path = self.discarded_directory / f"{record.name}-{attempt}.json"
+            write_atomically(path, record_text(record), cure=_CURE)
 
     def read_discarded(self) -> list[Record]:
         """Return the discarded runs, sorted by name and attempt, without unreadable files."""

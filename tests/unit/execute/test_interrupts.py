@@ -1,0 +1,75 @@
+"""An interrupt is obeyed: at once, after work that must be whole, and if a callback swallowed it."""
+
+import contextlib
+import os
+import signal
+
+import pytest
+
+from slr_bench.execute import interrupts
+from slr_bench.execute.interrupts import deferred, handle_signals, obey_lost_interrupt
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handle_signals()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    interrupts._signals = interrupts._Signals()
+
+
+both = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+
+
+@both
+def test_signal_interrupts_at_once(number):
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), number)
+
+
+@both
+def test_block_is_finished_before_the_interrupt_is_raised(number):
+    done = []
+
+    def work():
+        with deferred():
+            with deferred():
+                os.kill(os.getpid(), number)
+                done.append("inner")
+            done.append("outer")
+        done.append("after")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == ["inner", "outer"]
+
+
+def test_error_in_a_block_is_not_replaced_and_the_interrupt_is_obeyed_next():
+    def work():
+        with deferred():
+            os.kill(os.getpid(), signal.SIGINT)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()
+    with pytest.raises(KeyboardInterrupt):
+        obey_lost_interrupt()
+
+
+def test_clean_up_after_an_interrupt_can_write_in_a_block():
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    with deferred():
+        pass
+
+
+def test_swallowed_interrupt_is_obeyed_later():
+    obey_lost_interrupt()
+    with contextlib.suppress(KeyboardInterrupt):  # as a library does around a callback
+        os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        obey_lost_interrupt()
+    handle_signals()
+    obey_lost_interrupt()
