@@ -143,6 +143,7 @@ def _train(settings: Settings, manifest: Manifest, output_dir: Path, resume: boo
 
     from models.data.loading.clips import build_loaders
     from models.layers.placement import default_device
+    from models.networks.batch_norm import refuse_norms_over_one_value
     from models.networks.efficient import build_recogniser
     from models.training.efficient_trainer import build_trainer
     from models.training.loaders import Splits, with_stored_features
@@ -152,6 +153,7 @@ def _train(settings: Settings, manifest: Manifest, output_dir: Path, resume: boo
     loaders = build_loaders(settings, manifest)
     for notice in manifest.notices:
         print(f"{notice}; list all: python -m models.data.wlasl check {settings.data.dir}", file=sys.stderr)
+    refuse_norms_over_one_value(settings, len(loaders.train.indices))
     device = default_device()
     torch.manual_seed(settings.training.seed)
     total_steps = settings.training.epochs * steps_per_epoch(len(loaders.train.indices), settings.training)

@@ -58,7 +58,7 @@ def _run(options: argparse.Namespace) -> None:
         look_at(options.data_dir)
     from models.data.loading.clips import build_loaders
     from models.layers.placement import default_device
-    from models.networks.efficient import load_recogniser
+    from models.networks.trained import load_recogniser
     from models.training.evaluation import evaluate
     from models.training.optimization import autocast, fp32_products
     from models.training.out_of_memory import explain_out_of_memory

@@ -24,7 +24,8 @@ from models.data.video.live import LiveVideo, Source, open_live
 from models.data.wlasl.files import list_directory, load_class_list
 from models.layers.placement import default_device
 from models.layers.temporal import FrameHistory
-from models.networks.efficient import EfficientRecogniser, load_recogniser
+from models.networks.efficient import EfficientRecogniser
+from models.networks.trained import load_recogniser
 from models.streaming_display import StreamDisplay
 from slr_bench.errors import EXIT_BROKEN_PIPE, EXIT_OK, ConfigError, DataError
 from slr_bench.files import parse_overrides

@@ -15,7 +15,7 @@ Flag = Annotated[bool, Field(strict=True)]
 
 _KEYS_OF_EVERY_NETWORK = {
     "num_classes", "network", "num_frames", "region_focus", "focus_size", "dropout", "weights",
-    "enable_feature_caching", "cache_size_limit_mb",
+    "weights_channel_order", "enable_feature_caching", "cache_size_limit_mb",
 }  # fmt: skip
 
 LEAST_FRAMES_OF_A_LONG_KERNEL = 8
@@ -109,6 +109,10 @@ class ModelConfig(Frozen):
     weights: Path | None = None
     """File with a torchvision ResNet state dict (ImageNet) for the backbone, or the state dict of another ``network``.
     If its classes differ, everything except the classifier is loaded, with a warning. Null starts from scratch."""
+    weights_channel_order: Literal["auto", "rgb", "bgr"] = "auto"
+    """Order of the colours that ``weights`` of another program were trained on. The network always takes RGB: the first
+    layer of ``bgr`` weights is reversed when they are loaded. ``auto``: ``bgr`` for the I3D files of the WLASL authors,
+    with a warning, otherwise ``rgb``."""
     freeze_backbone: Flag = False
     """Train only the layers after the backbone, which keeps its ``weights``. With ``data.augment: false``
     nothing before it is random, so the features of clips are kept in RAM instead of their frames."""

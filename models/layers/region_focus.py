@@ -53,7 +53,7 @@ class RegionFocus(nn.Module):
 def full_frame(clips_BTCHW: Tensor) -> Tensor:
     """Return a box for each clip that covers the whole frame."""
     kind = clips_BTCHW.dtype if clips_BTCHW.is_floating_point() else torch.float32
-    return torch.tensor([0.5, 0.5, 1.0], dtype=kind, device=clips_BTCHW.device).expand(len(clips_BTCHW), 3)
+    return torch.tensor([0.5, 0.5, 1.0], dtype=kind, device=clips_BTCHW.device).expand(clips_BTCHW.shape[0], 3)
 
 
 def motion_box(clips_BTCHW: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def choose_frames(energy_BT: Tensor, count: int) -> Tensor:
     order_K = torch.arange(count, device=energy_BT.device)
     # Slightly above the middle of each step, so that rounding decides nothing on any device.
     steps_K = (order_K + 0.5).double() / count + 1e-9
-    wanted_BK = torch.searchsorted(share_BT.cumsum(1), steps_K.expand(len(share_BT), -1).contiguous())
+    wanted_BK = torch.searchsorted(share_BT.cumsum(1), steps_K.expand(share_BT.shape[0], -1).contiguous())
     # If several steps fall on one frame, the later ones take the next frames; at the end, those that remain.
     unique_BK = (wanted_BK - order_K).cummax(1).values + order_K
     return torch.minimum(unique_BK, order_K + (frames - count))
@@ -55,7 +55,7 @@ def choose_frames(energy_BT: Tensor, count: int) -> Tensor:
 
 def take_frames(clips_BTCHW: Tensor, chosen_BK: Tensor) -> Tensor:
     """Return a copy of the chosen frames of each clip, ``(B, K, C, H, W)``, so that the others can be freed."""
-    clip_B1 = torch.arange(len(chosen_BK), device=chosen_BK.device).unsqueeze(1)
+    clip_B1 = torch.arange(chosen_BK.shape[0], device=chosen_BK.device).unsqueeze(1)
     return clips_BTCHW[clip_B1, chosen_BK]
 
 

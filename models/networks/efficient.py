@@ -1,4 +1,4 @@
-"""The recogniser: frames, residual features, temporal attention, temporal pyramid, sign class; built or loaded here.
+"""The recogniser: frames, residual features, temporal attention, temporal pyramid, sign class. Builds any network.
 
 B clip, T frame, C channel, H height, W width, D feature, L span of the pyramid, K sign class
 """
@@ -7,30 +7,25 @@ from __future__ import annotations
 
 import math
 import warnings
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config import ModelConfig, Settings, settings_of
+from models.config import ModelConfig
 from models.layers.attention import TemporalAttention
 from models.layers.region_focus import RegionFocus
 from models.layers.temporal import TemporalPyramid
 from models.layers.temporal_resolution import choose_frames, merge_frames, motion_energy, take_frames
 from models.networks.backbone import FrameBackbone, FrozenBackbone, Recompute, SelectedFrames
-from models.networks.weights import (
-    Glosses,
-    load_backbone,
-    load_network,
-    read_tensor_file,
-    read_weights,
-    state_difference,
-    trained_glosses,
-)
+from models.networks.published import load_weights, read_weights
+from models.networks.weights import Glosses, Target
 from slr_bench.errors import ConfigError
-from slr_bench.grid.yaml_files import read_yaml
+
+if TYPE_CHECKING:
+    from models.networks.video import VideoNetwork
 
 
 class EfficientRecogniser(nn.Module):
@@ -119,6 +114,14 @@ class EfficientRecogniser(nn.Module):
         keep_BT = F.pad(torch.ones(x_BTD.shape[:2], dtype=torch.bool, device=x_BTD.device), (before, 0))
         return self.classify(self.pyramid.ending_at_each(F.pad(x_BTD, (0, 0, before, 0)), keep_BT, self.num_frames))
 
+    def weights_target(self, names: Iterable[str]) -> Target:
+        """Return the part that weights with these names fill: the whole network, or the backbone."""
+        if any(name.startswith("backbone.") for name in names):
+            cure = "use a checkpoint with the same model settings (num_classes may differ)"
+            return Target(self, "backbone.conv1.weight", "classifier", cure)
+        cure = "use weights of this model.backbone and model.base_channels (torchvision: 64)"
+        return Target(self.backbone, "conv1.weight", None, cure)
+
     def classify(self, pooled_BLD: Tensor) -> Tensor:
         """Return the logits of the pyramid's output, for any dimensions before L and D."""
         return self.classifier(self.dropout(pooled_BLD.flatten(-2)))
@@ -154,59 +157,17 @@ def build_recogniser(config: ModelConfig, recompute: Recompute = "none", glosses
     Raises:
         ConfigError: the weights file cannot be read or does not fit.
     """
-    if config.network != "efficient":
-        from models.networks.video import build_video_network  # most processes need one network only
+    model: EfficientRecogniser | VideoNetwork
+    if config.network == "efficient":
+        model = EfficientRecogniser(config, recompute)
+    else:
+        from models.networks.video import VideoNetwork  # most processes need one network only
 
-        return build_video_network(config, recompute, glosses)
-    model = EfficientRecogniser(config, recompute)
+        model = VideoNetwork(config, recompute)
     if config.weights is not None:
-        state, trained = read_weights(config.weights)
-        if any(str(name).startswith("backbone.") for name in state):
-            cure = "use a checkpoint with the same model settings (num_classes may differ)"
-            load_network(model, state, "classifier", config.weights, cure, trained, glosses)
-        else:
-            load_backbone(model.backbone, state, config.weights)
+        weights = read_weights(config.weights)
+        target = model.weights_target(weights.state)
+        load_weights(target, weights, config.weights, config.weights_channel_order, glosses)
     elif config.freeze_backbone:
         warnings.warn("model.freeze_backbone: true without model.weights freezes random numbers", stacklevel=2)
     return model
-
-
-class TrainedRecogniser(NamedTuple):
-    """A network from a checkpoint, on the CPU."""
-
-    model: nn.Module
-    settings: Settings
-    glosses: Glosses | None
-    """Word of each class; None if the checkpoint does not name them."""
-
-
-def load_recogniser(path: Path, config: Path | None, overrides: dict[str, Any]) -> TrainedRecogniser:
-    """Load the trained network of the checkpoint ``path``, with its setting and ``overrides`` over it.
-
-    The setting comes from ``config`` if it is given, otherwise from the checkpoint or the ``config.yml`` beside it.
-
-    Raises:
-        ConfigError: the file is unreadable or foreign, or the setting is missing or describes another network.
-    """
-    content = read_tensor_file(path, "checkpoint")
-    parts = content.get("parts")
-    if not isinstance(parts, dict) or not isinstance(parts.get("model"), dict):
-        raise ConfigError(f"checkpoint: {path} holds no network; use the checkpoint.pt of train_efficient_model.py")
-    own, beside = content.get("settings", {}), path.with_name("config.yml")
-    if config is not None or ("model" not in own and beside.exists()):
-        source = config or beside
-        values, where = read_yaml(source), str(source)
-    elif "model" in own:
-        values, where = own, f"checkpoint {path}"
-    else:
-        raise ConfigError(f"checkpoint: {path} does not contain its configuration; pass its config.yml with --config")
-    settings = settings_of(values, overrides, where)
-    model = build_recogniser(settings.model.model_copy(update={"weights": None, "freeze_backbone": False}))
-    difference = state_difference(model.state_dict(), parts["model"])
-    if difference:
-        raise ConfigError(
-            f"checkpoint: {path} does not match the network in {where}: {difference}; "
-            "use the configuration that it was trained with"
-        )
-    model.load_state_dict(parts["model"])
-    return TrainedRecogniser(model, settings, trained_glosses(content))

@@ -110,10 +110,9 @@ class InceptionBlock(nn.Module):
 class InceptionI3d(nn.Module):
     """Network that turns RGB clips in [-1, 1] into logits: it averages and classifies a grid of 1024 features.
 
-    The grid has T/8 x H/32 x W/32 cells. The published WLASL files were trained on frames in the order blue, green, red
-    (their video loader keeps OpenCV's order), the Kinetics files on RGB. This network takes RGB. To reach the published
-    accuracy with a WLASL file, reverse the channels of its first layer once:
-    ``state["Conv3d_1a_7x7.conv3d.weight"] = state["Conv3d_1a_7x7.conv3d.weight"].flip(1)``.
+    The grid has T/8 x H/32 x W/32 cells. This network takes RGB, as the Kinetics files do. The published WLASL files
+    were trained on frames in the order blue, green, red (their video loader keeps OpenCV's order), so their first layer
+    is reversed when they are loaded (``model.weights_channel_order``).
     """
 
     def __init__(self, num_classes: int, dropout: float) -> None:

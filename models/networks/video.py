@@ -5,7 +5,7 @@ B clip, T frame, C channel, H height, W width, K sign class
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from models.layers.recompute import recomputed
 from models.layers.region_focus import RegionFocus
 from models.networks.backbone import Recompute, SelectedFrames
 from models.networks.i3d import InceptionI3d, window_mean
-from models.networks.weights import Glosses, load_network, read_weights
+from models.networks.weights import Target
 
 
 class Anatomy(NamedTuple):
@@ -29,6 +29,8 @@ class Anatomy(NamedTuple):
     """The layers in order, grouped by the size of the grid that they work on."""
     head: Callable[[Any, Tensor], Tensor]
     """Computes ``logits_BK`` from the network and the output of its last stage."""
+    first: str
+    """Name of the weight that meets the colours."""
     classifier: str
     """Name of the layer whose shape depends on the number of classes."""
     mean: tuple[float, ...]
@@ -39,7 +41,8 @@ class Anatomy(NamedTuple):
 def i3d(config: ModelConfig) -> Anatomy:
     """Return the anatomy of I3D, which takes values in [-1, 1]."""
     net = InceptionI3d(config.num_classes, config.dropout)
-    return Anatomy(net, grouped(net.layers()), InceptionI3d.head, "logits.conv3d", (0.5,) * 3, (0.5,) * 3)
+    first, classifier = "Conv3d_1a_7x7.conv3d.weight", "logits.conv3d"
+    return Anatomy(net, grouped(net.layers()), InceptionI3d.head, first, classifier, (0.5,) * 3, (0.5,) * 3)
 
 
 _KINETICS = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
@@ -50,7 +53,7 @@ def r3d_18(config: ModelConfig) -> Anatomy:
     net = video.r3d_18(num_classes=config.num_classes)
     stages = [[net.stem], *([*stage] for stage in (net.layer1, net.layer2, net.layer3, net.layer4))]
     net.avgpool = nn.Sequential(net.avgpool, nn.Dropout(config.dropout))
-    return Anatomy(net, stages, _r3d_head, "fc", *_KINETICS)
+    return Anatomy(net, stages, _r3d_head, "stem.0.weight", "fc", *_KINETICS)
 
 
 def _r3d_head(net: Any, x_BCTHW: Tensor) -> Tensor:
@@ -60,7 +63,8 @@ def _r3d_head(net: Any, x_BCTHW: Tensor) -> Tensor:
 def s3d(config: ModelConfig) -> Anatomy:
     """Return the anatomy of S3D (Xie et al., ECCV 2018)."""
     net = video.s3d(num_classes=config.num_classes, dropout=config.dropout)
-    return Anatomy(net, grouped(list(net.features)), _s3d_head, "classifier.1", *_KINETICS)
+    first, classifier = "features.0.0.0.weight", "classifier.1"
+    return Anatomy(net, grouped(list(net.features)), _s3d_head, first, classifier, *_KINETICS)
 
 
 def _s3d_head(net: Any, x_BCTHW: Tensor) -> Tensor:
@@ -87,10 +91,6 @@ def grouped(layers: list[nn.Module]) -> list[list[nn.Module]]:
     return stages
 
 
-_OWN = "net."
-"""Prefix of the parameter names in a :class:`VideoNetwork`."""
-
-
 class VideoNetwork(nn.Module):
     """Network that turns RGB clips of any length and size, ``uint8`` (0..255) or float (0..1), into logits.
 
@@ -104,13 +104,20 @@ class VideoNetwork(nn.Module):
         super().__init__()
         self.recompute = recompute
         self.focus = RegionFocus(config.region_focus, config.focus_size)
-        anatomy = NETWORKS[config.network](config)
-        self.net, self._head, self.classifier_name = anatomy.net, anatomy.head, anatomy.classifier
+        self.name = config.network
+        anatomy = NETWORKS[self.name](config)
+        self.net, self._head = anatomy.net, anatomy.head
+        self.first_name, self.classifier_name = anatomy.first, anatomy.classifier
         stages = anatomy.stages if recompute == "block" else [[nn.Sequential(*stage)] for stage in anatomy.stages]
         # A plain list: registered as modules, the parameters would have second names.
         self._units = [unit for stage in stages for unit in stage]
         for name, value in (("mean_C1", anatomy.mean), ("std_C1", anatomy.std)):
             self.register_buffer(name, torch.tensor(value).view(-1, 1, 1, 1), persistent=False)
+
+    def weights_target(self, names: Iterable[str]) -> Target:
+        """Return the part that weights fill: the network without what this class adds."""
+        cure = f"use weights of the network {self.name}"
+        return Target(self.net, self.first_name, self.classifier_name, cure)
 
     def select(self, clips_BTCHW: Tensor) -> SelectedFrames:
         """Return the pixels that the first layer uses."""
@@ -129,21 +136,3 @@ class VideoNetwork(nn.Module):
         if not x_BCTHW.is_floating_point():
             x_BCTHW = x_BCTHW.to(self.mean_C1.dtype).div_(255)
         return unit((x_BCTHW - self.mean_C1) / self.std_C1)
-
-
-def build_video_network(
-    config: ModelConfig, recompute: Recompute = "none", glosses: Glosses | None = None
-) -> VideoNetwork:
-    """Build the network of ``config`` and load ``config.weights`` if they are set: published ones or a checkpoint.
-
-    Raises:
-        ConfigError: the weights file cannot be read or does not fit.
-    """
-    model = VideoNetwork(config, recompute)
-    if config.weights is not None:
-        state, trained = read_weights(config.weights)
-        if state and all(str(name).startswith(_OWN) for name in state):
-            state = {name.removeprefix(_OWN): value for name, value in state.items()}
-        cure = f"use weights of the network {config.network}"
-        load_network(model.net, state, model.classifier_name, config.weights, cure, trained, glosses)
-    return model

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import torch
 
 from models.config import Settings
-from models.networks.weights import CHECKPOINT_FORMAT, read_tensor_file, state_difference, trained_glosses
+from models.networks.tensor_file import read_tensor_file
+from models.networks.weights import CHECKPOINT_FORMAT, state_difference, trained_glosses
 from slr_bench.errors import ConfigError
 from slr_bench.files import write_atomically
 
@@ -20,7 +21,7 @@ SCHEMA = 2  # 1: the training section as ``config``; 2: the whole setting as ``s
 # Keys whose values may differ on resume, because they change memory, speed or messages and no weight. Also paths,
 # ``dynamic_batch_size``, which rescues a training that does not fit, and ``weights``, which only start one.
 HARMLESS = {
-    "model": {"weights", "enable_feature_caching", "cache_size_limit_mb"},
+    "model": {"weights", "weights_channel_order", "enable_feature_caching", "cache_size_limit_mb"},
     "data": {"dir", "chunk_size", "max_frames_in_memory", "num_workers", "prefetch_batches"},
     "training": {
         "recompute", "activation_offload", "optimizer_in_backward", "dynamic_batch_size",
@@ -94,7 +95,13 @@ def load_checkpoint(
         raise ConfigError(f"checkpoint: {path} holds another network: {network}; resume with the same model settings")
     before = {"training": content["config"]} if content["schema"] == 1 else content["settings"]
     if difference := _settings_difference(before, identity.settings):
-        raise ConfigError(f"checkpoint: {path} was made with {difference}; resume with the same settings")
+        cure = "resume with the same settings"
+        if difference.startswith("training.epochs"):
+            cure = (
+                "the learning rate has a schedule for exactly these epochs; to train longer, start a new training from "
+                f"the weights: --weights {path} with another --output-dir"
+            )
+        raise ConfigError(f"checkpoint: {path} was made with {difference}; {cure}")
     if content["total_steps"] != identity.total_steps:
         raise ConfigError(
             f"checkpoint: {path} was made for {content['total_steps']} optimizer steps, now there are "

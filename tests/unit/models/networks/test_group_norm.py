@@ -8,7 +8,7 @@ from tiny import TinyBatch, tiny_config
 from models.config import ModelConfig
 from models.networks.backbone import FrameBackbone
 from models.networks.efficient import build_recogniser
-from models.networks.weights import load_backbone, read_weights
+from models.networks.weights import Target, load_backbone
 from models.training.stepper import Stepper
 from slr_bench.errors import ConfigError
 
@@ -58,11 +58,12 @@ def test_weights_of_a_batch_norm_network_are_refused(tmp_path):
     torch.save(FrameBackbone("resnet18", 8, 4).state_dict(), tmp_path / "weights.pt")
     path, backbone = tmp_path / "weights.pt", FrameBackbone("resnet18", 8, 4, norm="group")
     with pytest.raises(ConfigError, match=r"batch norm.*model.norm: group; use model.norm: batch"):
-        load_backbone(backbone, read_weights(path)[0], path)
+        load_backbone(Target(backbone, "conv1.weight", None, ""), torch.load(path), path)
 
 
 def test_weights_of_a_group_norm_network_load(tmp_path):
     source, target = FrameBackbone("resnet18", 8, 4, norm="group"), FrameBackbone("resnet18", 8, 4, norm="group")
     torch.save(source.state_dict(), tmp_path / "weights.pt")
-    load_backbone(target, read_weights(tmp_path / "weights.pt")[0], tmp_path / "weights.pt")
+    path = tmp_path / "weights.pt"
+    load_backbone(Target(target, "conv1.weight", None, ""), torch.load(path), path)
     assert torch.equal(source.conv1.weight, target.conv1.weight)

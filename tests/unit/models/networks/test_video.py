@@ -10,7 +10,7 @@ from torchvision.transforms._presets import VideoClassification
 
 from models.config import ModelConfig, Settings
 from models.networks.efficient import build_recogniser
-from models.networks.video import NETWORKS, build_video_network
+from models.networks.video import NETWORKS, VideoNetwork
 from slr_bench.errors import ConfigError
 
 # B clip, T frame, C channel, H height, W width, K sign class
@@ -37,7 +37,7 @@ def test_logits_equal_torchvisions(name, frames, size):
     """Torchvision's transform normalises. Its S3D takes at least 209 pixels; here its last window is smaller."""
     torch.manual_seed(0)
     reference = torchvision.models.get_model(name, num_classes=5).eval()
-    model = build_video_network(config(name)).eval()
+    model = VideoNetwork(config(name)).eval()
     model.net.load_state_dict(reference.state_dict())
     if name == "s3d":
         reference.avgpool = torch.nn.AvgPool3d((2, 2, 2), stride=1)
@@ -49,7 +49,7 @@ def test_logits_equal_torchvisions(name, frames, size):
 
 
 def test_i3d_takes_values_from_minus_one_to_one():
-    model = build_video_network(config("i3d"))
+    model = VideoNetwork(config("i3d"))
     seen = []
     model.net.Conv3d_1a_7x7.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     white_BTCHW = torch.zeros(1, 4, 3, 32, 32, dtype=torch.uint8)
@@ -128,7 +128,7 @@ def test_files_of_another_network_are_refused(tmp_path):
     path = tmp_path / "weights.pt"
     state = build_recogniser(config("i3d")).net.state_dict()
     torch.save(state, path)
-    with pytest.raises(ConfigError, match=r"does not fit: .* is missing.*; use weights of the network s3d"):
+    with pytest.raises(ConfigError, match=r"does not fit: 387 tensors are missing .*; use weights of the network s3d"):
         build_recogniser(config("s3d", weights=path))
     torch.save(state | {"Mixed_3b.b0.conv3d.weight": torch.zeros(64, 192, 3, 3, 3)}, path)
     with pytest.raises(ConfigError, match=r"Mixed_3b\.b0\.conv3d\.weight is \(64, 192, 3, 3, 3\), expected"):

@@ -10,13 +10,9 @@ import torchvision
 from models.config import ModelConfig
 from models.networks.backbone import FrameBackbone
 from models.networks.efficient import build_recogniser
-from models.networks.weights import (
-    CHECKPOINT_FORMAT,
-    class_order,
-    load_backbone,
-    read_tensor_file,
-    read_weights,
-)
+from models.networks.published import read_weights
+from models.networks.tensor_file import read_tensor_file
+from models.networks.weights import CHECKPOINT_FORMAT, Target, class_order, load_backbone, state_difference
 from slr_bench.errors import ConfigError
 
 
@@ -26,9 +22,13 @@ def small():
     return FrameBackbone("resnet18", 8, 4)
 
 
+def load(backbone, path):
+    load_backbone(Target(backbone, "conv1.weight", None, "use other weights"), read_weights(path).state, path)
+
+
 def fails_with(backbone, path, *words):
     with pytest.raises(ConfigError) as error:
-        load_backbone(backbone, read_weights(path)[0], path)
+        load(backbone, path)
     assert all(word in str(error.value) for word in (str(path), *words)), str(error.value)
     assert "\n" not in str(error.value)
 
@@ -38,7 +38,7 @@ def test_torchvision_weights_load(tmp_path):
     reference = torchvision.models.resnet18()
     torch.save(reference.state_dict(), path)
     backbone = FrameBackbone("resnet18", 64, 2)
-    load_backbone(backbone, read_weights(path)[0], path)
+    load(backbone, path)
     assert torch.equal(backbone.get_submodule("layer3")[1].conv2.weight, reference.layer3[1].conv2.weight)
 
 
@@ -116,7 +116,7 @@ def test_weights_of_another_network_are_refused(small, tmp_path):
     torch.save(FrameBackbone("resnet18", 16, 4).state_dict(), path)
     fails_with(small, path, "conv1.weight is (16, 3, 7, 7), expected (8, 3, 7, 7)")
     torch.save({name.replace("layer1.0.conv2", "layer1.0.convb"): value for name, value in state.items()}, path)
-    fails_with(small, path, "layer1.0.conv2.weight is missing; did you mean 'layer1.0.convb.weight'")
+    fails_with(small, path, "layer1.0.conv2.weight is missing; layer1.0.convb.weight is unknown; did you mean")
     torch.save(state | {"head.weight": torch.zeros(1)}, path)
     fails_with(small, path, "head.weight is unknown")
     torch.save(state | {"conv1.weight": "text"}, path)
@@ -174,3 +174,14 @@ def test_a_classifier_of_other_words_starts_from_scratch_with_a_warning(tmp_path
 )
 def test_classes_are_matched_by_their_words(trained, wanted, order):
     assert class_order(trained, wanted) == order
+
+
+def test_difference_of_two_networks_is_short():
+    """A ResNet-34 in place of a ResNet-18 lacks nothing and has many more tensors."""
+    small, large = (FrameBackbone(depth, 8, 4).state_dict() for depth in ("resnet18", "resnet34"))
+    found = state_difference(large, small)
+    assert found.startswith(f"{len(large) - len(small)} tensors are missing (layer1.2.conv1.weight, ")
+    assert state_difference(small, large).endswith("layer1.2.bn1.bias, …)")
+    assert len(found) < 200
+    assert state_difference(small, FrameBackbone("resnet18", 16, 4).state_dict()).endswith("have another shape")
+    assert state_difference(small, small) == ""
