@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from models.training.micro_batches import MicroBatches
 from models.training.optimization import autocast, fp32_products, steps_per_epoch
 from models.training.stepper import Stepper
 from slr_bench.grid.workload import BuildContext
-from slr_bench.record import Metric
+from slr_bench.record import Metric, RunEvent
 
 
 class MicroBatch(NamedTuple):
@@ -175,12 +175,16 @@ class TrainEpochs:
         torch.manual_seed(settings.training.seed)
         self._settings, self._context = settings, context
         self._model = context.place(build_recogniser(settings.model, settings.training.recompute))
-
         self._details: dict[str, Any] = {}
+        self._events: tuple[RunEvent, ...] = ()
 
     def details(self) -> Mapping[str, Any]:
         """``val_ranks``: each validation clip's after the last epoch, 0 is best; ``epochs``: the curve."""
         return self._details
+
+    def events(self) -> Sequence[RunEvent]:
+        """Changes of the micro-batch, and what the loader gave back to full memory."""
+        return self._events
 
     def run(self) -> Mapping[str, Metric]:
         """Train, then validate."""
@@ -197,6 +201,7 @@ class TrainEpochs:
             kept.close()
         assert result.evaluation is not None, "fit evaluates after every epoch"
         self._details = {"val_ranks": result.evaluation.ranks, "epochs": [asdict(epoch) for epoch in result.epochs]}
+        self._events = tuple(event.to_record() for event in result.events)
         last = result.epochs[-1]
         clock = "perf_counter around all epochs, decoding included"
         split = f"val split ({len(loaders.val.indices)} clips), after epoch {training.epochs}"

@@ -1,7 +1,7 @@
 """The record of a run, which cannot be changed: its setting, outcome, environment and metrics.
 
-Schema history: 1 is the first; later it has the optional ``marks``, which are left out if there are none, and a
-``checksum`` in the file.
+Schema history: 1 is the first; later it has the optional ``marks`` and ``events``, which are left out if there are
+none, and a ``checksum`` in the file.
 """
 
 from __future__ import annotations
@@ -122,6 +122,25 @@ class Phase(BaseModel):
         return {name: value for name, value in fields.items() if value is not None or name not in _GPU_FIELDS}
 
 
+class RunEvent(BaseModel):
+    """A change that a training made to itself because of memory."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: Annotated[int, Field(ge=0)]
+    """Optimizer steps taken before it."""
+    kind: str
+    """``halved``, ``grown``, ``shed_cache``, ..., or another word of the workload."""
+    text: str
+    """Cause and change in words."""
+    changes_batch: bool = False
+    """True if steps computed on other micro-batches from then on. The accuracy then does not compare."""
+    used_bytes: _Bytes | None = None
+    """Memory in use that caused it; null if memory ran out before it was read."""
+    own_bytes: _Bytes | None = None
+    """Part of it that the training held; null if that was not read."""
+
+
 class Record(BaseModel):
     """The result of a run. It holds no user, no host name and no path."""
 
@@ -143,13 +162,13 @@ class Record(BaseModel):
     duration_s: float
     marks: tuple[str, ...] = ()
     """Interference during the run. Its traced bytes are still valid; its times are not."""
+    events: tuple[RunEvent, ...] = ()
+    """Changes that a training made to itself, in their order."""
 
     @model_serializer(mode="wrap")
-    def _without_empty_marks(self, serialize: SerializerFunctionWrapHandler) -> Fields:
+    def _without_empty_lists(self, serialize: SerializerFunctionWrapHandler) -> Fields:
         values: Fields = serialize(self)
-        if not self.marks:
-            del values["marks"]
-        return values
+        return {name: value for name, value in values.items() if value or name not in ("marks", "events")}
 
     @model_validator(mode="after")
     def _failure_has_a_reason(self) -> Record:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slr_bench.errors import EXIT_OK, EXIT_REGRESSION, NotComparableError, NothingMeasuredError, SlrBenchError
+from slr_bench.record import Record
 from slr_bench.run.store import Store
 from slr_bench.units import format_count
 
@@ -89,7 +90,7 @@ def read_hits(run_dirs: Sequence[Path]) -> dict[str, dict[int, dict[str, bool]]]
 
     Raises:
         NothingMeasuredError: there is none.
-        NotComparableError: the directories are of another torch or data.
+        NotComparableError: the directories are of another torch or data, or a training changed its batches on the way.
     """
     found: dict[str, dict[int, dict[str, bool]]] = {}
     bound: dict[str, Path] = {}
@@ -103,6 +104,7 @@ def read_hits(run_dirs: Sequence[Path]) -> dict[str, dict[int, dict[str, bool]]]
                 if samples and "details" in samples:
                     facts = {key: record.environment.get(key) for key in ("torch", "data_fingerprint")}
                     bound.setdefault(json.dumps(facts), run_dir)
+                    _require_unchanged_batches(record, entry.arm)
                     seed = entry.setting["training"]["seed"]  # type: ignore[index,call-overload]
                     ranks = samples["details"]["val_ranks"]
                     found.setdefault(entry.arm, {})[seed] = {clip: rank == 0 for clip, rank in ranks.items()}
@@ -113,6 +115,15 @@ def read_hits(run_dirs: Sequence[Path]) -> dict[str, dict[int, dict[str, bool]]]
         names = " and ".join(str(path) for path in bound.values())
         raise NotComparableError(f"{names} were trained with another torch or data; train both with one")
     return found
+
+
+def _require_unchanged_batches(record: Record, arm: str) -> None:
+    for event in record.events:
+        if event.changes_batch:
+            raise NotComparableError(
+                f"{record.name} (arm {arm!r}) changed its batches after step {event.step} ({event.text}); train it "
+                "again with training.dynamic_batch_size: false, or with a micro-batch that fits"
+            )
 
 
 def text(found: Pairs, names: Sequence[str], margin: float) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, NoReturn, Self, get_args
+from typing import Any, NoReturn, Self
 
 import torch
 import yaml
@@ -22,8 +22,8 @@ from models.config import Settings, TrainingConfig
 from models.training import CHECKPOINT_NAME, CONFIG_NAME, METRICS_NAME
 from models.training.checkpoint import TrainingIdentity, load_checkpoint, save_checkpoint, set_random_state
 from models.training.evaluation import Evaluation
-from models.training.loaders import LoadedEpoch, Sheddable, Splits
-from models.training.memory import MemoryPressure, MemoryTracker
+from models.training.loaders import EpochLoader, LoadedEpoch, Splits
+from models.training.memory import MemoryPressure, MemoryTracker, Relief
 from models.training.micro_batches import Event, FittedStep, MicroBatches
 from models.training.optimization import AUTOCAST_DTYPES
 from models.training.progress import EpochResult, Tally, TrainingDisplay
@@ -33,7 +33,7 @@ from slr_bench.files import write_atomically
 
 __all__ = ["MemoryTracker", "Trainer", "TrainingDiverged", "TrainingInterrupted", "TrainingResult", "build_trainer"]
 
-METRICS_SCHEMA = 2  # 1: first version; 2: events
+METRICS_SCHEMA = 2  # 1: first version; 2: events, later with their kind and bytes
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -128,8 +128,7 @@ class Trainer:
         sections = whole | {"training": self.config.model_dump(mode="json")}
         self._identity = TrainingIdentity(sections, stepper.total_steps, data_fingerprint, glosses)
         self._config_text = yaml.safe_dump(sections, sort_keys=False) if settings else None
-        shed = [lambda what=what: loaders.train.shed(what) for what in get_args(Sheddable)]
-        self._pressure = MemoryPressure(shed, micro_batches.halve, stepper.device.type)
+        self._pressure = MemoryPressure(_reliefs(loaders.train), micro_batches.halve, stepper.device.type)
 
     def fit(self, output_dir: Path | None, resume: bool = False, console: Console | None = None) -> TrainingResult:
         """Train ``config.epochs`` epochs. The last epoch is the result; none is selected by its accuracy.
@@ -244,6 +243,14 @@ class Trainer:
             "model": stepper.model, "optimizer": stepper.optimizer, "schedule": stepper.schedule,
             "scaler": stepper.scaler,
         }  # fmt: skip
+
+
+def _reliefs(loader: EpochLoader) -> list[Relief]:
+    return [
+        Relief("shed_cache", lambda: loader.shed("cache"), lambda: loader.cache_bytes),
+        Relief("shed_prefetch", lambda: loader.shed("prefetch")),
+        Relief("shed_workers", lambda: loader.shed("workers")),
+    ]
 
 
 def build_trainer(

@@ -28,6 +28,11 @@ class EpochLoader(Protocol):
     @property
     def indices(self) -> Sequence[int]: ...
 
+    @property
+    def cache_bytes(self) -> int:
+        """The most that its cache of clips can hold."""
+        ...
+
     def set_epoch(self, epoch: int) -> None: ...
 
     def batches(self, first: int = 0) -> Iterator[ClipBatch]:

@@ -15,11 +15,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from models.training.checkpoint import random_state, set_random_state
 from models.training.evaluation import ClipBatch, Evaluation
 from models.training.loaders import EpochLoader, LoadedEpoch, SplitBatches
-from models.training.memory import MemoryPressure, MemoryReading, MemoryTracker, OwnPeaks, fullest_memory
+from models.training.memory import ChangeKind, MemoryPressure, MemoryReading, MemoryTracker, OwnPeaks, fuller_memory
 from models.training.out_of_memory import OutOfMemory, run_or_catch_oom
 from models.training.stepper import Gradients, Stepper, StepResult
 from slr_bench.probes.host import address_space_is_limited, keep_large_blocks_apart
-from slr_bench.units import format_count
+from slr_bench.record import RunEvent
+from slr_bench.units import GIB, format_count
 
 GROW_AFTER_STEPS = 50
 
@@ -37,6 +38,23 @@ class Event:
     """Clips per micro-batch from then on."""
     text: str
     """Cause and change in words."""
+    kind: ChangeKind | None = None
+    """None in checkpoints that did not have it yet, like the two fields below."""
+    used_bytes: int | None = None
+    """Use of the fuller memory that caused the change; None if memory ran out before it was read."""
+    own_bytes: int | None = None
+    """Part of it that this training held; None if it was not read."""
+
+    def to_record(self) -> RunEvent:
+        """Return the event as records keep it."""
+        return RunEvent(
+            step=self.step,
+            kind=self.kind or "not recorded",
+            text=self.text,
+            changes_batch=self.kind in ("halved", "grown"),
+            used_bytes=self.used_bytes,
+            own_bytes=self.own_bytes,
+        )
 
 
 class FittedStep(NamedTuple):
@@ -121,9 +139,9 @@ class MicroBatches:
     """Splits loaded batches into micro-batches and lets a :class:`Stepper` take steps over them.
 
     With ``dynamic_batch_size`` micro-batches shrink when memory runs out, and with memory tracking also at
-    ``memory_critical_threshold``. Without it their size never changes. The optimizer uses the same clips per step.
-    Gradients are equal except for rounding if no module mixes clips; batch norm averages over the smaller micro-batch.
-    ``dynamic_batch_size`` costs a copy of the buffers per step.
+    ``memory_critical_threshold`` if most of the memory is this training's. Without it their size never changes. The
+    optimizer uses the same clips per step. Gradients are equal except for rounding if no module mixes clips; batch norm
+    averages over the smaller micro-batch. ``dynamic_batch_size`` costs a copy of the buffers per step.
     """
 
     def __init__(self, stepper: Stepper, peaks: OwnPeaks | None = None, tracker: MemoryTracker | None = None) -> None:
@@ -159,7 +177,7 @@ class MicroBatches:
                 return FittedStep(self.stepper.update(gradients), video_ids)
             assert before is not None
             before.restore()  # the next attempt drops the gradients of this one
-            self._record("out of memory", self.halve(), notify)
+            self._record("halved", "out of memory", self.halve(), notify)
             loaded.restart(step)
 
     def evaluate(self, loader: EpochLoader, notify: Notify, before_piece: Callable[[], None]) -> Evaluation:
@@ -183,7 +201,7 @@ class MicroBatches:
             )
             if not isinstance(outcome, OutOfMemory):
                 return outcome
-            self._record("out of memory in validation", self.halve(), notify)
+            self._record("halved", "out of memory in validation", self.halve(), notify)
 
     def adapt(self, memory: MemoryReading | None, pressure: MemoryPressure, notify: Notify) -> bool:
         """React to a memory reading after a step; return True if that may have ended the loading."""
@@ -191,22 +209,23 @@ class MicroBatches:
             before = self.micro_batch.size
             room = not self.tracker or not memory or self.tracker.doubling_fits(memory)
             if self.micro_batch.step_done(room):
-                self._record("room in memory", self._change_from(before), notify)
+                self._record("grown", "room in memory", self._change_from(before), notify, memory)
         if not self.tracker or not memory:
             return False
         advice = self.tracker.advice(memory)
-        action = pressure.react(memory)
-        if action:
-            self._record(f"memory {memory['level']}, {fullest_memory(memory)}", action, notify)
+        done = pressure.react(memory)
+        if done:
+            kind, change = done
+            cause = f"memory {memory['level']}, {fuller_memory(memory).text}"
+            self._record(kind, cause, change, notify, memory)
         elif advice:
             notify(advice)
-        return action is not None
+        return done is not None
 
     def halve(self) -> str | None:
         """Halve the micro-batch and describe the change; return None if it may not, or cannot, be halved.
 
-        Only ``dynamic_batch_size: true`` allows it: a smaller micro-batch changes what batch norm averages over, and
-        other programs may fill the memory.
+        Only ``dynamic_batch_size: true`` allows it: a smaller micro-batch changes what batch norm averages over.
         """
         before = self.micro_batch.size
         if not self.stepper.config.dynamic_batch_size or not self.micro_batch.shrink():
@@ -255,8 +274,14 @@ class MicroBatches:
             f"as before{f', batch norm averages over {size} clips' if has_batch_norm else ''}"
         )
 
-    def _record(self, cause: str, change: str | None, notify: Notify) -> None:
+    def _record(
+        self, kind: ChangeKind, cause: str, change: str | None, notify: Notify, memory: MemoryReading | None = None
+    ) -> None:
         assert change is not None, "recorded only after a change"
-        self.events.append(Event(self.stepper.steps_taken, self.micro_batch.size, f"{cause}: {change}"))
+        fuller = fuller_memory(memory) if memory else None
+        used_bytes = round(fuller.used * GIB) if fuller else None
+        own_bytes = round(fuller.own * GIB) if fuller and fuller.own is not None else None
+        steps, size = self.stepper.steps_taken, self.micro_batch.size
+        self.events.append(Event(steps, size, f"{cause}: {change}", kind, used_bytes, own_bytes))
         notify(self.events[-1].text)
         self.peaks.reset()  # the need before the change does not predict the need after it

@@ -78,6 +78,12 @@ class CellSummary:
         return any(record.marks for record in self.finished)
 
     @property
+    def batch_change(self) -> str | None:
+        """The first change of the micro-batch in a finished run, in words; None if every run kept its batches."""
+        found = [event for record in self.finished for event in record.events if event.changes_batch]
+        return f"the training changed its batches after step {found[0].step} ({found[0].text})" if found else None
+
+    @property
     def reasons(self) -> tuple[str, ...]:
         """Why processes did not end ok, without duplicates."""
         return tuple(dict.fromkeys(record.reason for record in self.records if record.reason is not None))

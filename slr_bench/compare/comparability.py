@@ -96,7 +96,26 @@ def why_incomparable(base: CellSummary, head: CellSummary, metric: str, pairing:
         return f"base {_why_absent(base, metric)}"
     if after is None:
         return f"head {_why_absent(head, metric)}"
-    return why_not_comparable(before, after) or _why_conditions_differ(base, head, before, pairing)
+    return (
+        why_not_comparable(before, after)
+        or _why_batches_differ(base, head, metric)
+        or _why_conditions_differ(base, head, before, pairing)
+    )
+
+
+def batch_change(cell: CellSummary, metric: str) -> str | None:
+    """Return how a training changed its batches on the way, if the metric is a learned one; None otherwise."""
+    reading = cell.readings.get(metric)
+    if reading is None or family(metric, reading.unit, cell.description) is not _LEARNED:
+        return None
+    return cell.batch_change
+
+
+def _why_batches_differ(base: CellSummary, head: CellSummary, metric: str) -> str | None:
+    for side, cell in (("base", base), ("head", head)):
+        if change := batch_change(cell, metric):
+            return f"{side}: {change}"
+    return None
 
 
 def _why_absent(cell: CellSummary, metric: str) -> str:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Final, Generic, Literal, Protocol, 
 
 from pydantic import Field, TypeAdapter
 
-from slr_bench.record import Metric, Outcome, Phase
+from slr_bench.record import Metric, Outcome, Phase, RunEvent
 
 JsonObject: TypeAlias = dict[str, Any]
 """A JSON object that this package passes on without reading it."""
@@ -166,6 +166,8 @@ class Measurement:
     gpu: GpuFacts = GpuFacts()
     work_s: float | None = None
     """Seconds between the first build and the last reading, if they are less than the whole job took."""
+    events: tuple[RunEvent, ...] = ()
+    """Changes that the work made to itself."""
 
 
 @dataclass(frozen=True)

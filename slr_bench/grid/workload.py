@@ -7,7 +7,7 @@ must not import torch. The object that ``build`` returns is the child's half.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from slr_bench.errors import ConfigError
 from slr_bench.grid.description import GENERIC, WorkloadDescription
 from slr_bench.grid.project_file import Project, projects
-from slr_bench.record import Metric
+from slr_bench.record import Metric, RunEvent
 from slr_bench.units import nearest
 
 if TYPE_CHECKING:
@@ -87,6 +87,15 @@ class DetailedWork(Protocol):
 
     def details(self) -> Mapping[str, Any]:
         """Return JSON values after the work. They are kept beside the time series in ``samples/``."""
+        ...
+
+
+@runtime_checkable
+class EventfulWork(Protocol):
+    """Work that changes itself while it runs, such as a training that halves its micro-batch."""
+
+    def events(self) -> Sequence[RunEvent]:
+        """Return the changes after the work. The record keeps them."""
         ...
 
 

@@ -241,6 +241,7 @@ class CellRunner:
             started_at=started_at,
             duration_s=ending.duration_s,
             marks=() if self.fake else warnings_of(ending.machine, gpu),
+            events=measured.events,
         )
 
 

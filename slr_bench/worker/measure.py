@@ -26,14 +26,14 @@ from slr_bench.execute.job import (
     PhaseEntered,
     Send,
 )
-from slr_bench.grid.workload import DetailedWork, StepWork, WorkloadSpec, units_per_step
+from slr_bench.grid.workload import DetailedWork, EventfulWork, StepWork, WorkloadSpec, units_per_step
 from slr_bench.live_bytes import OUTSIDE
 from slr_bench.probes import host, nvml
 from slr_bench.probes.allocator import CudaAllocatorProbe
 from slr_bench.probes.gpu import EnergyProbe, GpuProbe, process_memory
 from slr_bench.probes.sampler import Sampler
 from slr_bench.probes.visible import open_device
-from slr_bench.record import Metric, Phase
+from slr_bench.record import Metric, Phase, RunEvent
 from slr_bench.trace.fake.tensors import refusals_explained
 from slr_bench.worker.context import Context, open_work
 from slr_bench.worker.traced_step import Traced, no_collection, trace_metrics, trace_step
@@ -125,6 +125,7 @@ class _Meters:
         kind = spec.kind
         host_probe, cuda_probe = host.HostProbe(), self._cuda
         details: JsonObject | None = None
+        events: tuple[RunEvent, ...] = ()
         energy = EnergyProbe(self._nvml, self._no_nvml)
         sampler = Sampler(self._read_samples, 1 / self._task.sample_hz, clock=self._context.phase.now_s)
         with ExitStack() as probes:
@@ -137,6 +138,7 @@ class _Meters:
                 probes.enter_context(energy)
                 own = dict(work.run())
                 details = dict(work.details()) if isinstance(work, DetailedWork) else None
+                events = tuple(work.events()) if isinstance(work, EventfulWork) else ()
             else:
                 self._warm_up(work)
                 probes.enter_context(cuda_probe)
@@ -159,6 +161,7 @@ class _Meters:
             phases_of(self._context, traced, self._cuda.peaks_by_phase),
             samples_json(sampler, self._context, traced, details),
             self._gpu_watch.facts(),
+            events=events,
         )
 
     def _warm_up(self, work: StepWork) -> None:

@@ -7,10 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from slr_bench.grid.config import AblationChain
-from slr_bench.record import Metric, Outcome, Record
+from slr_bench.record import Metric, Outcome, Record, RunEvent
 from slr_bench.run.store import CellEntry, Manifest, Pairing, Store
 
 MIB = 1024**2
+HALVED = RunEvent(
+    step=12,
+    kind="halved",
+    text="memory critical, RAM is 96 % full: micro-batch 8 -> 4 clips",
+    changes_batch=True,
+    used_bytes=96 * MIB,
+    own_bytes=80 * MIB,
+)
+SHED = RunEvent(step=3, kind="shed_cache", text="memory warning, RAM is 91 % full: the clip cache is dropped")
 NO_GPU = Metric.unavailable("bytes", "torch.cuda", "the cell ran on the CPU, which has no caching allocator")
 
 
@@ -132,6 +141,7 @@ class FakeRun:
         reason: str | None = None,
         series: dict[str, Any] | None = None,
         marks: tuple[str, ...] = (),
+        events: tuple[RunEvent, ...] = (),
     ) -> None:
         """Add a record of a cell. A record with the outcome ``invalid_env`` is stored as discarded."""
         entry = next(entry for entry in self.entries if entry.cell_id == cell_id)
@@ -148,6 +158,7 @@ class FakeRun:
             started_at=f"2026-01-01T00:00:{len(self.records) % 60:02d}Z",
             duration_s=1.0,
             marks=marks,
+            events=events,
         )
         self.records.append((record, series))
 

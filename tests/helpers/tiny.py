@@ -60,6 +60,8 @@ class TinyLoader:
     def __iter__(self):
         return self.batches()
 
+    cache_bytes = 0
+
     def shed(self, what):
         return None
 
@@ -98,8 +100,11 @@ class NoPeaks(OwnPeaks):
         self.resets += 1
 
 
-def fake_tracker(ram_percent, gpu_percent=lambda: 0.0, peaks=None, **thresholds):
-    """A tracker on a machine with 10 GiB of RAM and a GPU of 10 GiB; half a percent of it is used between steps."""
+def fake_tracker(ram_percent, gpu_percent=lambda: 0.0, peaks=None, own_gib=10.0, **thresholds):
+    """A tracker on a machine with 10 GiB of RAM and a GPU of 10 GiB; half a percent of it is used between steps.
+
+    The RAM is this training's, unless ``own_gib`` is smaller.
+    """
     gib = 2**30
 
     def read_gpu():
@@ -111,6 +116,7 @@ def fake_tracker(ram_percent, gpu_percent=lambda: 0.0, peaks=None, **thresholds)
         read_host=lambda: HostMemory(round(ram_percent() / 100 * 10 * gib), 10 * gib, "cgroup v2"),
         read_gpu=read_gpu,
         peaks=peaks or NoPeaks(),
+        read_own=lambda: round(own_gib * gib),
         **thresholds,
     )
 

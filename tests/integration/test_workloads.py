@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
+
 import pytest
 import torch
+from clip_files import shared_data
 
+from models.training.memory import MemoryTracker
 from slr_bench.execute.job import Job, MeasureCell
 from slr_bench.grid.cells import expand
 from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import find_workload
+from slr_bench.probes.host import HostMemory
 from slr_bench.run.driver import work_of
+from slr_bench.units import GIB
 from slr_bench.worker.measure import measure
 
 
@@ -136,3 +143,59 @@ def test_settings_are_checked_against_the_data_before_any_run(tiny_setting):
     wrong = expand(GridConfig(set=tiny_setting | {"model.num_classes": 3}), {})[0].settings
     with pytest.raises(Exception, match="num_classes"):
         spec.prepare(wrong)
+
+
+FP32 = {"training.precision": "fp32"}
+"""Faster than the default bf16 on this processor."""
+
+
+def trained(monkeypatch, settings, used_percent, own_gib):
+    """Train on a machine with 10 GiB of RAM, of which ``own_gib`` are the training's."""
+    memory = HostMemory(used_percent * GIB // 10, 10 * GIB, "machine")
+    tracker = partial(MemoryTracker, read_host=lambda: memory, read_own=lambda: own_gib * GIB)
+    monkeypatch.setattr("models.training.micro_batches.MemoryTracker", tracker)
+    cell = expand(GridConfig(workload="train_epochs", set=settings), {})[0]
+    task = MeasureCell(work_of(cell, fake=False), warmup_steps=0, timed_steps=1, sample_hz=20)
+    return measure(Job(task, "cpu"), lambda message: None)
+
+
+@pytest.fixture
+def german_signs(tmp_path):
+    """Two signs of dgs30 with eight clips of training and four of validation each."""
+    source = shared_data("dgs30")
+    (tmp_path / "videos").symlink_to(source / "videos")
+    split, entries = json.loads((source / "nslt_30.json").read_text()), json.loads((source / "dgs30.json").read_text())
+    wanted = {(label, subset): count for label in (0, 1) for subset, count in (("train", 8), ("val", 4))}
+    chosen = {}
+    for video_id, entry in split.items():
+        key = entry["action"][0], entry["subset"]
+        if wanted.get(key):
+            wanted[key] -= 1
+            chosen[video_id] = entry
+    for entry in entries:
+        entry["instances"] = [one for one in entry["instances"] if one["video_id"] in chosen]
+    (tmp_path / "nslt_2.json").write_text(json.dumps(chosen))
+    (tmp_path / "dgs30.json").write_text(json.dumps(entries))
+    return tmp_path
+
+
+def learned(result):
+    return {name: result.metrics[name].value for name in ("accuracy_top1", "accuracy_top5", "train_loss")}
+
+
+def test_memory_of_other_programs_changes_no_figure_of_a_training(monkeypatch, tiny_setting, german_signs):
+    """Loss and accuracy are equal to the last digit, although the micro-batch may be halved."""
+    settings = tiny_setting | FP32 | {"training.dynamic_batch_size": True, "data.dir": str(german_signs)}
+    quiet, starved = (trained(monkeypatch, settings, percent, own_gib=1) for percent in (50, 99))
+    assert learned(quiet) == learned(starved)
+    assert quiet.events == starved.events == ()
+
+
+def test_changes_of_a_training_are_in_its_measurement(monkeypatch, tiny_setting):
+    """Most of the full memory is the training's own, so it halves its micro-batch of two clips."""
+    settings = tiny_setting | FP32 | {"training.dynamic_batch_size": True}
+    (event,) = trained(monkeypatch, settings, 97, own_gib=8).events
+    assert (event.step, event.kind, event.changes_batch) == (1, "halved", True)
+    assert event.text.startswith("memory critical, RAM is ")
+    assert event.used_bytes >= 97 * GIB // 10
+    assert event.own_bytes >= 8 * GIB

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from slr_bench.record import SCHEMA, Metric, Outcome, Phase, Record, public_command
+from slr_bench.record import SCHEMA, Metric, Outcome, Phase, Record, RunEvent, public_command
 
 BYTES = Metric(value=4096, unit="bytes", source="cpu-real", quality="exact")
 
@@ -80,6 +80,24 @@ def test_records_and_metrics_are_immutable(thing):
 def test_outcomes_are_the_documented_ones():
     documented = "ok oom_gpu oom_host timeout crash skipped_dominated invalid_env unsupported"
     assert [str(outcome) for outcome in Outcome] == documented.split()
+
+
+EVENT = RunEvent(step=3, kind="halved", text="out of memory: 8 -> 4", changes_batch=True, used_bytes=5)
+
+
+def test_events_are_kept_and_a_record_without_them_is_as_before():
+    made = record(events=[EVENT])
+    assert Record.model_validate_json(made.model_dump_json(by_alias=True)) == made
+    assert json.loads(made.model_dump_json())["events"][0]["own_bytes"] is None
+    assert {"events", "marks"}.isdisjoint(record().model_dump())
+    assert record().events == ()
+    assert "marks" in record(marks=["swapping"]).model_dump()
+
+
+@pytest.mark.parametrize("wrong", [{"step": -1}, {"used_bytes": -1}, {"kind": None}])
+def test_event_with_an_impossible_value_is_refused(wrong):
+    with pytest.raises(ValidationError):
+        RunEvent.model_validate(EVENT.model_dump() | wrong)
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))

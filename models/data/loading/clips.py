@@ -35,6 +35,11 @@ class SplitLoader:
     augment: bool
     _epoch: list[int] = field(default_factory=lambda: [0])
 
+    @property
+    def cache_bytes(self) -> int:
+        """The most that the cache of all splits can hold; 0 without one."""
+        return self.loader.cache_bytes
+
     def set_epoch(self, epoch: int) -> None:
         """The epoch of the next iteration: another order and other random draws."""
         self._epoch[0] = epoch

@@ -16,6 +16,7 @@ from models.data.loading.batches import Answer, Batch, BatchDataset, Ticket
 from models.data.loading.frame_budget import FrameBudget
 from models.data.manifest import ClipInfo
 from slr_bench.errors import DataError
+from slr_bench.units import MIB
 
 Shed = Literal["cache", "prefetch", "workers"]
 
@@ -83,6 +84,13 @@ class ClipLoader:
         self._settings = self._settings.model_copy(update={section: changed})
         self.close()
         return done
+
+    @property
+    def cache_bytes(self) -> int:
+        """The most that the cache can hold: its limit, or all clips if they are smaller; 0 without a cache."""
+        model = self._settings.model
+        everything = len(self.clips) * self._settings.cached_clip_bytes
+        return min(model.cache_size_limit_mb * MIB, everything) if model.enable_feature_caching else 0
 
     @property
     def num_frames(self) -> int:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _BEFORE: Final = ("workload", "arm", "cell_id", "is_own")
 _RUN: Final = ("side", "repeat", "outcome", "reason")
 _METRIC: Final = ("metric", "value", "unit", "source", "quality", "unavailable")
-_AFTER: Final = ("started_at", "marks")
+_AFTER: Final = ("started_at", "marks", "events")
 NOT_RUN: Final = "not run"
 UNREADABLE: Final = "unreadable"
 Values = dict[str, object]
@@ -81,6 +81,7 @@ def _run(record: Record) -> Values:
         "reason": record.reason,
         "started_at": record.started_at,
         "marks": "; ".join(record.marks) or None,
+        "events": "; ".join(f"step {event.step}: {event.text}" for event in record.events) or None,
     }
 
 

@@ -19,6 +19,7 @@ from slr_bench.grid.config import AblationChain
 from slr_bench.record import Record
 from slr_bench.report.formats.table import Report, Section
 from slr_bench.report.run_report.cell_panels import cells_section
+from slr_bench.report.run_report.events import batch_warnings, events_section
 from slr_bench.report.run_report.headline import Headline, cards, headline_table, lead, read_headline
 from slr_bench.report.run_report.pareto import TradeoffPoints, front_section, tradeoff_points
 from slr_bench.report.run_report.provenance import (
@@ -119,7 +120,7 @@ def make_content(directory: RunDirectory) -> RunContent:
         title=_title(arms),
         lead=f"{lead(headline)} {split}".strip(),
         measured=measured_sentence(cells, arms, workload, _environment(manifest, cells, workload)),
-        warnings=(*(plain(text, 600) for text in warnings if text), *disagreements(cells)),
+        warnings=(*(plain(text, 600) for text in warnings if text), *batch_warnings(cells), *disagreements(cells)),
         cards=cards(headline),
         headline=headline_table(headline),
         sections=tuple(section for section in sections if section is not None),
@@ -137,6 +138,7 @@ def _later_sections(
     differences = difference_table(cells, arms, workload)
     return [
         missing_section(cells, records, directory.problems),
+        events_section(cells),
         discards_section(cells, directory.discarded),
         Section("arms", "What the arms are", (), (differences,)) if differences else None,
         predicted_section(cells),

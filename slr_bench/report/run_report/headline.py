@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
 from slr_bench.compare.cells import CellSummary, Reading, own_cell, pair, why_not_comparable
+from slr_bench.compare.comparability import batch_change
 from slr_bench.compare.judgement import SAME, TOO_FEW
 from slr_bench.compare.statistics import MIN_PROCESSES, VERDICT_ALPHA, Ratio, signed_rank_p
 from slr_bench.record import Outcome
@@ -62,6 +63,8 @@ class HeadlineValue:
     change: Change = NO_CHANGE
     is_disturbed: bool = False
     """True if a run suffered interference. Its time is then shown but not compared."""
+    batch_change: str | None = None
+    """How a training changed its batches on the way. Its accuracy is then shown but not compared."""
 
     @property
     def value(self) -> float | None:
@@ -127,7 +130,8 @@ def _value(cells: Sequence[CellSummary], arm: str, metric: HeadlineColumn) -> He
     reading = cell.readings.get(metric.metric)
     if reading is not None:
         missing = plain("; ".join(reading.reasons)) if reading.value is None else None
-        return HeadlineValue(arm, reading, missing, is_disturbed=cell.is_disturbed)
+        changed = batch_change(cell, metric.metric)
+        return HeadlineValue(arm, reading, missing, is_disturbed=cell.is_disturbed, batch_change=changed)
     if cell.reasons:
         outcome = next(record.outcome for record in cell.records if record.outcome is not Outcome.OK)
         return HeadlineValue(arm, None, plain(f"{OUTCOME_WORDS[outcome]}: {cell.reasons[0]}"))
@@ -148,16 +152,22 @@ def _why_absent(cell: CellSummary) -> str:
 def _against(base: HeadlineValue, head: HeadlineValue) -> HeadlineValue:
     if base.reading is None or head.reading is None or base.value is None or head.value is None:
         return head
-    difference = change(base.reading, head.reading, is_disturbed=base.is_disturbed or head.is_disturbed)
-    return HeadlineValue(head.arm, head.reading, None, difference)
+    difference = change(
+        base.reading,
+        head.reading,
+        is_disturbed=base.is_disturbed or head.is_disturbed,
+        other_batches=base.batch_change or head.batch_change,
+    )
+    return replace(head, change=difference)
 
 
-def change(base: Reading, head: Reading, *, is_disturbed: bool = False) -> Change:
-    """Compare two readings that have a value. Times of runs that suffered interference are not compared.
+def change(base: Reading, head: Reading, *, is_disturbed: bool = False, other_batches: str | None = None) -> Change:
+    """Compare two readings that have a value.
 
-    Units other than bytes, seconds and shares have no word for more or less.
+    Times of runs that suffered interference are not compared, nor are accuracies of trainings whose batches changed
+    (``other_batches``). Units other than bytes, seconds and shares have no word for more or less.
     """
-    problem = why_not_comparable(base, head)
+    problem = why_not_comparable(base, head) or other_batches
     if problem:
         return Change("not comparable", plain(problem), "warn")
     if head.unit == "ratio":
@@ -226,7 +236,8 @@ def _headline_cell(value: HeadlineValue) -> Cell:
     if value.value is None:
         return unknown(value.missing or "not read")
     difference = value.change
-    return Cell(value.text, difference.basis or None, value.value, difference.tone, detail=difference.marked)
+    note = difference.basis or (plain(value.batch_change) if value.batch_change else None)
+    return Cell(value.text, note, value.value, difference.tone, detail=difference.marked)
 
 
 def cards(headline: Headline) -> tuple[Card, ...]:

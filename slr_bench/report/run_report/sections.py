@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from slr_bench.compare.cells import CellSummary, Reading
+from slr_bench.compare.comparability import batch_change
 from slr_bench.compare.judgement import SAME, TOO_FEW
 from slr_bench.grid.description import value_text
 from slr_bench.record import SPLIT, Outcome, Record
@@ -110,7 +111,8 @@ def _grid_cell(cell: CellSummary, name: str) -> Cell:
     if reading.unit == "s" and reading.summary.n > 1:
         low, high = (format_value(limit, "s") for limit in (reading.summary.low, reading.summary.high))
         detail = f"[{low} – {high}]"
-    return Cell(text, _split_note(reading), reading.value, detail=detail)
+    changed = batch_change(cell, name)
+    return Cell(text, plain(changed) if changed else _split_note(reading), reading.value, detail=detail)
 
 
 def _split_note(reading: Reading) -> str | None:
@@ -296,7 +298,7 @@ def _matrix_cell(cell: CellSummary | None, base: CellSummary | None, metric: str
         return Cell(outcome_cell(cell).text, tone="warn", link=link, strong=cell.entry.is_own)
     return Cell(
         format_value(reading.value, reading.unit),
-        note=SUSPECT if cell.is_disturbed and reading.unit == "s" else None,
+        note=SUSPECT if cell.is_disturbed and reading.unit == "s" else batch_change(cell, metric),
         sort=reading.value,
         detail=_against(base, cell, reading, metric),
         heat=heat.depth(reading.value),
@@ -309,5 +311,6 @@ def _against(base: CellSummary | None, cell: CellSummary, reading: Reading, metr
     start = base.readings.get(metric) if base else None
     if base is None or start is None or start.value is None:
         return ""
-    found = change(start, reading, is_disturbed=base.is_disturbed or cell.is_disturbed)
+    changed = batch_change(base, metric) or batch_change(cell, metric)
+    found = change(start, reading, is_disturbed=base.is_disturbed or cell.is_disturbed, other_batches=changed)
     return found.marked.replace(" as long", "")  # the caption names the metric

@@ -129,4 +129,5 @@ def _outcome(run: Run, record: Record) -> str:
         f"in {format_seconds(record.duration_s)}",
     ]
     line = "ok, " + ", ".join(reading for reading in readings if reading)
+    line += "".join(f"; after step {event.step}: {event.text}" for event in record.events if event.changes_batch)
     return f"{line}; interference, kept with a warning: {'; '.join(record.marks)}" if record.marks else line

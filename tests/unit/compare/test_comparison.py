@@ -8,7 +8,7 @@ import re
 
 import pandas
 import pytest
-from fake_runs import MIB, epoch_metrics, step_metrics, values_without_checksum
+from fake_runs import HALVED, MIB, SHED, epoch_metrics, step_metrics, values_without_checksum
 from side_runs import ENVIRONMENT, failed, filled, in_turn, with_sides
 
 from slr_bench.compare.comparability import HARNESS, PairingKind, family
@@ -378,3 +378,28 @@ def test_an_unreadable_manifest_is_reported(new_run, text, which, error):
     (runs[which] / "grid.json").write_text(text)
     with pytest.raises(error, match=r"grid\.json is not a readable manifest; .*; measure it again with this version"):
         compare_runs(runs["base"], runs["head"])
+
+
+def trained(run, *events):
+    """Add a training to the run, and its accuracy on known data."""
+    run.environment = run.environment | {"data_fingerprint": "data"}
+    run.record(run.cell("tiny", "train_epochs"), 0, epoch_metrics(0.9, 60.0), events=events)
+    return run.write()
+
+
+@pytest.mark.parametrize("side", ["base", "head"])
+def test_accuracy_does_not_compare_if_a_training_changed_its_batches(new_run, side):
+    events = {side: (SHED, HALVED)}
+    base, head = (trained(new_run(name), *events.get(name, ())) for name in ("base", "head"))
+    found = row(compare_runs(base, head), "accuracy_top1")
+    assert (found.base, found.head, found.ratio, found.is_judged) == (0.9, 0.9, None, False)
+    assert found.reason == (
+        f"{side}: the training changed its batches after step 12 "
+        "(memory critical, RAM is 96 % full: micro-batch 8 -> 4 clips)"
+    )
+    assert row(compare_runs(base, head, interleaved=True), "training_time_s").ratio == 1.0
+
+
+def test_shed_caches_change_no_accuracy(new_run):
+    base, head = trained(new_run("base")), trained(new_run("head"), SHED)
+    assert row(compare_runs(base, head), "accuracy_top1").ratio == 1.0

@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from fake_runs import FakeRun, epoch_metrics, setting
+from fake_runs import HALVED, SHED, FakeRun, epoch_metrics, setting
 
 from benchmarks.proofs.accuracy_pairs import main, pairs
 from slr_bench.errors import NotComparableError
@@ -54,7 +54,7 @@ def test_other_clips_or_no_common_seed_do_not_compare():
         pairs({1: {"a": True}}, {2: {"a": True}})
 
 
-def trained(directory, seeds=(0, 1), fingerprint="data", **wrong_by_arm):
+def trained(directory, seeds=(0, 1), fingerprint="data", events=(), **wrong_by_arm):
     run = FakeRun(directory)
     run.environment = run.environment | {"data_fingerprint": fingerprint}
     for arm, wrong in wrong_by_arm.items():
@@ -63,7 +63,9 @@ def trained(directory, seeds=(0, 1), fingerprint="data", **wrong_by_arm):
             values["training"]["seed"] = seed
             cell = run.cell(arm, "train_epochs", repeats=1, setting=values)
             ranks = {f"v{clip}": int(clip < wrong) for clip in range(100)}
-            run.record(cell, 0, epoch_metrics(1 - wrong / 100, 60), series={"details": {"val_ranks": ranks}})
+            run.record(
+                cell, 0, epoch_metrics(1 - wrong / 100, 60), series={"details": {"val_ranks": ranks}}, events=events
+            )
     return run
 
 
@@ -93,3 +95,16 @@ def test_directories_of_two_data_sets_are_not_mixed(tmp_path, capsys):
 def test_an_empty_directory_is_told(tmp_path, capsys):
     assert main([str(FakeRun(tmp_path / "run").write())]) == 5
     assert "holds no finished training" in capsys.readouterr().err
+
+
+def test_a_training_that_changed_its_batches_is_refused(tmp_path, capsys):
+    run = trained(tmp_path / "run", events=(SHED, HALVED), baseline=0, optimized=0).write()
+    assert main([str(run)]) == 4
+    err = capsys.readouterr().err
+    assert "(arm 'baseline') changed its batches after step 12" in err
+    assert "train it again with training.dynamic_batch_size: false" in err
+    assert err.count("\n") == 1
+
+
+def test_shed_caches_are_accepted(tmp_path):
+    assert main([str(trained(tmp_path / "run", events=(SHED,), baseline=0, optimized=0).write())]) == 0

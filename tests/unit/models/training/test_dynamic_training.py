@@ -140,6 +140,8 @@ def test_micro_batch_grows_back_and_each_change_is_an_event(tmp_path):
     assert memory.sizes == [8, *epoch, 4, 4, 4, 4, 6, 3, 3, *epoch, *epoch]
     saved = json.loads((tmp_path / "metrics.json").read_text())["events"]
     assert [(event["step"], event["micro_batch"]) for event in saved] == [(0, 4), (3, 8), (3, 4)]
+    assert [event["kind"] for event in saved] == ["halved", "grown", "halved"]
+    assert [event["used_bytes"] for event in saved] == [None, 4 * 2**30, None]
     assert saved[0]["text"] == (
         "out of memory: micro-batch 8 -> 4 clips, 4 of them per step; effective batch 16 as before, "
         "batch norm averages over 4 clips"
@@ -235,6 +237,34 @@ def test_full_memory_without_dynamic_batch_size_never_changes_the_micro_batch():
     plain = trainer(norm=True, dropout=0.0, epochs=8, dynamic_batch_size=False)
     fit(plain)
     assert_same_weights(subject, plain)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_memory_of_other_programs_changes_no_batch_and_no_weight(dynamic):
+    """The machine is full from the second step on; this training holds 1 of the 10 GiB."""
+    starved = trainer(epochs=4, dynamic_batch_size=dynamic, loader=Shedding(CLIPS, 8))
+    percents, console = iter([50] + [99] * 9), Console(file=io.StringIO(), width=300)
+    tracker = fake_tracker(percents.__next__, peaks=NoPeaks(), own_gib=1.0)
+    starved.micro_batches.tracker, starved.micro_batches.peaks = tracker, NoPeaks()
+    losses = [epoch.loss for epoch in fit(starved, console=console)]
+    quiet = trainer(epochs=4, dynamic_batch_size=dynamic)
+    assert [epoch.loss for epoch in fit(quiet)] == losses
+    assert_same_weights(starved, quiet)
+    assert events(starved) == []
+    assert console.file.getvalue().count("GiB by other programs") == 1
+
+
+def test_own_full_memory_halves_and_grows_back():
+    """At 96 % of its own the micro-batch is halved once; after three readings with room it grows back."""
+    percents = [50, 96, *[40] * 6]
+    subject = trainer(epochs=4)
+    subject.micro_batches.micro_batch.grow_after_steps = 3
+    subject.micro_batches.tracker, subject.micro_batches.peaks = fake_tracker(iter(percents).__next__), NoPeaks()
+    fit(subject)
+    found = [(event.step, event.micro_batch, event.kind) for event in events(subject)]
+    assert found == [(2, 4, "halved"), (5, 8, "grown")]
+    assert [event.used_bytes for event in events(subject)] == [round(9.6 * 2**30), 4 * 2**30]
+    assert [event.own_bytes for event in events(subject)] == [10 * 2**30, None]
 
 
 def test_full_memory_sheds_then_halves_and_keeps_the_weights():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import NoPeaks, fake_tracker
 
-from models.training.memory import OwnPeaks, read_gpu_memory
+from models.training.memory import OwnPeaks, own_ram_reader, read_gpu_memory
 from slr_bench.errors import ProbeUnavailableError
 from slr_bench.probes.host import rss_bytes
 
@@ -14,6 +14,7 @@ GIB = 2**30
 
 
 def tracker(percents, gpu_percent=0.0, **more):
+    """Return a tracker of readings; the memory is this process's own unless ``own_gib`` says otherwise."""
     return fake_tracker(iter(percents).__next__, lambda: gpu_percent, **more)
 
 
@@ -62,6 +63,61 @@ def test_lines_state_the_problem_and_the_cure():
     (gpu,) = advice([10], gpu_percent=97)
     assert "GPU memory is 97 % full" in gpu
     assert "num_workers" not in gpu
+
+
+def test_gpu_memory_of_other_programs_is_announced_without_a_cure():
+    watched = tracker([10], gpu_percent=97)
+    reading = watched.check_memory() | {"is_gpu_others": True, "gpu_peak_allocated": 2.0}
+    assert watched.advice(reading).startswith("memory critical: GPU memory is 97 % full, 7.7 of 9.7 GiB by other")
+
+
+def test_other_programs_are_announced_once_until_use_falls():
+    lines = advice([50, 91, 96, 99, 91, 84, 96], own_gib=2.3)
+    assert [bool(line) for line in lines] == [False, True, False, False, False, False, True]
+    assert lines[1] == (
+        "memory warning: RAM is 91 % full, 6.8 of 9.1 GiB by other programs; "
+        "close them if you can, the training keeps its batches"
+    )
+
+
+def test_memory_is_attributed_only_above_the_threshold():
+    """Attributing it reads the page tables of all loader processes."""
+    stats = tracker([89], own_gib=1.0).check_memory()
+    assert (stats["ram_own"], stats["is_ram_others"]) == (None, False)
+    stats = tracker([95], own_gib=4.0).check_memory()
+    assert (stats["ram_own"], stats["is_ram_others"]) == (4.0, True)
+    assert stats["ram_over_warning"] == pytest.approx(0.5)
+    assert tracker([95], own_gib=5.0).check_memory()["is_ram_others"] is False
+
+
+def test_peak_of_a_step_counts_as_own():
+    """Others hold 4.5 GiB; at its peak this training holds 5.0, of which 4.0 are free again."""
+    peaks = NoPeaks()
+    peaks.over_now_bytes = 4 * GIB
+    stats = tracker([55], peaks=peaks, own_gib=1.0).check_memory()
+    assert (stats["ram_own"], stats["is_ram_others"]) == (5.0, False)
+
+
+@pytest.mark.parametrize(("outside", "is_others"), [(4, False), (6, True)])
+def test_gpu_memory_is_others_if_they_hold_more_than_half_of_it(monkeypatch, outside, is_others):
+    """The allocator's peak is 4.9 GiB of 10; the rest of the memory in use is outside it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: ((10 - outside - 3) * GIB, 10 * GIB))
+    for name, value in {"memory_allocated": 1, "memory_reserved": 3, "max_memory_allocated": 5}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value * GIB)
+    stats = read_gpu_memory()
+    watched = fake_tracker(lambda: 10, peaks=NoPeaks())
+    watched._read_gpu = lambda: stats
+    assert watched.check_memory()["is_gpu_others"] is is_others
+
+
+def test_own_memory_is_that_of_this_process_and_its_children():
+    """It includes a block that this process has just filled."""
+    before = own_ram_reader()()
+    with mmap.mmap(-1, 64 * 2**20) as held:
+        held.write(b"1" * len(held))
+        after = own_ram_reader()()
+    assert 60 * 2**20 < after - before < 100 * 2**20
 
 
 def test_thresholds_can_be_set():
