@@ -127,6 +127,7 @@ class LocalExecutor:
 
     def _receive(self, until_s: float | None) -> JsonObject | None:
         """Return the server's next message, or None at ``until_s`` (monotonic)."""
+        obey_lost_interrupt()
         while b"\n" not in self._received:
             wait_s = None if until_s is None else max(0.0, until_s - time.monotonic())
             if not self._selector.select(wait_s):
@@ -167,7 +168,6 @@ class LocalHandle:
         deadline_s, timed_out, was_killed = self._start_s + self._job.timeout_s, False, False
         next_check_s, next_tick_s = self._start_s + period_s, self._start_s + PSS_PERIOD_S
         while True:
-            obey_lost_interrupt()
             message = self._executor._receive(min(next_check_s, next_tick_s, deadline_s))
             now_s = time.monotonic()
             if message is not None and message["event"] == "exit":

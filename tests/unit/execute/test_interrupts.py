@@ -8,6 +8,7 @@ import pytest
 
 from slr_bench.execute import interrupts
 from slr_bench.execute.interrupts import deferred, handle_signals, obey_lost_interrupt
+from slr_bench.execute.local import LocalExecutor
 
 
 @pytest.fixture(autouse=True)
@@ -73,3 +74,11 @@ def test_swallowed_interrupt_is_obeyed_later():
         obey_lost_interrupt()
     handle_signals()
     obey_lost_interrupt()
+
+
+def test_executor_does_not_wait_for_a_job_after_a_swallowed_interrupt():
+    executor = LocalExecutor([], {})
+    with contextlib.suppress(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        executor.wait_ready()
