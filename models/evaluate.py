@@ -55,7 +55,7 @@ def _run(options: argparse.Namespace) -> None:
     overrides = parse_overrides(options.set)
     if options.data_dir is not None:
         overrides["data.dir"] = str(options.data_dir)
-        look_at(options.data_dir)
+        look_at(options.data_dir, options.split)
     from models.data.loading.clips import build_loaders
     from models.layers.placement import default_device
     from models.networks.trained import load_recogniser

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from models.data.layouts.directory import look_at_layout, read_directory
 from models.data.left_out import LeftOut, Reason, Split, describe, read_list
 from models.data.manifest import SPLITS, ClipInfo, Manifest, VideoFile, make_manifest
 from models.data.wlasl.files import (
@@ -41,7 +42,7 @@ def load_manifest(
     listed. Class ids are those of the split file; other tools' ids (sorted glosses) are not interchangeable.
 
     Args:
-        data_dir: data in WLASL layout.
+        data_dir: data in WLASL layout, or in another one that ``models.data.layouts`` reads.
         num_classes: chooses ``nslt_<N>.json``; None takes the only one.
         needed: the split that must have clips.
         exactly: whether data with another number of classes are refused.
@@ -49,21 +50,28 @@ def load_manifest(
     Raises:
         DataError: unreadable directory, broken or contradictory files, another class count, no clip in ``needed``.
     """
-    names = look_at(data_dir)
+    names = list_directory(data_dir)
+    if not _is_release(data_dir, names):
+        return read_directory(data_dir, num_classes, needed=needed, exactly=exactly)
     count, split_path = choose_split_file(data_dir, names, num_classes, exactly=exactly)
     return _read_release(data_dir, names, count, split_path, needed)
 
 
-def look_at(data_dir: Path) -> list[str]:
-    """Return the names in ``data_dir``, or refuse a directory that has no known layout. Takes a moment.
+def look_at(data_dir: Path, needed: Split) -> None:
+    """Refuse a directory that ``load_manifest`` cannot read, whatever the number of classes. Takes a moment.
 
     Raises:
-        DataError: the directory cannot be read, or has no known layout.
+        DataError: the directory cannot be read, or has no known layout with clips in ``needed``.
     """
-    names = list_directory(data_dir)
-    if not split_files(names):
-        raise DataError(f"{data_dir} has no split file nslt_<N>.json; point data.dir at a WLASL-style directory")
-    return names
+    if not _is_release(data_dir, list_directory(data_dir)):
+        look_at_layout(data_dir, needed)
+
+
+def _is_release(data_dir: Path, names: list[str]) -> bool:
+    """Return whether the directory is in WLASL layout. Raises DataError if it only lacks the split file."""
+    if not split_files(names) and "videos" in names and any(name.endswith(".json") for name in names):
+        raise DataError(f"{data_dir} has a list in JSON, but no split file nslt_<N>.json; use the files of one release")
+    return bool(split_files(names))
 
 
 def _read_release(data_dir: Path, names: list[str], count: int, split_path: Path, needed: Split) -> Manifest:

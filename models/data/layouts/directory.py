@@ -1,0 +1,100 @@
+"""Reads the manifest of a directory whose clips are named by folders or by a table. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from models.data.layouts.layout import MANIFEST_NAME, Layout, classes_text, command_for, find_layout
+from models.data.layouts.rows import Clip, look_up, sorted_labels
+from models.data.layouts.tree import Tree, scan
+from models.data.left_out import LeftOut, Reason, Split, read_list
+from models.data.manifest import ClipInfo, Manifest, make_manifest
+from slr_bench.errors import DataError
+from slr_bench.units import plain
+
+_TICKS_PER_S = 1000.0
+"""Frame rate at which times of a table are counted."""
+
+
+def look_at_layout(data_dir: Path, needed: Split = "train") -> tuple[Tree, Layout]:
+    """Return the files of ``data_dir`` and the clips that they name, each with its split.
+
+    Raises:
+        DataError: there is no known layout, or it has no splits; the message has the command that imports it.
+    """
+    if (data_dir / MANIFEST_NAME).exists():
+        tree = Tree(data_dir)  # the table has every path, so nothing is searched
+        return tree, find_layout(tree, [MANIFEST_NAME])
+    tree = scan(data_dir)
+    layout = find_layout(tree)
+    splits = {row.split for row in layout.rows}
+    wanted: tuple[Split, ...] = ("train", "val") if needed == "train" else (needed,)
+    lacking = [split for split in wanted if split not in splits]
+    if lacking:
+        what = f"no {' and no '.join(lacking)} clips" if layout.has_splits else "no splits"
+        raise DataError(
+            f"{plain(data_dir)} holds {len(layout.rows):,} clips of {classes_text(row.label for row in layout.rows)} "
+            f"({layout.name}) and {what}; run {command_for(data_dir)}, which divides them, and use the directory again"
+        )
+    return tree, layout
+
+
+def read_directory(data_dir: Path, num_classes: int | None, *, needed: Split, exactly: bool) -> Manifest:
+    """Read the manifest of a directory in another layout than WLASL's; see ``load_manifest``.
+
+    Class ids count the labels in order: numbers by value, words by letter.
+
+    Raises:
+        DataError: no known layout, no splits, contradictory rows, another class count, no clip in ``needed``.
+    """
+    tree, layout = look_at_layout(data_dir, needed)
+    glosses = sorted_labels(row.label for row in layout.rows)
+    if exactly and num_classes not in (None, len(glosses)):
+        raise DataError(
+            f"model.num_classes={num_classes}, but {plain(data_dir)} has {classes_text(glosses)}; use --num-classes "
+            f"{len(glosses)} or model.num_classes: {len(glosses)}"
+        )
+    looked, unreadable = look_up(layout.rows, tree), read_list(data_dir)
+    labels = {gloss: label for label, gloss in enumerate(glosses)}
+    signers = {name: number for number, name in enumerate(sorted({row.signer or "" for row in layout.rows} - {""}))}
+    clips, left_out = [], []
+    for clip in looked.clips:
+        reason = _why_left_out(clip, unreadable)
+        assert clip.row.split is not None, "a layout without splits is refused"
+        if reason:
+            left_out.append(LeftOut(clip.video_id, clip.row.split, reason))
+        else:
+            clips.append(_clip_info(clip, labels[clip.row.label], signers.get(clip.row.signer or "", -1)))
+    manifest = make_manifest(glosses, clips, left_out, looked.repeated)
+    if not manifest.clips[needed]:
+        raise DataError(
+            f"{plain(data_dir)} has no {needed} clips ({manifest.left_out_text or 'none is listed'}); "
+            "fetch the videos, or choose another directory or split"
+        )
+    return manifest
+
+
+def _why_left_out(clip: Clip, unreadable: frozenset[str]) -> Reason | None:
+    if clip.file is None:
+        return "missing"
+    if clip.video_id.strip() in unreadable:
+        return "unreadable"
+    return None if clip.file.file_bytes else "empty"
+
+
+def _clip_info(clip: Clip, label: int, signer_id: int) -> ClipInfo:
+    row = clip.row
+    assert clip.file is not None and row.split is not None  # noqa: PT018
+    return ClipInfo(
+        video_id=clip.video_id,
+        label=label,
+        gloss=row.label,
+        signer_id=signer_id,
+        split=row.split,
+        frame_start=round((row.start_s or 0) * _TICKS_PER_S),
+        frame_end=None if row.end_s is None else round(row.end_s * _TICKS_PER_S),
+        bbox=None,
+        fps=_TICKS_PER_S if row.start_s or row.end_s is not None else None,
+        path=clip.file.path,
+        file_bytes=clip.file.file_bytes,
+    )

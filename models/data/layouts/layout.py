@@ -1,0 +1,229 @@
+"""Recognises the layout of a directory of videos: label tables, or folders named after classes and splits. No torch."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from models.data.layouts.rows import Row, clean_label, split_named
+from models.data.layouts.tables import LabelTable, read_class_list, read_table
+from models.data.layouts.tree import Tree
+from models.data.left_out import some_of
+from slr_bench.errors import DataError
+from slr_bench.units import format_count, plain
+
+MANIFEST_NAME = "imported_clips.csv"
+"""The table that an import writes."""
+_CLASS_LIST = re.compile(r"classind|class_list|classes", re.IGNORECASE)
+_DEEPEST = 2
+"""Folders down to which label tables are looked for."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The clips that a directory names."""
+
+    name: str
+    """Its layout in words."""
+    rows: list[Row]
+    notices: list[str] = field(default_factory=list)
+
+    @property
+    def has_splits(self) -> bool:
+        """Whether every clip has a split."""
+        return all(row.split for row in self.rows)
+
+
+def find_layout(tree: Tree, tables: Sequence[str] = (), classes: Path | None = None, fold: int | None = None) -> Layout:
+    """Return the clips that a directory names.
+
+    Args:
+        tree: its files.
+        tables: label tables to use, relative to it; none: those that are found.
+        classes: a file with number and word of each class; None: one that is found.
+        fold: which of several divisions into splits to use, as 2 for ``trainlist02.txt``; None: the first.
+
+    Raises:
+        DataError: it has no known layout; the message says what it holds and what to do.
+    """
+    found = [_read_named(tree, path) for path in tables] or _tables(tree)
+    if found:
+        layout = _layout_of_tables(tree, found, fold)
+    elif tree.videos:
+        layout = _layout_of_folders(tree)
+    else:
+        raise DataError(_without_videos(tree))
+    layout = _with_words(layout, tree, classes)
+    labels = {row.label for row in layout.rows}
+    if len(labels) < 2:
+        raise DataError(
+            f"{plain(tree.root)} has one class only ({some_of(labels)}); recognising needs two or more, each in a "
+            "folder of its own or with its own label"
+        )
+    return layout
+
+
+def _read_named(tree: Tree, path: str) -> LabelTable:
+    table = read_table(tree.root, path, lambda text: tree.find(text) is not None)
+    if table is None:
+        raise DataError(
+            f"{plain(tree.root / path)} does not name clips and labels; its first row must name the columns, "
+            "for example path,label,split,signer"
+        )
+    return table
+
+
+def _tables(tree: Tree) -> list[LabelTable]:
+    found = []
+    for path in tree.tables:
+        if path.count("/") <= _DEEPEST and not path.endswith(MANIFEST_NAME):
+            try:
+                table = read_table(tree.root, path, lambda text: tree.find(text) is not None)
+            except DataError:
+                if path.endswith(".txt"):  # notes of any kind
+                    continue
+                raise
+            found += [table] if table else []
+    return found
+
+
+def _layout_of_tables(tree: Tree, tables: list[LabelTable], fold: int | None) -> Layout:
+    notices = []
+    folds = sorted({table.fold for table in tables if table.fold is not None})
+    if fold is not None and fold not in folds:
+        raise DataError(f"--fold {fold}: {plain(tree.root)} has {some_of(map(str, folds)) or 'no'} numbered lists")
+    if folds:
+        chosen = folds[0] if fold is None else fold
+        tables = [table for table in tables if table.fold in (None, chosen)]
+        if len(folds) > 1:
+            notices.append(f"lists {chosen} of {some_of(map(str, folds))} are used; --fold N takes others")
+    if len(tables) > 1 and not all(table.has_split for table in tables):
+        names = some_of(table.path for table in tables)
+        raise DataError(f"{plain(tree.root)} has several label tables ({names}); choose one with --labels")
+    rows = [row for table in tables for row in table.rows]
+    unsplit = [row for row in rows if not row.split]
+    if 0 < len(unsplit) < len(rows):
+        raise DataError(f"{unsplit[0].source}: no split, but other rows have one; fill it in, or remove the column")
+    name = some_of(table.path for table in tables)
+    return Layout(f"{len(rows):,} rows of {name}", rows, notices)
+
+
+def _layout_of_folders(tree: Tree) -> Layout:
+    parts = {path: path.split("/") for path in tree.videos}
+    top = 0
+    while len(heads := {part[top] for part in parts.values() if len(part) > top + 1}) == 1 and all(
+        len(part) > top + 2 for part in parts.values()
+    ):
+        if split_named(*heads):
+            break
+        top += 1
+    folders = {path: part[top:-1] for path, part in parts.items()}
+    loose = [path for path, names in folders.items() if not names]
+    if len(loose) == len(folders):
+        raise DataError(
+            f"{plain(tree.root)} holds {format_count(len(loose), 'video')} in one folder and no labels; write a CSV "
+            f"with the columns path,label and run {command_for(tree.root)} --labels FILE"
+        )
+    if loose:
+        raise DataError(
+            f"{plain(tree.root)} has class folders, and beside them {format_count(len(loose), 'video')} "
+            f"({some_of(loose)}); move these into the folder of their class"
+        )
+    heads = {names[0] for names in folders.values()}
+    if all(map(split_named, heads)) and all(len(names) > 1 for names in folders.values()):
+        return _of_classes(f"class folders in {', '.join(sorted(heads))}", folders, 1)
+    mixed = sorted(name for name in heads if split_named(name))
+    if mixed and any(len(names) > 1 for names in folders.values() if names[0] in mixed):
+        other = some_of(sorted(heads - set(mixed)))
+        raise DataError(
+            f"{plain(tree.root)} has the splits {', '.join(mixed)} and beside them {other or 'loose videos'}; move "
+            "these into a split, or elsewhere"
+        )
+    return _of_classes("class folders", folders, 0)
+
+
+def _of_classes(name: str, folders: dict[str, list[str]], place: int) -> Layout:
+    """Return the clips of folders: the class at ``place``, the split before it, and perhaps the signer after it."""
+    below = {names[place + 1] if len(names) > place + 1 else "" for names in folders.values()}
+    pairs = {tuple(names[place : place + 2]) for names in folders.values()}
+    is_signer = "" not in below and 2 <= len(below) <= len(pairs) / 2
+    notices = [f"folders below the classes recur and are taken as signers: {some_of(sorted(below))}"]
+    rows = [
+        Row(
+            path,
+            clean_label(names[place]),
+            split_named(names[place - 1]) if place else None,
+            names[place + 1] if is_signer else None,
+        )
+        for path, names in folders.items()
+    ]
+    return Layout(name, rows, notices if is_signer else [])
+
+
+def _with_words(layout: Layout, tree: Tree, classes: Path | None) -> Layout:
+    """Replace labels that are numbers by their words, if a class list has them."""
+    notices = list(layout.notices)
+    numbers = {row.label for row in layout.rows if row.label.isdecimal()}
+    listed = [tree.root / path for path in tree.tables if _CLASS_LIST.search(path.rpartition("/")[2])]
+    path = classes or next(iter(listed), None)
+    words = read_class_list(path) if path else {}
+    for row in layout.rows:
+        word = words.get(row.number or "", row.label)
+        if row.label != row.number and _letters(word) != _letters(row.label):
+            raise DataError(
+                f"{row.source}: class {row.number} is {plain(word)!r} in {path}, but its folder is "
+                f"{plain(row.label)!r}; correct one of them"
+            )
+    if numbers and numbers <= words.keys():
+        rows = [replace(row, label=words.get(row.label, row.label)) for row in layout.rows]
+        return Layout(layout.name, rows, [*notices, f"numbers of classes are words of {plain(path)}"])
+    if classes:
+        missing = some_of(sorted(numbers - words.keys())) or "no label is a number"
+        raise DataError(f"--classes {classes} does not name all numbers ({missing}); complete it, or leave it out")
+    if numbers and len(numbers) == len({row.label for row in layout.rows}):
+        notices.append("labels are numbers; --classes FILE with lines of number and word names them")
+    spelt = Counter(label.casefold() for label in {row.label for row in layout.rows})
+    if twice := sorted(label for label, count in spelt.items() if count > 1):
+        notices.append(f"labels that differ in upper and lower case only are different classes: {some_of(twice)}")
+    return Layout(layout.name, layout.rows, notices)
+
+
+def _letters(text: str) -> str:
+    return "".join(char for char in text.casefold() if char.isalnum())
+
+
+def _without_videos(tree: Tree) -> str:
+    root = plain(tree.root)
+    if tree.broken_links:
+        return f"{root} holds only links to videos that are not there ({some_of(tree.broken_links)}); mend the links"
+    if tree.images:
+        return (
+            f"{root} holds {format_count(tree.images, 'image')} and no video; make one video of the images of each "
+            "clip, for example with ffmpeg -framerate 25 -i %05d.jpg clip.mp4"
+        )
+    if not (tree.others or tree.tables):
+        return f"{root} is empty; put videos into one folder per class, then run {command_for(tree.root)}"
+    return (
+        f"{root} holds {format_count(tree.others + len(tree.tables), 'file')} and no video (.mp4, .mkv, .webm, …); "
+        "name the directory that holds the videos"
+    )
+
+
+def command_for(root: Path) -> str:
+    """Return the command that imports a directory."""
+    return f"python -m models.data.import_videos {quoted(root)}"
+
+
+def quoted(path: Path) -> str:
+    """Return a path as a shell takes it, without control characters."""
+    return plain(shlex.quote(str(path)))
+
+
+def classes_text(labels: Iterable[str]) -> str:
+    """Return how many classes there are."""
+    count = len(set(labels))
+    return "one class" if count == 1 else f"{count:,} classes"
