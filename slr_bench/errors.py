@@ -15,6 +15,10 @@ EXIT_NOT_COMPARABLE = 4
 EXIT_NOTHING_MEASURED = 5
 EXIT_DOES_NOT_FIT = 6
 EXIT_CELL_CRASHED = 7
+EXIT_INTERNAL_ERROR = 70
+"""A mistake of this program (``EX_SOFTWARE`` of sysexits.h). Python's own code, 1, would mean a regression."""
+EXIT_IO_ERROR = 74
+"""The output or the working directory failed (``EX_IOERR``): a full disk, a directory that is gone."""
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 """The code of a program that the signal ended. It is neither a success nor a verdict of the gate."""

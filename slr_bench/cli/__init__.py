@@ -13,7 +13,14 @@ from slr_bench.cli.compare import compare, gate
 from slr_bench.cli.look import doctor, report, schema, watch
 from slr_bench.cli.predict import calibrate, plan, predict, replay
 from slr_bench.cli.run import profile, run
-from slr_bench.errors import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_OK, SlrBenchError
+from slr_bench.errors import (
+    EXIT_BROKEN_PIPE,
+    EXIT_INTERNAL_ERROR,
+    EXIT_INTERRUPTED,
+    EXIT_IO_ERROR,
+    EXIT_OK,
+    SlrBenchError,
+)
 from slr_bench.execute.interrupts import handle_signals
 
 for _command in (run, report, compare, gate, profile, predict, plan, calibrate, replay, watch, doctor, schema):
@@ -28,10 +35,10 @@ def main() -> None:
     code = _run()
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # otherwise the interpreter fails when it flushes
+    except OSError as error:
+        code = code if isinstance(error, BrokenPipeError) else _explain_system_error(error)
+        # Otherwise the interpreter fails when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 
@@ -47,6 +54,12 @@ def _run() -> int | str | None:
         return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
+    except OSError as error:
+        return _explain_system_error(error)
+    except Exception:  # noqa: BLE001 - the last frame of the program: no error may end with the code of a regression
+        sys.excepthook(*sys.exc_info())
+        sys.stderr.write("slr-bench: this is a mistake of slr-bench; please report it with the lines above\n")
+        return EXIT_INTERNAL_ERROR
     except SystemExit as end:  # typer exits at Ctrl-C; typer and rich exit with code 1 at a broken pipe
         if isinstance(end.__context__, BrokenPipeError):
             return EXIT_BROKEN_PIPE
@@ -54,3 +67,14 @@ def _run() -> int | str | None:
     if code == EXIT_INTERRUPTED:
         sys.stderr.write("slr-bench: interrupted\n")
     return code
+
+
+def _explain_system_error(error: OSError) -> int:
+    """Print one line for an error of the system that no command has explained; return the exit code."""
+    try:
+        os.getcwd()
+        what = f"{error.filename or 'the output'}: {error.strerror}; free space, or choose another place"
+    except OSError:
+        what = "the working directory is gone; change to another"
+    sys.stderr.write(f"slr-bench: {what}\n")
+    return EXIT_IO_ERROR

@@ -262,3 +262,27 @@ def test_closed_stdout_is_no_error():
 def test_version_is_printed():
     done = subprocess.run([*MODULE, "--version"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, f"slr-bench {package.__version__}\n")
+
+
+def test_output_that_cannot_be_written_ends_with_a_line_and_a_code_of_its_own():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([SCRIPT, "schema"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (
+        74,
+        "slr-bench: the output: No space left on device; free space, or choose another place\n",
+    )
+
+
+def test_deleted_working_directory_is_named(tmp_path):
+    (tmp_path / "gone").mkdir()
+    command = ["sh", "-c", f"cd {tmp_path}/gone && rmdir {tmp_path}/gone && exec {SCRIPT} compare a b"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (74, "slr-bench: the working directory is gone; change to another\n")
+
+
+def test_mistake_of_the_program_does_not_end_with_the_code_of_a_regression(slr_bench, monkeypatch):
+    monkeypatch.setattr("slr_bench.grid.schema.training_schema", lambda spec: [][0])
+    done = slr_bench("schema")
+    assert done.returncode == 70
+    assert "IndexError" in done.stderr
+    assert done.stderr.endswith("slr-bench: this is a mistake of slr-bench; please report it with the lines above\n")

@@ -15,6 +15,8 @@ def test_exit_codes_are_the_documented_ones():
         "EXIT_NOTHING_MEASURED": 5,
         "EXIT_DOES_NOT_FIT": 6,
         "EXIT_CELL_CRASHED": 7,
+        "EXIT_INTERNAL_ERROR": 70,
+        "EXIT_IO_ERROR": 74,
         "EXIT_INTERRUPTED": 130,
         "EXIT_BROKEN_PIPE": 141,
     }

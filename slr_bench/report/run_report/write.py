@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from slr_bench.compare.cells import CellSummary, own_cell
 from slr_bench.errors import ConfigError, NothingMeasuredError
+from slr_bench.files import replace_file
 from slr_bench.grid.description import value_text
 from slr_bench.record import Outcome
 from slr_bench.report.charts.matplotlib_renderer import (
@@ -81,16 +82,16 @@ def write_content(content: RunContent, run_dir: Path) -> ReportPaths:
     pictures += kept
     files = tuple(figures / f"{picture.name}.{kind}" for picture in pictures for kind in ("svg", "png"))
     paths = ReportPaths(run_dir / "report.html", run_dir / "report.md", files)
+    contents: list[str | bytes] = [part for picture in pictures for part in (picture.svg, picture.png)]
+    contents += [render_markdown(content.report, pictures), render_html(content.report, kept)]
+    path = figures
     try:
         figures.mkdir(exist_ok=True)
-        for picture, svg, png in zip(pictures, files[::2], files[1::2], strict=True):
-            svg.write_text(picture.svg, encoding="utf-8")
-            png.write_bytes(picture.png)
-        paths.markdown.write_text(render_markdown(content.report, pictures), encoding="utf-8")
-        paths.html.write_text(render_html(content.report, kept), encoding="utf-8")
+        for path, text in zip((*files, paths.markdown, paths.html), contents, strict=True):
+            replace_file(path, text, durable=False)
     except OSError as error:
         raise ConfigError(
-            f"cannot write the report: {error.filename}: {error.strerror}; make the run directory writable, or copy it"
+            f"cannot write the report: {path}: {error.strerror}; make the run directory writable, or copy it"
         ) from error
     if content.directory.fault:
         raise ConfigError(content.directory.fault)

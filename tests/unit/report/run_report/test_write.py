@@ -16,10 +16,12 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from slr_bench.errors import ConfigError, NothingMeasuredError
+from slr_bench.files import replace_file
 from slr_bench.record import Outcome
 from slr_bench.report.formats import documents
 from slr_bench.report.formats.documents import MAX_ROWS, render_markdown
 from slr_bench.report.formats.terminal import print_summary
+from slr_bench.report.run_report import write
 from slr_bench.report.run_report.content import read_content
 from slr_bench.report.run_report.write import write_reports
 
@@ -245,6 +247,21 @@ def test_missing_manifest_and_unwritable_directory_are_config_errors(tmp_path, u
     (usual_run / "figures").write_text("a file")
     with pytest.raises(ConfigError, match="cannot write the report"):
         write_reports(usual_run)
+
+
+def test_full_disk_is_an_error_that_names_the_file_and_keeps_the_earlier_one(usual_run, monkeypatch):
+    paths = write_reports(usual_run)
+    earlier = paths.markdown.read_text()
+
+    def fill(path, content, durable):
+        if path == paths.markdown:
+            raise OSError(28, "No space left on device")  # write() gives no file name
+        replace_file(path, content, durable=durable)
+
+    monkeypatch.setattr(write, "replace_file", fill)
+    with pytest.raises(ConfigError, match=f"cannot write the report: {paths.markdown}: No space left on device"):
+        write_reports(usual_run)
+    assert paths.markdown.read_text() == earlier
 
 
 def test_markdown_of_many_cells_fits_a_comment_and_counts_omitted_rows(tmp_path):
