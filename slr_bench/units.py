@@ -91,6 +91,13 @@ def plain(text: object, limit: int = CELL_LIMIT) -> str:
     return line if len(line) <= limit and len(raw) <= 10 * limit else line[: limit - 1] + "…"
 
 
+def without_controls(text: str) -> str:
+    """Return text in which escape, control and direction characters are spaces; line breaks stay."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char == "\n" else " " for char in text)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'batch_size'?"``, or the list of known names if none is near."""
     known = sorted(known)

@@ -22,6 +22,7 @@ from slr_bench.errors import (
     SlrBenchError,
 )
 from slr_bench.execute.interrupts import handle_signals
+from slr_bench.units import without_controls
 
 for _command in (run, report, compare, gate, profile, predict, plan, calibrate, replay, watch, doctor, schema):
     app.command()(_command)  # --help lists them in this order
@@ -48,7 +49,7 @@ def _run() -> int | str | None:
     try:
         app(standalone_mode=True)
     except SlrBenchError as error:
-        sys.stderr.write("".join(f"slr-bench: {line}\n" for line in str(error).splitlines()))
+        sys.stderr.write("".join(f"slr-bench: {without_controls(line)}\n" for line in str(error).splitlines()))
         return error.exit_code
     except BrokenPipeError:
         return EXIT_BROKEN_PIPE
@@ -76,5 +77,5 @@ def _explain_system_error(error: OSError) -> int:
         what = f"{error.filename or 'the output'}: {error.strerror}; free space, or choose another place"
     except OSError:
         what = "the working directory is gone; change to another"
-    sys.stderr.write(f"slr-bench: {what}\n")
+    sys.stderr.write(f"slr-bench: {without_controls(what)}\n")
     return EXIT_IO_ERROR

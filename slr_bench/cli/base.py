@@ -14,6 +14,7 @@ import typer
 
 import slr_bench
 from slr_bench.errors import ConfigError, InterruptedRunError
+from slr_bench.units import without_controls
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,6 +60,22 @@ SetOption = Annotated[
 AllocConfOption = Annotated[
     str, typer.Option(metavar="ALLOC_CONF", help="Allocator settings, as in PYTORCH_ALLOC_CONF.")
 ]
+
+
+def open_console(*, stderr: bool = False, soft_wrap: bool = False) -> Console:
+    """Return a console that prints foreign text without escape, control and direction characters.
+
+    Names of arms, settings and processes come from files and from other people's programs.
+    """
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+
+    class CleanConsole(Console):
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+            for text, style, control in super().render(renderable, options):
+                yield Segment(text if control else without_controls(text), style, control)
+
+    return CleanConsole(stderr=stderr, soft_wrap=soft_wrap)
 
 
 def finish(result: Mapping[str, Any], exit_code: int, as_json: bool) -> NoReturn:

@@ -15,6 +15,7 @@ from slr_bench.cli.base import (
     SetOption,
     explain_interruption,
     finish,
+    open_console,
     printable,
     refuse_lost_outputs,
     remove_outputs,
@@ -127,12 +128,10 @@ def compare(
 
     Exit codes: 0 compared, with or without differences, 2 usage, 3 no baseline, 4 not comparable, 5 nothing measured,
     7 crash in the head."""
-    from rich.console import Console
-
     from slr_bench.files import parse_overrides
     from slr_bench.report.views.compare import comparison_markdown, print_comparison
 
-    console = Console(stderr=as_json)
+    console = open_console(stderr=as_json)
     options = CompareOptions(config, parse_overrides(sets), workload, repeats, device, fake, out)
     refuse_lost_outputs([markdown])
     comparison = Sides(base, head, arm, options).compare(console)
@@ -174,14 +173,12 @@ def gate(
 ) -> None:
     """Fail if the head is worse than the rules allow. Exit codes: 0 passed, 1 regression, 2 usage, 3 no baseline,
     4 not comparable, 5 nothing measured, 7 crash in the head."""
-    from rich.console import Console
-
     from slr_bench.api import gate as judge
     from slr_bench.compare.rules import gather_rules
     from slr_bench.files import parse_overrides
     from slr_bench.report.views.gate import print_gate
 
-    console = Console(stderr=as_json)
+    console = open_console(stderr=as_json)
     files = Outputs(markdown, junit, bmf, smaller_is_better)
     remove_outputs(files)
     try:

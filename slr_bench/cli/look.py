@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from slr_bench.cli.base import JsonOption, finish, make_report
+from slr_bench.cli.base import JsonOption, finish, make_report, open_console
 from slr_bench.errors import EXIT_OK, ConfigError
 from slr_bench.options import DEFAULT_RUN_DIRECTORY
 
@@ -29,8 +29,6 @@ def report(
     """Write report.html, report.md and the figures of a run directory again."""
     if latex and as_json:
         raise ConfigError("--latex and --json both need stdout for themselves; use one of them")
-    from rich.console import Console
-
     from slr_bench.report.run_report.content import read_content
 
     content = read_content(run_dir)
@@ -49,7 +47,7 @@ def report(
         from slr_bench.report.formats.latex import headline_table
 
         sys.stdout.write(headline_table(content.report))
-    paths = make_report(run_dir, Console(stderr=as_json or latex), content)
+    paths = make_report(run_dir, open_console(stderr=as_json or latex), content)
     finish({"run_dir": str(run_dir), **paths, **tables}, EXIT_OK, as_json)
 
 
@@ -66,8 +64,6 @@ def watch(
     ] = False,
 ) -> None:
     """Watch the GPU and RAM of a process tree until it ends, or of the machine until Ctrl-C. Exit code 0."""
-    from rich.console import Console
-
     from slr_bench.api import watch as open_meters
     from slr_bench.probes.host import Thresholds
     from slr_bench.probes.tree import short_name
@@ -77,7 +73,7 @@ def watch(
     with watching.process_end(pid) as wait:
         reader, no_gpu = open_meters(pid)
         name = "machine" if pid is None else f"{short_name(pid) or 'process'} (PID {pid})"
-        console = Console(soft_wrap=as_json)
+        console = open_console(soft_wrap=as_json)
         can_redraw = console.is_terminal and not console.is_dumb_terminal
         view = watching.JsonView if as_json else watching.ScreenView if can_redraw else watching.LineView
         try:
@@ -89,13 +85,11 @@ def watch(
 
 def doctor(as_json: JsonOption = False) -> None:
     """List what this machine can and cannot measure, with a cure for each lack. The exit code is always 0."""
-    from rich.console import Console
-
     from slr_bench.doctor.doctor import examine, findings_json, findings_table
 
     findings = list(examine())
     if not as_json:
-        Console().print(findings_table(findings))
+        open_console().print(findings_table(findings))
     finish(findings_json(findings), EXIT_OK, as_json)
 
 

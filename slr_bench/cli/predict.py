@@ -15,6 +15,7 @@ from slr_bench.cli.base import (
     SetOption,
     WorkloadOption,
     finish,
+    open_console,
     refuse_lost_outputs,
     write_output,
 )
@@ -75,12 +76,10 @@ def predict(
 
     Exit code 6: the setting does not fit; with --grid, no cell fits.
     """
-    from rich.console import Console
-
     from slr_bench.api import predict as predict_steps
     from slr_bench.files import parse_overrides
 
-    console = Console(stderr=as_json)
+    console = open_console(stderr=as_json)
     with console.status("importing torch") as status:
         result = predict_steps(
             config,
@@ -119,12 +118,10 @@ def plan(
 
     The effective batch and the model stay the same. Exit code 6: no setting fits.
     """
-    from rich.console import Console
-
     from slr_bench.api import plan as plan_setting
     from slr_bench.files import parse_overrides
 
-    console = Console(stderr=as_json)
+    console = open_console(stderr=as_json)
     refuse_lost_outputs([out, picture])
     if picture is not None and picture.suffix.lower() not in (".png", ".svg"):
         raise ConfigError(f"--picture: {picture.name} is neither PNG nor SVG; name it .png or .svg")
@@ -173,13 +170,11 @@ def calibrate(
 
     The commands predict and plan use the result in place of rules, on this machine or another.
     """
-    from rich.console import Console
-
     from slr_bench.api import calibrate as calibrate_gpu
     from slr_bench.files import parse_overrides
     from slr_bench.report.views.predict import print_calibration
 
-    console = Console(stderr=as_json)
+    console = open_console(stderr=as_json)
     shown = ""
     with console.status("importing torch") as status:
 
@@ -218,8 +213,6 @@ def replay(
     as_json: JsonOption = False,
 ) -> None:
     """Replay a CUDA memory snapshot: reserved memory, fragmentation, and the fit under other settings."""
-    from rich.console import Console
-
     from slr_bench.api import replay as replay_snapshot
     from slr_bench.report.views.predict import print_replay
     from slr_bench.units import parse_bytes
@@ -231,5 +224,5 @@ def replay(
     result = replay_snapshot(
         snapshot, settings=settings, capacity_bytes=capacity_bytes, device=device, torch_version=torch_version
     )
-    print_replay(result, Console(stderr=as_json))
+    print_replay(result, open_console(stderr=as_json))
     finish(result.to_dict(), EXIT_OK if result.simulated.out_of_memory is None else EXIT_DOES_NOT_FIT, as_json)

@@ -19,6 +19,7 @@ from slr_bench.cli.base import (
     explain_interruption,
     finish,
     make_report,
+    open_console,
 )
 from slr_bench.errors import EXIT_CELL_CRASHED, EXIT_OK, NothingMeasuredError, SlrBenchError
 from slr_bench.options import DEFAULT_RUN_DIRECTORY, RunOptions
@@ -49,14 +50,12 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run a grid, each cell in processes of its own; finished runs are kept. Then write the report."""
-    from rich.console import Console
-
     from slr_bench.api import run as run_grid
     from slr_bench.files import parse_overrides
     from slr_bench.record import public_command
     from slr_bench.report.views.run_progress import LiveView
 
-    console = Console(stderr=as_json)
+    console = open_console(stderr=as_json)
     directory = out or DEFAULT_RUN_DIRECTORY
     with explain_interruption("finished runs are kept, and the same command continues from there"):
         try:
@@ -91,13 +90,11 @@ def profile(
     as_json: JsonOption = False,
 ) -> None:
     """Name every byte at the peak of one step, by category, module and phase, and list the largest tensors."""
-    from rich.console import Console
-
     from slr_bench.api import profile as profile_setting
     from slr_bench.files import parse_overrides
     from slr_bench.record import public_command
 
-    console = Console(stderr=as_json)
+    console = open_console(stderr=as_json)
     with console.status("importing torch") as status:
 
         def on_cell(cell: Cell) -> None:

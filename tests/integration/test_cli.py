@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -286,3 +287,19 @@ def test_mistake_of_the_program_does_not_end_with_the_code_of_a_regression(slr_b
     assert done.returncode == 70
     assert "IndexError" in done.stderr
     assert done.stderr.endswith("slr-bench: this is a mistake of slr-bench; please report it with the lines above\n")
+
+
+HOSTILE = ["\x1b[31mred\x1b[0m\a", "\u202eevil", "a\n# b"]
+
+
+def test_names_from_files_reach_terminal_and_errors_without_control_characters(slr_bench, write_grid):
+    grid = write_grid(FAULTY | {"arms": {name: {"fault.mode": "ok"} for name in HOSTILE}})
+    done = slr_bench("run", grid, "--out", "run")
+    assert done.returncode == 0
+    assert "red" in done.stdout
+    assert "evil" in done.stdout
+    assert not re.search(r"[^\S\n ]|[\x00-\x09\x0b-\x1f\u202e]", done.stdout + done.stderr)
+    assert not re.search(r"(?m)^# b", done.stdout)
+    done = slr_bench("run", "\x1b[31mno\u202e.yml")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.rstrip("\n").isprintable()

@@ -4,7 +4,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slr_bench.units import GIB, KIB, MIB, format_bytes, format_count, format_seconds, nearest, parse_bytes, sparkline
+from slr_bench.units import (
+    GIB,
+    KIB,
+    MIB,
+    format_bytes,
+    format_count,
+    format_seconds,
+    nearest,
+    parse_bytes,
+    sparkline,
+    without_controls,
+)
 
 _FACTOR = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": 1024 * GIB}
 _DECIMALS = {"B": 0, "KiB": 1, "MiB": 1, "GiB": 2, "TiB": 2}
@@ -85,3 +96,7 @@ def test_counts_are_formatted_with_singular_or_plural():
 
 def test_all_known_names_are_listed_if_none_is_near():
     assert nearest("zzz", ["beta", "alpha"]) == "; known: alpha, beta"
+
+
+def test_controls_become_spaces_and_lines_stay():
+    assert without_controls("a\x1b[31m\u202eb\x07\r\nc é 手") == "a [31m b  \nc é 手"

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from slr_bench.record import Outcome, Record
 from slr_bench.run.schedule import Run
-from slr_bench.units import format_bytes, format_seconds
+from slr_bench.units import format_bytes, format_seconds, plain
 
 _REFRESHES_PER_S = 1  # drawing costs the parent CPU that the cell could use
 
@@ -114,7 +114,7 @@ class LiveView:
 def cell_label(run: Run) -> str:
     """Return ``my_step baseline size=4 precision=fp32``."""
     coordinates = " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in run.cell.coordinates.items())
-    return f"{run.cell.spec.name} {run.cell.arm} {coordinates}".strip()
+    return plain(f"{run.cell.spec.name} {run.cell.arm} {coordinates}".strip())
 
 
 def _outcome(run: Run, record: Record) -> str:
