@@ -86,11 +86,10 @@ def predict(
         NothingMeasuredError: No step can be traced.
     """
     from slr_bench.grid.project_file import use_projects_of
-    from slr_bench.predict.device import means_cpu
     from slr_bench.predict.trace_pool import TracePool
 
     use_projects_of(Path(config).parent)  # before the pool's first process starts, which inherits them
-    with TracePool(cuda_rules=not means_cpu(device), start_early=True) as pool:
+    with TracePool(start_early=True) as pool:
         from slr_bench.grid.cells import expand, own_cell
         from slr_bench.grid.config import load_grid
         from slr_bench.predict.peak import Target, predict_grid, predict_setting
@@ -142,7 +141,7 @@ def plan(
     choices = (options.keep, options.allow, options.vary)
     planner = Planner(load_grid(Path(config)), dict(overrides or {}), arm, workload, card, *choices, settings)
     if options.measure:
-        from slr_bench.run.driver import has_cuda
+        from slr_bench.run.cell_runner import has_cuda
 
         if not has_cuda():
             raise NothingMeasuredError(

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-FocusKind = Literal["none", "motion", "manifest"]
-
 _GRID = 32
 """Cells per side in which motion is measured: 7 pixels of 224, a quarter of a hand."""
 _STILL = 0.03
@@ -35,7 +33,7 @@ class RegionFocus(nn.Module):
     stay uint8 and are resampled one frame at a time, so only B frames in float32 are alive beside the result.
     """
 
-    def __init__(self, kind: FocusKind, size: int | None) -> None:
+    def __init__(self, kind: Literal["motion", "manifest"], size: int | None) -> None:
         super().__init__()
         self.kind = kind
         self.size = size
@@ -45,9 +43,7 @@ class RegionFocus(nn.Module):
         size = self.size or clips_BTCHW.shape[-1]
         if self.kind == "motion":
             return resample(clips_BTCHW, motion_box(clips_BTCHW), size)
-        if self.kind == "manifest" and clips_BTCHW.shape[-1] != size:
-            return resample(clips_BTCHW, full_frame(clips_BTCHW), size)
-        return clips_BTCHW
+        return clips_BTCHW if clips_BTCHW.shape[-1] == size else resample(clips_BTCHW, full_frame(clips_BTCHW), size)
 
 
 def full_frame(clips_BTCHW: Tensor) -> Tensor:

@@ -37,7 +37,9 @@ class EfficientRecogniser(nn.Module):
         self.frames_seen = config.frames_seen
         self.token_merging = config.token_merging
         self.causal = config.causal
-        self.focus = RegionFocus(config.region_focus, config.focus_size)
+        self.focus: nn.Module = nn.Identity()
+        if config.region_focus != "none":
+            self.focus = RegionFocus(config.region_focus, config.focus_size)
         kind = FrozenBackbone if config.freeze_backbone else FrameBackbone
         self.backbone = kind(
             config.backbone,

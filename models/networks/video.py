@@ -103,7 +103,9 @@ class VideoNetwork(nn.Module):
     def __init__(self, config: ModelConfig, recompute: Recompute = "none") -> None:
         super().__init__()
         self.recompute = recompute
-        self.focus = RegionFocus(config.region_focus, config.focus_size)
+        self.focus: nn.Module = nn.Identity()
+        if config.region_focus != "none":
+            self.focus = RegionFocus(config.region_focus, config.focus_size)
         self.name = config.network
         anatomy = NETWORKS[self.name](config)
         self.net, self._head = anatomy.net, anatomy.head

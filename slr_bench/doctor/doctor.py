@@ -226,7 +226,7 @@ def _memory_profiler() -> Finding:
 
 def _fork_server() -> Finding:
     """Check that the process of a cell can be forked and ends normally."""
-    from slr_bench.run.driver import temporary_driver
+    from slr_bench.execute.local import temporary_driver
 
     cure = "check python -c 'import torch'"
     try:

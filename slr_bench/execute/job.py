@@ -1,4 +1,4 @@
-"""The seam between parent and child: jobs, what the child reports, and how it ended.
+"""The seam between parent and child: jobs, what the child reports, how it ended, and the driver of all jobs.
 
 A `Job` goes to an `Executor`, which runs it in a process of its own. That process sends messages and, last of all, a
 `JobResult`. The executor returns an `Ending`. This module imports neither torch nor the worker: a task names the
@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal as signals
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, ClassVar, Final, Generic, Literal, Protocol, Self, TypeAlias, TypeVar
 
@@ -299,3 +300,48 @@ class Executor(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@dataclass(frozen=True)
+class Driver:
+    """Runs tasks on one executor, with what all their processes have in common."""
+
+    executor: Executor
+    logs: Path
+    """Directory for the output of each process."""
+    device: str = "auto"
+    isolation: Literal["fork", "spawn"] = "fork"
+    ram_limit_bytes: int | None = None
+
+    def run(
+        self,
+        task: Any,
+        timeout_s: float,
+        name: str = "job",
+        *,
+        on_message: OnMessage = lambda message: None,
+        is_cancelled: Callable[[], bool] | None = None,
+        is_monitored: bool = False,
+    ) -> Ending:
+        """Run a task to its end, at most ``timeout_s``; ``name`` is the stem of its log."""
+        job = Job(
+            task,
+            device=self.device,
+            log_path=str(self.log_path(name)),
+            timeout_s=timeout_s,
+            isolation=self.isolation,
+            ram_limit_bytes=self.ram_limit_bytes,
+            is_monitored=is_monitored,
+        )
+        return self.executor.submit(job).wait(on_message, is_cancelled)
+
+    def log_path(self, name: str = "job") -> Path:
+        """Return the log of the process that ran under a name."""
+        return self.logs / f"{name}.log"
+
+    def log_lines(self, name: str = "job") -> list[str]:
+        """Return the lines of a log; none if it cannot be read."""
+        try:
+            return self.log_path(name).read_text(errors="replace").strip().splitlines()
+        except OSError:
+            return []

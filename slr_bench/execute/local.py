@@ -1,4 +1,4 @@
-"""The executor of this machine: jobs run through one fork server. This side does not import torch."""
+"""The executor of this machine, and its drivers: jobs run through one fork server. This side does not import torch."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ import selectors
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 from slr_bench.errors import SlrBenchError
 from slr_bench.execute import fork_server
 from slr_bench.execute.interrupts import obey_lost_interrupt
-from slr_bench.execute.job import MESSAGES, Ending, Job, JobResult, JsonObject, OnMessage, PhaseEntered
+from slr_bench.execute.job import MESSAGES, Driver, Ending, Job, JobResult, JsonObject, OnMessage, PhaseEntered
 from slr_bench.execute.machine import PSS_PERIOD_S, JobMonitor, Readers
 
 SERVER = "slr_bench.execute.fork_server"
@@ -203,3 +206,26 @@ class LocalHandle:
         machine = self._monitor.readings()
         timeout_s = self._job.timeout_s
         return Ending(self._result, message["signal"], message["code"], timed_out, duration_s, timeout_s, machine)
+
+
+@contextmanager
+def temporary_driver(
+    preload: Iterable[str], *, device: str = "auto", ram_limit_bytes: int | None = None
+) -> Iterator[Driver]:
+    """Run a fork server that has imported ``preload``; its logs are removed at the end."""
+    with (
+        tempfile.TemporaryDirectory(prefix="slr-bench-") as directory,
+        LocalExecutor(list(preload), thread_environment()) as executor,
+    ):
+        yield Driver(executor, Path(directory), device, ram_limit_bytes=ram_limit_bytes)
+
+
+def thread_environment() -> dict[str, str]:
+    """Return the thread settings that are fixed when a fork server starts: by default one OpenMP thread per core.
+
+    MKL gets the same number, because torch takes its number of threads from MKL. A user's ``OMP_NUM_THREADS=1`` alone
+    would have no effect.
+    """
+    threads = os.environ.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+    defaults = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": "1"}
+    return {name: os.environ.get(name, value) for name, value in defaults.items()}

@@ -226,12 +226,14 @@ def describe_workload(name: str) -> WorkloadDescription:
         return GENERIC
 
 
-def units_per_step(work: StepWork, spec: WorkloadDescription) -> tuple[int, str]:
-    """Return how many units a step of ``work`` processes, and the name of its throughput metric."""
-    old = getattr(work, "clips_per_step", None)  # written before specs had a unit; its records keep their metric
-    if old is not None:
-        return int(old), "throughput_clips_per_s"
-    return work.samples_per_step, spec.throughput_metric
+def units_per_step(work: StepWork) -> int:
+    """Return how many units a step of ``work`` processes. A workload of an older tree counts ``clips_per_step``."""
+    return int(getattr(work, "clips_per_step", None) or work.samples_per_step)
+
+
+def throughput_metric(work: StepWork, spec: WorkloadDescription) -> str:
+    """Return the name of the throughput metric. Records of a workload of an older tree keep theirs."""
+    return "throughput_clips_per_s" if hasattr(work, "clips_per_step") else spec.throughput_metric
 
 
 def _load(registration: Registration) -> WorkloadSpec:

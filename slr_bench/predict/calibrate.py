@@ -13,13 +13,14 @@ from statistics import median
 from typing import Any, Final
 
 from slr_bench.errors import CellCrashedError, ConfigError, NothingMeasuredError, SlrBenchError, UnsupportedSettingError
-from slr_bench.execute.job import NO_CUDA, CalibrateOperators, CalibrateSteps, Ending, JsonObject, MeasureCell
+from slr_bench.execute.job import NO_CUDA, CalibrateOperators, CalibrateSteps, Driver, Ending, JsonObject, MeasureCell
+from slr_bench.execute.local import temporary_driver
 from slr_bench.grid.cells import Cell
 from slr_bench.predict.allocator.recording import SUFFIX, GoldenTrace, write_golden
 from slr_bench.predict.allocator.replay import golden_differences
 from slr_bench.predict.device import SMALL_WORKSPACE_BYTES, Device, known_devices
 from slr_bench.record import Outcome
-from slr_bench.run.driver import Driver, on_phase, preload_of, prepare, temporary_driver, work_of
+from slr_bench.run.cell_runner import on_phase, preload_of, prepare, work_of
 
 MIN_READINGS: Final = 3
 """With fewer readings the spread of a figure is unknown, and its rule stays."""

@@ -320,7 +320,7 @@ def predict_setting(cell: Cell, target: Target, pool: TracePool) -> SettingPredi
     Raises:
         NothingMeasuredError: its step cannot be traced.
     """
-    (step,) = pool.trace([cell])
+    (step,) = pool.trace([cell], target.card is not None)
     if isinstance(step, Refusal):
         raise NothingMeasuredError(f"unsupported: {step.reason}")
     result = target.predict_step(step)
@@ -342,7 +342,7 @@ def predict_grid(
         NothingMeasuredError: no cell can be traced.
     """
     steps = [cell for cell in cells if cell.spec.kind == "step"]
-    traced = pool.trace(steps, on_traced)
+    traced = pool.trace(steps, target.card is not None, on_traced)
     results = [step if isinstance(step, Refusal) else target.predict_step(step) for step in traced]
     if all(isinstance(result, Refusal) for result in results):
         reason = next((result.reason for result in results if isinstance(result, Refusal)), "no steps")

@@ -12,22 +12,23 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias
 
-from slr_bench.execute.job import Ending, PhaseEntered, StepToTrace, StepTraced, TraceSteps, Work
-from slr_bench.execute.local import LocalExecutor
+from slr_bench.execute.job import Driver, Ending, PhaseEntered, StepToTrace, StepTraced, TraceSteps, Work
+from slr_bench.execute.local import LocalExecutor, thread_environment
 from slr_bench.files import flatten, nest
-from slr_bench.grid.cells import Cell
 from slr_bench.record import without_paths
-from slr_bench.run.driver import Driver, thread_environment
 from slr_bench.trace.requests import Requests, UnmodelledOperator, requests_from_json
 from slr_bench.trace.step_trace import TF32
+
+if TYPE_CHECKING:  # it imports much, and the first process starts without it
+    from slr_bench.grid.cells import Cell
 
 _TRACED_MICRO_BATCHES: Final = 2
 _TRACES_PER_PROCESS: Final = 4
 """Fewer traces are not worth another process, because each process imports torch for itself."""
 _STEP_TIMEOUT_S: Final = 120.0
-_PRELOAD: Final = ("slr_bench.trace.fake.lazy_dynamo", "slr_bench.worker.trace_for_prediction")
+_PRELOAD: Final = ("slr_bench.worker.trace_for_prediction",)
 """The workload's own modules are imported by its first trace, in the one child that runs all traces of a share."""
 _HALF: Final = ("float16", "bfloat16")
 _NOT_A_STEP: Final = (
@@ -110,7 +111,7 @@ class StepProfile:
 
 
 TraceResult = StepProfile | Refusal
-OnTraced = Callable[[Cell, TraceResult], None]
+OnTraced: TypeAlias = "Callable[[Cell, TraceResult], None]"
 """Receives each cell when it is done."""
 
 
@@ -127,13 +128,12 @@ Family = list[tuple[str, Request]]
 class TracePool:
     """Traces cells in up to one process per core. It starts processes when they are needed and ends them on exit."""
 
-    def __init__(self, cuda_rules: bool, start_early: bool = False) -> None:
+    def __init__(self, start_early: bool = False) -> None:
         """Prepare a pool.
 
         ``start_early`` starts the first process on entry, so that torch is imported while the caller reads what is to
         be traced.
         """
-        self._cuda_rules = cuda_rules
         self._start_early = start_early
         self._resources = ExitStack()
         self._servers: list[tuple[LocalExecutor, Driver]] = []
@@ -149,12 +149,14 @@ class TracePool:
     ) -> None:
         self._resources.__exit__(kind, error, trace)
 
-    def trace(self, cells: Sequence[Cell], on_traced: OnTraced = lambda cell, result: None) -> list[TraceResult]:
-        """Trace one step of each cell; the results are in the cells' order.
+    def trace(
+        self, cells: Sequence[Cell], cuda_rules: bool, on_traced: OnTraced = lambda cell, result: None
+    ) -> list[TraceResult]:
+        """Trace one step of each cell, as a GPU would run it if ``cuda_rules``; the results are in the cells' order.
 
         Cells that look alike to a trace are traced once.
         """
-        steps = [_step_of(cell, self._cuda_rules) for cell in cells]
+        steps = [_step_of(cell, cuda_rules) for cell in cells]
         names = [repr(step) for step in steps]
         cells_by_name: dict[str, list[Cell]] = {}
         new: dict[str, Request] = {}
@@ -209,8 +211,8 @@ def trace_steps(
     cells: Sequence[Cell], cuda_rules: bool, on_traced: OnTraced = lambda cell, result: None
 ) -> list[TraceResult]:
     """Trace cells in a pool that exists for this call only; see :meth:`TracePool.trace`."""
-    with TracePool(cuda_rules) as pool:
-        return pool.trace(cells, on_traced)
+    with TracePool() as pool:
+        return pool.trace(cells, cuda_rules, on_traced)
 
 
 def _step_of(cell: Cell, cuda_rules: bool) -> StepToTrace:

@@ -10,10 +10,11 @@ from pydantic import TypeAdapter
 
 from slr_bench.errors import CellCrashedError, NothingMeasuredError
 from slr_bench.execute.job import Ending, JsonObject, ProfileStep
+from slr_bench.execute.local import temporary_driver
 from slr_bench.grid.cells import Cell
 from slr_bench.grid.config import GridConfig
 from slr_bench.record import Outcome, without_paths
-from slr_bench.run.driver import on_phase, preload_of, prepare, temporary_driver, work_of
+from slr_bench.run.cell_runner import on_phase, preload_of, prepare, work_of
 from slr_bench.units import parse_bytes
 
 _SHOWN_LOG_LINES: Final = 8

@@ -14,22 +14,20 @@ from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from slr_bench.errors import NothingMeasuredError
-from slr_bench.execute.job import JsonObject, MeasureCell
-from slr_bench.execute.local import LocalExecutor
+from slr_bench.execute.job import Driver, JsonObject, MeasureCell
+from slr_bench.execute.local import LocalExecutor, thread_environment
 from slr_bench.execute.machine import Readers
 from slr_bench.grid.cells import Cell
 from slr_bench.grid.config import GridConfig
 from slr_bench.record import Outcome, Record
 from slr_bench.run.binding import bind, cell_entries, config_hash, source_hash
-from slr_bench.run.driver import (
+from slr_bench.run.cell_runner import (
     CellRunner,
     CompletedRun,
-    Driver,
     as_discarded,
     may_repeat,
     preload_of,
     prepare,
-    thread_environment,
 )
 from slr_bench.run.schedule import Dominance, Run, schedule
 from slr_bench.run.store import Manifest, Pairing, Store

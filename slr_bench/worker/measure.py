@@ -26,7 +26,14 @@ from slr_bench.execute.job import (
     PhaseEntered,
     Send,
 )
-from slr_bench.grid.workload import DetailedWork, EventfulWork, StepWork, WorkloadSpec, units_per_step
+from slr_bench.grid.workload import (
+    DetailedWork,
+    EventfulWork,
+    StepWork,
+    WorkloadSpec,
+    throughput_metric,
+    units_per_step,
+)
 from slr_bench.live_bytes import OUTSIDE
 from slr_bench.probes import host, nvml
 from slr_bench.probes.allocator import CudaAllocatorProbe
@@ -189,7 +196,7 @@ class _Meters:
                 work.step()
         median_s = statistics.median(self._step_times_s)
         source = f"perf_counter, median of {len(self._step_times_s)} steps"
-        units, throughput = units_per_step(work, spec)
+        units, throughput = units_per_step(work), throughput_metric(work, spec)
         return {
             "step_time_s": Metric(value=median_s, unit="s", source=source, quality="measured"),
             throughput: Metric(value=units / median_s, unit="1/s", source=source, quality="measured"),

@@ -21,11 +21,13 @@ from slr_bench.trace.derived_steps import (
     repeat_micro_batches,
 )
 from slr_bench.trace.fake.cuda_rules import CUDA_RULES
-from slr_bench.trace.fake.tensors import CpuFakeMode, place_of, refusals_explained, unfilled
+from slr_bench.trace.fake.tensors import CpuFakeMode, defer_compiler, place_of, refusals_explained, unfilled
 from slr_bench.trace.fake.workspaces import WorkspaceLog, host_copies_of, workspace_of
 from slr_bench.trace.requests import lives, requests, unmodelled
 from slr_bench.worker.context import Context, open_work
 from slr_bench.worker.traced_step import profile_json, recorded_step, summed_up
+
+defer_compiler()  # before a workload is imported, whose libraries may import the compiler
 
 
 def trace_steps(job: Job[TraceSteps], send: Send) -> None:
@@ -92,7 +94,7 @@ def _trace(step: StepToTrace) -> _Traced:
         samples=step.samples or 0,
         step=trace,
         needs=log.needs,
-        samples_per_step=units_per_step(work, spec)[0],
+        samples_per_step=units_per_step(work),
         loader_bytes=sum(tensor.nbytes for tensor in work.tensors().get(LOADER, ())),
     )
     return _Traced(traced, spec.name, context)

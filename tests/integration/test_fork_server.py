@@ -10,8 +10,7 @@ import pytest
 from benchmarks.workloads import train_step
 from slr_bench.execute import local
 from slr_bench.execute.job import DescribeEnvironment, Job, MeasureCell, PhaseEntered, Work
-from slr_bench.execute.local import LocalExecutor, ServerDiedError
-from slr_bench.run.driver import thread_environment
+from slr_bench.execute.local import LocalExecutor, ServerDiedError, thread_environment
 
 PRELOAD = ["slr_bench.worker.measure", *train_step.preload]
 

@@ -8,7 +8,7 @@ import pytest
 from slr_bench.execute.job import Job, ProfileStep
 from slr_bench.grid.cells import own_cell
 from slr_bench.grid.config import GridConfig
-from slr_bench.run.driver import work_of
+from slr_bench.run.cell_runner import work_of
 from slr_bench.worker.traced_step import profile_step
 
 ARMS = {

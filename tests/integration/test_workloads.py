@@ -15,7 +15,7 @@ from slr_bench.grid.cells import expand
 from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import find_workload
 from slr_bench.probes.host import HostMemory
-from slr_bench.run.driver import work_of
+from slr_bench.run.cell_runner import work_of
 from slr_bench.units import GIB
 from slr_bench.worker.measure import measure
 

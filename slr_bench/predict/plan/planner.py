@@ -78,7 +78,7 @@ class Planner:
             DoesNotFitError: no setting fits.
             NothingMeasuredError: no setting can be traced.
         """
-        with TracePool(cuda_rules=True) as pool:
+        with TracePool() as pool:
             samples = self._samples_to_keep(pool)
             choice = self._search(budget, pool, samples, on_progress)
             if measure is None:
@@ -103,7 +103,7 @@ class Planner:
         """
         if not self._choices.named or self._own.spec.batch_keys is not None:
             return None
-        (own,) = pool.trace([self._own])
+        (own,) = pool.trace([self._own], cuda_rules=True)
         return None if isinstance(own, Refusal) else own.samples_per_step
 
     def _search(self, budget: Budget, pool: TracePool, samples: int | None, on_progress: OnProgress) -> Choice:
@@ -114,7 +114,7 @@ class Planner:
         def evaluate(points: Sequence[Point]) -> list[Evaluated | Refusal]:
             nonlocal done
             cells = [self._cell(point) for point in points]
-            traced = iter(pool.trace([cell for cell in cells if isinstance(cell, Cell)]))
+            traced = iter(pool.trace([cell for cell in cells if isinstance(cell, Cell)], cuda_rules=True))
             results = [cell if isinstance(cell, Refusal) else next(traced) for cell in cells]
             done += len(points)
             on_progress(f"{done} settings traced")

@@ -17,6 +17,8 @@ from typing import Any, Final
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -47,6 +49,7 @@ _STYLE: Final[Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
     "text.color": INK,
+    "axes.facecolor": "none",
     "axes.edgecolor": RULE,
     "axes.labelcolor": MUTED,
     "axes.spines.top": False,
@@ -93,12 +96,16 @@ def draw(
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         # A name in a script that the font lacks is drawn as boxes in the PNG and correctly in the SVG.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure = Figure(figsize=size_inch)
+        figure = Figure(figsize=size_inch, facecolor="none", edgecolor="none")
         paint(figure)
         text, image = io.StringIO(), io.BytesIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+        # The canvases are called by themselves, because ``savefig`` draws each figure twice.
+        svg_canvas: Any = FigureCanvasSVG(figure)
+        svg_canvas.print_svg(text, metadata={"Date": None, "Creator": None})
         figure.set_layout_engine("none")  # laid out once; a second time costs as much as drawing
-        figure.savefig(image, format="png", dpi=144, facecolor="white")
+        figure.set(dpi=144, facecolor="white")
+        png_canvas: Any = FigureCanvasAgg(figure)
+        png_canvas.print_png(image)
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", text.getvalue(), flags=re.DOTALL)
     return Picture(name, title, alt, svg, _inline(svg, name, alt), image.getvalue())
 

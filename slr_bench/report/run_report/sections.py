@@ -17,7 +17,7 @@ from slr_bench.record import SPLIT, Outcome, Record
 from slr_bench.report.formats.table import Bar, Cell, Column, Row, Section, Table, unknown, with_shared_notes
 from slr_bench.report.run_report.headline import change
 from slr_bench.report.text.wording import OUTCOME_WORDS, anchor, axes_text, coordinates_text, label, spread
-from slr_bench.run.driver import CLOCK_JUMP_S, FOREIGN_CPU_SHARE, SWAPPED_BYTES
+from slr_bench.run.cell_runner import CLOCK_JUMP_S, FOREIGN_CPU_SHARE, SWAPPED_BYTES
 from slr_bench.units import format_bytes, format_value, is_number, plain
 
 GRID_METRICS: Final = (

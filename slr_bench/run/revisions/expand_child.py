@@ -23,7 +23,7 @@ from slr_bench.grid.cells import Cell, expand_each
 from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import registrations
 from slr_bench.run.binding import source_hash
-from slr_bench.run.driver import prepare
+from slr_bench.run.cell_runner import prepare
 from slr_bench.worker.old_names import install
 
 

@@ -9,11 +9,15 @@ never.
 from __future__ import annotations
 
 import functools
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, Final
 
 import torch
 from torch._subclasses.fake_tensor import (
@@ -28,6 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from slr_bench.errors import UnsupportedSettingError
 from slr_bench.trace.owners import OWN_SOURCE
 
+_COMPILER: Final = "torch._dynamo"
 _TORCH = f"{Path(torch.__file__).parent}/"
 _MIXED = "Please convert all Tensors to FakeTensors first"
 _ON_REAL_TENSORS = "trace real tensors: slr-bench profile without --fake"
@@ -295,3 +300,42 @@ RULES: Mapping[Any, Rule] = {
     aten.mkldnn_rnn_layer.default: _rnn_layer,
     aten.mkldnn_rnn_layer_backward.default: _rnn_layer_backward,
 }
+
+
+def defer_compiler() -> None:
+    """Load torch's compiler when it is first used, instead of with the first fake tensor.
+
+    ``FakeTensorMode`` reads a setting of ``torch._dynamo`` and so imports all of it, which takes one of a prediction's
+    few seconds for nothing. Here the package becomes a shell: its submodules can be imported, and any other attribute
+    loads all of it. The two functions that optimizers and checkpoints call in every step do nothing outside compiled
+    code, so they load nothing. ``torch.compile`` returns its argument: compiled code cannot be traced, but its source
+    can.
+    """
+    if _COMPILER in sys.modules:
+        return
+    spec = find_spec(_COMPILER)
+    assert spec is not None
+    shell = _Shell(_COMPILER)
+    shell.__spec__, shell.__path__, shell.__file__ = spec, list(spec.submodule_search_locations or ()), spec.origin
+    vars(shell).update(graph_break=lambda *arguments, **options: None, disable=_identity)
+    sys.modules[_COMPILER] = shell
+    vars(torch).update(_dynamo=shell, compile=_identity)
+
+
+class _Shell(ModuleType):
+    """The compiler's package before it is loaded."""
+
+    def __getattr__(self, name: str) -> Any:
+        spec = self.__spec__
+        if name.startswith("__") or spec is None or spec.loader is None:
+            raise AttributeError(name)
+        if find_spec(f"{_COMPILER}.{name}") is not None:
+            return import_module(f"{_COMPILER}.{name}")
+        self.__class__ = ModuleType  # type: ignore[assignment]
+        spec.loader.exec_module(self)
+        return getattr(self, name)
+
+
+def _identity(function: Any = None, *arguments: object, **options: object) -> Any:
+    """Return the function unchanged, as nothing is compiled here."""
+    return function if function is not None else _identity

@@ -6,7 +6,7 @@ import pytest
 
 from slr_bench.files import lookup
 from slr_bench.grid.description import GENERIC, HeadlineMetric, WorkloadDescription, value_text
-from slr_bench.grid.workload import describe_workload, find_workload, units_per_step
+from slr_bench.grid.workload import describe_workload, find_workload, throughput_metric, units_per_step
 
 TOKENS = WorkloadDescription(
     unit="token",
@@ -67,8 +67,9 @@ def test_registered_workload_is_described_by_its_spec():
 
 
 def test_units_of_a_step_are_read_under_the_name_of_earlier_versions_too():
-    assert units_per_step(SimpleNamespace(samples_per_step=3), TOKENS) == (3, "throughput_tokens_per_s")
-    assert units_per_step(SimpleNamespace(clips_per_step=3), GENERIC) == (3, "throughput_clips_per_s")
+    new, old = SimpleNamespace(samples_per_step=3), SimpleNamespace(clips_per_step=3)
+    assert (units_per_step(new), throughput_metric(new, TOKENS)) == (3, "throughput_tokens_per_s")
+    assert (units_per_step(old), throughput_metric(old, GENERIC)) == (3, "throughput_clips_per_s")
 
 
 @pytest.mark.parametrize(("value", "text"), [("bf16", "bf16"), (True, "true"), ([1, 2], "[1, 2]"), (None, "null")])

@@ -224,20 +224,20 @@ def test_interruption_does_not_wait_for_a_trace(monkeypatch):
 
 def test_pool_starts_a_process_on_entry_only_if_start_early_is_set(serve):
     server = serve()
-    with TracePool(cuda_rules=True):
+    with TracePool():
         assert server.starts == 0
     assert server.ended == 0
-    with TracePool(cuda_rules=True, start_early=True) as pool:
+    with TracePool(start_early=True) as pool:
         assert server.starts == 1
-        pool.trace([cell(**{N: 1})])
+        pool.trace([cell(**{N: 1})], True)
         assert server.starts == 1
     assert server.ended == 1
 
 
 def test_pool_traces_a_cell_once_over_several_calls(serve):
     server = serve()
-    with TracePool(cuda_rules=True) as pool:
-        (first,) = pool.trace([cell(**{N: 1})])
-        again, _ = pool.trace([cell(**{N: 1}), cell(**{N: 2})])
+    with TracePool() as pool:
+        (first,) = pool.trace([cell(**{N: 1})], True)
+        again, _ = pool.trace([cell(**{N: 1}), cell(**{N: 2})], True)
     assert again is first
     assert [len(job.task.steps) for job in server.jobs] == [1, 1]

@@ -15,7 +15,7 @@ from slr_bench.grid.config import GridConfig
 from slr_bench.grid.workload import WorkloadSpec
 from slr_bench.probes import host
 from slr_bench.record import Outcome, parse_record, record_text
-from slr_bench.run import driver, runner
+from slr_bench.run import cell_runner, runner
 from slr_bench.run.binding import BoundElsewhereError, source_hash
 from slr_bench.run.runner import BROKEN_PAIR, Runner, outcome_counts
 from slr_bench.run.store import Store
@@ -144,7 +144,7 @@ def test_missing_device_is_reported_before_missing_data(bench, monkeypatch, code
     def refuse(_):
         raise DataError("no videos")
 
-    monkeypatch.setattr(driver.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=code))
+    monkeypatch.setattr(cell_runner.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=code))
     spec = WorkloadSpec("toy", Toy, print, prepare=refuse)
     with pytest.raises(error):
         bench(spec=spec, device="cuda")

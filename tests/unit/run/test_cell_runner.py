@@ -8,7 +8,7 @@ from fake_executor import STILL
 from slr_bench.execute.job import Ending, JobResult
 from slr_bench.execute.machine import JobMonitor
 from slr_bench.record import Outcome
-from slr_bench.run.driver import machine_metrics
+from slr_bench.run.cell_runner import machine_metrics
 
 
 class World:

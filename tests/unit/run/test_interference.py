@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from slr_bench.execute import machine
 from slr_bench.execute.job import GpuFacts
 from slr_bench.execute.machine import Clocks, JobMonitor, Readers, foreign_share
-from slr_bench.run.driver import (
+from slr_bench.run.cell_runner import (
     CLOCK_JUMP_S,
     FEWEST_REPETITIONS,
     FOREIGN_CPU_SHARE,

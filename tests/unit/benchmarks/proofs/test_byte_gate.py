@@ -15,7 +15,7 @@ from slr_bench.execute.job import Job, MeasureCell
 from slr_bench.grid.cells import expand
 from slr_bench.grid.config import load_grid
 from slr_bench.record import Outcome
-from slr_bench.run.driver import work_of
+from slr_bench.run.cell_runner import work_of
 from slr_bench.run.store import Store
 from slr_bench.worker.measure import measure
 

@@ -7,7 +7,7 @@ import sys
 
 HEAD = """
 import sys
-import slr_bench.trace.fake.lazy_dynamo
+import slr_bench.worker.trace_for_prediction
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint

@@ -3,7 +3,8 @@
 import pytest
 
 from slr_bench.execute.job import PhaseEntered, StepTraced
-from slr_bench.run.driver import on_phase, thread_environment
+from slr_bench.execute.local import thread_environment
+from slr_bench.run.cell_runner import on_phase
 
 
 @pytest.fixture(autouse=True)

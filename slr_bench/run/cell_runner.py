@@ -1,20 +1,13 @@
-"""Drives jobs: gives each task its log, device and limits, submits it and waits for its end. Does not import torch.
-
-`CellRunner` drives the runs of a grid, and makes the record of how each ended.
-"""
+"""Runs the cells of a grid through a driver, makes the record of how each run ended, and judges disturbances."""
 
 from __future__ import annotations
 
 import datetime
-import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pydantic import JsonValue
 
@@ -22,10 +15,9 @@ from slr_bench.errors import ConfigError, DataError, NothingMeasuredError, Unsup
 from slr_bench.execute.job import (
     NO_CUDA,
     DescribeEnvironment,
+    Driver,
     Ending,
-    Executor,
     GpuFacts,
-    Job,
     JsonObject,
     MachineReadings,
     MeasureCell,
@@ -34,7 +26,6 @@ from slr_bench.execute.job import (
     PhaseEntered,
     Work,
 )
-from slr_bench.execute.local import LocalExecutor
 from slr_bench.execute.machine import PSS_PERIOD_S
 from slr_bench.grid.cells import Cell
 from slr_bench.grid.config import GridConfig
@@ -43,63 +34,6 @@ from slr_bench.run.schedule import Run
 from slr_bench.units import MIB, format_bytes
 
 _HAS_CUDA: Final = "import sys, torch; sys.exit(9 * (not torch.cuda.is_available()))"
-
-
-@dataclass(frozen=True)
-class Driver:
-    """Runs tasks on one executor, with what all their processes have in common."""
-
-    executor: Executor
-    logs: Path
-    """Directory for the output of each process."""
-    device: str = "auto"
-    isolation: Literal["fork", "spawn"] = "fork"
-    ram_limit_bytes: int | None = None
-
-    def run(
-        self,
-        task: Any,
-        timeout_s: float,
-        name: str = "job",
-        *,
-        on_message: OnMessage = lambda message: None,
-        is_cancelled: Callable[[], bool] | None = None,
-        is_monitored: bool = False,
-    ) -> Ending:
-        """Run a task to its end, at most ``timeout_s``; ``name`` is the stem of its log."""
-        job = Job(
-            task,
-            device=self.device,
-            log_path=str(self.log_path(name)),
-            timeout_s=timeout_s,
-            isolation=self.isolation,
-            ram_limit_bytes=self.ram_limit_bytes,
-            is_monitored=is_monitored,
-        )
-        return self.executor.submit(job).wait(on_message, is_cancelled)
-
-    def log_path(self, name: str = "job") -> Path:
-        """Return the log of the process that ran under a name."""
-        return self.logs / f"{name}.log"
-
-    def log_lines(self, name: str = "job") -> list[str]:
-        """Return the lines of a log; none if it cannot be read."""
-        try:
-            return self.log_path(name).read_text(errors="replace").strip().splitlines()
-        except OSError:
-            return []
-
-
-@contextmanager
-def temporary_driver(
-    preload: Iterable[str], *, device: str = "auto", ram_limit_bytes: int | None = None
-) -> Iterator[Driver]:
-    """Run a fork server that has imported ``preload``; its logs are removed at the end."""
-    with (
-        tempfile.TemporaryDirectory(prefix="slr-bench-") as directory,
-        LocalExecutor(list(preload), thread_environment()) as executor,
-    ):
-        yield Driver(executor, Path(directory), device, ram_limit_bytes=ram_limit_bytes)
 
 
 def on_phase(progress: Callable[[str], None]) -> OnMessage:
@@ -121,17 +55,6 @@ def preload_of(tasks: Iterable[type[Any]], cells: Iterable[Cell]) -> list[str]:
 def work_of(cell: Cell, *, fake: bool = False, cuda_rules: bool = False) -> Work:
     """Return what the child builds for a cell."""
     return Work(cell.spec.name, cell.settings.model_dump(mode="json"), fake, cuda_rules)
-
-
-def thread_environment() -> dict[str, str]:
-    """Return the thread settings that are fixed when a fork server starts: by default one OpenMP thread per core.
-
-    MKL gets the same number, because torch takes its number of threads from MKL. A user's ``OMP_NUM_THREADS=1`` alone
-    would have no effect.
-    """
-    threads = os.environ.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
-    defaults = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": "1"}
-    return {name: os.environ.get(name, value) for name, value in defaults.items()}
 
 
 def prepare(cells: Iterable[Cell], device: str) -> Mapping[str, Mapping[str, str]]:
