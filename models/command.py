@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from slr_bench.errors import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_OK, ConfigError, SlrBenchError
+from models.data.wlasl.files import list_directory, load_class_list
+from slr_bench.errors import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_OK, ConfigError, DataError, SlrBenchError
 from slr_bench.units import warn_in_one_line
 
 
@@ -47,6 +48,40 @@ def add_set_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--set A.B=C``, which :func:`slr_bench.files.parse_overrides` reads."""
     text = "change one key of the configuration; repeatable"
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help=text)
+
+
+def add_classes_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--classes``, an argument of :func:`class_names`."""
+    text = "class list, or data directory that holds one [words of the training]"
+    parser.add_argument("--classes", type=Path, metavar="D", help=text)
+
+
+def class_names(trained: Sequence[str] | None, named: Path | None, trained_on: Path | None) -> dict[int, str]:
+    """Return the word of each class that is known.
+
+    They come from the data directory ``named`` if there is one, otherwise from the words ``trained`` of the checkpoint,
+    or from the directory ``trained_on`` if it still exists.
+
+    Raises:
+        DataError: ``named`` has no class list.
+    """
+    if trained and named is None:
+        return dict(enumerate(trained))
+    directory = named or (trained_on if trained_on and trained_on.is_dir() else None)
+    if directory is None:
+        return {}
+    if directory.is_file():
+        glosses = load_class_list(directory.parent, [directory.name])
+    else:
+        glosses = load_class_list(directory, list_directory(directory, "--classes" if named else "data.dir"))
+    if named and not glosses:
+        raise DataError(f"--classes {named} holds no class list (*class_list*.txt); use the training's data directory")
+    return glosses
+
+
+def class_name(names: Mapping[int, str], label: int) -> str:
+    """Return the word of a class, or its number if it has none."""
+    return names.get(label) or f"class {label}"
 
 
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:

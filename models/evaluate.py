@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from models.command import add_checkpoint_options, run_command
+from models.command import OneLineParser, add_checkpoint_options, run_command
 from models.config import Settings
 from models.data.manifest import SPLITS
 from models.data.wlasl import load_manifest, look_at
@@ -35,12 +34,11 @@ if TYPE_CHECKING:  # these import torch, which takes seconds: mistakes in the op
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code. Errors that the user can mend print one line on stderr."""
-    options = _parser().parse_args(arguments)
-    return run_command(partial(_run, options), "nothing was written")
+    return run_command(lambda: _run(_parser().parse_args(arguments)), "nothing was written")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m models.evaluate", description="Accuracy of a trained network on a split of a data directory."
     )
     add_checkpoint_options(parser)

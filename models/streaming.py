@@ -10,24 +10,22 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from models.command import add_checkpoint_options, run_command
+from models.command import OneLineParser, add_checkpoint_options, add_classes_option, class_names, run_command
 from models.config import working_size
 from models.data.loading.transforms import centre_crop
 from models.data.video.live import LiveVideo, Source, open_live
-from models.data.wlasl.files import list_directory, load_class_list
 from models.layers.placement import default_device
 from models.layers.temporal import FrameHistory
 from models.networks.efficient import EfficientRecogniser
 from models.networks.trained import load_recogniser
 from models.streaming_display import StreamDisplay
-from slr_bench.errors import EXIT_BROKEN_PIPE, EXIT_OK, ConfigError, DataError
+from slr_bench.errors import EXIT_BROKEN_PIPE, EXIT_OK, ConfigError
 from slr_bench.files import parse_overrides
 
 SIGN_S = 2.4
@@ -130,13 +128,12 @@ class StreamingRecogniser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code. Errors that the user can mend print one line on stderr."""
-    options = _parser().parse_args(arguments)
-    code = run_command(partial(_run, options), "the stream had not begun")
+    code = run_command(lambda: _run(_parser().parse_args(arguments)), "the stream had not begun")
     return EXIT_OK if code == EXIT_BROKEN_PIPE else code  # a reader that has seen enough ends a stream
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m models.streaming",
         description="Recognise signs in a running video with a network that was trained with model.causal: true.",
     )
@@ -146,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--video", metavar="F", help="video file; - reads a video from standard input")
     source.add_argument("--camera", type=int, metavar="N", help="camera number: /dev/videoN")
     add("--stride", type=int, metavar="K", help=f"use every K-th frame [so that model.num_frames span {SIGN_S} s]")
-    add("--classes", type=Path, metavar="D", help="data directory with the class list [that of the training]")
+    add_classes_option(parser)
     return parser
 
 
@@ -155,12 +152,11 @@ def _run(options: argparse.Namespace) -> None:
         raise ConfigError(f"--stride {options.stride}: use 1 for every frame, or more")
     model, settings, trained = load_recogniser(options.checkpoint, options.config, parse_overrides(options.set))
     recogniser = StreamingRecogniser(model.to(default_device()))
-    named = trained if options.classes is None else None
-    glosses = dict(enumerate(named)) if named else _glosses(options.classes, settings.data.dir)
+    names = class_names(trained, options.classes, settings.data.dir)
     with open_live(_source(options)) as video:
         stride = options.stride or default_stride(video.fps, settings.model.num_frames)
         # Ctrl-C is the usual way to leave a camera, so the stream ends there with its summary.
-        with StreamDisplay(glosses, stride, video.fps) as display, suppress(KeyboardInterrupt):
+        with StreamDisplay(names, stride, video.fps) as display, suppress(KeyboardInterrupt):
             _recognise(recogniser, video, stride, settings.data.frame_size, display)
         if video.damaged_packets:
             print(f"skipped damaged packets of the stream: {video.damaged_packets}", file=sys.stderr)
@@ -186,17 +182,6 @@ def _source(options: argparse.Namespace) -> Source:
     if options.video is None:
         return Source.camera(options.camera)
     return Source.descriptor() if options.video == "-" else Source.file(Path(options.video))
-
-
-def _glosses(named: Path | None, trained_on: Path | None) -> dict[int, str]:
-    """Return the gloss by class id, from the named directory or, if it still exists, from that of the training."""
-    directory = named or (trained_on if trained_on and trained_on.is_dir() else None)
-    if directory is None:
-        return {}
-    glosses = load_class_list(directory, list_directory(directory, "--classes" if named else "data.dir"))
-    if named and not glosses:
-        raise DataError(f"--classes {named} holds no class list (*class_list*.txt); use the training's data directory")
-    return glosses
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
+from models.command import class_name
 from models.data.video.live import LiveFrame
 
 TOP = 5
@@ -28,9 +29,9 @@ class StreamDisplay:
     """Shows the running top-5 on stdout, as one line per frame or a live table, and the latency at the end."""
 
     def __init__(
-        self, glosses: Mapping[int, str], stride: int, fps: float | None, console: Console | None = None
+        self, names: Mapping[int, str], stride: int, fps: float | None, console: Console | None = None
     ) -> None:
-        self._glosses = glosses
+        self._names = names
         console = console or Console()
         rate = f" of {fps:.3g} per second" if fps else ""
         self._pace = f"every frame{rate}" if stride == 1 else f"one frame in {stride}{rate}"
@@ -56,16 +57,16 @@ class StreamDisplay:
         self._latencies_s.append(latency_s)
         self._frames += 1
         values, classes = probabilities_K.topk(min(TOP, len(probabilities_K)))
-        top = [(self._name(label), value) for label, value in zip(classes.tolist(), values.tolist(), strict=True)]
+        top = [
+            (class_name(self._names, label), value)
+            for label, value in zip(classes.tolist(), values.tolist(), strict=True)
+        ]
         position = f"frame {frame.number:6d}" + ("" if frame.time_s is None else f"  {frame.time_s:8.2f} s")
         if self._live:
             self._live.update(self._table(position, top), refresh=True)
         else:
             signs = "  ".join(f"{name} {value:.2f}" for name, value in top)
             print(f"{position}  {signs}  ({1000 * latency_s:.1f} ms)", flush=True)
-
-    def _name(self, label: int) -> str:
-        return self._glosses.get(label, f"class {label}")
 
     def _table(self, position: str, top: list[tuple[str, float]]) -> Table:
         table = Table(title=position, caption=self._summary(), box=None, show_header=False, min_width=48)

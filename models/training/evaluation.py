@@ -87,13 +87,21 @@ def _mean_over_classes(hit_B: Tensor, labels_B: Tensor) -> float:
 
 
 @torch.no_grad()
+def class_logits(
+    model: nn.Module, clips_BTCHW: Tensor, device: torch.device, autocast: AbstractContextManager[object]
+) -> Tensor:
+    """Return the fp32 ``logits_BK`` of clips as a loader yields them, on ``device``."""
+    with autocast:
+        logits_BK: Tensor = model(clips_BTCHW.to(device, non_blocking=True))
+    return logits_BK.float()
+
+
 def _scored(
     model: nn.Module, batch: ClipBatch, device: torch.device, autocast: AbstractContextManager[object]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return label, rank of the true class (0 is best) and loss of every clip, on the CPU."""
     labels_B = batch.labels_B.to(device, non_blocking=True)
-    with autocast:
-        logits_BK = model(batch.clips_BTCHW.to(device, non_blocking=True)).float()
+    logits_BK = class_logits(model, batch.clips_BTCHW, device, autocast)
     own_B1 = logits_BK.gather(1, labels_B.unsqueeze(1))
     rank_B = (~(logits_BK < own_B1)).sum(1) - 1  # a tie counts against the model, and NaN does too
     return labels_B.cpu(), rank_B.cpu(), F.cross_entropy(logits_BK, labels_B, reduction="none").cpu()

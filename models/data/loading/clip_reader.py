@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.config import working_size
+from models.config import Settings, working_size
 from models.data.loading.feature_cache import ClipCache
 from models.data.loading.transforms import Augmentation, centre_crop
 from models.data.manifest import ClipInfo
@@ -51,6 +51,20 @@ class ClipReader:
     concealed: dict[str, int] = field(default_factory=dict)
     """Clips with damaged frames that the decoder replaced by guesses: id to number of frames."""
     _locations: dict[str, _ClipLocation] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, settings: Settings, threads: int, cache: ClipCache | None = None) -> ClipReader:
+        """Return the reader for the network and the frames of ``settings``."""
+        model, data = settings.model, settings.data
+        return cls(
+            num_frames=model.num_frames,
+            frames_per_segment=data.frames_per_segment,
+            frame_size=data.frame_size,
+            chunk_size=data.chunk_size,
+            threads=threads,
+            cache=cache,
+            cut_to_bbox=model.region_focus == "manifest",
+        )
 
     def read_into(self, out_TCHW: torch.Tensor, clip: ClipInfo, augmentation: Augmentation | None) -> int:
         """Fill ``out_TCHW`` (uint8) with the clip; return how many of its frames are repeats.
