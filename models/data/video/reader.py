@@ -10,17 +10,17 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import av
 import numpy as np
-from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from models.data.video.stream_properties import UPRIGHT, Orientation, frame_rate, orientation_of, stamps_order_frames
+from models.data.video.stream_properties import UPRIGHT, Orientation, moving_streams, orientation_of, shown_stream
+from models.data.video.timeline import stamps_order_frames, stored_packets, timeline_by_count, timeline_by_stamps
 from slr_bench.errors import DataError
 
 _CURE = "fetch it again, or delete it to leave it out"
@@ -107,8 +107,8 @@ class Video:
 
     Its packets are read once without decoding, in about 1 ms per clip. The time stamp of each frame is then known, and
     frames are found by their stamp. This is exact with B-frames, with dropped frames, and after a seek. If the stamps
-    do not order the frames (AVI with B-frames, MPEG program streams, two frames with one stamp), frames are counted as
-    they leave the decoder, and reading starts at the beginning of the file.
+    do not order the frames (AVI with B-frames, two frames with one stamp), frames are counted as they leave the
+    decoder, once per process, and reading starts at the beginning of the file.
     """
 
     def __init__(self, path: Path, threads: int) -> None:
@@ -117,7 +117,27 @@ class Video:
         # One converter for the file: making one costs more than several conversions.
         self._converter = VideoReformatter()
         self.concealed: set[int] = set()
-        """Numbers of the frames decoded so far that FFmpeg marks as damaged: it invented parts of their pictures."""
+        """Numbers of damaged frames: their packets are marked so, or the decoder invented parts of their pictures."""
+
+    @property
+    def frames(self) -> int:
+        """Frames of the file; in a file that was cut off, not all can be read."""
+        return self._timeline.frames
+
+    @property
+    def fps(self) -> float | None:
+        """Frames per second; None if unknown."""
+        return self._timeline.fps
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether the intervals between the frames are equal; if not, the rate varies or frames are missing."""
+        return self._timeline.is_steady
+
+    @property
+    def missing(self) -> int:
+        """Frames at the end that the file announces and does not hold."""
+        return self._timeline.missing
 
     @property
     def size(self) -> tuple[int, int]:
@@ -132,12 +152,12 @@ class Video:
     @property
     def streams(self) -> int:
         """Number of videos in the file, cover pictures excluded."""
-        return len(_moving(self._container.streams.video))
+        return len(moving_streams(self._container.streams.video))
 
     @cached_property
     def _orientation(self) -> Orientation:
         """The first frame's; it is stored with every frame and does not change within a clip."""
-        self._restart()
+        self._seek(0)
         first = next(self._container.decode(self._stream), None)
         return UPRIGHT if first is None else orientation_of(first)
 
@@ -146,11 +166,11 @@ class Video:
         self._container.close()
 
     def _open(self) -> None:
-        self._container = av.open(self._path)
+        self._container = av.open(self._path, metadata_errors="ignore")
         try:
             if not self._container.streams.video:
                 raise DataError(f"{self._path.name} has no video stream; {_CURE}")
-            self._stream = _main_stream(self._container.streams.video)
+            self._stream = shown_stream(self._container.streams.video)
             if self._stream.codec_context is None:  # a cut header can hide the codec
                 raise DataError(f"{self._path.name} does not say how its video is coded; {_CURE}")
         except DataError:
@@ -163,40 +183,29 @@ class Video:
         self._container.close()
         self._open()
 
-    def _seek(self, stamp: int) -> None:
+    def _seek(self, number: int) -> None:
+        """Go to the key frame ``number``."""
         if not self._has_index:
             self._restart()
             return
         try:
-            self._container.seek(stamp, stream=self._stream)
+            self._container.seek(self._timeline.stamps[number], stream=self._stream)
         except av.PermissionError:  # .swf knows no way back but from its beginning
             self._restart()
 
     def _read_timeline(self) -> None:
-        packets = [p for p in self._container.demux(self._stream) if p.size and not (p.is_corrupt or p.is_discard)]
-        self._has_index = self._container.format.name not in _WITHOUT_INDEX
-        self._has_ordered_stamps = stamps_order_frames(packets, self._container.format.name, self._stream)
-        if not self._has_ordered_stamps:
-            self._count_decoded()
-            return
-        stamps = sorted({packet.pts for packet in packets})
-        complete = [stamp for stamp in stamps if packets[-1].dts is None or stamp <= packets[-1].dts] if packets else []
-        self.fps, self._is_steady = frame_rate(complete, self._stream)
-        # The sample table lists what the file should hold; a file that was cut off holds less. Streamed formats have
-        # no table (frames == 0): there the packets are all that is known.
-        announced = sum(not entry.is_discard for entry in self._stream.index_entries) if self._stream.frames else 0
-        announced = max(announced, self._announced_by_duration(packets))
-        if len(stamps) < announced and packets:
-            # Packets that are lost would be shown after the last one's decode time: up to there the numbers hold.
-            stamps = [stamp for stamp in stamps if stamp <= packets[-1].dts]
-        self.frames = max(announced, len(stamps))
-        """Frames of the file; in a file that was cut off, not all can be read."""
-        if not self.frames:
+        container, stream = self._container, self._stream
+        packets = stored_packets(container, stream)
+        if stamps_order_frames(packets, container.format.name, stream):
+            self._timeline = timeline_by_stamps(packets, container, stream)
+        else:
+            status = self._path.stat()
+            counted = _count_decoded(self._path, status.st_size, status.st_mtime_ns)
+            self._timeline = timeline_by_count(*counted, packets, container, stream)
+        if not self._timeline.frames:
             raise DataError(f"{self._path.name} holds no frames; {_CURE}")
-        self._number_of = {stamp: number for number, stamp in enumerate(stamps)}
-        key_stamps = [packet.pts for packet in packets if packet.is_keyframe and packet.pts in self._number_of]
-        self._key_numbers = sorted(self._number_of[stamp] for stamp in key_stamps) if self._has_index else [0]
-        self._stamps = stamps
+        self._has_index = bool(self._timeline.stamps) and container.format.name not in _WITHOUT_INDEX
+        self.concealed |= self._timeline.damaged
 
     def chunks(self, numbers_T: NDArray[np.int64], *, short_side: int | None, chunk_size: int) -> Iterator[Chunk]:
         """The frames ``numbers_T`` (strictly ascending), at most ``chunk_size`` at a time, RGB.
@@ -220,9 +229,12 @@ class Video:
                 frame = next(frames)
                 orientation = orientation_of(frame)  # the same for all frames of a clip
                 # One thread: slices would have to be waited for, and loader processes already fill the cores.
-                row[:] = self._converter.reformat(
+                converted = self._converter.reformat(
                     frame, width, height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1
-                ).to_ndarray()
+                )
+                plane = converted.planes[0]
+                lines = np.frombuffer(plane, dtype=np.uint8).reshape(height, plane.line_size)
+                row.reshape(height, -1)[:] = lines[:, : 3 * width]
             yield Chunk(part_T, orientation.apply(frames_THWC))
 
     def verify(self, start: int, end: int, *, decode: bool) -> None:
@@ -231,56 +243,25 @@ class Video:
         Raises:
             DataError: one of them cannot be decoded.
         """
-        if end > len(self._stamps):
-            raise self._unavailable(len(self._stamps))
+        if end > self._timeline.readable:
+            raise self._unavailable(self._timeline.readable)
         if decode:
             for _ in self._decode(np.arange(start, end)):
                 pass
 
     def number_at(self, time_s: float) -> int:
         """Return the number of the frame that is shown ``time_s`` seconds after the first one."""
-        if self._is_steady or not self._has_ordered_stamps:
+        if self.is_steady or not self._timeline.stamps:
             return round(time_s * (self.fps or 0))
-        stamp = self._stamps[0] + time_s / float(self._stream.time_base)
-        after = bisect_right(self._stamps, stamp)
+        stamps = self._timeline.stamps
+        after = bisect_right(stamps, stamps[0] + time_s / float(self._stream.time_base))
         return max(0, after - 1) if time_s > 0 else 0
-
-    def _count_decoded(self) -> None:
-        """Number the frames as the decoder yields them, for a file whose stamps do not order its frames."""
-        self._restart()
-        count = sum(1 for _ in self._container.decode(self._stream))
-        if not count:
-            raise DataError(f"{self._path.name} holds no frames; {_CURE}")
-        declared = self._stream.frames  # placeholders of packed B-frames count there, too
-        self.frames = declared if declared > 1.05 * count + 2 else count
-        self.fps = float(self._stream.average_rate) if self._stream.average_rate else None
-        self._is_steady = True
-        self._stamps, self._key_numbers = list(range(count)), [0]
-
-    def _announced_by_duration(self, packets: list[av.Packet]) -> int:
-        """Return the frames of the duration in the header, for a streamed file that ends well before it; else 0."""
-        duration_s = (self._container.duration or 0) / av.time_base
-        if self._stream.frames or not duration_s or not self.fps or self._stream.duration is not None:
-            return 0
-        last = max(packets, key=lambda packet: packet.pts, default=None)
-        if last is None:
-            return 0
-        end_s = float((last.pts + (last.duration or 0)) * last.time_base)
-        if duration_s - end_s <= max(2 / self.fps, 0.02 * duration_s):
-            return 0
-        self._container.seek(0)
-        ends_s = [
-            float((p.pts + (p.duration or 0)) * p.time_base) for p in self._container.demux() if p.pts is not None
-        ]
-        return round(duration_s * self.fps) if duration_s - max(ends_s) > max(2 / self.fps, 0.02 * duration_s) else 0
 
     def _in_decode_order(self, numbers: NDArray[np.int64]) -> Iterator[av.VideoFrame]:
         wanted = iter(numbers.tolist())
         number = next(wanted, None)
         self._restart()
         for place, frame in enumerate(self._container.decode(self._stream)):
-            if frame.is_corrupt:
-                self.concealed.add(place)
             if place == number:
                 yield frame
                 number = next(wanted, None)
@@ -290,18 +271,19 @@ class Video:
             raise self._unavailable(number)
 
     def _decode(self, numbers: NDArray[np.int64]) -> Iterator[av.VideoFrame]:
-        if not self._has_ordered_stamps:
+        stamps = self._timeline.stamps
+        if not stamps:
             yield from self._in_decode_order(numbers)
             return
         next_number: int | None = None
         decoded: Iterator[av.VideoFrame] = iter(())
         for wanted in numbers.tolist():
-            if wanted >= len(self._stamps):
+            if wanted >= len(stamps):
                 raise self._unavailable(wanted)
             key = self._key_before(wanted)
             # Reading on is cheaper than a seek to a key frame that the decoder's threads are already working on.
             if next_number is None or key >= next_number + self._threads:
-                self._seek(self._stamps[key])
+                self._seek(key)
                 decoded = self._container.decode(self._stream)
             for frame in decoded:
                 # After a seek into an open group the decoder may first give frames of the group before.
@@ -317,21 +299,31 @@ class Video:
             next_number = number + 1
             yield frame
 
+    @cached_property
+    def _number_of(self) -> dict[int, int]:
+        return {stamp: number for number, stamp in enumerate(self._timeline.stamps)}
+
     def _key_before(self, number: int) -> int:
-        place = bisect_right(self._key_numbers, number)
-        return self._key_numbers[place - 1] if place else 0
+        keys = self._timeline.key_numbers if self._has_index else ()
+        place = bisect_right(keys, number)
+        return keys[place - 1] if place else 0
 
     def _unavailable(self, number: int) -> DataError:
-        there = len(self._stamps)
+        there = self._timeline.readable
         why = "its data are damaged" if number < there else f"only {there} of its {self.frames} frames are in the file"
         return DataError(f"frame {number} of {self._path.name} cannot be decoded ({why}); {_CURE}")
 
 
-def _main_stream(streams: Sequence[av.VideoStream]) -> av.VideoStream:
-    """Return the stream that players show: the default one, never a cover picture if there is another."""
-    moving = _moving(streams) or list(streams)
-    return next((stream for stream in moving if stream.disposition & Disposition.default), moving[0])
+@lru_cache(maxsize=None)
+def _count_decoded(path: Path, file_bytes: int, modified_ns: int) -> tuple[int, frozenset[int]]:
+    """Return the number of frames that the decoder yields, and which of them are damaged.
 
-
-def _moving(streams: Sequence[av.VideoStream]) -> list[av.VideoStream]:
-    return [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
+    The size and the time of the last change are there for the cache: a file that was replaced is counted again.
+    """
+    count, damaged = 0, set()
+    with closing(Video(path, 1)) as video:
+        for frame in video._container.decode(video._stream):
+            if frame.is_corrupt:
+                damaged.add(count)
+            count += 1
+    return count, frozenset(damaged)

@@ -1,22 +1,18 @@
-"""Properties of a stored video: its display orientation, the order of its time stamps, its frame rate. No torch.
+"""How the coded pictures of a video are turned for display, and which of several videos is shown. No torch.
 
 T frame, H height, W width, C channel (RGB)
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import av
 import numpy as np
 from av.sidedata.sidedata import Type
+from av.stream import Disposition
 from numpy.typing import NDArray
-
-_WITH_PRESENTATION_STAMPS = ("mov", "mp4", "matroska", "webm", "flv", "mpegts", "asf", "ogg", "nut")
-"""Containers that store when each frame is shown; the others store the order of decoding only."""
-_STEADY = 0.1
-"""Intervals between frames may differ by this fraction of the median at a constant frame rate, or by one clock tick."""
-
 
 class Orientation(NamedTuple):
     """How a coded picture is turned for display: first transposed, then mirrored."""
@@ -60,27 +56,12 @@ def orientation_of(frame: av.VideoFrame) -> Orientation:
     return Orientation(mirrored_across=a < 0, mirrored_down=d < 0)
 
 
-def stamps_order_frames(packets: list[av.Packet], container: str, stream: av.VideoStream) -> bool:
-    """Return whether the time stamps of the packets give the order in which the frames are shown."""
-    stamps = [packet.pts for packet in packets]
-    if any(stamp is None for stamp in stamps) or len(set(stamps)) < len(stamps):
-        return False
-    if any(name in _WITH_PRESENTATION_STAMPS for name in container.split(",")):
-        return True
-    return not stream.codec_context.has_b_frames or stamps != sorted(stamps)
+def shown_stream(streams: Sequence[av.VideoStream]) -> av.VideoStream:
+    """Return the stream that players show: the default one, never a cover picture if there is another."""
+    moving = moving_streams(streams) or list(streams)
+    return next((stream for stream in moving if stream.disposition & Disposition.default), moving[0])
 
 
-def frame_rate(stamps: list[int], stream: av.VideoStream) -> tuple[float | None, bool]:
-    """Return the frames per second, and whether the rate is constant.
-
-    The declared rate counts unless the stamps contradict it, as in files of browsers, which declare 1000.
-    """
-    declared = float(stream.average_rate) if stream.average_rate else None
-    if len(stamps) < 3:
-        return declared, True
-    intervals = np.diff(stamps)
-    mean, middle = float(intervals.mean()), float(np.median(intervals))
-    measured = 1 / (mean * float(stream.time_base))
-    is_steady = bool(np.abs(intervals - middle).max() <= max(_STEADY * middle, 1))
-    is_true = declared is not None and abs(declared / measured - 1) < _STEADY
-    return (declared if is_true and is_steady else measured), is_steady
+def moving_streams(streams: Sequence[av.VideoStream]) -> list[av.VideoStream]:
+    """Return the streams that are videos, cover pictures excluded."""
+    return [stream for stream in streams if not stream.disposition & Disposition.attached_pic]

@@ -1,0 +1,154 @@
+"""Number the frames of a stored video from its packets, without decoding them. No torch.
+
+Frames are numbered from 0 in the order in which they are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import av
+import numpy as np
+
+_WITH_PRESENTATION_STAMPS = ("mov", "mp4", "matroska", "webm", "flv", "mpegts", "ogg", "nut")
+"""Containers that store when each frame is shown; the others store the order of decoding only."""
+_WITHOUT_DURATION = ("mpeg", "mpegts", "mpegvideo", "h264", "hevc", "m4v", "obu", "dv")
+"""Containers that store no duration; FFmpeg estimates one."""
+_TRANSPORT_PACKET_BYTES = (188, 192, 204)
+_STEADY = 0.1
+"""Intervals between frames may differ by this fraction of the median at a constant frame rate, or by one clock tick."""
+_TOLERATED_FRAMES, _TOLERATED_SHARE = 2, 0.02
+"""A file that lacks this much at its end is read as far as it goes: some programs write a duration that is too long."""
+
+
+class Timeline(NamedTuple):
+    """The frames of a file, as far as its packets tell."""
+
+    frames: int
+    """Frames that can be requested; in a file that was cut off, those after ``readable`` cannot be read."""
+    readable: int
+    """Frames whose numbers are certain and whose packets are in the file."""
+    missing: int
+    """Frames that the file announces and does not hold, at its end."""
+    stamps: Sequence[int]
+    """Time stamp of each readable frame, ascending; empty if the stamps do not order the frames."""
+    key_numbers: Sequence[int]
+    """Numbers of the frames at which decoding can begin, ascending."""
+    damaged: frozenset[int]
+    """Frames whose packets are marked as damaged by the container, or that the decoder guessed while counting."""
+    fps: float | None
+    """Frames per second; None if unknown."""
+    is_steady: bool
+    """Whether the intervals between the frames are equal; if not, the rate varies or frames are missing."""
+
+
+def stored_packets(container: av.container.InputContainer, stream: av.VideoStream) -> list[av.Packet]:
+    """Read all packets of the stream that hold a picture for display, without decoding them.
+
+    With a sample table, a damaged packet is one that ends beyond the end of the file; it does not count as stored.
+    """
+    with_table = bool(stream.frames)
+    return [p for p in container.demux(stream) if p.size and not p.is_discard and not (with_table and p.is_corrupt)]
+
+
+def stamps_order_frames(packets: Sequence[av.Packet], container: str, stream: av.VideoStream) -> bool:
+    """Return whether the time stamps of the packets give the order in which the frames are shown."""
+    stamps = [packet.pts for packet in packets]
+    if any(stamp is None for stamp in stamps) or len(set(stamps)) < len(stamps):
+        return False
+    if not stream.codec_context.has_b_frames or any(name in _WITH_PRESENTATION_STAMPS for name in container.split(",")):
+        return True
+    # A program stream may store them, or only some: then FFmpeg fills in the order of decoding, which ascends.
+    return container == "mpeg" and stamps != sorted(stamps)
+
+
+def timeline_by_stamps(
+    packets: Sequence[av.Packet], container: av.container.InputContainer, stream: av.VideoStream
+) -> Timeline:
+    """Number the frames by their time stamps."""
+    stamps = sorted(packet.pts for packet in packets)
+    # The sample table lists what the file should hold. Streamed formats have none (frames == 0).
+    in_table = sum(not entry.is_discard for entry in stream.index_entries) if stream.frames else 0
+    # A lost packet could have been shown before as many of the stored ones as the decoder may hold back.
+    depth = stream.codec_context.reorder_depth
+    fps, is_steady = _frame_rate(stamps[: len(stamps) - depth], stream)
+    missing = max(in_table - len(stamps), _missing_frames(packets, container, stream, fps), 0)
+    is_cut = bool(in_table > len(stamps)) or missing > max(_TOLERATED_FRAMES, _TOLERATED_SHARE * len(stamps))
+    frames = len(stamps) + missing if is_cut else len(stamps)
+    if is_cut:
+        stamps = stamps[: max(1, len(stamps) - depth)]
+    number_of = {stamp: number for number, stamp in enumerate(stamps)}
+    return Timeline(
+        frames=frames,
+        readable=len(stamps),
+        missing=missing,
+        stamps=stamps,
+        key_numbers=sorted(number_of[p.pts] for p in packets if p.is_keyframe and p.pts in number_of),
+        damaged=frozenset(number_of[p.pts] for p in packets if p.is_corrupt and p.pts in number_of),
+        fps=fps,
+        is_steady=is_steady,
+    )
+
+
+def timeline_by_count(
+    count: int,
+    damaged: frozenset[int],
+    packets: Sequence[av.Packet],
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+) -> Timeline:
+    """Number the frames in the order in which the decoder yields them; it yielded ``count``."""
+    fps = float(stream.average_rate) if stream.average_rate else None
+    missing = _missing_frames(packets, container, stream, fps)
+    is_cut = missing > max(_TOLERATED_FRAMES, _TOLERATED_SHARE * count)
+    frames = count + missing if is_cut else count
+    return Timeline(frames, count, missing, (), (0,), damaged, fps, is_steady=True)
+
+
+def _frame_rate(stamps: Sequence[int], stream: av.VideoStream) -> tuple[float | None, bool]:
+    """Return the frames per second, and whether the rate is constant.
+
+    The declared rate counts unless the stamps contradict it, as in files of browsers, which declare 1000.
+    """
+    declared = float(stream.average_rate) if stream.average_rate else None
+    if len(stamps) < 3:
+        return declared, True
+    intervals = np.diff(stamps)
+    mean, middle = float(intervals.mean()), float(np.median(intervals))
+    measured = 1 / (mean * float(stream.time_base))
+    is_steady = bool(np.abs(intervals - middle).max() <= max(_STEADY * middle, 1))
+    is_true = declared is not None and abs(declared / measured - 1) < _STEADY
+    return (declared if is_true and is_steady else measured), is_steady
+
+
+def _missing_frames(
+    packets: Sequence[av.Packet],
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    fps: float | None,
+) -> int:
+    """Return how many frames the stored duration announces after the last packet; 0 where none is stored.
+
+    AVI counts its frames, placeholders included. Elsewhere the duration may end with the last frame's beginning, or
+    with the sound.
+    """
+    names, duration = container.format.name.split(","), stream.duration
+    if names == ["mpegts"] and packets and all(container.size % size for size in _TRANSPORT_PACKET_BYTES):
+        return 1
+    if not packets or not fps or any(name in _WITHOUT_DURATION for name in names) or (stream.frames and "mov" in names):
+        return 0
+    if names == ["avi"] and duration is not None:
+        last = packets[-1].dts
+        return 0 if last is None else max(0, round(float((duration - last) * stream.time_base) * fps) - 1)
+    duration_s = (container.duration or 0) / av.time_base
+    missing = (duration_s - _end_s(packets)) * fps
+    if missing < 1.5:
+        return 0
+    container.seek(0)
+    missing = (duration_s - _end_s(list(container.demux()))) * fps
+    return 0 if missing < 1.5 else round(missing)
+
+
+def _end_s(packets: Sequence[av.Packet]) -> float:
+    return max((float((p.pts + (p.duration or 0)) * p.time_base) for p in packets if p.pts is not None), default=0.0)
