@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -149,11 +149,6 @@ class Video:
         """Whether the coded pictures are rotated or mirrored for display."""
         return self._orientation != UPRIGHT
 
-    @property
-    def streams(self) -> int:
-        """Number of videos in the file, cover pictures excluded."""
-        return len(moving_streams(self._container.streams.video))
-
     @cached_property
     def _orientation(self) -> Orientation:
         """The first frame's; it is stored with every frame and does not change within a clip."""
@@ -166,7 +161,8 @@ class Video:
         self._container.close()
 
     def _open(self) -> None:
-        self._container = av.open(self._path, metadata_errors="ignore")
+        # The options are those of the decoder that looks into the file; the pictures it makes are thrown away.
+        self._container = av.open(self._path, options={"skip_loop_filter": "all"}, metadata_errors="ignore")
         try:
             if not self._container.streams.video:
                 raise DataError(f"{self._path.name} has no video stream; {_CURE}")
@@ -176,6 +172,10 @@ class Video:
         except DataError:
             self._container.close()
             raise
+        self.format = self._container.format.name
+        """FFmpeg's name of the container, for example ``avi``."""
+        self.streams = len(moving_streams(self._container.streams.video))
+        """Number of videos in the file, cover pictures excluded."""
         self._stream.codec_context.thread_count = self._threads
         self._stream.thread_type = "AUTO"
 
@@ -189,14 +189,15 @@ class Video:
             self._restart()
             return
         try:
-            self._container.seek(self._timeline.stamps[number], stream=self._stream)
+            stamp = self._timeline.key_stamps.get(number, self._timeline.stamps[0])
+            self._container.seek(stamp, stream=self._stream)
         except av.PermissionError:  # .swf knows no way back but from its beginning
             self._restart()
 
     def _read_timeline(self) -> None:
         container, stream = self._container, self._stream
         packets = stored_packets(container, stream)
-        if stamps_order_frames(packets, container.format.name, stream):
+        if stamps_order_frames(packets, self.format, stream):
             self._timeline = timeline_by_stamps(packets, container, stream)
         else:
             status = self._path.stat()
@@ -204,7 +205,7 @@ class Video:
             self._timeline = timeline_by_count(*counted, packets, container, stream)
         if not self._timeline.frames:
             raise DataError(f"{self._path.name} holds no frames; {_CURE}")
-        self._has_index = bool(self._timeline.stamps) and container.format.name not in _WITHOUT_INDEX
+        self._has_index = bool(self._timeline.stamps) and self.format not in _WITHOUT_INDEX
         self.concealed |= self._timeline.damaged
 
     def chunks(self, numbers_T: NDArray[np.int64], *, short_side: int | None, chunk_size: int) -> Iterator[Chunk]:
@@ -276,37 +277,51 @@ class Video:
             yield from self._in_decode_order(numbers)
             return
         next_number: int | None = None
-        decoded: Iterator[av.VideoFrame] = iter(())
+        numbered: Iterator[tuple[int, av.VideoFrame]] = iter(())
         for wanted in numbers.tolist():
             if wanted >= len(stamps):
                 raise self._unavailable(wanted)
             key = self._key_before(wanted)
             # Reading on is cheaper than a seek to a key frame that the decoder's threads are already working on.
             if next_number is None or key >= next_number + self._threads:
-                self._seek(key)
-                decoded = self._container.decode(self._stream)
-            for frame in decoded:
-                # After a seek into an open group the decoder may first give frames of the group before.
-                number = self._number_of.get(frame.pts, -1)
-                if frame.is_corrupt and number >= 0:
-                    self.concealed.add(number)
-                if number >= wanted:
-                    break
-            else:
+                numbered = self._numbered_from(key)
+            found = next(((number, frame) for number, frame in numbered if number >= wanted), None)
+            if (found is None or found[0] > wanted) and self._has_index and key:
+                self._has_index = False  # no picture where a key frame should be: begin at the first frame instead
+                numbered = self._numbered_from(0)
+                found = next(((number, frame) for number, frame in numbered if number >= wanted), None)
+            if found is None or found[0] > wanted:
                 raise self._unavailable(wanted)
-            if number > wanted:
-                raise self._unavailable(wanted)
-            next_number = number + 1
-            yield frame
+            next_number = wanted + 1
+            yield found[1]
+
+    def _numbered_from(self, key: int) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Yield frames from the key frame ``key`` on; nothing if the frame there turns out to be none.
+
+        After a seek into an open group the decoder may first give frames of the group before.
+        """
+        self._seek(key)
+        for frame in self._container.decode(self._stream):
+            number = self._number_of.get(frame.pts, -1)
+            if key and (number > key or (number == key and not frame.key_frame)):
+                return  # a file may flag frames as key frames that need others
+            if number >= key:
+                key = 0
+            if frame.is_corrupt and number >= 0:
+                self.concealed.add(number)
+            yield number, frame
+
+    @cached_property
+    def _keys(self) -> list[int]:
+        return list(self._timeline.key_stamps)
 
     @cached_property
     def _number_of(self) -> dict[int, int]:
         return {stamp: number for number, stamp in enumerate(self._timeline.stamps)}
 
     def _key_before(self, number: int) -> int:
-        keys = self._timeline.key_numbers if self._has_index else ()
-        place = bisect_right(keys, number)
-        return keys[place - 1] if place else 0
+        place = bisect_right(self._keys, number) if self._has_index else 0
+        return self._keys[place - 1] if place else 0
 
     def _unavailable(self, number: int) -> DataError:
         there = self._timeline.readable
@@ -314,7 +329,7 @@ class Video:
         return DataError(f"frame {number} of {self._path.name} cannot be decoded ({why}); {_CURE}")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _count_decoded(path: Path, file_bytes: int, modified_ns: int) -> tuple[int, frozenset[int]]:
     """Return the number of frames that the decoder yields, and which of them are damaged.
 

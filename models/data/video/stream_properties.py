@@ -14,6 +14,7 @@ from av.sidedata.sidedata import Type
 from av.stream import Disposition
 from numpy.typing import NDArray
 
+
 class Orientation(NamedTuple):
     """How a coded picture is turned for display: first transposed, then mirrored."""
 

@@ -5,7 +5,8 @@ Frames are numbered from 0 in the order in which they are shown.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import av
@@ -33,8 +34,8 @@ class Timeline(NamedTuple):
     """Frames that the file announces and does not hold, at its end."""
     stamps: Sequence[int]
     """Time stamp of each readable frame, ascending; empty if the stamps do not order the frames."""
-    key_numbers: Sequence[int]
-    """Numbers of the frames at which decoding can begin, ascending."""
+    key_stamps: Mapping[int, int]
+    """Numbers of the frames at which decoding can begin, ascending, each with the time stamp to seek for."""
     damaged: frozenset[int]
     """Frames whose packets are marked as damaged by the container, or that the decoder guessed while counting."""
     fps: float | None
@@ -52,12 +53,16 @@ def stored_packets(container: av.container.InputContainer, stream: av.VideoStrea
     return [p for p in container.demux(stream) if p.size and not p.is_discard and not (with_table and p.is_corrupt)]
 
 
+def _stores_presentation_stamps(container: str) -> bool:
+    return any(name in _WITH_PRESENTATION_STAMPS for name in container.split(","))
+
+
 def stamps_order_frames(packets: Sequence[av.Packet], container: str, stream: av.VideoStream) -> bool:
     """Return whether the time stamps of the packets give the order in which the frames are shown."""
     stamps = [packet.pts for packet in packets]
     if any(stamp is None for stamp in stamps) or len(set(stamps)) < len(stamps):
         return False
-    if not stream.codec_context.has_b_frames or any(name in _WITH_PRESENTATION_STAMPS for name in container.split(",")):
+    if not stream.codec_context.has_b_frames or _stores_presentation_stamps(container):
         return True
     # A program stream may store them, or only some: then FFmpeg fills in the order of decoding, which ascends.
     return container == "mpeg" and stamps != sorted(stamps)
@@ -72,19 +77,21 @@ def timeline_by_stamps(
     in_table = sum(not entry.is_discard for entry in stream.index_entries) if stream.frames else 0
     # A lost packet could have been shown before as many of the stored ones as the decoder may hold back.
     depth = stream.codec_context.reorder_depth
-    fps, is_steady = _frame_rate(stamps[: len(stamps) - depth], stream)
+    fps, is_steady = _frame_rate(stamps, stream)
     missing = max(in_table - len(stamps), _missing_frames(packets, container, stream, fps), 0)
     is_cut = bool(in_table > len(stamps)) or missing > max(_TOLERATED_FRAMES, _TOLERATED_SHARE * len(stamps))
     frames = len(stamps) + missing if is_cut else len(stamps)
     if is_cut:
         stamps = stamps[: max(1, len(stamps) - depth)]
     number_of = {stamp: number for number, stamp in enumerate(stamps)}
+    keys = {number_of[p.pts]: p for p in packets if p.is_keyframe and p.pts in number_of}
+    seeks_pts = _stores_presentation_stamps(container.format.name)
     return Timeline(
         frames=frames,
         readable=len(stamps),
         missing=missing,
         stamps=stamps,
-        key_numbers=sorted(number_of[p.pts] for p in packets if p.is_keyframe and p.pts in number_of),
+        key_stamps={n: keys[n].pts if seeks_pts or keys[n].dts is None else keys[n].dts for n in sorted(keys)},
         damaged=frozenset(number_of[p.pts] for p in packets if p.is_corrupt and p.pts in number_of),
         fps=fps,
         is_steady=is_steady,
@@ -103,7 +110,12 @@ def timeline_by_count(
     missing = _missing_frames(packets, container, stream, fps)
     is_cut = missing > max(_TOLERATED_FRAMES, _TOLERATED_SHARE * count)
     frames = count + missing if is_cut else count
-    return Timeline(frames, count, missing, (), (0,), damaged, fps, is_steady=True)
+    # A packet may hold no picture only if another one holds two: old AVI files pack B-frames so.
+    lost = len(packets) - count
+    has_equal_stamps = len({packet.pts for packet in packets if packet.pts is not None}) < sum(
+        packet.pts is not None for packet in packets
+    )
+    return Timeline(frames, count, max(missing, lost), (), {}, damaged, fps, is_steady=not has_equal_stamps)
 
 
 def _frame_rate(stamps: Sequence[int], stream: av.VideoStream) -> tuple[float | None, bool]:
@@ -128,25 +140,28 @@ def _missing_frames(
     stream: av.VideoStream,
     fps: float | None,
 ) -> int:
-    """Return how many frames the stored duration announces after the last packet; 0 where none is stored.
+    """Return how many frames the header announces after the last packet; 0 where it announces nothing.
 
-    AVI counts its frames, placeholders included. Elsewhere the duration may end with the last frame's beginning, or
-    with the sound.
+    AVI and IVF count their frames, placeholders included. Elsewhere there is a duration, which may end with the
+    beginning of the last frame or with the sound.
     """
-    names, duration = container.format.name.split(","), stream.duration
+    names = container.format.name.split(",")
     if names == ["mpegts"] and packets and all(container.size % size for size in _TRANSPORT_PACKET_BYTES):
         return 1
-    if not packets or not fps or any(name in _WITHOUT_DURATION for name in names) or (stream.frames and "mov" in names):
+    if not packets or not fps or any(name in _WITHOUT_DURATION for name in names):
         return 0
-    if names == ["avi"] and duration is not None:
+    if stream.frames:
         last = packets[-1].dts
-        return 0 if last is None else max(0, round(float((duration - last) * stream.time_base) * fps) - 1)
+        if last is None or "mov" in names:
+            return 0
+        return max(0, round(float((stream.frames - last) * stream.time_base) * fps) - 1)
     duration_s = (container.duration or 0) / av.time_base
-    missing = (duration_s - _end_s(packets)) * fps
-    if missing < 1.5:
+    if (duration_s - _end_s(packets)) * fps < 1.5:
         return 0
     container.seek(0)
-    missing = (duration_s - _end_s(list(container.demux()))) * fps
+    with suppress(IndexError):  # PyAV 18, if a damaged file holds more streams than its header announces
+        packets = list(container.demux())  # of all streams: the sound may be longer
+    missing = (duration_s - _end_s(packets)) * fps
     return 0 if missing < 1.5 else round(missing)
 
 

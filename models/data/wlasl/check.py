@@ -15,8 +15,9 @@ from rich.progress import track
 from models.command import OneLineParser, run_command
 from models.data.left_out import write_list
 from models.data.manifest import SPLITS, ClipInfo
+from models.data.video.inspection import Finding, inspect_clips
 from models.data.wlasl import load_manifest
-from models.data.wlasl.directory_report import DirectoryReport, Finding, inspect_clips
+from models.data.wlasl.directory_report import DirectoryReport
 from slr_bench.errors import EXIT_OK, EXIT_USAGE, ConfigError
 
 

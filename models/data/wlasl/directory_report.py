@@ -1,10 +1,9 @@
-"""Inspect the video files of a data directory, and report on it as tables and as JSON. No torch."""
+"""Report on a data directory and the state of its video files, as tables and as JSON. No torch."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -13,10 +12,8 @@ from typing import Any
 from rich.table import Table
 
 from models.data.left_out import Split, some_of
-from models.data.manifest import SPLITS, ClipInfo, Manifest
-from models.data.video.clip_location import bbox_applies, frame_range, rate_ratio
-from models.data.video.reader import open_video
-from slr_bench.errors import DataError
+from models.data.manifest import SPLITS, Manifest
+from models.data.video.inspection import Finding
 
 _COLUMNS = {
     "listed": "clips of the split file",
@@ -32,62 +29,12 @@ _COLUMNS = {
     "no_fps": "annotated without a frame rate: frame numbers are those of the file",
     "turned": "recorded on its side or mirrored: read as players show it",
     "several_streams": "files with several videos: the default one is read",
+    "uneven": "the frame rate varies, or frames are missing: frames are found by their time stamps",
+    "ends_early": "the file holds a little less than its header announces: read as far as it goes",
     "concealed": "damaged pictures, which the decoder replaced by guesses (--decode finds them)",
+    "damaged": "FFmpeg reports errors in the file (--decode finds more)",
 }
 """Column of the table -> what it counts."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The state of one clip's file. The flags are False if it cannot be read."""
-
-    clip: ClipInfo
-    unreadable: str | None
-    """Reason why training cannot read it; None if it can."""
-    frames: int = 0
-    """Frames of the sign in the file."""
-    is_short: bool = False
-    """The sign has fewer frames than the network takes: the last one is repeated."""
-    has_other_rate: bool = False
-    """Annotated frame numbers count at another rate than the file's and are rescaled."""
-    has_stale_bbox: bool = False
-    """The bbox was measured on another picture than the file's."""
-    is_turned: bool = False
-    """The coded pictures are rotated or mirrored for display."""
-    has_several_streams: bool = False
-    """The file holds several videos; the default one is read."""
-    concealed: int = 0
-    """Damaged frames whose pictures the decoder guessed; counted only when every frame is decoded."""
-
-
-def inspect_clip(clip: ClipInfo, num_frames: int, *, decode: bool) -> Finding:
-    """Open the file of a clip and read its packets (1 to 2 ms); with ``decode``, decode all frames of the sign too."""
-    try:
-        with open_video(clip.path) as video:
-            start, end = frame_range(clip, video)
-            has_stale_bbox = clip.bbox is not None and not bbox_applies(clip.bbox, *video.size)
-            is_turned = video.is_turned
-            has_several_streams = video.streams > 1
-            video.verify(start, end, decode=decode)
-    except DataError as error:
-        return Finding(clip, str(error))
-    return Finding(
-        clip,
-        unreadable=None,
-        frames=end - start,
-        is_short=end - start < num_frames,
-        has_other_rate=rate_ratio(clip, video.fps) != 1.0,
-        has_stale_bbox=has_stale_bbox,
-        is_turned=is_turned,
-        has_several_streams=has_several_streams,
-        concealed=len(video.concealed),
-    )
-
-
-def inspect_clips(clips: Sequence[ClipInfo], num_frames: int, threads: int, *, decode: bool) -> Iterator[Finding]:
-    """Yield findings in the order of ``clips``. FFmpeg releases the interpreter lock, so threads help."""
-    with ThreadPoolExecutor(threads) as pool:
-        yield from pool.map(lambda clip: inspect_clip(clip, num_frames, decode=decode), clips)
 
 
 @dataclass(frozen=True)
@@ -132,7 +79,10 @@ class DirectoryReport:
                     "no_fps": not finding.unreadable and finding.clip.fps is None and not finding.clip.is_whole_file,
                     "turned": finding.is_turned,
                     "several_streams": finding.has_several_streams,
+                    "uneven": finding.is_uneven,
+                    "ends_early": finding.missing > 0,
                     "concealed": finding.concealed > 0,
+                    "damaged": finding.damage is not None,
                 }
                 for name in (name for name, holds in columns.items() if holds):
                     ids[name].append(finding.clip.video_id)
@@ -160,7 +110,7 @@ class DirectoryReport:
             "clips": {name: sorted(found) for name, found in ids.items() if name not in ("listed", "usable")},
             "listed_twice": list(self.manifest.repeated),
             "in_two_splits": [list(group) for group in self.manifest.leaks],
-            "causes": {f.clip.video_id: f.unreadable for f in self.findings if f.unreadable},
+            "causes": {f.clip.video_id: f.unreadable or f.damage for f in self.findings if f.unreadable or f.damage},
         }
 
     def renderables(self) -> Iterator[Table | str]:
@@ -185,6 +135,8 @@ class DirectoryReport:
         yield from self._balance()
 
     def _causes(self) -> Iterator[str]:
+        for finding in [finding for finding in self.findings if finding.damage][:10]:
+            yield f"damaged: {finding.clip.path.name}: {finding.damage}"
         bad = [finding for finding in self.findings if finding.unreadable]
         for finding in bad[:10]:
             yield f"unreadable: {finding.unreadable}"
