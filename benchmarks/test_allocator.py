@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from slr_bench.predict.allocator.expandable import ALLOCATORS
-from slr_bench.predict.allocator.replay import Event, replay
+from slr_bench.predict.allocator.recording import Event
+from slr_bench.predict.allocator.replay import replay_events
 from slr_bench.predict.allocator.rules import AllocatorSettings
 from slr_bench.units import KIB, MIB
 
@@ -35,7 +36,7 @@ def test_replay(benchmark: Any, expandable: bool) -> None:
     events = trace()
     settings = AllocatorSettings(expandable_segments=expandable)
 
-    replayed = benchmark(lambda: replay(events, ALLOCATORS[settings.expandable_segments](settings)))
+    replayed = benchmark(lambda: replay_events(events, ALLOCATORS[settings.expandable_segments](settings)))
 
     assert len(replayed.reserved_bytes) == EVENTS
     if benchmark.stats is not None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from slr_bench.compare.rules import RuleSet
     from slr_bench.compare.sources import RevisionPair
     from slr_bench.grid.cells import Cell
-    from slr_bench.predict.allocator.replay import SnapshotReplay
+    from slr_bench.predict.allocator.verdict import SnapshotReplay
     from slr_bench.predict.calibrate import Calibration
     from slr_bench.probes.live import Watcher
     from slr_bench.run.runner import Listener
@@ -325,7 +325,7 @@ def replay(
     Raises:
         ConfigError: The file is no snapshot, or a setting is unknown.
     """
-    from slr_bench.predict.allocator.replay import replay_snapshot
+    from slr_bench.predict.allocator.verdict import replay_snapshot
 
     return replay_snapshot(Path(snapshot), settings, capacity_bytes, device, torch_version)
 

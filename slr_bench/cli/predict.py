@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -194,7 +195,9 @@ def calibrate(
 
 
 def replay(
-    snapshot: Annotated[Path, typer.Argument(help="File of torch.cuda.memory._dump_snapshot.")],
+    snapshot: Annotated[
+        Path, typer.Argument(help="File of torch.cuda.memory._dump_snapshot, or a page or JSON file made from it.")
+    ],
     settings: Annotated[
         str | None,
         typer.Option(
@@ -202,21 +205,33 @@ def replay(
         ),
     ] = None,
     capacity: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Memory for segments, like 6GiB [default: no limit].")
+        str | None,
+        typer.Option(metavar="SIZE", help="Memory for segments, like 6GiB [default: what a failed request shows]."),
     ] = None,
     device: Annotated[
-        int | None, typer.Option(metavar="INDEX", help="GPU of the file [default: the one with the longest history].")
+        int | None, typer.Option(metavar="INDEX", min=0, help="GPU of the file [default: all with a history].")
     ] = None,
     torch_version: Annotated[
         str, typer.Option("--torch", metavar="VERSION", help="Use the allocator rules of this release of torch.")
     ] = "2.14",
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page: timeline, segments, other settings, lines of source (HTML)."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Replay a CUDA memory snapshot: reserved memory, fragmentation, and the fit under other settings."""
+    """Replay a CUDA memory snapshot: is the allocator understood, what is fragmented, which settings would help.
+
+    Exit codes: 0 the simulation agrees, 1 it differs, 5 there is nothing to check. With other settings or a capacity:
+    0 it fits, 6 it does not.
+    """
     from slr_bench.api import replay as replay_snapshot
-    from slr_bench.report.views.predict import print_replay
+    from slr_bench.predict.allocator.inspection import inspect_replay
+    from slr_bench.record import public_command
+    from slr_bench.report.views.replay import print_replay, replay_page
     from slr_bench.units import parse_bytes
 
+    refuse_lost_outputs([out])
     try:
         capacity_bytes = None if capacity is None else parse_bytes(capacity)
     except ValueError as error:
@@ -224,5 +239,12 @@ def replay(
     result = replay_snapshot(
         snapshot, settings=settings, capacity_bytes=capacity_bytes, device=device, torch_version=torch_version
     )
-    print_replay(result, open_console(stderr=as_json))
-    finish(result.to_dict(), EXIT_OK if result.simulated.out_of_memory is None else EXIT_DOES_NOT_FIT, as_json)
+    found, inspection, console = result.to_dict(), None, open_console(stderr=as_json)
+    if out is not None:
+        inspection = inspect_replay(result)
+        write_output(out, replay_page(result, inspection, snapshot.name, public_command(sys.argv[1:])))
+        found |= {**inspection.to_dict(), "page": str(out)}
+    print_replay(result, inspection, console)
+    if out is not None:
+        console.print(f"page: {out}", soft_wrap=True, markup=False, highlight=False)
+    finish(found, result.exit_code, as_json)

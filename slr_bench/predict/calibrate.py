@@ -16,8 +16,8 @@ from slr_bench.errors import CellCrashedError, ConfigError, NothingMeasuredError
 from slr_bench.execute.job import NO_CUDA, CalibrateOperators, CalibrateSteps, Driver, Ending, JsonObject, MeasureCell
 from slr_bench.execute.local import temporary_driver
 from slr_bench.grid.cells import Cell
-from slr_bench.predict.allocator.recording import SUFFIX, GoldenTrace, write_golden
-from slr_bench.predict.allocator.replay import golden_differences
+from slr_bench.predict.allocator.golden import SUFFIX, GoldenTrace, write_golden
+from slr_bench.predict.allocator.verdict import golden_differences
 from slr_bench.predict.device import SMALL_WORKSPACE_BYTES, Device, known_devices
 from slr_bench.record import Outcome
 from slr_bench.run.cell_runner import on_phase, preload_of, prepare, work_of

@@ -165,14 +165,21 @@ class _TorchCall:
 def plain_history(snapshot: Mapping[str, Any], device: int = 0) -> JsonObject:
     """Return the part of a snapshot that a replay needs, under the same keys: one device, no stacks."""
     trace: Iterable[Mapping[str, Any]] = snapshot["device_traces"][device]
-    keep = ("action", "addr", "size", "stream")
+    of_entry = ("action", "addr", "size", "stream", "device_free", "pool_id")
+    of_segment = ("address", "total_size", "stream", "segment_type", "segment_pool_id", "is_expandable")
+    of_block = ("size", "requested_size", "state")
+
+    def part(whole: Mapping[str, Any], names: Iterable[str]) -> JsonObject:
+        return {name: whole[name] for name in names if name in whole}
+
+    segments = [
+        {**part(one, of_segment), "device": 0, "blocks": [part(block, of_block) for block in one["blocks"]]}
+        for one in snapshot["segments"]
+        if one["device"] == device
+    ]
     return {
-        "segments": [
-            {"device": 0, "total_size": one["total_size"], "allocated_size": one["allocated_size"]}
-            for one in snapshot["segments"]
-            if one["device"] == device
-        ],
-        "device_traces": [[{name: entry[name] for name in keep if name in entry} for entry in trace]],
+        "segments": segments,
+        "device_traces": [[part(entry, of_entry) for entry in trace]],
         "allocator_settings": dict(snapshot.get("allocator_settings", {})),
     }
 

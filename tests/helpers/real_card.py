@@ -7,8 +7,8 @@ import sys
 
 import torch
 
-from slr_bench.predict.allocator.recording import GoldenTrace
-from slr_bench.predict.allocator.replay import golden_differences
+from slr_bench.predict.allocator.golden import GoldenTrace
+from slr_bench.predict.allocator.verdict import golden_differences
 from slr_bench.worker.calibrate import TorchGpu, measured_operators, recorded_steps
 from slr_bench.worker.operator_cases import CASES
 

@@ -3,20 +3,21 @@
 It follows ``c10/cuda/CUDACachingAllocator.cpp`` (torch 2.11 to 2.14): two pools per stream, best fit by (size,
 address), splitting, merging with free neighbours, and cached segments that are given back under pressure.
 
-Three things are not modelled: memory pools of CUDA graphs, ``garbage_collection_threshold``, and ``record_stream``
-across streams, where a freed block waits for an event.
+Two things are not modelled: ``garbage_collection_threshold``, and ``record_stream`` across streams, where a freed block
+waits for an event.
 
 Addresses of segments decide between blocks of equal size. Here they ascend in the order of allocation, unless the
-caller passes the true ones.
+caller passes the true ones. An allocator can begin in the state that a recording begins in.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Final
 
 from slr_bench.errors import SlrBenchError
+from slr_bench.predict.allocator.recording import DEFAULT_POOL, PoolId, SegmentState
 from slr_bench.predict.allocator.rules import DEFAULT_SETTINGS, UNLIMITED, AllocatorSettings, round_up, segment_bytes
 from slr_bench.units import format_bytes
 
@@ -70,12 +71,12 @@ class Block:
 
 
 class Pool:
-    """Free blocks of one stream, for small or for large requests, ordered by size and then by address."""
+    """Free blocks of one stream and private pool, for small or large requests, ordered by size and then by address."""
 
-    __slots__ = ("free", "is_small", "unmapped")
+    __slots__ = ("free", "is_small", "stream", "unmapped")
 
-    def __init__(self, is_small: bool) -> None:
-        self.is_small = is_small
+    def __init__(self, is_small: bool, stream: int) -> None:
+        self.is_small, self.stream = is_small, stream
         self.free: list[tuple[int, int, Block]] = []
         self.unmapped: list[tuple[int, Block]] = []
         """Blocks without memory behind them, by address."""
@@ -100,19 +101,19 @@ class Pool:
 class CachingAllocator:
     """The allocator of one device. ``peak_*`` are the highest values since the last :meth:`reset_peaks`."""
 
-    def __init__(
-        self, settings: AllocatorSettings = DEFAULT_SETTINGS, next_address: Callable[[int], int] | None = None
-    ) -> None:
-        """Make an empty allocator. ``next_address`` maps a new segment's size to its address."""
+    def __init__(self, settings: AllocatorSettings = DEFAULT_SETTINGS) -> None:
         self.settings, self.rules = settings, settings.rules
+        self.capacity_bytes = settings.capacity_bytes
+        """Memory for segments; it may change."""
+        self.next_address: int | None = None
+        """Address of the next new segment; None stands for one above all others."""
         self.requested_bytes = self.allocated_bytes = self.reserved_bytes = 0
         self.segments = 0
         """Number of segments from ``cudaMalloc``. Like torch, it does not count expandable segments."""
         self.peak_requested_bytes = self.peak_allocated_bytes = self.peak_reserved_bytes = 0
         self.retries = 0
         """Number of times that cached segments were given back to make room."""
-        self._pools: dict[tuple[bool, int], Pool] = {}
-        self._next_address = next_address or self._ascending_address
+        self._pools: dict[tuple[bool, int, PoolId], Pool] = {}
         self._free_address = _FIRST_ADDRESS
 
     @property
@@ -120,7 +121,16 @@ class CachingAllocator:
         """Peaks of requested, allocated and reserved bytes."""
         return self.peak_requested_bytes, self.peak_allocated_bytes, self.peak_reserved_bytes
 
-    def allocate(self, size_bytes: int, stream: int = 0) -> Block:
+    def restore(self, segments: Sequence[SegmentState]) -> dict[int, Block]:
+        """Put segments into the empty allocator, and return their allocated blocks by address."""
+        alive: dict[int, Block] = {}
+        for segment in segments:
+            self.segments += 1
+            self._restore_range(segment, None, None, alive)
+        self.reset_peaks()
+        return alive
+
+    def allocate(self, size_bytes: int, stream: int = 0, private_pool: PoolId = DEFAULT_POOL) -> Block:
         """Return a block for a request of ``size_bytes`` (at least 1).
 
         Raises:
@@ -128,13 +138,14 @@ class CachingAllocator:
         """
         size = round_up(size_bytes, self.settings)
         is_small = size <= self.rules.small_request_bytes
-        pool = self._pools.get((is_small, stream)) or self._new_pool(is_small, stream)
+        key = (is_small, stream, private_pool)
+        pool = self._pools.get(key) or self._pools.setdefault(key, Pool(is_small, stream))
         block = (
             self._take_cached(pool, size)
             or self._take_new(pool, size)
             or self._take_after_release(pool, size, size_bytes)
         )
-        if self._is_split(pool, block.size_bytes, size):
+        if self._is_split(block, size):
             rest = block
             block = Block(rest.address, size, pool, rest.segment)
             block.insert_before(rest)
@@ -165,6 +176,17 @@ class CachingAllocator:
         self._merge(block)
         block.pool.add(block)
 
+    def release(self, address: int, size_bytes: int) -> bool:
+        """Give one free segment back to the device, as a recording did; return False if it is not free here."""
+        for pool in self._pools.values():
+            index = bisect_left(pool.free, (size_bytes, address))
+            if index < len(pool.free) and pool.free[index][:2] == (size_bytes, address):
+                block = pool.free[index][2]
+                if block.previous is None and block.next is None:
+                    self._give_back(block)
+                    return True
+        return False
+
     def empty_cache(self) -> None:
         """Give back every segment without an allocated block (``torch.cuda.empty_cache``)."""
         for pool in self._pools.values():
@@ -182,8 +204,31 @@ class CachingAllocator:
         free = [block for pool in pools for _, _, block in pool.free]
         return free + [block for pool in pools for _, block in pool.unmapped]
 
-    def _new_pool(self, is_small: bool, stream: int) -> Pool:
-        return self._pools.setdefault((is_small, stream), Pool(is_small))
+    def _restore_range(
+        self, segment: SegmentState, mark: object, before: Block | None, alive: dict[int, Block]
+    ) -> Block:
+        """Add the blocks of a segment behind the block ``before``, and return the last one."""
+        key = (segment.is_small, segment.stream, segment.pool)
+        pool = self._pools.setdefault(key, Pool(segment.is_small, segment.stream))
+        self.reserved_bytes += segment.size_bytes
+        self._free_address = max(self._free_address, segment.end)
+        address = segment.address
+        for live in (*segment.blocks, None):
+            start = segment.end if live is None else live.address
+            if start > address:
+                block = Block(address, start - address, pool, mark)
+                pool.add(block)
+                before = _append(block, before)
+            if live is not None:
+                block = Block(start, live.size_bytes, pool, mark)
+                block.is_free, block.requested_bytes = False, live.requested_bytes
+                self.requested_bytes += live.requested_bytes
+                self.allocated_bytes += live.size_bytes
+                alive[start] = block
+                before = _append(block, before)
+                address = start + live.size_bytes
+        assert before is not None, "a segment has at least one byte"
+        return before
 
     def _take_cached(self, pool: Pool, size: int) -> Block | None:
         """Take the best fit out of the pool."""
@@ -209,7 +254,7 @@ class CachingAllocator:
         if not self._reserve(segment):
             return None
         self.segments += 1
-        return Block(self._next_address(segment), segment, pool, None)
+        return Block(self._new_address(segment), segment, pool, None)
 
     def _take_after_release(self, pool: Pool, size: int, size_bytes: int) -> Block:
         """Give back as many oversized blocks as needed, then everything cached, and try again."""
@@ -221,14 +266,14 @@ class CachingAllocator:
         if block is None:
             raise OutOfDeviceMemoryError(
                 f"tried to allocate {format_bytes(size_bytes)}: {format_bytes(self.allocated_bytes)} are allocated and "
-                f"{format_bytes(self.reserved_bytes)} reserved of {format_bytes(self.settings.capacity_bytes)}; "
+                f"{format_bytes(self.reserved_bytes)} reserved of {format_bytes(self.capacity_bytes)}; "
                 "use a smaller micro-batch, or expandable_segments:True if little of the reserved memory is allocated"
             )
         return block
 
-    def _is_split(self, pool: Pool, size: int, wanted: int) -> bool:
-        rest = size - wanted
-        if pool.is_small:
+    def _is_split(self, block: Block, wanted: int) -> bool:
+        rest = block.size_bytes - wanted
+        if block.pool.is_small:
             return rest >= self.rules.granule_bytes
         return wanted < self.settings.max_split_size_bytes and rest > self.rules.small_request_bytes
 
@@ -281,13 +326,21 @@ class CachingAllocator:
         self.reserved_bytes -= block.size_bytes
 
     def _reserve(self, size: int) -> bool:
-        if self.reserved_bytes + size > self.settings.capacity_bytes:
+        if self.reserved_bytes + size > self.capacity_bytes:
             return False
         self.reserved_bytes += size
         self.peak_reserved_bytes = max(self.peak_reserved_bytes, self.reserved_bytes)
         return True
 
-    def _ascending_address(self, size: int) -> int:
+    def _new_address(self, size: int) -> int:
+        if self.next_address is not None:
+            return self.next_address
         address = self._free_address
         self._free_address += size
         return address
+
+
+def _append(block: Block, before: Block | None) -> Block:
+    if before is not None:
+        block.insert_after(before)
+    return block

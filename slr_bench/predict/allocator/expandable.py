@@ -7,10 +7,11 @@ grows where the plain allocator would make a new one. Whole free pages are given
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from slr_bench.predict.allocator.caching import Block, CachingAllocator, Pool
+from slr_bench.predict.allocator.recording import PoolId, SegmentState
 from slr_bench.predict.allocator.rules import UNLIMITED
 from slr_bench.units import GIB
 
@@ -39,7 +40,56 @@ class _Segment:
 
 
 class ExpandableAllocator(CachingAllocator):
-    """A :class:`CachingAllocator` whose segments grow. ``segments`` stays 0, like torch's own statistic."""
+    """A :class:`CachingAllocator` whose segments grow. Like torch's own statistic, ``segments`` does not count them.
+
+    Segments that do not grow may be there from the start, made before the setting was switched on.
+    """
+
+    def restore(self, segments: Sequence[SegmentState]) -> dict[int, Block]:
+        """Put segments into the empty allocator, and return their allocated blocks by address.
+
+        All ranges of mapped pages of one pool belong to one segment.
+        """
+        alive = super().restore([segment for segment in segments if not segment.is_expandable])
+        growing: dict[tuple[bool, int, PoolId], list[SegmentState]] = {}
+        for segment in sorted(segments, key=lambda segment: segment.address):
+            if segment.is_expandable:
+                growing.setdefault((segment.is_small, segment.stream, segment.pool), []).append(segment)
+        for ranges in growing.values():
+            self._restore_segment(ranges, alive)
+        self.reset_peaks()
+        return alive
+
+    def release(self, address: int, size_bytes: int) -> bool:
+        """Give the whole pages of one free block, or a segment, back to the device; return False if it is not free."""
+        for pool in self._pools.values():
+            for _, _, block in pool.free:
+                if block.address <= address and address + size_bytes <= block.address + block.size_bytes:
+                    self._release_block(block)
+                    return True
+        return False
+
+    def _restore_segment(self, ranges: Sequence[SegmentState], alive: dict[int, Block]) -> None:
+        page = self._page_bytes(ranges[0].is_small)
+        mark = _Segment(ranges[0].address, page)
+        block = None
+        for segment in ranges:
+            if block is not None:
+                block = self._add_unmapped(block, segment.address)
+            block = self._restore_range(segment, mark, block, alive)
+        assert block is not None
+        self._add_unmapped(
+            block, ranges[0].address + max(self._address_space(page), ranges[-1].end - mark.address + page)
+        )
+
+    def _add_unmapped(self, before: Block, end: int) -> Block:
+        start = before.address + before.size_bytes
+        block = Block(start, end - start, before.pool, before.segment)
+        block.is_mapped = False
+        block.insert_after(before)
+        block.pool.add_unmapped(block)
+        self._free_address = max(self._free_address, end)
+        return block
 
     def _best_fit(self, pool: Pool, size: int) -> int:
         """Prefer, among consecutive blocks, the one that can grow to the smaller size."""
@@ -61,12 +111,20 @@ class ExpandableAllocator(CachingAllocator):
         pool.remove(block)
         return block
 
-    def _is_split(self, pool: Pool, size: int, wanted: int) -> bool:
-        return size - wanted >= self.rules.granule_bytes
+    def _is_split(self, block: Block, wanted: int) -> bool:
+        if block.segment is None:
+            return super()._is_split(block, wanted)
+        return block.size_bytes - wanted >= self.rules.granule_bytes
 
     def _release(self, pool: Pool) -> None:
         for _, _, block in list(pool.free):
+            self._release_block(block)
+
+    def _release_block(self, block: Block) -> None:
+        if block.segment is not None:
             self._unmap(block)
+        elif block.previous is None and block.next is None:
+            self._give_back(block)
 
     def _release_oversized(self, pool: Pool, size: int) -> bool:
         return False
@@ -83,15 +141,22 @@ class ExpandableAllocator(CachingAllocator):
                 block = block.next
             if room >= size:
                 return first
-        capacity = self.settings.capacity_bytes
-        device_bytes = DEFAULT_DEVICE_BYTES if capacity >= UNLIMITED else capacity
-        page = self.rules.small_segment_bytes if pool.is_small else self.rules.large_segment_bytes
-        addresses = -(-int(device_bytes * ADDRESS_SPACE_PART) // page) * page
-        start = self._next_address(addresses)
+        page = self._page_bytes(pool.is_small)
+        addresses = self._address_space(page)
+        start = self._new_address(addresses)
         block = Block(start, addresses, pool, _Segment(start, page))
         block.is_mapped = False
         pool.add_unmapped(block)
         return block
+
+    def _page_bytes(self, is_small: bool) -> int:
+        return self.rules.small_segment_bytes if is_small else self.rules.large_segment_bytes
+
+    def _address_space(self, page: int) -> int:
+        """Return the size of the range of addresses that a segment gets, in whole pages."""
+        capacity = self.settings.capacity_bytes
+        device_bytes = DEFAULT_DEVICE_BYTES if capacity >= UNLIMITED else capacity
+        return -(-int(device_bytes * ADDRESS_SPACE_PART) // page) * page
 
     def _map(self, block: Block, size: int) -> bool:
         """Put whole pages behind the first ``size`` bytes of an unmapped block; return False if the device is full."""

@@ -1,4 +1,4 @@
-"""Print predictions, replayed snapshots and calibrations."""
+"""Print predictions and calibrations."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
-from rich.table import Table as RichTable
 from rich.text import Text
 
 from slr_bench.grid.cells import Cell as GridCell
-from slr_bench.predict.allocator.replay import SnapshotReplay
 from slr_bench.predict.calibrate import Calibration
 from slr_bench.predict.device import Estimate, Fit
 from slr_bench.predict.host import START_BYTES, HostPrediction
@@ -198,47 +196,6 @@ def _figures(one: Prediction | HostPrediction | Refusal) -> tuple[Cell, ...]:
         Cell(format_bytes(peak), sort=peak),
         Cell(f"{format_bytes(whole.low)} to {format_bytes(whole.high)}", sort=whole.low),
         Cell(verdict, tone=tone),
-    )
-
-
-def print_replay(found: SnapshotReplay, console: Console) -> None:
-    """Print what was recorded beside what was simulated, and a sentence on the difference."""
-    recording, simulated = found.recording, found.simulated
-    table = RichTable(title=f"{len(recording.events):,} events of device {recording.device}")
-    for column in ("", "recorded", "simulated"):
-        table.add_column(column, justify="left" if not column else "right")
-    reserved = max(recording.reserved_bytes, default=0)
-    rows = [
-        ("peak requested", "–", format_bytes(simulated.peak_requested_bytes)),
-        ("peak allocated", "–", format_bytes(simulated.peak_allocated_bytes)),
-        ("peak reserved", format_bytes(reserved), format_bytes(simulated.peak_reserved_bytes)),
-        ("most segments", str(max(recording.segments, default=0)), str(max(simulated.segments, default=0))),
-    ]
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-    console.print(_replay_verdict(found), soft_wrap=True, highlight=False)
-
-
-def _replay_verdict(found: SnapshotReplay) -> str:
-    simulated = found.simulated
-    if simulated.out_of_memory is not None:
-        number = len(simulated.reserved_bytes)
-        return f"Out of memory at event {number + 1:,} of {len(found.recording.events):,}: {simulated.out_of_memory}"
-    waste = simulated.fragmentation
-    lost = "" if waste is None else f" {waste:.1%} of the reserved memory was never allocated at the same time."
-    if found.capacity_bytes is not None:
-        return f"It fits {format_bytes(found.capacity_bytes)}.{lost}"
-    if not found.is_as_recorded:
-        peaks = max(found.recording.reserved_bytes, default=0), simulated.peak_reserved_bytes
-        change = " as much as" if peaks[0] == peaks[1] else f" {format_bytes(abs(peaks[1] - peaks[0]))} "
-        change += "" if peaks[0] == peaks[1] else "more than" if peaks[1] > peaks[0] else "less than"
-        return f"With these settings it reserves{change} recorded.{lost}"
-    if found.first_difference is None:
-        return f"The simulation agrees with the recording after every event, to the byte.{lost}"
-    return (
-        f"The simulation differs from the recording from event {found.first_difference + 1:,} on. Possible causes are "
-        f"other torch rules (--torch), streams that wait for each other, and memory pools.{lost}"
     )
 
 

@@ -13,8 +13,8 @@ from slr_bench.errors import CellCrashedError, UnsupportedSettingError
 from slr_bench.grid.cells import expand
 from slr_bench.grid.config import load_grid
 from slr_bench.predict import device
-from slr_bench.predict.allocator.recording import read_golden
-from slr_bench.predict.allocator.replay import golden_differences
+from slr_bench.predict.allocator.golden import read_golden
+from slr_bench.predict.allocator.verdict import golden_differences
 from slr_bench.predict.calibrate import calibrate, card_name, device_entry
 from slr_bench.predict.device import Estimate, find_device, known_devices
 from slr_bench.predict.peak import predict_step

@@ -90,14 +90,22 @@ def test_limit_of_a_job_is_set_before_anything_is_built(monkeypatch):
 
 def test_a_plain_history_is_of_one_device_and_has_nothing_that_names_code():
     entry = {"action": "alloc", "addr": 7, "size": 3, "stream": 0, "frames": [{"filename": "/home/somebody/x.py"}]}
-    segment = {"device": 1, "total_size": 9, "allocated_size": 3, "blocks": [], "frames": []}
+    block = {"size": 9, "requested_size": 3, "state": "active_allocated", "frames": entry["frames"]}
+    segment = {"device": 1, "address": 7, "total_size": 9, "allocated_size": 3, "blocks": [block], "frames": []}
     whole = {
         "segments": [segment, {**segment, "device": 0}],
         "device_traces": [[], [entry, {"action": "oom", "size": 5, "time_us": 1}]],
         "allocator_settings": {"expandable_segments": False},
     }
     assert plain_history(whole, 1) == {
-        "segments": [{"device": 0, "total_size": 9, "allocated_size": 3}],
+        "segments": [
+            {
+                "device": 0,
+                "address": 7,
+                "total_size": 9,
+                "blocks": [{"size": 9, "requested_size": 3, "state": "active_allocated"}],
+            }
+        ],
         "device_traces": [[{"action": "alloc", "addr": 7, "size": 3, "stream": 0}, {"action": "oom", "size": 5}]],
         "allocator_settings": {"expandable_segments": False},
     }
