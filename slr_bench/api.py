@@ -10,6 +10,7 @@ is shown as a table in a notebook. This module does not import torch; work that 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -100,14 +101,13 @@ def predict(
         grid, changes = load_grid(Path(config)), dict(overrides or {})
         if not whole_grid:
             return Prediction(predict_setting(own_cell(grid, changes, arm, workload), target, pool))
-        done = 0
+        steps = [cell for cell in expand(grid, changes, arm) if cell.spec.kind == "step"]
+        done = itertools.count(1)
 
         def on_traced(*_: object) -> None:
-            nonlocal done
-            done += 1
-            on_progress(f"traced {done} cells")
+            on_progress(f"traced {next(done)} of {len(steps)} cells")
 
-        return Prediction(predict_grid(expand(grid, changes, arm), target, pool, device, on_traced))
+        return Prediction(predict_grid(steps, target, pool, device, on_traced))
 
 
 def plan(

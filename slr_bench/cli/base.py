@@ -6,9 +6,10 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from slr_bench.report.run_report.content import RunContent
+
+_PROGRESS_PERIOD_S: Final = 5.0
+"""Shortest time between two lines of progress in a file or a pipe."""
 
 app = typer.Typer(
     name="slr-bench",
@@ -139,6 +143,25 @@ def open_console(*, stderr: bool = False, soft_wrap: bool = False) -> Console:
                 yield Segment(text if control else without_controls(text), style, control)
 
     return CleanConsole(stderr=stderr, soft_wrap=soft_wrap)
+
+
+@contextlib.contextmanager
+def show_progress(first: str) -> Iterator[Callable[[str], None]]:
+    """Show on stderr what a command does: in a line of its own on a terminal, else as a new line every few seconds."""
+    console = open_console(stderr=True)
+    if console.is_terminal:
+        with console.status(first) as status:
+            yield status.update
+        return
+    last_s = time.monotonic()
+
+    def show(text: str) -> None:
+        nonlocal last_s
+        if time.monotonic() - last_s >= _PROGRESS_PERIOD_S:
+            last_s = time.monotonic()
+            console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+    yield show
 
 
 def finish(result: Mapping[str, Any], exit_code: int, as_json: bool) -> NoReturn:

@@ -18,6 +18,7 @@ from slr_bench.cli.base import (
     finish,
     open_console,
     refuse_lost_outputs,
+    show_progress,
     write_output,
 )
 from slr_bench.errors import EXIT_DOES_NOT_FIT, EXIT_OK, ConfigError
@@ -81,7 +82,7 @@ def predict(
     from slr_bench.files import parse_overrides
 
     console = open_console(stderr=as_json)
-    with console.status("importing torch") as status:
+    with show_progress("importing torch") as on_progress:
         result = predict_steps(
             config,
             device=device,
@@ -90,7 +91,7 @@ def predict(
             overrides=parse_overrides(sets),
             whole_grid=whole_grid,
             alloc_conf=alloc_conf,
-            on_progress=status.update,
+            on_progress=on_progress,
         )
     if not as_json:
         result.show(console)
@@ -130,10 +131,8 @@ def plan(
         gpu_memory, device, headroom, slower, keep or (), allow or (), vary or (), alloc_conf, measure
     )
     overrides = parse_overrides(sets)
-    with console.status("importing torch") as status:
-        result = plan_setting(
-            config, options, arm=arm, workload=workload, overrides=overrides, on_progress=status.update
-        )
+    with show_progress("importing torch") as on_progress:
+        result = plan_setting(config, options, arm=arm, workload=workload, overrides=overrides, on_progress=on_progress)
     try:
         _write_plan(result, out, picture)
     finally:

@@ -330,18 +330,17 @@ def predict_setting(cell: Cell, target: Target, pool: TracePool) -> SettingPredi
 
 
 def predict_grid(
-    cells: Sequence[Cell],
+    steps: Sequence[Cell],
     target: Target,
     pool: TracePool,
     device: str | None,
     on_traced: OnTraced = lambda cell, result: None,
 ) -> GridPrediction:
-    """Predict every cell of a grid that runs a step; whole trainings are left out.
+    """Predict the cells of a grid that run a step.
 
     Raises:
         NothingMeasuredError: no cell can be traced.
     """
-    steps = [cell for cell in cells if cell.spec.kind == "step"]
     traced = pool.trace(steps, target.card is not None, on_traced)
     results = [step if isinstance(step, Refusal) else target.predict_step(step) for step in traced]
     if all(isinstance(result, Refusal) for result in results):

@@ -20,7 +20,7 @@ from slr_bench.predict.plan.result import Budget, Choice, DoesNotFitError, Evalu
 from slr_bench.predict.plan.search import IMPOSSIBLE, find_fastest, find_smallest, verify
 from slr_bench.predict.trace_pool import Refusal, StepProfile, TracePool
 from slr_bench.record import Outcome, Record
-from slr_bench.units import format_bytes
+from slr_bench.units import format_bytes, format_count
 
 if TYPE_CHECKING:
     from slr_bench.run.schedule import Run
@@ -107,17 +107,25 @@ class Planner:
         return None if isinstance(own, Refusal) else own.samples_per_step
 
     def _search(self, budget: Budget, pool: TracePool, samples: int | None, on_progress: OnProgress) -> Choice:
-        done = 0
+        done, most = 0, len(self._choices.options) * len(self._choices.sizes)
         # The least memory does not depend on the card's capacity: no cached memory is given back to reach it.
         device = replace(self._device, capacity_bytes=budget.bytes if budget.slower is None else None)
 
         def evaluate(points: Sequence[Point]) -> list[Evaluated | Refusal]:
             nonlocal done
             cells = [self._cell(point) for point in points]
-            traced = iter(pool.trace([cell for cell in cells if isinstance(cell, Cell)], cuda_rules=True))
+            possible = [cell for cell in cells if isinstance(cell, Cell)]
+            done_after = done + len(possible)
+
+            def on_traced(*_: object) -> None:
+                nonlocal done
+                done += 1
+                left = f"{done_after - done} left in this round, at most {most - done} in all"
+                on_progress(f"traced {format_count(done, 'setting')}, {left}")
+
+            traced = iter(pool.trace(possible, True, on_traced))
+            done = done_after  # equal settings are traced once
             results = [cell if isinstance(cell, Refusal) else next(traced) for cell in cells]
-            done += len(points)
-            on_progress(f"{done} settings traced")
             return [self._evaluate(result, device, samples) for result in results]
 
         options, sizes = len(self._choices.options), self._choices.sizes

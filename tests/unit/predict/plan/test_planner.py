@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -48,9 +49,12 @@ class FakePool(nullcontext):
     def __init__(self):
         super().__init__(self)
 
-    def trace(self, cells, cuda_rules):
+    def trace(self, cells, cuda_rules, on_traced=lambda cell, result: None):
         assert cuda_rules
-        return [trace(cell) for cell in cells]
+        results = [trace(cell) for cell in cells]
+        for cell, result in zip(cells, results, strict=True):
+            on_traced(cell, result)
+        return results
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +72,17 @@ def test_plan_chooses_the_largest_micro_batch_in_a_type_that_the_card_has(device
     found = plan(device)
     training = found.cells[found.choice.chosen].settings.training
     assert (training.precision, training.batch_size, training.gradient_accumulation_steps) == (precision, 32, 1)
+
+
+def test_progress_names_what_is_done_and_what_is_left():
+    planner = Planner(GRID, {}, None, None, find_device("rtx3060"), KEPT)
+    lines = []
+    found = planner.plan(Budget(4 * GIB, 0.05, None), lines.append)
+    done = [int(re.match(r"traced (\d+|one)", line)[1].replace("one", "1")) for line in lines]
+    left = [[int(number) for number in re.findall(r"(\d+) (?:left|in all)", line)] for line in lines]
+    assert done == list(range(1, len(found.choice.evaluated) + 1))
+    assert left[-1][0] == 0, "the last round is whole"
+    assert all(in_round <= in_all for in_round, in_all in left)
 
 
 def test_need_of_a_plan_equals_a_prediction_on_any_card_of_that_size():
