@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from slr_bench.compare.rules import RuleSet
     from slr_bench.compare.sources import RevisionPair
     from slr_bench.grid.cells import Cell
+    from slr_bench.grid.config import GridConfig
     from slr_bench.predict.allocator.verdict import SnapshotReplay
     from slr_bench.predict.calibrate import Calibration
     from slr_bench.probes.live import Watcher
@@ -191,7 +192,7 @@ def run(
     options = options or RunOptions()
     grid = with_device(load_grid(Path(config)), options.device)
     grid = grid.model_copy(update={"sides": 2}) if options.twice else grid
-    grid = grid.repeated(1) if options.fake else grid  # fake tensors give the same bytes in every process
+    grid = _repeated(grid, options.repeats, options.fake)
     cells = expand(grid, dict(overrides or {}), arm)
     directory = options.out or DEFAULT_RUN_DIRECTORY
     store = Store(directory)
@@ -211,6 +212,12 @@ def run(
             raise
         _rename_earlier(directory, on_progress)
         return measure()
+
+
+def _repeated(grid: GridConfig, repeats: int | None, fake: bool) -> GridConfig:
+    """Return the grid with this number of processes per cell; by default with its own, or one on fake tensors."""
+    repeats = 1 if fake and repeats is None else repeats
+    return grid if repeats is None else grid.repeated(repeats)
 
 
 def _rename_earlier(directory: Path, on_progress: OnText) -> None:
@@ -271,8 +278,7 @@ def _compare_revisions(
         on_progress("warning: uncommitted changes are not measured; to measure the working tree, name it as .")
     grid = with_device(load_grid(options.config or DEFAULT_GRID), options.device).model_copy(update={"sides": 1})
     grid = grid.with_workload(options.workload) if options.workload else grid
-    repeats = 1 if options.fake and options.repeats is None else options.repeats
-    grid = grid.repeated(repeats) if repeats else grid
+    grid = _repeated(grid, options.repeats, options.fake)
     request = MeasurementRequest(grid, dict(options.overrides or {}), arm, options.fake, command)
     on_progress("starting: checking both sides out, importing torch once per side")
     with (

@@ -46,6 +46,9 @@ def run(
     no_skip: Annotated[
         bool, typer.Option("--no-skip", help="Run also the cells that are larger than one that ran out of memory.")
     ] = False,
+    repeats: Annotated[
+        int | None, typer.Option(min=1, help="Processes per cell, in place of the grid's; by default 1 with --fake.")
+    ] = None,
     aa: Annotated[bool, typer.Option("--aa", help="Measure every cell against itself: shows the noise (A/A).")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -61,7 +64,7 @@ def run(
         try:
             result = run_grid(
                 config,
-                RunOptions(out, fresh, device, fake, retry, not no_skip, aa),
+                RunOptions(out, fresh, device, fake, retry, not no_skip, aa, repeats),
                 arm=arm,
                 overrides=parse_overrides(sets),
                 command=public_command(sys.argv[1:]),

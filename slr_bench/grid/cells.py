@@ -124,6 +124,7 @@ def _part_cells(
 ) -> Iterator[Cell]:
     spec = find_workload(part.workload)
     overrides = flatten(overrides)
+    _refuse_grid_keys(spec, overrides)
     own_values = _own_values(grid, part, arm, bases, overrides)
     own = _settings(spec, own_values, f"arm {arm!r}")
     axes = {key: values for key, values in part.axes.items() if key not in overrides}
@@ -164,6 +165,15 @@ def _own_values(
     everything = _settings(spec, grid.ablation.setting(grid.ablation.end, start, end), "all techniques together")
     refuse_unexplained(flatten(everything.model_dump()), end, grid.techniques)
     return grid.ablation.setting(arm, start, end)
+
+
+def _refuse_grid_keys(spec: WorkloadSpec, overrides: Overrides) -> None:
+    """Refuse ``--set repeats=1``: the nearest key of a setting would be the wrong cure."""
+    for key in (GridConfig.model_fields.keys() - spec.settings.model_fields.keys()) & overrides.keys():
+        option = ", or pass --repeats to run, compare or gate" if key == "repeats" else ""
+        raise ConfigError(
+            f"--set {key}: {key} is a key of a grid file, not of a setting; change it in the file{option}"
+        )
 
 
 def _matches(flat: Overrides, entry: Overrides) -> bool:

@@ -137,31 +137,55 @@ def disagreements(cells: Sequence[CellSummary]) -> list[str]:
 
 
 def missing_section(cells: Sequence[CellSummary], records: Sequence[Record], problems: Sequence[str]) -> Section:
-    """Return the cells that did not end ok, runs that are missing, and files that are no records."""
-    tables = [table for table in (_failed_table(cells),) if table.rows]
+    """Return the cells that failed or have no figures, runs that are missing, and files that are no records."""
+    failed, unmeasured = _failed_table(cells), _unmeasured_table(cells)
     known = {cell.entry.cell_id for cell in cells}
     strays = sorted({record.cell_id for record in records} - known)
     lines = [f"Unreadable and left out: {plain(problem)}" for problem in problems]
     lines += [f"Records of cell {plain(name, 60)} are left out: the grid does not have it." for name in strays]
-    if not tables and not lines:
+    if not failed.rows and not lines and unmeasured.rows:
+        lines = ["Nothing. The cells below ended with a result that has no figures."]
+    elif not failed.rows and not lines:
         disturbed = sum(bool(record.marks) for cell in cells for record in cell.finished)
         suffix = f"; {disturbed} of the runs suffered interference while timed, listed below" if disturbed else ""
         lines = [f"Nothing: every cell ended ok{suffix}."]
-    return Section("missing", "What failed or is missing", tuple(lines), tuple(tables))
+    tables = tuple(table for table in (failed, unmeasured) if table.rows)
+    return Section("missing", "What failed or is missing", tuple(lines), tables)
 
 
 def _failed_table(cells: Sequence[CellSummary]) -> Table:
+    found = [cell for cell in cells if _is_incomplete(cell)]
+    return _outcome_table("Cells with a run that failed or is missing", found)
+
+
+def _unmeasured_table(cells: Sequence[CellSummary]) -> Table:
+    """Return the cells that ran out of memory, were skipped or are unsupported: these are results, too."""
+    found = [cell for cell in cells if not _is_incomplete(cell) and set(cell.outcomes) != {Outcome.OK}]
+    return _outcome_table("Results without figures", found)
+
+
+def _is_incomplete(cell: CellSummary) -> bool:
+    return bool(_absent(cell) > 0 or cell.unreadable or _FAILURES & cell.outcomes.keys())
+
+
+def _absent(cell: CellSummary) -> int:
+    return cell.entry.repeats - len(cell.records) - len(cell.unreadable)
+
+
+def _outcome_table(title: str, cells: Sequence[CellSummary]) -> Table:
     rows = []
     for cell in cells:
-        absent = cell.entry.repeats - len(cell.records) - len(cell.unreadable)
-        if set(cell.outcomes) == {Outcome.OK} and absent <= 0 and not cell.unreadable:
-            continue
+        absent = _absent(cell)
         reasons = [*cell.reasons, *([_why_unreadable(cell)] if cell.unreadable else [])]
         reasons += [f"{absent} of {cell.entry.repeats} runs not made"] if absent > 0 else []
         texts = (plain(cell.entry.workload, 40), plain(cell.entry.arm, 40), coordinates_text(cell))
         rows.append(Row(tuple(map(Cell, (*texts, outcome_cell(cell).text, plain("; ".join(reasons)))))))
     titles = ("Workload", "Arm", "Setting", "Outcome", "Reason")
-    return Table("Cells that did not end ok in every run", tuple(map(Column, titles)), tuple(rows))
+    return Table(title, tuple(map(Column, titles)), tuple(rows))
+
+
+_FAILURES: Final = {Outcome.CRASH, Outcome.TIMEOUT, Outcome.INVALID_ENV}
+"""Outcomes that are no results."""
 
 
 _DISCARDED: Final = "Discarded and marked runs"

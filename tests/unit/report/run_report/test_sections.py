@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from fake_runs import MIB, FakeRun, step_metrics
 from rich.console import Console
 
@@ -110,3 +111,27 @@ def test_time_without_interference_is_compared(tmp_path):
     assert "as long" in report.lead
     missing = next(section for section in report.sections if section.key == "missing")
     assert missing.paragraphs == ("Nothing: every cell ended ok.",)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "title"),
+    [
+        (Outcome.UNSUPPORTED, "Results without figures"),
+        (Outcome.OOM_GPU, "Results without figures"),
+        (Outcome.SKIPPED_DOMINATED, "Results without figures"),
+        (Outcome.CRASH, "Cells with a run that failed or is missing"),
+        (Outcome.TIMEOUT, "Cells with a run that failed or is missing"),
+    ],
+)
+def test_results_without_figures_are_told_from_failures(tmp_path, outcome, title):
+    run = FakeRun(tmp_path / "run")
+    run.record(run.cell("baseline", repeats=1), 0, step_metrics(800 * MIB, 1.0))
+    run.record(run.cell("optimized", repeats=1), 0, {}, outcome=outcome, reason="why it ended so")
+    report = read_content(run.write()).report
+    missing = next(section for section in report.sections if section.key == "missing")
+    (table,) = missing.tables
+    assert table.caption == title
+    assert table.rows[0].cells[-1].text == "why it ended so"
+    assert missing.paragraphs == (
+        () if "failed" in title else ("Nothing. The cells below ended with a result that has no figures.",)
+    )
