@@ -1,4 +1,4 @@
-"""What the commands of the recogniser share: exit codes, one line per error, and the options that many have."""
+"""Shared parts of the recogniser's commands: exit codes, one line per error, and the options that many have."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def run_command(work: Callable[[], int | None], interrupted: str | Callable[[], str]) -> int:
-    """Run ``work`` and return the exit code of the process: what ``work`` returns (None is 0), or that of its error.
+    """Run ``work`` and return the exit code of the process: the result of ``work`` (None is 0), or its error's code.
 
     An error that the user can mend prints one line on stderr. Ctrl-C prints one line, too; it ends with
     ``interrupted``, which says what is left of the work. If the reader of a pipe closes it, nothing is printed.

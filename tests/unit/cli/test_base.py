@@ -1,4 +1,4 @@
-"""What a command shows of its progress where no terminal is."""
+"""Progress of a command in a pipe."""
 
 from itertools import count
 

@@ -70,8 +70,7 @@ class ToyStep(TrainingStep):
     def __init__(self, context, log):
         model = torch.nn.Linear(2, 1)
         batch = torch.ones(3, 2), torch.zeros(3, 1)
-        # An optimizer of torch would import its compiler, which takes longer than the test.
-        optimizer = SimpleNamespace(state={}, step=lambda: None, zero_grad=model.zero_grad)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         super().__init__(context, model, optimizer, lambda: batch, torch.nn.functional.mse_loss)
         self.log = log
 
