@@ -41,6 +41,8 @@ class Finding:
     """The file holds several videos; the default one is read."""
     is_uneven: bool = False
     """The intervals between the frames differ: the rate varies, or frames are missing."""
+    hidden: int = 0
+    """Stored frames that an edit list hides."""
     missing: int = 0
     """Frames that the file announces and does not hold, at its end."""
     concealed: int = 0
@@ -71,8 +73,9 @@ def inspect_clip(clip: ClipInfo, num_frames: int, *, decode: bool) -> Finding:
         has_stale_bbox=clip.bbox is not None and not bbox_applies(clip.bbox, *size),
         is_turned=video.is_turned,
         has_several_streams=video.streams > 1,
-        is_uneven=not video.is_steady,
-        missing=video.missing,
+        is_uneven=not video.timeline.is_steady,
+        hidden=video.timeline.hidden,
+        missing=video.timeline.missing,
         concealed=len(video.concealed),
         damage=errors[0] if errors else None,
     )

@@ -20,12 +20,18 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from models.data.video.stream_properties import UPRIGHT, Orientation, moving_streams, orientation_of, shown_stream
-from models.data.video.timeline import stamps_order_frames, stored_packets, timeline_by_count, timeline_by_stamps
+from models.data.video.timeline import (
+    Timeline,
+    stamps_order_frames,
+    stored_packets,
+    timeline_by_count,
+    timeline_by_stamps,
+)
 from slr_bench.errors import DataError
 
 _CURE = "fetch it again, or delete it to leave it out"
-_WITHOUT_INDEX = ("mpeg", "mpegts", "mpegvideo", "h264", "hevc", "m4v", "obu", "ivf")
-"""Containers in which FFmpeg finds key frames by guessing positions: they are read from the beginning."""
+_WITHOUT_INDEX = ("mpeg", "mpegts", "mpegvideo", "h264", "hevc", "m4v", "obu", "ivf", "asf")
+"""Containers in which FFmpeg guesses positions or, after a seek, time stamps: they are read from the beginning."""
 
 
 class Chunk(NamedTuple):
@@ -130,14 +136,9 @@ class Video:
         return self._timeline.fps
 
     @property
-    def is_steady(self) -> bool:
-        """Whether the intervals between the frames are equal; if not, the rate varies or frames are missing."""
-        return self._timeline.is_steady
-
-    @property
-    def missing(self) -> int:
-        """Frames at the end that the file announces and does not hold."""
-        return self._timeline.missing
+    def timeline(self) -> Timeline:
+        """The numbers and times of the frames, and what is wrong with them."""
+        return self._timeline
 
     @property
     def size(self) -> tuple[int, int]:
@@ -252,7 +253,7 @@ class Video:
 
     def number_at(self, time_s: float) -> int:
         """Return the number of the frame that is shown ``time_s`` seconds after the first one."""
-        if self.is_steady or not self._timeline.stamps:
+        if self._timeline.is_steady or not self._timeline.stamps:
             return round(time_s * (self.fps or 0))
         stamps = self._timeline.stamps
         after = bisect_right(stamps, stamps[0] + time_s / float(self._stream.time_base))

@@ -18,7 +18,8 @@ _WITHOUT_DURATION = ("mpeg", "mpegts", "mpegvideo", "h264", "hevc", "m4v", "obu"
 """Containers that store no duration; FFmpeg estimates one."""
 _TRANSPORT_PACKET_BYTES = (188, 192, 204)
 _STEADY = 0.1
-"""Intervals between frames may differ by this fraction of the median at a constant frame rate, or by one clock tick."""
+"""Intervals between frames may differ by this fraction of the median at a constant frame rate, or by one clock tick if
+the clock is finer than the rate."""
 _TOLERATED_FRAMES, _TOLERATED_SHARE = 2, 0.02
 """A file that lacks this much at its end is read as far as it goes: some programs write a duration that is too long."""
 
@@ -42,6 +43,8 @@ class Timeline(NamedTuple):
     """Frames per second; None if unknown."""
     is_steady: bool
     """Whether the intervals between the frames are equal; if not, the rate varies or frames are missing."""
+    hidden: int = 0
+    """Stored frames that an edit list hides: the file was trimmed without coding it anew."""
 
 
 def stored_packets(container: av.container.InputContainer, stream: av.VideoStream) -> list[av.Packet]:
@@ -73,8 +76,9 @@ def timeline_by_stamps(
 ) -> Timeline:
     """Number the frames by their time stamps."""
     stamps = sorted(packet.pts for packet in packets)
-    # The sample table lists what the file should hold. Streamed formats have none (frames == 0).
-    in_table = sum(not entry.is_discard for entry in stream.index_entries) if stream.frames else 0
+    # The sample table lists what the file should hold. A fragmented file has none (frames == 0).
+    has_table = bool(stream.frames) and "mov" in container.format.name
+    in_table = sum(not entry.is_discard for entry in stream.index_entries) if has_table else 0
     # A lost packet could have been shown before as many of the stored ones as the decoder may hold back.
     depth = stream.codec_context.reorder_depth
     fps, is_steady = _frame_rate(stamps, stream)
@@ -95,6 +99,7 @@ def timeline_by_stamps(
         damaged=frozenset(number_of[p.pts] for p in packets if p.is_corrupt and p.pts in number_of),
         fps=fps,
         is_steady=is_steady,
+        hidden=stream.frames - in_table if has_table else 0,
     )
 
 
@@ -112,10 +117,10 @@ def timeline_by_count(
     frames = count + missing if is_cut else count
     # A packet may hold no picture only if another one holds two: old AVI files pack B-frames so.
     lost = len(packets) - count
-    has_equal_stamps = len({packet.pts for packet in packets if packet.pts is not None}) < sum(
-        packet.pts is not None for packet in packets
-    )
-    return Timeline(frames, count, max(missing, lost), (), {}, damaged, fps, is_steady=not has_equal_stamps)
+    _, is_steady = _frame_rate([packet.dts for packet in packets if packet.dts is not None], stream)
+    shown = [packet.pts for packet in packets if packet.pts is not None]
+    is_steady = is_steady and len(set(shown)) == len(shown)
+    return Timeline(frames, count, max(missing, lost), (), {}, damaged, fps, is_steady)
 
 
 def _frame_rate(stamps: Sequence[int], stream: av.VideoStream) -> tuple[float | None, bool]:
@@ -129,7 +134,7 @@ def _frame_rate(stamps: Sequence[int], stream: av.VideoStream) -> tuple[float | 
     intervals = np.diff(stamps)
     mean, middle = float(intervals.mean()), float(np.median(intervals))
     measured = 1 / (mean * float(stream.time_base))
-    is_steady = bool(np.abs(intervals - middle).max() <= max(_STEADY * middle, 1))
+    is_steady = bool(np.abs(intervals - middle).max() <= max(_STEADY * middle, middle > 2))
     is_true = declared is not None and abs(declared / measured - 1) < _STEADY
     return (declared if is_true and is_steady else measured), is_steady
 
@@ -152,7 +157,8 @@ def _missing_frames(
         return 0
     if stream.frames:
         last = packets[-1].dts
-        if last is None or "mov" in names:
+        # FFmpeg shortens the duration of an AVI that is smaller than its header says; its count alone may be wrong.
+        if last is None or "mov" in names or (names == ["avi"] and stream.duration == stream.frames):
             return 0
         return max(0, round(float((stream.frames - last) * stream.time_base) * fps) - 1)
     duration_s = (container.duration or 0) / av.time_base

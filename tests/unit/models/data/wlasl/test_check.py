@@ -87,6 +87,7 @@ def test_every_problem_is_found_and_listed(directory, capsys):
         "turned": [],
         "several_streams": [],
         "uneven": [],
+        "trimmed": [],
         "ends_early": [],
         "concealed": [],
         "damaged": [],
@@ -94,7 +95,7 @@ def test_every_problem_is_found_and_listed(directory, capsys):
     assert report["splits"]["train"] | {"short": 0} == {
         "listed": 6, "usable": 2, "missing": 1, "empty": 1, "left_out": 0, "unreadable": 2,
         "short": 0, "other_fps": 0, "stale_bbox": 0, "unannotated": 0, "no_fps": 0, "turned": 0, "several_streams": 0,
-        "concealed": 0, "uneven": 0, "ends_early": 0, "damaged": 0,
+        "concealed": 0, "uneven": 0, "trimmed": 0, "ends_early": 0, "damaged": 0,
     }  # fmt: skip
     assert [report["splits"][split]["usable"] for split in ("train", "val", "test")] == [2, 2, 1]
     assert [(row["gloss"], row["train"], row["val"], row["test"]) for row in report["classes"]] == [
