@@ -14,6 +14,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models.command import OneLineParser, run_command
-from models.data.layouts.layout import MANIFEST_NAME, Layout, classes_text, find_layout, quoted
+from models.data.layouts.layout import MANIFEST_NAME, Layout, find_layout, quoted
 from models.data.layouts.rows import Clip, look_up, sorted_labels
 from models.data.layouts.splits import Division, Fractions, divide
 from models.data.layouts.tree import scan
@@ -35,6 +36,9 @@ from slr_bench.units import format_bytes, format_count, plain
 _COLUMNS = ("clip_id", "path", "label", "split", "signer", "start_s", "end_s")
 _KEPT: tuple[Split | None, ...] = ("test", "val", "train", None)
 """Of equal videos in several splits the one in the first of these stays: published test splits remain whole."""
+
+
+_real = cache(os.path.realpath)
 
 
 @dataclass(frozen=True)
@@ -57,18 +61,21 @@ class Import:
     def notices(self) -> list[str]:
         """Lines that the user should know of."""
         lines = [*self.layout.notices, *self.division.notices]
-        for ids, what in (
-            (self.repeated, "rows say the same as an earlier one and are left out"),
-            ([group[0] for group in self.copies], "videos are there more than once by content; one of each is used"),
-            (self.missing, "videos are missing and left out"),
-            (self.empty, "videos have 0 bytes and are left out"),
+        for ids, what, consequence in (
+            (self.repeated, "rows that repeat an earlier one", "they are left out"),
+            ([group[0] for group in self.copies], "videos with the content of another one", "one of each is used"),
+            (self.missing, "videos that are missing", "they are left out"),
+            (self.empty, "videos of 0 bytes", "they are left out"),
+            (self._without("train"), "classes without a training clip", "they cannot be learned"),
+            (self._without("val"), "classes without a validation clip", "their accuracy is not measured"),
         ):
             if ids:
-                lines.append(f"{len(ids):,} {what} ({some_of(ids)})")
-        train = {clip.row.label for clip, split in self._divided if split == "train"}
-        if without := sorted({clip.row.label for clip in self.clips} - train):
-            lines.append(f"{classes_text(without)} cannot be learned, without a training clip: {some_of(without)}")
+                lines.append(f"{what}: {len(ids):,} ({some_of(ids)}); {consequence}")
         return lines
+
+    def _without(self, split: Split) -> list[str]:
+        """Return the classes that have no clip in a split."""
+        return sorted({c.row.label for c in self.clips} - {c.row.label for c, own in self._divided if own == split})
 
     @property
     def _divided(self) -> list[tuple[Clip, Split]]:
@@ -111,7 +118,7 @@ class Import:
     def renderables(self) -> list[Table | str]:
         """Return the counts as a table, and the notices as lines."""
         found = self.to_dict()
-        table = Table(title=f"{plain(self.data_dir)}: {self.layout.name}", title_justify="left")
+        table = Table()
         for name in ("", *SPLITS, "all"):
             table.add_column(name, justify="right" if name else "left")
         table.add_row("clips", *(f"{found['splits'][split]:,}" for split in SPLITS), f"{found['clips']:,}")
@@ -123,7 +130,8 @@ class Import:
         sizes = [sum(c.file.file_bytes for c, own in self._divided if own == split and c.file) for split in SPLITS]
         table.add_row("size", *(format_bytes(size) for size in sizes), format_bytes(sum(sizes)))
         by = "given by the directory" if self.division.by == "given" else f"drawn by {self.division.by}"
-        return [table, f"splits: {by}", f"classes: {some_of(found['classes'], 12)}", *self.notices]
+        title = f"{plain(self.data_dir)}: {self.layout.name}"
+        return [title, table, f"splits: {by}", f"classes: {some_of(found['classes'], 12)}", *self.notices]
 
 
 def import_videos(options: argparse.Namespace) -> Import:
@@ -145,8 +153,8 @@ def import_videos(options: argparse.Namespace) -> Import:
     missing = [clip.video_id for clip in looked.clips if clip.file is None]
     if missing and (not options.skip_missing or len(missing) == len(looked.clips)):
         raise DataError(
-            f"{len(missing):,} of {len(looked.clips):,} videos are not in {plain(options.data_dir)} "
-            f"({some_of(missing)}); correct their paths, or add --skip-missing to leave them out"
+            f"not in {plain(options.data_dir)}: {len(missing):,} of {len(looked.clips):,} videos ({some_of(missing)}); "
+            "correct their paths, or add --skip-missing to leave them out"
         )
     there = [clip for clip in looked.clips if clip.file]
     empty = [clip.video_id for clip in there if clip.file and not clip.file.file_bytes]
@@ -156,6 +164,13 @@ def import_videos(options: argparse.Namespace) -> Import:
     return Import(
         options.data_dir, layout, clips, division, signers, copies, looked.repeated, missing, empty, options.seed
     )
+
+
+def _expression(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a regular expression: {error}") from error
 
 
 def _signer(options: argparse.Namespace, path: str) -> str | None:
@@ -193,13 +208,13 @@ def _without_copies(clips: list[Clip]) -> tuple[list[Clip], list[list[str]], dic
 
 def _written(clip: Clip, split: Split, data_dir: Path, out: Path) -> dict[str, str]:
     assert clip.file is not None, "only clips with a file are written"
-    path, row = clip.file.path, clip.row
-    if not os.path.isabs(row.path):
-        real = Path(os.path.realpath(path.parent)) / path.name
-        path = Path(os.path.relpath(real, os.path.realpath(out)))
+    row, path = clip.row, os.path.join(_real(clip.file.path.parent), clip.file.path.name)
+    if path.startswith(f"{_real(data_dir)}/") or not os.path.isabs(row.path):
+        path = os.path.relpath(path, _real(out))
+    else:
+        path = row.path
     times = ("" if value is None else f"{value:g}" for value in clip.part)
-    video_id = "" if path.as_posix() == clip.video_id else clip.video_id
-    values = (video_id, path.as_posix(), row.label, split, row.signer or "", *times)
+    values = ("" if path == clip.video_id else clip.video_id, path, row.label, split, row.signer or "", *times)
     return dict(zip(_COLUMNS, values, strict=True))
 
 
@@ -242,7 +257,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--labels", type=Path, action="append", default=[], metavar="F", help="table of path and label; repeatable")
     add("--classes", type=Path, metavar="F", help="number and word of each class, if labels are numbers")
     add("--fold", type=int, metavar="N", help="which of several lists to use, as 2 for trainlist02.txt")
-    add("--signer-from", type=re.compile, metavar="REGEX", help="the signer is this part of the path, as 'P[0-9]+'")
+    add("--signer-from", type=_expression, metavar="REGEX", help="the signer is this part of the path, as 'P[0-9]+'")
     add("--val", type=float, default=0.15, metavar="F", help="part for validation, if no split is given [0.15]")
     add("--test", type=float, default=0.15, metavar="F", help="part for test, if no split is given [0.15]")
     add("--seed", type=int, default=0, metavar="N", help="another number draws other splits [0]")

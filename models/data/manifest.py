@@ -106,13 +106,12 @@ class Manifest:
         """Lines on clips that are listed more than once, and on videos that are in more than one split."""
         lines = []
         if self.repeated:
-            count = len(self.repeated)
-            lines.append(f"{count} ids are listed more than once ({some_of(self.repeated)}); the last entry counts")
+            count, examples = len(self.repeated), some_of(self.repeated)
+            lines.append(f"clips that are listed twice: {count} ({examples}); the last entry counts")
         if self.leaks:
-            examples = some_of(" = ".join(group) for group in self.leaks)
+            count, examples = len(self.leaks), some_of(" = ".join(group) for group in self.leaks)
             lines.append(
-                f"{len(self.leaks)} videos are in more than one split ({examples}), so accuracy is too high; "
-                "delete the copies"
+                f"videos that are in two splits: {count} ({examples}); accuracy is then too high, so delete the copies"
             )
         return lines
 

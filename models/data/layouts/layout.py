@@ -18,7 +18,7 @@ from slr_bench.units import format_count, plain
 
 MANIFEST_NAME = "imported_clips.csv"
 """The table that an import writes."""
-_CLASS_LIST = re.compile(r"classind|class_list|classes", re.IGNORECASE)
+_CLASS_LIST = re.compile(r"class_?i(nd|d)|class_list|classes", re.IGNORECASE)
 _DEEPEST = 2
 """Folders down to which label tables are looked for."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,9 @@ _SPLIT_NAMES: dict[str, Split] = {
     **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "eval"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+
+_CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+"""Control characters, ends of lines, changes of the writing direction, and bytes that are no text. Joiners stay."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,8 @@ def split_named(text: str) -> Split | None:
 
 
 def clean_label(text: str) -> str:
-    """Return a label in one form: composed letters, single spaces."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    """Return a label in one form: composed letters, single spaces, no control characters."""
+    return " ".join(_CONTROL.sub(" ", unicodedata.normalize("NFC", text)).split())
 
 
 def sorted_labels(labels: Iterable[str]) -> list[str]:
@@ -123,8 +127,7 @@ def _id(row: Row, file: VideoFile | None, tree: Tree, part: str) -> str:
         name = file.path.relative_to(tree.root).as_posix() + part
     else:
         name = row.path + part
-    # A list of ids has one per line, so what would end a line or a column is written as Python writes it.
-    return name if name.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], name)  # a list of ids has one per line
 
 
 def _refuse_contradiction(first: Clip, second: Clip) -> None:

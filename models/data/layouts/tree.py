@@ -100,6 +100,9 @@ def scan(root: Path) -> Tree:
     Raises:
         DataError: a directory cannot be read.
     """
+    if not root.is_dir():
+        problem = "is a file, not a directory" if root.exists() else "does not exist"
+        raise DataError(f"{plain(root)} {problem}; name the directory that holds the videos")
     tree = Tree(root)
     folders, links, seen = deque([""]), deque[str](), set()
     while folders or links:

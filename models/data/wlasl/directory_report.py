@@ -14,6 +14,7 @@ from rich.table import Table
 from models.data.left_out import Split, some_of
 from models.data.manifest import SPLITS, Manifest
 from models.data.video.inspection import Finding
+from slr_bench.units import plain
 
 _COLUMNS = {
     "listed": "clips of the split file",
@@ -141,7 +142,8 @@ class DirectoryReport:
             yield f"damaged: {finding.clip.path.name}: {finding.damage}"
         bad = [finding for finding in self.findings if finding.unreadable]
         for finding in bad[:10]:
-            yield f"unreadable: {finding.unreadable}"
+            where = f"{plain(finding.clip.video_id)}: " if "/" in finding.clip.video_id else ""
+            yield f"unreadable: {where}{finding.unreadable}"
         if bad:
             more = f"… and {len(bad) - 10} more (--json names all). " if len(bad) > 10 else ""
             yield f"{more}Fetch these files again, or leave them out of all trainings: add --leave-out"
