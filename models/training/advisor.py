@@ -37,9 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     settings = load_settings(options.config, setting_overrides(options))
+    clips = _clips(settings)  # before torch is imported, so that a wrong directory is reported at once
     machine = Machine.current()
     if options.symptom:
-        advice = cure(options.symptom, settings, machine, _clips(settings))
+        advice = cure(options.symptom, settings, machine, clips)
     else:
         advice = advise(settings, machine, not options.no_measure, shlex.join(setting_words(options, options.set)))
     result = apply_advice(settings, advice)
@@ -58,7 +59,7 @@ def advise(settings: Settings, machine: Machine, measure: bool = True, arguments
         DoesNotFit: not even a step of two clips fits.
         DataError: the data directory cannot be used.
     """
-    clips, need = _clips(settings), None  # first: a wrong directory is reported before anything is measured
+    need = None
     if measure:
         import torch
 
@@ -69,7 +70,7 @@ def advise(settings: Settings, machine: Machine, measure: bool = True, arguments
         may_halve = not training.dynamic_batch_size and not training.optimizer_in_backward
         with explain_out_of_memory(lambda: "a step of two clips", may_halve, arguments):
             need = measure_step_need(settings, torch.device("cuda" if machine.has_gpu else "cpu"))
-    return fit_machine(settings, machine, clips, need)
+    return fit_machine(settings, machine, _clips(settings), need)
 
 
 def show(advice: Sequence[Advice], machine: Machine, file: IO[str]) -> None:
