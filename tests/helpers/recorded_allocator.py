@@ -14,7 +14,7 @@ class Recorder:
 
     def __init__(self, expandable=False, capacity=1 << 62):
         self.allocator = NaiveAllocator(capacity, expandable=expandable, space=2 * GIB)
-        self.trace, self.blocks, self.streams = [], {}, {}
+        self.trace, self.blocks, self.streams, self.frames = [], {}, {}, {}
 
     def _note(self, action, addr, size, stream=0, **more):
         entry = {"action": action, "addr": addr, "size": size, "stream": stream, "frames": [], **more}
@@ -55,7 +55,7 @@ class Recorder:
             return False
         self._segments(before, self._state())
         self.blocks[handle] = (self.allocator.where[handle].taken[handle][0], size)
-        self.streams[handle] = stream
+        self.streams[handle], self.frames[handle] = stream, list(frames)
         self._note("alloc", *self.blocks[handle], stream, frames=list(frames))
         return True
 
@@ -85,15 +85,16 @@ class Recorder:
 
     def _ranges(self, s, device):
         """Return what torch lists for a segment: one entry, or one for each stretch of mapped pages."""
-        blocks = [(*place, self.allocator.requests[handle]) for handle, place in s.taken.items()]
+        blocks = [(*place, handle) for handle, place in s.taken.items()]
         blocks += [(start, size, None) for start, size, mapped in s.gaps() if mapped]
         ranges = []
-        for start, size, requested in sorted(blocks):
+        for start, size, handle in sorted(blocks, key=lambda one: one[0]):
+            requested = self.allocator.requests.get(handle)
             if not ranges or ranges[-1]["address"] + ranges[-1]["total_size"] != start:
                 kind = "small" if s.is_small else "large"
                 ranges.append({"device": device, "address": start, "total_size": 0, "allocated_size": 0, "blocks": []})
                 ranges[-1] |= {"stream": s.stream, "segment_type": kind, "is_expandable": s.page is not None}
-            block = {"size": size, "requested_size": requested or 0, "frames": []}
+            block = {"size": size, "requested_size": requested or 0, "frames": self.frames.get(handle, [])}
             ranges[-1]["blocks"].append(block | {"state": "inactive" if requested is None else "active_allocated"})
             ranges[-1]["total_size"] += size
             ranges[-1]["allocated_size"] += 0 if requested is None else size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 from slr_bench.execute.job import JsonObject
@@ -15,13 +15,15 @@ from slr_bench.predict.allocator.rules import UNLIMITED, AllocatorSettings, sett
 from slr_bench.predict.allocator.verdict import SnapshotReplay
 from slr_bench.units import plain
 
+AS_RECORDED: Final = "as recorded"
 ALTERNATIVES: Final = (
+    AS_RECORDED,
     "expandable_segments:True",
     "max_split_size_mb:64",
     "max_split_size_mb:256",
     "roundup_power2_divisions:4",
 )
-"""Settings whose effect is tried on each recording."""
+"""Settings whose effect is tried on each recording, and its own, for comparison."""
 POINTS: Final = 300
 """Points of the timeline. Each is the event of its stretch with the most reserved memory."""
 OLDER: Final = "older than the recording"
@@ -79,7 +81,7 @@ class Alternative(NamedTuple):
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a page shows about a replay."""
+    """The parts of a replay that its page shows."""
 
     points: tuple[Point, ...]
     peak_event: int | None
@@ -143,7 +145,7 @@ def _ends_range(block: Block) -> bool:
 
 
 def _segments(blocks: Iterable[Block]) -> Iterator[SegmentUse]:
-    """Return each segment, or range of mapped pages, of which ``blocks`` are the blocks."""
+    """Return the segments, or ranges of mapped pages, that consist of ``blocks``."""
     for first in blocks:
         if not first.is_mapped or (first.previous is not None and first.previous.is_mapped):
             continue
@@ -216,7 +218,10 @@ def _alternatives(recording: Recording, settings: AllocatorSettings) -> Iterator
     if capacity >= UNLIMITED:
         capacity = recorded_capacity(recording, settings) or UNLIMITED
     for text in ALTERNATIVES:
-        chosen = settings_of(text, capacity, settings.rules)
+        if text == AS_RECORDED:
+            chosen = replace(settings, capacity_bytes=capacity)
+        else:
+            chosen = settings_of(text, capacity, settings.rules)
         result = replay_recording(recording, chosen, as_recorded=False)
         emptied = None
         if recording.start:

@@ -32,7 +32,7 @@ _HOW_TO_RECORD: Final = (
 
 
 class Verdict(Enum):
-    """What a replay shows."""
+    """The outcome of a replay."""
 
     AGREES = "agrees"
     DIFFERS = "differs"
@@ -110,7 +110,7 @@ class SnapshotReplay:
 
     @property
     def verdict(self) -> Verdict:
-        """What the replay of this device shows."""
+        """The outcome for this device alone."""
         if not self.recording.allocations:
             return Verdict.NOTHING
         if not self.is_as_recorded:
@@ -266,7 +266,7 @@ def _difference(recording: Recording, index: int, quantity: str, recorded: str, 
     elif recording.problem is not None:
         cause = f"the file lacks entries: {recording.problem}"
     elif recording.events[index].pool != DEFAULT_POOL:
-        cause = "it concerns a private pool, such as that of a CUDA graph, of which the file has only a part"
+        cause = "it concerns a private pool, such as that of a CUDA graph; the file may have only a part of its history"
     elif not recording.settings:
         cause = "the file does not name the allocator's settings, and torch's defaults are assumed"
     else:

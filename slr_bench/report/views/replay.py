@@ -12,7 +12,7 @@ from rich.text import Text
 from slr_bench.predict.allocator.inspection import Inspection, SegmentUse
 from slr_bench.predict.allocator.verdict import SnapshotReplay, Verdict
 from slr_bench.report.charts.model import Bar, BarChart, BarRow, LegendEntry, Scale, byte_step
-from slr_bench.report.formats.table import Cell, Column, Report, Row, Section, Table, Tone
+from slr_bench.report.formats.table import Cell, Column, Report, Row, Section, Table, Tone, without_empty_columns
 from slr_bench.report.formats.terminal import print_table
 from slr_bench.units import format_bytes, format_count, plain
 
@@ -137,40 +137,33 @@ def _sites(inspection: Inspection, most: int) -> Table:
     rest = inspection.sites[most:]
     if rest:
         count = Cell(f"{sum(one.allocations for one in rest):,}")
-        rows.append(Row((_bytes(sum(one.size_bytes for one in rest)), count, Cell(f"{len(rest):,} more lines"))))
+        rows.append(
+            Row((_bytes(sum(one.size_bytes for one in rest)), count, Cell(f"{format_count(len(rest), 'more line')}")))
+        )
     columns = (Column("Bytes", True), Column("Allocations", True), Column("Made at"))
     return Table("Live allocations at the peak, by line of source", columns, tuple(rows))
 
 
 def _alternatives(found: SnapshotReplay, inspection: Inspection) -> Table:
-    recording = found.recording
-    as_recorded = max(recording.reserved_bytes, default=0)
-    rows = [
-        Row((Cell("as recorded"), _bytes(as_recorded), Cell("–"), Cell("–"), Cell(_failures(recording.out_of_memory))))
-    ]
+    failed, rows = found.recording.out_of_memory, []
+    own = next(iter(inspection.alternatives), None)
+
+    def peak(value: int | None, recorded: int | None) -> Cell:
+        is_less = value is not None and recorded is not None and value < recorded
+        return Cell(format_bytes(value), sort=value, tone="good" if is_less else "")
+
     for one in inspection.alternatives:
-        tone: Tone = "good" if one.peak_reserved_bytes < as_recorded else ""
-        peak = Cell(format_bytes(one.peak_reserved_bytes), sort=one.peak_reserved_bytes, tone=tone)
-        emptied = _bytes(one.emptied_peak_reserved_bytes)
+        assert own is not None
         waste = Cell("–" if one.fragmentation is None else f"{one.fragmentation:.1%}")
-        failed = "out of memory" if one.out_of_memory else _failures(recording.out_of_memory - one.served)
-        rows.append(Row((Cell(one.settings), peak, emptied, waste, Cell(failed, tone="bad" if failed else ""))))
-    columns = (
-        Column("Settings"),
-        Column("Peak reserved", True),
-        Column("Cache emptied first", True),
-        Column("Never allocated", True),
-        Column("Failures"),
-    )
-    return Table(
-        "What other settings of the allocator would have reserved",
-        columns,
-        tuple(rows if inspection.alternatives else ()),
-    )
-
-
-def _failures(count: int) -> str:
-    return format_count(count, "request") if count else ""
+        failures = "out of memory" if one.out_of_memory else format_count(failed - one.served, "request")
+        cells = [Cell(one.settings), peak(one.peak_reserved_bytes, own.peak_reserved_bytes), waste]
+        cells += [peak(one.emptied_peak_reserved_bytes, own.emptied_peak_reserved_bytes)]
+        cells += [Cell(failures if failed or one.out_of_memory else "", tone="bad" if failed > one.served else "")]
+        rows.append(Row(tuple(cells)))
+    names = ("Peak reserved", "Never allocated", "Peak, cache emptied first")
+    columns = (Column("Settings"), *(Column(name, numeric=True) for name in names), Column("Failed"))
+    caption = "What other settings of the allocator would have reserved"
+    return without_empty_columns(Table(caption, columns, tuple(rows)))
 
 
 def _bytes(count: int | None) -> Cell:
@@ -185,11 +178,11 @@ def replay_page(found: SnapshotReplay, inspection: Inspection, name: str, comman
     sites, alternatives = _sites(inspection, len(inspection.sites)), _alternatives(found, inspection)
     where = "at the peak" if inspection.peak_event is not None else "when the file was written"
     sections = [
-        Section("segments", f"Segments {where}", (), (_pools(inspection, where),)),
+        Section("segments", f"Segments {where}", (_WORDS,), (_pools(inspection, where),)),
         Section("settings", "What would have helped", (_HELP,), (alternatives,)),
         Section("source", "Live allocations by line of source", (), (sites,)),
-        Section("devices", "Devices", (), (_devices(found),)),
     ]
+    sections += [Section("devices", "Devices", (), (_devices(found),))] if found.others else []
     report = Report(
         title=plain(f"Allocator history of {name}", 120),
         lead=plain(verdict_text(found), 800),
@@ -203,6 +196,10 @@ def replay_page(found: SnapshotReplay, inspection: Inspection, name: str, comman
     return render_html(report, pictures)
 
 
+_WORDS: Final = (
+    "Fragmented memory is free, but in segments that also have blocks in use, so it cannot be given back. "
+    "Cached segments have no block in use."
+)
 _HELP: Final = (
     "Each row is a replay of the same requests under other settings, from the state that the recording begins in. "
     "Where the recording gave segments back, the cache is emptied. A setting that is there from the start of the "
@@ -255,7 +252,8 @@ def _segment_map(inspection: Inspection) -> Iterator[Picture]:
         return
     from slr_bench.report.charts.matplotlib_renderer import bars_picture
 
-    shown = inspection.segments[:SEGMENTS_DRAWN]
+    most_free = sorted(inspection.segments, key=lambda one: one.allocated_bytes - one.size_bytes)
+    shown = sorted(most_free[:SEGMENTS_DRAWN], key=lambda one: -one.size_bytes)
     scale = Scale(0, max(one.size_bytes for one in shown))
     rows = []
     for one in shown:
@@ -276,6 +274,6 @@ def _segment_map(inspection: Inspection) -> Iterator[Picture]:
         legend=tuple(LegendEntry(colour, name) for name, colour in _LAYERS.items()),
     )
     count = len(inspection.segments)
-    title = f"The {len(shown)} largest of {count:,} segments" if count > len(shown) else "Segments"
+    title = f"The {len(shown)} segments with most free memory, of {count:,}" if count > len(shown) else "All segments"
     alt = f"{title}: allocated and free blocks by address; the largest segment has {format_bytes(scale.high)}."
-    yield bars_picture("segments", f"{title} at the peak", alt, [chart])
+    yield bars_picture("segments", title, alt, [chart])

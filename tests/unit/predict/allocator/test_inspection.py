@@ -1,4 +1,4 @@
-"""What a page shows of a replay: bytes over time, segments at the peak, other settings, lines of source."""
+"""The parts of a replay that its page shows: bytes over time, segments at the peak, other settings, lines of source."""
 
 import json
 import pickle
@@ -64,14 +64,21 @@ def test_long_history_is_thinned_and_keeps_its_peak(tmp_path):
 def test_file_without_stacks_has_no_lines_and_one_begun_late_names_older_memory(tmp_path):
     recorder = Recorder()
     recorder.alloc("old", 5 * MIB)
-    recorder.alloc("kept", 5 * MIB)
+    recorder.alloc("kept", 5 * MIB, frames=[TORCH])
     recorder.forget()
-    recorder.alloc(0, 3 * MIB)
-    assert inspected(recorder, tmp_path / "s")[1].sites == ()
-    recorder.alloc(1, 3 * MIB, frames=[OWN])
+    recorder.alloc(0, 3 * MIB, frames=[OWN])
     recorder.free("old")
+    content = recorder.snapshot()
     _, seen = inspected(recorder, tmp_path / "s")
-    assert {one.where: one.allocations for one in seen.sites}[OLDER] == 2
+    assert [(one.where.partition(":")[0].rpartition("/")[2], one.size_bytes) for one in seen.sites] == [
+        ("linear.py", 5 * MIB),
+        (OLDER, 5 * MIB),
+        ("model.py", 3 * MIB),
+    ]
+    for part in (*content["device_traces"][0], *(block for one in content["segments"] for block in one["blocks"])):
+        part.pop("frames", None)
+    (tmp_path / "s").write_bytes(pickle.dumps(content))
+    assert inspect_replay(replay_snapshot(tmp_path / "s", None, None, None, "2.14")).sites == ()
 
 
 def test_other_settings_are_tried_from_the_recorded_beginning_and_with_an_empty_cache(tmp_path):
@@ -81,11 +88,12 @@ def test_other_settings_are_tried_from_the_recorded_beginning_and_with_an_empty_
         recorder.alloc(number, 11 * MIB)
     for number in range(3):
         recorder.free(number)
-    assert inspected(recorder, tmp_path / "s")[1].alternatives[0].emptied_peak_reserved_bytes is None
+    assert inspected(recorder, tmp_path / "s")[1].alternatives[1].emptied_peak_reserved_bytes is None
     recorder.forget()
     recorder.alloc(4, 30 * MIB)
     _, seen = inspected(recorder, tmp_path / "s")
-    expandable = seen.alternatives[0]
+    own, expandable = seen.alternatives[:2]
+    assert (own.peak_reserved_bytes, own.emptied_peak_reserved_bytes) == (66 * MIB, 30 * MIB)
     assert expandable.settings == "expandable_segments:True"
     assert expandable.peak_reserved_bytes == 3 * 12 * MIB + 40 * MIB
     assert expandable.emptied_peak_reserved_bytes == 40 * MIB

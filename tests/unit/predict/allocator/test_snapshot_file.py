@@ -21,7 +21,7 @@ def snapshot():
 
 
 def page(content):
-    """What ``python -m torch.cuda._memory_viz trace_plot`` writes."""
+    """Return a page as ``python -m torch.cuda._memory_viz trace_plot`` writes it."""
     data = base64.b64encode(pickle.dumps(content) + b"\0\0").decode()
     files = json.dumps([{"name": "snapshot.pickle", "base64": data}])
     return f'\n<!DOCTYPE html>\n<html>\n<script type="module">\nconst local_files = {files}\n</script>'.encode()
