@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--data-dir", metavar="D", help="data in WLASL layout; sets data.dir")
+    add("--data-dir", metavar="D", help="data directory, see docs/your_videos.md; sets data.dir")
     add(
         "--output-dir",
         type=Path,

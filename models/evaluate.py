@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     add_checkpoint_options(parser)
     add = parser.add_argument
     add("--split", choices=SPLITS, default="test", help="clips to evaluate on [test]")
-    add("--data-dir", type=Path, metavar="D", help="data in WLASL layout, instead of those of the training")
+    add("--data-dir", type=Path, metavar="D", help="data directory, instead of that of the training")
     add("--json", action="store_true", help="print one JSON object, with the rank of each clip's true class")
     return parser
 

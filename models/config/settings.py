@@ -31,7 +31,7 @@ class DataConfig(Frozen):
     """Settings of the loader: the source of clips, and how many frames may be in memory."""
 
     dir: Path | None = None
-    """Data directory in WLASL layout: annotation list, nslt_N.json, class list, videos/."""
+    """Data directory: class folders in splits, a table of clips, or the layout of WLASL. See docs/your_videos.md."""
     frame_size: Annotated[int, Field(strict=True, ge=32, le=4096)] = 224
     """Height and width of the frames the loader yields, pixels."""
     chunk_size: Count = 32

@@ -35,7 +35,7 @@ from slr_bench.units import format_bytes, format_count, plain
 
 _COLUMNS = ("clip_id", "path", "label", "split", "signer", "start_s", "end_s")
 _KEPT: tuple[Split | None, ...] = ("test", "val", "train", None)
-"""Of equal videos in several splits the one in the first of these stays: published test splits remain whole."""
+"""The order in which one of several equal videos is kept, by split: published test splits remain whole."""
 
 
 _real = cache(os.path.realpath)
@@ -63,7 +63,11 @@ class Import:
         lines = [*self.layout.notices, *self.division.notices]
         for ids, what, consequence in (
             (self.repeated, "rows that repeat an earlier one", "they are left out"),
-            ([group[0] for group in self.copies], "videos with the content of another one", "one of each is used"),
+            (
+                [" = ".join(group) for group in self.copies],
+                "videos with the content of another one",
+                "one of each is used",
+            ),
             (self.missing, "videos that are missing", "they are left out"),
             (self.empty, "videos of 0 bytes", "they are left out"),
             (self._without("train"), "classes without a training clip", "they cannot be learned"),

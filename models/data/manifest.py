@@ -50,7 +50,7 @@ class ClipInfo:
 
     @property
     def is_whole_file(self) -> bool:
-        """Whether the clip is its whole file, so that no frame number of it is annotated."""
+        """Return whether the clip is its whole file, so that no frame number of it is annotated."""
         return self.frame_start == 0 and self.frame_end is None
 
 

@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--config", type=Path, metavar="C", default=DEFAULT_CONFIG, help="configuration file")
-    add("--data-dir", metavar="D", help="data in WLASL layout; sets data.dir")
+    add("--data-dir", metavar="D", help="data directory; sets data.dir")
     add("--num-classes", type=int, metavar="N", help="sign classes; sets model.num_classes")
     add_set_option(parser)
     add("--symptom", choices=get_args(Symptom), help="out of memory, high RAM use, or slow training")

@@ -1,4 +1,4 @@
-"""Videos of a user's own: from folders to a trained network, and what a wrong directory is told."""
+"""Videos of a user: from folders to a trained network, and the refusal of a wrong directory."""
 
 import json
 import os

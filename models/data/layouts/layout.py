@@ -34,7 +34,7 @@ class Layout:
 
     @property
     def has_splits(self) -> bool:
-        """Whether every clip has a split."""
+        """Return whether every clip has a split."""
         return all(row.split for row in self.rows)
 
 

@@ -32,7 +32,7 @@ class Division(NamedTuple):
 
     splits: list[Split]
     by: str
-    """What clips of one split have in common: ``signer``, ``recording``, or ``given``."""
+    """The unit that comes into one split as a whole: ``signer`` or ``recording``; ``given`` if nothing was drawn."""
     notices: list[str]
 
 

@@ -31,10 +31,10 @@ _COLUMNS = {
     "end_s": ("end_s", "time_end", "end_time"),
     "id": ("clip_id",),
 }  # fmt: skip
-"""What a row says -> names of its column; the first one that a table has counts."""
+"""Names of the columns by content of a row; the first name that a table has counts."""
 _DELIMITERS = ",;\t"
 _LISTED = re.compile(rf"(.+(?:{'|'.join(map(re.escape, VIDEO_SUFFIXES))}))((?:\s+-?\d+)*)", re.IGNORECASE)
-"""A line of a list: a path, then numbers, the last of which is the class."""
+"""A line of a list: a path, then numbers. The last number is the class."""
 _IN_NAME = re.compile(r"(?:^|[^a-z])(train|val|test|dev)(?:ing|id|idation|idate)?(?:list)?(?:[^a-z]|$)", re.IGNORECASE)
 _FOLD = re.compile(r"list0*(\d+)$")
 CLASSES = re.compile(r"\s*(\d+)[\s,;]+([^,;\t]+)")
@@ -48,7 +48,7 @@ class LabelTable(NamedTuple):
     """Relative to the directory."""
     rows: list[Row]
     has_split: bool
-    """Whether a column or the name of the file says the split."""
+    """True if a column or the name of the file gives the split."""
     fold: int | None
     """Number of the division into splits that a list belongs to, as 2 in ``trainlist02.txt``."""
 
@@ -56,7 +56,7 @@ class LabelTable(NamedTuple):
 def read_table(root: Path, path: str, is_video: Callable[[str], bool]) -> LabelTable | None:
     """Read the table at ``root / path``; None if it does not name clips and labels.
 
-    ``is_video`` tells whether a text names a video, for tables without names of columns.
+    ``is_video`` returns whether a text names a video, for tables without names of columns.
 
     Raises:
         DataError: the table is broken.
@@ -90,7 +90,7 @@ def _split_of_file(path: str, name: str) -> Split | None:
 
 
 Cells = Sequence[tuple[int, dict[str, str]]]
-"""Number of each row and what it says."""
+"""Number of each row, and its cells by content."""
 
 
 def _cells(path: Path, text: str, is_video: Callable[[str], bool]) -> Cells | None:

@@ -121,7 +121,7 @@ def build_loaders(settings: Settings, manifest: Manifest | None = None) -> Loade
         DataError: the directory cannot be used.
     """
     if settings.data.dir is None:
-        raise ConfigError("data.dir is not set; name a directory in WLASL layout (--data-dir)")
+        raise ConfigError("data.dir is not set; name a data directory (--data-dir)")
     for unwise in _unwise(settings):
         warnings.warn(unwise, stacklevel=2)
     manifest = manifest or load_manifest(settings.data.dir, settings.model.num_classes)

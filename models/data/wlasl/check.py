@@ -22,7 +22,7 @@ from slr_bench.errors import EXIT_OK, EXIT_USAGE, ConfigError
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="python -m models.data.wlasl", description="Data directories in WLASL layout.")
+    parser = OneLineParser(prog="python -m models.data.wlasl", description="Data directories for training.")
     check = parser.add_subparsers(dest="command", required=True).add_parser(
         "check",
         help="report what a directory holds and lacks",
@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
         "inside a file.",
     )
     add = check.add_argument
-    add("data_dir", type=Path, metavar="DIR", help="data in WLASL layout")
+    add("data_dir", type=Path, metavar="DIR", help="data directory")
     add("--num-classes", type=int, metavar="N", help="take nslt_<N>.json; not needed where there is only one")
     add(
         "--num-frames",

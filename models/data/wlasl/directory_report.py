@@ -17,7 +17,7 @@ from models.data.video.inspection import Finding
 from slr_bench.units import plain
 
 _COLUMNS = {
-    "listed": "clips of the split file",
+    "listed": "clips that the directory names",
     "usable": "found and readable",
     "missing": "no video file",
     "empty": "files of 0 bytes",
