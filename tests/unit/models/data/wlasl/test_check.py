@@ -233,3 +233,20 @@ def test_files_that_need_a_look_are_named(tmp_path, capsys, source, column):
         shutil.copy(file, root / "videos" / f"{video_id}{file.suffix}")
     _, out, _ = checked(capsys, root, "--json", "--decode")
     assert json.loads(out)["clips"][column] == ["00001"]
+
+
+def test_clips_listed_twice_and_videos_in_two_splits_are_named(tmp_path, capsys):
+    names = {"00001": ("train", "walk"), "00002": ("val", "walk"), "00003": ("val", "walk")}
+    root = write_directory(tmp_path / "data", names, ["walk"])
+    for number, name in enumerate(("00001", "00003")):
+        write_video(root / "videos" / f"{name}.mp4", 20 + number)
+    shutil.copy(root / "videos" / "00001.mp4", root / "videos" / "00002.mp4")
+    split = (root / "nslt_1.json").read_text()
+    (root / "nslt_1.json").write_text(split.rstrip("}") + "}, " + split.lstrip("{"))
+    code, out, _ = checked(capsys, root, "--json")
+    report = json.loads(out)
+    assert (code, report["listed_twice"]) == (0, ["00001", "00002", "00003"])
+    assert report["in_two_splits"] == [["00001", "00002"]]
+    _, out, _ = checked(capsys, root)
+    assert "clips that are listed twice: 3 (00001, 00002, 00003); the last entry counts" in out
+    assert "videos that are in two splits: 1 (00001 = 00002)" in out

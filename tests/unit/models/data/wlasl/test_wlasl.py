@@ -284,3 +284,69 @@ def test_an_empty_file_does_not_hide_a_good_one_of_another_container(directory):
 def test_an_annotation_without_a_rate_counts_in_frames_of_the_file(directory):
     edit(directory / "signs_v1.json", lambda glosses: [one.pop("fps") for g in glosses for one in g["instances"]])
     assert {clip.fps for clips in load_manifest(directory, 3).clips.values() for clip in clips} == {None}
+
+
+def test_every_text_file_may_begin_with_a_byte_order_mark(directory):
+    (directory / "left_out.txt").write_text("00002\tcannot read video\n")
+    expected = load_manifest(directory, 3)
+    for path in directory.iterdir():
+        if path.is_file():
+            path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_manifest(directory, 3) == expected
+
+
+def listed_again(path, video_id, **changes):
+    """Add a second entry for an id at the end of a split file, as JSON allows it."""
+    entry = json.loads(path.read_text())[video_id] | changes
+    path.write_text(f"{path.read_text().rstrip().removesuffix('}')}, {json.dumps(video_id)}: {json.dumps(entry)}}}")
+
+
+def test_an_id_that_is_listed_twice_counts_once_and_is_named(directory):
+    listed_again(directory / "nslt_3.json", "00001")
+    listed_again(directory / "nslt_3.json", "00003", subset="val")
+    manifest = load_manifest(directory, 3)
+    assert (manifest.repeated, manifest.listed) == (("00001", "00003"), 5)
+    assert [clip.video_id for clip in manifest.clips["val"]] == ["00003", "00007"]
+    assert manifest.notices == ["clips that are listed twice: 2 (00001, 00003); the last entry counts"]
+
+
+def test_an_id_with_two_classes_is_refused(directory):
+    listed_again(directory / "nslt_3.json", "00001", action=[0, 1, 10])
+    with pytest.raises(DataError, match="video 00001 has class 1 and class 0; fix the file"):
+        load_manifest(directory, 3)
+
+
+def test_an_annotation_that_is_listed_twice_is_named(directory):
+    edit(directory / "signs_v1.json", lambda glosses: glosses[0]["instances"].append(glosses[0]["instances"][0]))
+    assert load_manifest(directory, 3).repeated == ("00003",)
+
+
+def test_a_video_in_two_splits_is_named(directory):
+    videos = directory / "videos"
+    assert load_manifest(directory, 3).notices == []
+    (videos / "00007.mp4").write_bytes((videos / "00001.mp4").read_bytes())
+    manifest = load_manifest(directory, 3)
+    assert manifest.leaks == (("00001", "00007"),)
+    assert manifest.notices == [
+        "videos that are in two splits: 1 (00001 = 00007); accuracy is then too high, so delete the copies"
+    ]
+
+
+def test_copies_in_one_split_and_other_parts_of_a_video_are_no_leak(directory):
+    videos = directory / "videos"
+    for video_id in ("00002", "00007"):
+        (videos / f"{video_id}.mp4").write_bytes((videos / "00001.mp4").read_bytes())
+    edit(directory / "signs_v1.json", lambda glosses: glosses[1]["instances"][1].update(frame_start=30))
+    assert load_manifest(directory, 3).leaks == ()
+
+
+def test_only_the_needed_split_must_have_clips(directory):
+    edit(directory / "nslt_3.json", lambda split: [entry.update(subset="test") for entry in split.values()])
+    assert len(load_manifest(directory, 3, needed="test").clips["test"]) == 5
+    for needed, message in (("train", 'no clip of the subset "train"'), ("val", "has no val clips; choose another")):
+        with pytest.raises(DataError, match=message):
+            load_manifest(directory, 3, needed=needed)
+
+
+def test_another_number_of_classes_is_taken_where_words_decide(directory):
+    assert load_manifest(directory, 100, exactly=False) == load_manifest(directory, 3)
