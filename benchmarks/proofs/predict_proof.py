@@ -22,14 +22,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from slr_bench.grid.cells import own_cell
+from slr_bench.grid.cells import Cell, own_cell
 from slr_bench.grid.config import load_grid
 from slr_bench.predict.device import Bound, Device, find_device
 from slr_bench.predict.host import predict_step_on_cpu
 from slr_bench.predict.peak import predict_step, replay_requests
-from slr_bench.predict.plan.choices import at_size, choices_of
+from slr_bench.predict.plan.choices import Choices, at_size, choices_of
 from slr_bench.predict.plan.result import DoesNotFitError, Evaluated, Point
 from slr_bench.predict.plan.search import find_fastest
 from slr_bench.predict.trace_pool import Refusal, StepProfile, trace_steps
@@ -70,62 +70,78 @@ def _timed(command: Sequence[str]) -> float:
 def planner() -> dict[str, Any]:
     """Every option at every size traced once; then the search on it, for each simulated card."""
     own = own_cell(load_grid(_SMALL), {}, "optimized", "train_step")
-    choices = choices_of(own)
+    choices, device, rng = choices_of(own), find_device("rtx3060"), random.Random(0)
+    traced = _trace_all(own, choices)
+    unlimited = replace(device, capacity_bytes=None)
+    needs = [predict_step(step, unlimited).nvml.high for step in traced.values()]
+    low, high = min(needs) * 0.97, max(needs) * 1.03
+    found: list[_Searched] = []
+    for _ in range(CAPACITIES):
+        capacity = round(low * (high / low) ** rng.random())
+        context, share = rng.uniform(device.context.low, device.context.high), rng.random()
+        runs = {point for point, step in traced.items() if _runs(step, device, capacity - context, share)}
+        found.append(_search(traced, choices, replace(device, capacity_bytes=capacity), runs))
+    plans = [one for one in found if one.looked]
+    late = [one.late for one in plans]
+    return {
+        "capacities": CAPACITIES,
+        "settings": len(traced),
+        "plans_that_do_not_fit": sum(one.is_wrong for one in found),
+        "nothing_fits": len(found) - len(plans),
+        "fit_by_giving_cached_memory_back": sum(one.is_tight for one in plans),
+        "worst_regret": max(one.regret for one in plans),
+        "worst_regret_against_the_truth": max(late),
+        "mean_regret_against_the_truth": sum(late) / len(late),
+        "mean_settings_traced": sum(one.looked for one in plans) / len(plans),
+    }
+
+
+class _Searched(NamedTuple):
+    """The outcome of the search on one card."""
+
+    is_wrong: bool
+    """The plan does not run, or nothing was found although something fits."""
+    looked: int = 0
+    """Settings that the search traced; 0 if it found nothing that fits."""
+    is_tight: bool = False
+    regret: float = 0.0
+    """Time over that of the fastest setting that should fit, less 1."""
+    late: float = 0.0
+    """Time over that of the fastest setting that runs, less 1."""
+
+
+def _trace_all(own: Cell, choices: Choices) -> dict[Point, StepProfile]:
     points = [Point(option, size) for option in range(len(choices.options)) for size in choices.sizes]
-    cells = [
-        own_cell(load_grid(_SMALL), {**choices.options[p.option], **at_size(own, p.size)}, "optimized", "train_step")
-        for p in points
-    ]
-    device = find_device("rtx3060")
+    changes = [{**choices.options[point.option], **at_size(own, point.size)} for point in points]
+    cells = [own_cell(load_grid(_SMALL), change, "optimized", "train_step") for change in changes]
     traced: dict[Point, StepProfile] = {}
     for point, result in zip(points, trace_steps(cells, cuda_rules=True), strict=True):
         assert not isinstance(result, Refusal), result.reason
         traced[point] = result
-    unlimited = replace(device, capacity_bytes=None)
-    needs = [predict_step(step, unlimited).nvml.high for step in traced.values()]
-    rng = random.Random(0)
-    wrong, regrets, late, none, tight, looked = 0, [], [], 0, 0, []
-    for _ in range(CAPACITIES):
-        capacity = round(min(needs) * 0.97 * (max(needs) * 1.03 / (min(needs) * 0.97)) ** rng.random())
-        card = replace(device, capacity_bytes=capacity)
-        table = {point: _evaluated(one, card) for point, one in traced.items()}
-        calm = {point for point, found in table.items() if found.need_bytes <= capacity and not found.is_tight}
-        fitting = calm or {point for point, found in table.items() if found.need_bytes <= capacity}
-        asked: list[Point] = []
+    return traced
 
-        def evaluate(
-            some: Sequence[Point], asked: list[Point] = asked, table: Mapping[Point, Evaluated] = table
-        ) -> list[Evaluated | Refusal]:
-            asked += some
-            return [table[point] for point in some]
 
-        context = rng.uniform(device.context.low, device.context.high)
-        share = rng.random()
-        try:
-            plan = find_fastest(len(choices.options), choices.sizes, evaluate, capacity)
-        except DoesNotFitError:
-            none += 1
-            wrong += bool(fitting)
-            continue
-        wrong += not _runs(traced[plan.chosen], device, capacity - context, share)
-        chosen_s = table[plan.chosen].seconds
-        by_time = sorted(points, key=lambda point: table[point].seconds)
-        regrets.append(chosen_s / next(table[point].seconds for point in by_time if point in fitting) - 1)
-        tight += table[plan.chosen].is_tight
-        truth = next((p for p in by_time if _runs(traced[p], device, capacity - context, share)), plan.chosen)
-        late.append(chosen_s / table[truth].seconds - 1)
-        looked.append(len(asked))
-    return {
-        "capacities": CAPACITIES,
-        "settings": len(points),
-        "plans_that_do_not_fit": wrong,
-        "nothing_fits": none,
-        "fit_by_giving_cached_memory_back": tight,
-        "worst_regret": max(regrets),
-        "worst_regret_against_the_truth": max(late),
-        "mean_regret_against_the_truth": sum(late) / len(late),
-        "mean_settings_traced": sum(looked) / len(looked),
-    }
+def _search(traced: Mapping[Point, StepProfile], choices: Choices, card: Device, runs: set[Point]) -> _Searched:
+    table = {point: _evaluated(one, card) for point, one in traced.items()}
+    capacity = card.capacity_bytes
+    assert capacity is not None
+    fitting = {point for point, found in table.items() if found.need_bytes <= capacity}
+    fitting = {point for point in fitting if not table[point].is_tight} or fitting
+    looked: list[Point] = []
+
+    def evaluate(points: Sequence[Point]) -> list[Evaluated | Refusal]:
+        looked.extend(points)
+        return [table[point] for point in points]
+
+    try:
+        chosen = find_fastest(len(choices.options), choices.sizes, evaluate, capacity).chosen
+    except DoesNotFitError:
+        return _Searched(is_wrong=bool(fitting))
+    chosen_s, by_time = table[chosen].seconds, sorted(table, key=lambda point: table[point].seconds)
+    regret = chosen_s / next(table[point].seconds for point in by_time if point in fitting) - 1
+    fastest = next((point for point in by_time if point in runs), chosen)
+    late = chosen_s / table[fastest].seconds - 1
+    return _Searched(chosen not in runs, len(looked), table[chosen].is_tight, regret, late)
 
 
 def _evaluated(traced: StepProfile, card: Device) -> Evaluated:

@@ -10,7 +10,7 @@ import html
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,20 +22,15 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFormatter, NullLocator
 
 from slr_bench.report.charts.memory import LIVE, StackedArea
 from slr_bench.report.charts.model import (
     PALETTE,
     BarChart,
     Dot,
-    LegendEntry,
     Scatter,
     Tick,
-    arm_variable,
-    byte_step,
     light,
-    short_bytes,
 )
 from slr_bench.units import plain
 
@@ -78,11 +73,6 @@ class Picture:
     svg: str
     inline_svg: str
     png: bytes
-
-
-def arm_colour(place: int) -> str:
-    """Return the colour of the n-th arm. After the last colour the first one is used again."""
-    return light(arm_variable(place))
 
 
 def draw(
@@ -128,18 +118,6 @@ def _inline(svg: str, name: str, alt: str) -> str:
     opening = re.sub(r' (width|height)="[^"]*pt"', "", body[: body.index(">")])
     label = html.escape(alt, quote=True)
     return f'{opening} role="img" aria-label="{label}"{body[body.index(">") :]}'
-
-
-def byte_axis(axis: Axis, values: Iterable[float], *, logarithmic: bool = False) -> None:
-    """Set ticks at powers of two, or at multiples of one power of two, written as ``64 MiB``."""
-    largest = max(values, default=1.0) or 1.0
-    axis.set_major_formatter(FuncFormatter(lambda value, _: short_bytes(value)))
-    if logarithmic:
-        axis.set_major_locator(LogLocator(base=2))
-        axis.set_minor_locator(NullLocator())
-        axis.set_minor_formatter(NullFormatter())
-    else:
-        axis.set_major_locator(MultipleLocator(byte_step(largest)))
 
 
 def legend(axes: Axes, handles: Sequence[Any], labels: Sequence[str], columns: int = 4) -> None:
@@ -202,7 +180,11 @@ def scatter_picture(name: str, alt: str, chart: Scatter) -> Picture:
         axes.plot(*zip(*chart.front, strict=True), color=MUTED, linestyle="--", linewidth=1, drawstyle="steps-post",
                   zorder=1)  # fmt: skip
         _paint_dots(axes, chart.dots)
-        _scatter_legend(axes, chart.legend)
+        _scatter_legend(axes, chart)
+        if chart.limit is not None:
+            axes.axhline(chart.limit.position, color=WARN, linewidth=1)
+            axes.annotate(chart.limit.text, (1, chart.limit.position), xytext=(-2, 2), ha="right", va="bottom",
+                          textcoords="offset points", color=WARN)  # fmt: skip
         _set_ticks(axes.xaxis, chart.x_ticks)
         _set_ticks(axes.yaxis, chart.y_ticks)
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=chart.x_label, ylabel=chart.y_label)
@@ -233,10 +215,10 @@ def _paint_dots(axes: Axes, dots: Sequence[Dot]) -> None:
         )
 
 
-def _scatter_legend(axes: Axes, entries: Sequence[LegendEntry]) -> None:
+def _scatter_legend(axes: Axes, chart: Scatter) -> None:
     front = Line2D([], [], color=MUTED, linestyle="--", linewidth=1)
-    dots = [Line2D([], [], marker="o", linestyle="", color=light(entry.colour), markersize=7) for entry in entries]
-    texts = [*(plain(entry.text, 24) for entry in entries), "no cell lies below this line; grey or hollow: dominated"]
+    dots = [Line2D([], [], marker="o", linestyle="", color=light(entry.colour), markersize=7) for entry in chart.legend]
+    texts = [*(plain(entry.text, 24) for entry in chart.legend), chart.front_text]
     legend(axes, [*dots, front], texts, columns=3)
 
 

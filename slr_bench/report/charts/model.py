@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, NamedTuple
 
-from slr_bench.units import format_bytes
+from slr_bench.units import format_bytes, format_seconds
 
 PALETTE: Final = {
     "ink": ("#1f2933", "#e6ebf0"),
@@ -147,21 +147,21 @@ class BarChart:
 
 
 class Dot(NamedTuple):
-    """A cell in a scatter chart: its position, its look and its texts."""
+    """A cell or a setting in a scatter chart: its position, its look and its texts."""
 
     x: float
     y: float
     colour: str
-    text: str
+    text: str = ""
     """The description that a tooltip shows."""
-    name: str
+    name: str = ""
     """The name beside the dot; empty for most dots."""
-    accuracy: str
+    accuracy: str = ""
     """The accuracy below the name; empty for most dots."""
-    link: str
-    is_own: bool
-    """True for the own setting of an arm."""
-    is_dominated: bool
+    link: str = ""
+    is_own: bool = False
+    """True for the own setting of an arm, and for the setting that a plan chose. It is drawn larger."""
+    is_dominated: bool = False
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,9 @@ class Scatter:
     x_label: str
     y_label: str
     legend: tuple[LegendEntry, ...]
+    front_text: str = "no cell lies below this line; grey or hollow: dominated"
+    limit: Tick | None = None
+    """A line across at a height, such as a budget. Only files have it."""
 
     @property
     def has_hollow(self) -> bool:
@@ -223,3 +226,29 @@ def round_ticks(low: float, high: float, most: int = 6) -> tuple[float, ...]:
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
     first = math.ceil(low / step)
     return tuple(step * count for count in range(first, math.floor(high / step) + 1))
+
+
+def memory_scale(memories: Sequence[float]) -> Scale:
+    """Return a logarithmic scale if memories differ fourfold: on a linear one the smaller would lie on the ground."""
+    low, high = min(memories), max(memories)
+    return Scale(low / 1.4, high * 1.5, True) if high >= 4 * low else Scale(0, high * 1.15)
+
+
+def memory_ticks(scale: Scale) -> tuple[Tick, ...]:
+    """Return the ticks of a scale from :func:`memory_scale`."""
+    if scale.is_logarithmic:
+        return scale.ticks(doublings(scale.low, scale.high))
+    step = 2.0 ** math.floor(math.log2(scale.high / 3))
+    return scale.ticks(step * count for count in range(math.floor(scale.high / step) + 1))
+
+
+def time_scale(times_s: Sequence[float]) -> Scale:
+    """Return a scale from 0 where times differ much, else one that begins just below the shortest."""
+    low, high = min(times_s), max(times_s)
+    return Scale(0.0 if low < high / 3 else low * 0.85, high * 1.15)
+
+
+def time_ticks(scale: Scale) -> tuple[Tick, ...]:
+    """Return the ticks of a scale from :func:`time_scale`."""
+    values = round_ticks(scale.low, scale.high)
+    return tuple(Tick(short(format_seconds(value)) if value else "0", scale.position(value)) for value in values)

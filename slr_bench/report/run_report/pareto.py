@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -14,11 +13,11 @@ from slr_bench.report.charts.model import (
     LegendEntry,
     Scale,
     Scatter,
-    Tick,
     arm_variable,
-    doublings,
-    round_ticks,
-    short,
+    memory_scale,
+    memory_ticks,
+    time_scale,
+    time_ticks,
 )
 from slr_bench.report.formats.table import Cell, Column, Row, Section, Table, without_empty_columns
 from slr_bench.report.run_report.techniques import AccuracySource
@@ -180,7 +179,8 @@ def _row(point: Point) -> Row:
 def scatter(found: TradeoffPoints, arms: Sequence[str]) -> Scatter:
     """Lay out memory against time. ``arms`` are those that the headline compares; the first ones have a colour each."""
     coloured = arms[:COLOURED]
-    x, y = _time_scale(found.points), _memory_scale(found.points)
+    x = time_scale([point.time_s for point in found.points])
+    y = memory_scale([point.memory_bytes for point in found.points])
     # Dominated dots lie below and own settings on top: the last dot is drawn last.
     ordered = sorted(found.points, key=lambda one: (_is_compared(one, coloured), not one.is_dominated))
     colours = {arm: arm_variable(place) for place, arm in enumerate([*coloured, OTHERS])}
@@ -189,11 +189,8 @@ def scatter(found: TradeoffPoints, arms: Sequence[str]) -> Scatter:
         title="Memory against time",
         dots=tuple(_dot(point, x, y, found, colours) for point in ordered),
         front=tuple((x.position(point.time_s), y.position(point.memory_bytes)) for point in found.edge),
-        x_ticks=tuple(
-            Tick(short(format_seconds(value)) if value else "0", x.position(value))
-            for value in round_ticks(x.low, x.high)
-        ),
-        y_ticks=y.ticks(_memory_marks(y)),
+        x_ticks=time_ticks(x),
+        y_ticks=memory_ticks(y),
         x_label=f"{found.time_text} (median)",
         y_label=f"peak memory{', logarithmic' if y.is_logarithmic else ''}",
         legend=tuple(LegendEntry(colour, plain(arm, 30)) for arm, colour in colours.items() if arm in present),
@@ -229,24 +226,3 @@ def describe_point(point: Point) -> str:
     text = f"{plain(point.cell.entry.arm, 40)} ({coordinates_text(point.cell)})"
     text += f": {format_bytes(point.memory_bytes)}, {format_seconds(point.time_s)}"
     return text if point.accuracy is None else f"{text}, accuracy {format_value(point.accuracy, 'ratio')}"
-
-
-def _memory_scale(points: Sequence[Point]) -> Scale:
-    """Return a logarithmic scale where cells differ fourfold: on a linear one the smaller would lie on the ground."""
-    memories = [point.memory_bytes for point in points]
-    low, high = min(memories), max(memories)
-    return Scale(low / 1.4, high * 1.5, True) if high >= 4 * low else Scale(0, high * 1.15)
-
-
-def _time_scale(points: Sequence[Point]) -> Scale:
-    """Return a scale from 0 where times differ much, else one that begins just below the fastest cell."""
-    times_s = [point.time_s for point in points]
-    low, high = min(times_s), max(times_s)
-    return Scale(0.0 if low < high / 3 else low * 0.85, high * 1.15)
-
-
-def _memory_marks(scale: Scale) -> tuple[float, ...]:
-    if scale.is_logarithmic:
-        return doublings(scale.low, scale.high)
-    step = 2.0 ** math.floor(math.log2(scale.high / 3))
-    return tuple(step * count for count in range(math.floor(scale.high / step) + 1))

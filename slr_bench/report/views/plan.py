@@ -11,6 +11,16 @@ from rich.text import Text
 from slr_bench.files import flatten
 from slr_bench.grid.config import TRAINING_STEP
 from slr_bench.predict.plan.result import Evaluated, Plan, Point
+from slr_bench.report.charts.model import (
+    Dot,
+    LegendEntry,
+    Scatter,
+    Tick,
+    memory_scale,
+    memory_ticks,
+    time_scale,
+    time_ticks,
+)
 from slr_bench.report.formats.table import Cell, Column, Row, Table
 from slr_bench.report.formats.terminal import print_table
 from slr_bench.report.views.predict import pressure, remarks
@@ -132,57 +142,49 @@ def setting_file(plan: Plan) -> str:
     return "\n".join(head) + "\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
+_VERDICTS: Final = {
+    "": LegendEntry("arm-1", "setting"),
+    "fits": LegendEntry("arm-1", "fits"),
+    "tight": LegendEntry("warn", "fits tightly"),
+    "too large": LegendEntry("rule", "too large"),
+}
+
+
 def plan_picture(plan: Plan) -> Picture:
     """Draw memory against time of every evaluated setting, with the Pareto front, the choice and the budget."""
-    from slr_bench.report.charts.matplotlib_renderer import (
-        INK,
-        MUTED,
-        RULE,
-        WARN,
-        WIDTH_INCH,
-        arm_colour,
-        byte_axis,
-        draw,
-        legend,
-    )
+    from slr_bench.report.charts.matplotlib_renderer import scatter_picture  # matplotlib is imported if it is needed
 
     choice = plan.choice
-    points = {point: (found.need_bytes, found.seconds) for point, found in choice.evaluated.items()}
-    limit = plan.budget.bytes
-    alike: dict[str, list[tuple[int, float]]] = {}
-    for found in choice.evaluated.values():
-        alike.setdefault(_verdict(plan, found).text, []).append((found.need_bytes, found.seconds))
-    needs = [need for need, _ in points.values()]
-    is_wide = max(needs) >= 4 * min(needs)
+    alt = f"Predicted memory against estimated time of {len(choice.evaluated)} settings. {_headline(plan)}."
+    return scatter_picture("plan", plain(f"{alt} Chosen: {_name(plan, choice.chosen)}.", 600), plan_chart(plan))
 
-    def paint(figure: Any) -> None:
-        axes = figure.subplots()
-        colours = {"": (arm_colour(1), "setting"), "fits": (arm_colour(1), "fits")}
-        colours |= {"tight": (WARN, "fits tightly"), "too large": (RULE, "too large")}
-        for verdict, (colour, label) in colours.items():
-            if places := alike.get(verdict):
-                axes.scatter(*zip(*places, strict=True), s=26, color=colour, label=label, zorder=2)
-        front = [points[point] for point in choice.pareto]
-        axes.plot(*zip(*front, strict=True), color=MUTED, linewidth=1, zorder=1, drawstyle="steps-post", label="front")
-        chosen = points[choice.chosen]
-        axes.scatter([chosen[0]], [chosen[1]], s=110, facecolors="none", edgecolors=INK, linewidths=1.6, zorder=3)
-        axes.annotate("chosen", chosen, xytext=(9, 9), textcoords="offset points", color=INK, fontweight="bold")
-        if limit is not None:
-            axes.axvline(limit, color=WARN, linewidth=1)
-            axes.annotate(f"budget {format_bytes(limit)}", (limit, 1), xycoords=("data", "axes fraction"), color=WARN,
-                          xytext=(4, -12), textcoords="offset points")  # fmt: skip
-        if is_wide:
-            axes.set_xscale("log", base=2)
-        else:
-            axes.set_xlim(left=0)
-        byte_axis(axes.xaxis, needs, logarithmic=is_wide)
-        axes.set_xlabel(f"predicted memory on {plan.device.title}, at most{' (logarithmic axis)' * is_wide}")
-        axes.set_ylabel("estimated time per step, s" if not plan.measured else "time per step from measured rates, s")
-        axes.set_ylim(bottom=0)
-        axes.grid(axis="both")
-        axes.set_title(f"chosen: {_name(plan, choice.chosen)}", loc="left", fontsize="small", color=INK, pad=26)
-        handles, labels = axes.get_legend_handles_labels()
-        legend(axes, handles, labels)
 
-    alt = f"Predicted memory against estimated time of {len(points)} settings. {_headline(plan)}."
-    return draw("plan", "Predicted memory against estimated time", plain(alt, 600), (WIDTH_INCH, 4.2), paint)
+def plan_chart(plan: Plan) -> Scatter:
+    """Lay out memory against time of every evaluated setting."""
+    found, limit = plan.choice.evaluated, plan.budget.bytes
+    chosen, front = found[plan.choice.chosen], [found[point] for point in plan.choice.pareto]
+    x = time_scale([one.seconds for one in found.values()])
+    y = memory_scale([one.need_bytes for one in found.values()] + ([limit] if limit else []))
+    device = plan.device.title
+    entries = {point: _VERDICTS[_verdict(plan, one).text] for point, one in found.items()}
+    return Scatter(
+        title="Predicted memory against estimated time",
+        dots=tuple(
+            Dot(
+                x.position(one.seconds),
+                y.position(one.need_bytes),
+                entries[point].colour,
+                name="chosen" if one is chosen else "",
+                is_own=one is chosen,
+            )
+            for point, one in sorted(found.items(), key=lambda item: item[1] is chosen)  # drawn last, on top
+        ),
+        front=tuple(sorted((x.position(one.seconds), y.position(one.need_bytes)) for one in front)),
+        x_ticks=time_ticks(x),
+        y_ticks=memory_ticks(y),
+        x_label=f"{'time per step from measured rates' if plan.measured else 'estimated time per step'}, {device}",
+        y_label=f"predicted memory, at most{', logarithmic' * y.is_logarithmic}",
+        legend=tuple(entry for entry in _VERDICTS.values() if entry in entries.values()),
+        front_text="no setting lies below this line",
+        limit=None if limit is None else Tick(f"budget {format_bytes(limit)}", y.position(limit)),
+    )
