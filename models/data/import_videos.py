@@ -13,6 +13,7 @@ import json
 import os
 import re
 import sys
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -23,14 +24,14 @@ from rich.table import Table
 
 from models.command import OneLineParser, run_command
 from models.data.layouts.layout import MANIFEST_NAME, Layout, find_layout, quoted
-from models.data.layouts.rows import Clip, look_up, sorted_labels
+from models.data.layouts.rows import Clip, look_up, seconds_text, sorted_labels
 from models.data.layouts.splits import Division, Fractions, divide
 from models.data.layouts.tree import scan
 from models.data.left_out import Split, some_of
 from models.data.manifest import SPLITS, same_content
 from models.data.wlasl.files import split_files
 from slr_bench.errors import EXIT_OK, ConfigError, DataError
-from slr_bench.files import write_atomically
+from slr_bench.files import why_unreadable, write_atomically
 from slr_bench.units import format_bytes, format_count, plain
 
 _COLUMNS = ("clip_id", "path", "label", "split", "signer", "start_s", "end_s")
@@ -70,6 +71,7 @@ class Import:
             ),
             (self.missing, "videos that are missing", "they are left out"),
             (self.empty, "videos of 0 bytes", "they are left out"),
+            (self._shared_signers(), "signers in two splits", "accuracy on other people is not measured"),
             (self._without("train"), "classes without a training clip", "they cannot be learned"),
             (self._without("val"), "classes without a validation clip", "their accuracy is not measured"),
         ):
@@ -80,6 +82,11 @@ class Import:
     def _without(self, split: Split) -> list[str]:
         """Return the classes that have no clip in a split."""
         return sorted({c.row.label for c in self.clips} - {c.row.label for c, own in self._divided if own == split})
+
+    def _shared_signers(self) -> list[str]:
+        pairs = {(clip.row.signer, split) for clip, split in self._divided if clip.row.signer}
+        splits_of = Counter(signer for signer, _ in pairs)
+        return sorted(signer for signer, count in splits_of.items() if signer and count > 1)
 
     @property
     def _divided(self) -> list[tuple[Clip, Split]]:
@@ -149,8 +156,9 @@ def import_videos(options: argparse.Namespace) -> Import:
     if min(fractions) < 0 or sum(fractions) >= 1 or not fractions.val:
         raise ConfigError(f"--val {options.val:g} --test {options.test:g}: use parts of 1 with a sum below 1, as 0.15")
     tree = scan(options.data_dir)
-    tables = [os.path.relpath(path, options.data_dir) for path in options.labels]
-    layout = find_layout(tree, tables, options.classes, options.fold)
+    layout = find_layout(
+        tree, [_from(options.data_dir, path) for path in options.labels], options.classes, options.fold
+    )
     if options.signer_from:
         layout = replace(layout, rows=[replace(row, signer=_signer(options, row.path)) for row in layout.rows])
     looked = look_up(layout.rows, tree)
@@ -175,6 +183,12 @@ def _expression(text: str) -> re.Pattern[str]:
         return re.compile(text)
     except re.error as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not a regular expression: {error}") from error
+
+
+def _from(data_dir: Path, path: Path) -> str:
+    """Return the path of a table from ``data_dir``, or its absolute path if it is elsewhere."""
+    inside = os.path.relpath(path, data_dir)
+    return os.path.abspath(path) if inside.startswith("..") else inside
 
 
 def _signer(options: argparse.Namespace, path: str) -> str | None:
@@ -217,7 +231,7 @@ def _written(clip: Clip, split: Split, data_dir: Path, out: Path) -> dict[str, s
         path = os.path.relpath(path, _real(out))
     else:
         path = row.path
-    times = ("" if value is None else f"{value:g}" for value in clip.part)
+    times = ("" if value is None else seconds_text(value) for value in clip.part)
     values = ("" if path == clip.video_id else clip.video_id, path, row.label, split, row.signer or "", *times)
     return dict(zip(_COLUMNS, values, strict=True))
 
@@ -233,7 +247,7 @@ def _write(text: str, out: Path, overwrite: bool) -> str:
         names = [entry.name for entry in out.iterdir()] if out.exists() else []
         before = path.read_text(encoding="utf-8") if MANIFEST_NAME in names else None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--out {plain(out)} cannot be used: {error}; choose another directory") from error
+        raise ConfigError(f"--out {plain(out)} cannot be used: {why_unreadable(error)}; choose another") from error
     if split_files(names):
         raise ConfigError(f"{plain(out)} is in WLASL layout, which is used as it is; choose another --out")
     if before == text:
@@ -245,7 +259,7 @@ def _write(text: str, out: Path, overwrite: bool) -> str:
     except UnicodeEncodeError as error:
         line = next(line for line in text.splitlines() if any("\ud800" <= char <= "\udfff" for char in line))
         raise DataError(f"the name of a file is not valid UTF-8 text ({ascii(line)[:80]}); rename it") from error
-    write_atomically(path, content, make_directory=True)
+    write_atomically(path, content, cure="add --out with a directory that can be written", make_directory=True)
     return f"wrote {plain(path)}"
 
 

@@ -14,7 +14,8 @@ from typing import NamedTuple, get_args
 from models.data.left_out import LeftOut, Split, describe, some_of
 
 SPLITS: tuple[Split, ...] = get_args(Split)
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi", ".flv", ".swf", ".mpg", ".wmv", ".3gp")
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi", ".flv", ".swf", ".mpg", ".wmv", ".3gp",
+                  ".mpeg", ".mts", ".m2ts", ".ts", ".ogv", ".vob")  # fmt: skip
 _FIRST_BYTES = 2**14
 """Bytes at the beginning of files of equal size that are compared first; most differ there."""
 

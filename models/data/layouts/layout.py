@@ -50,6 +50,9 @@ def find_layout(tree: Tree, tables: Sequence[str] = (), classes: Path | None = N
     Raises:
         DataError: it has no known layout; the message says what it holds and what to do.
     """
+    if tree.releases and not tables:
+        inside = plain(tree.root / tree.releases[0])
+        raise DataError(f"{plain(tree.root)} is not in WLASL layout, but {inside} is; name that directory")
     found = [_read_named(tree, path) for path in tables] or _tables(tree)
     if found:
         layout = _layout_of_tables(tree, found, fold)
@@ -123,17 +126,17 @@ def _layout_of_folders(tree: Tree) -> Layout:
         top += 1
     folders = {path: part[top:-1] for path, part in parts.items()}
     loose = [path for path, names in folders.items() if not names]
-    if len(loose) == len(folders):
+    heads = {names[0] for names in folders.values() if names}
+    if len(loose) == len(folders) or (not loose and len(heads) == 1 and not split_named(*heads)):
         raise DataError(
-            f"{plain(tree.root)} holds {format_count(len(loose), 'video')} in one folder and no labels; write a CSV "
-            f"with the columns path,label and run {command_for(tree.root)} --labels FILE"
+            f"{plain(tree.root)} holds {format_count(len(folders), 'video')} in one folder and no labels; make a "
+            f"folder per class, or write a CSV with columns path,label and run {command_for(tree.root)} --labels FILE"
         )
     if loose:
         raise DataError(
             f"{plain(tree.root)} has class folders, and beside them {format_count(len(loose), 'video')} "
             f"({some_of(loose)}); move these into the folder of their class"
         )
-    heads = {names[0] for names in folders.values()}
     if all(map(split_named, heads)) and all(len(names) > 1 for names in folders.values()):
         return _of_classes(f"class folders in {', '.join(sorted(heads))}", folders, 1)
     mixed = sorted(name for name in heads if split_named(name))

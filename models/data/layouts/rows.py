@@ -69,6 +69,11 @@ def clean_label(text: str) -> str:
     return " ".join(_CONTROL.sub(" ", unicodedata.normalize("NFC", text)).split())
 
 
+def seconds_text(seconds: float) -> str:
+    """Return a time in a video as a table has it: ``12.5``, to the millisecond."""
+    return f"{seconds:.3f}".rstrip("0").rstrip(".")
+
+
 def sorted_labels(labels: Iterable[str]) -> list[str]:
     """Return the different labels in the order of their class ids: numbers by value, words by letter."""
     different = set(labels)
@@ -116,7 +121,8 @@ def _clip(row: Row, tree: Tree) -> Clip:
             if file := tree.find(name, row.folder):
                 return Clip(replace(row, start_s=None, end_s=None), file, _id(row, file, tree, ""))
     file = tree.find(row.path, row.folder)
-    part = "" if row.start_s is None and row.end_s is None else f"@{row.start_s or 0:g}-{row.end_s or ''}"
+    times = seconds_text(row.start_s or 0), seconds_text(row.end_s) if row.end_s is not None else ""
+    part = "" if row.start_s is None and row.end_s is None else f"@{'-'.join(times)}"
     return Clip(row, file, _id(row, file, tree, part))
 
 

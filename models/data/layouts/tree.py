@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import defaultdict, deque
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from slr_bench.units import plain
 
 _TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".txt")
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+_SPLIT_FILE = re.compile(r"nslt_\d+\.json")
 _ENOUGH = 200_000
 """Number of other files after which the search for a first video ends."""
 
@@ -29,6 +31,8 @@ class Tree:
     """Path to bytes."""
     tables: list[str] = field(default_factory=list)
     """Paths of text files that may hold labels."""
+    releases: list[str] = field(default_factory=list)
+    """Folders in WLASL layout."""
     images: int = 0
     others: int = 0
     broken_links: list[str] = field(default_factory=list)
@@ -155,3 +159,5 @@ def _add(tree: Tree, path: str, entry: os.DirEntry[str]) -> None:
         tree.images += 1
     else:
         tree.others += 1
+        if _SPLIT_FILE.fullmatch(entry.name):
+            tree.releases.append(path.rpartition("/")[0])

@@ -387,8 +387,13 @@ MISTAKES = {
         lambda root: (root.mkdir(), (root / "a.mp4").symlink_to("b")),
         "links to videos that are not there",
     ),
-    "no labels": (lambda root: put(root, "0.mp4"), "holds one video in one folder and no labels; write a CSV with"),
-    "one class": (lambda root: put(root, "a/0.mp4", "a/1.mp4"), "has one class only (a)"),
+    "no labels": (lambda root: put(root, "0.mp4"), "holds one video in one folder and no labels; make a "),
+    "one folder": (lambda root: put(root, "a/0.mp4", "a/1.mp4"), "holds 2 videos in one folder and no labels"),
+    "one class": (table("path,label\n0.mp4,a\n1.mp4,a\n"), "has one class only (a)"),
+    "WLASL inside": (
+        lambda root: (put(root, "w/videos/1.mp4"), write(root / "w" / "nslt_1.json", "{}")),
+        "is not in WLASL layout, but ",
+    ),
     "one clip per class": (lambda root: class_folders(root, 1), "no clip is left for validation"),
     "loose videos": (lambda root: put(root, "a/0.mp4", "b/0.mp4", "intro.mp4"), "beside them one video (intro.mp4)"),
     "splits and others": (
@@ -509,3 +514,37 @@ def test_a_folder_that_disagrees_with_the_number_of_a_list_is_refused(tmp_path, 
     code, _, err = imported(tmp_path / "d")
     assert code == 2
     assert "class 1 is 'walk'" in err
+
+
+def test_a_signer_in_two_given_splits_is_named(tmp_path, report):
+    put(tmp_path / "d", *(f"{n}.mp4" for n in range(4)))
+    rows = [f"{n}.mp4,{WORDS[n % 2]},{split},anna\n" for n, split in enumerate(("train", "train", "val", "val"))]
+    write(tmp_path / "d" / "l.csv", "path,label,split,signer\n" + "".join(rows))
+    assert report(tmp_path / "d")["notices"] == [
+        "signers in two splits: 1 (anna); accuracy on other people is not measured"
+    ]
+
+
+def test_a_table_elsewhere_names_videos_of_a_linked_directory(tmp_path, report, monkeypatch):
+    put(tmp_path / "far" / "data", *(f"v/{n}.mp4" for n in range(4)))
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "data")
+    write(
+        tmp_path / "labels.csv",
+        "path,label,split\n"
+        + "".join(f"{n}.mp4,{WORDS[n % 2]},{split}\n" for n, split in enumerate(("train", "train", "val", "val"))),
+    )
+    monkeypatch.chdir(tmp_path)
+    assert report("link", "--labels", "labels.csv")["splits"] == {"train": 2, "val": 2, "test": 0}
+    assert {row["path"] for row in rows_of(tmp_path / "link")} == {f"v/{n}.mp4" for n in range(4)}
+
+
+def test_times_are_kept_to_the_millisecond(tmp_path, report):
+    put(tmp_path / "d", "0.mp4", "1.mp4")
+    write(
+        tmp_path / "d" / "l.csv",
+        "path,label,start_s,end_s,split\n0.mp4,a,3600.121,3601,train\n"
+        "0.mp4,b,3600.124,3601.5,train\n1.mp4,a,0,1.25,val\n",
+    )
+    report(tmp_path / "d")
+    found = sorted((row["start_s"], row["end_s"]) for row in rows_of(tmp_path / "d"))
+    assert found == [("0", "1.25"), ("3600.121", "3601"), ("3600.124", "3601.5")]
