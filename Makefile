@@ -10,7 +10,7 @@ DATA := data/synthetic
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data bench bench-gpu bench-compare bench-gate bench-records bench-trace bench-attention bench-parts bench-check bench-baseline test test-slow test-faults test-gpu check report clean browser bench-report bench-predict bench-predict-gpu calibrate test-browser docs
+.PHONY: help setup data bench bench-gpu bench-compare bench-gate bench-records bench-trace bench-attention bench-parts bench-check bench-baseline test test-slow test-faults test-gpu check report clean browser bench-report bench-predict bench-predict-gpu bench-gpu-truth calibrate test-browser docs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ bench-predict: data ## What predictions are worth without a GPU: cost, planner, 
 
 bench-predict-gpu: data ## What predictions are worth on this GPU: 64 settings measured, half held out (resumable)
 	$(BIN)/python -m benchmarks.proofs.predict_gpu $(ARGS)
+
+bench-gpu-truth: $(READY) ## Hold allocator and predictions against recordings and figures of real GPUs (1 minute); ARGS="--data DIR"
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.proofs.gpu_truth $(ARGS)
 
 calibrate: data ## Measure this GPU for predict and plan: context, workspaces, golden traces (minutes)
 	$(BIN)/slr-bench calibrate configs/calibrate.yml --traces tests/fixtures/traces $(ARGS)

@@ -72,7 +72,7 @@ class Alternative(NamedTuple):
     settings: str
     peak_reserved_bytes: int
     emptied_peak_reserved_bytes: int | None
-    """The same peak if the cache is emptied before the first event; None if the recording begins with nothing."""
+    """The same peak if the cache is emptied before the first event; None if nothing is cached then."""
     fragmentation: float | None
     out_of_memory: str | None
     served: int
@@ -217,6 +217,7 @@ def _alternatives(recording: Recording, settings: AllocatorSettings) -> Iterator
     capacity = settings.capacity_bytes
     if capacity >= UNLIMITED:
         capacity = recorded_capacity(recording, settings) or UNLIMITED
+    has_cache = any(not segment.blocks or segment.is_expandable for segment in recording.start)
     for text in ALTERNATIVES:
         if text == AS_RECORDED:
             chosen = replace(settings, capacity_bytes=capacity)
@@ -224,13 +225,8 @@ def _alternatives(recording: Recording, settings: AllocatorSettings) -> Iterator
             chosen = settings_of(text, capacity, settings.rules)
         result = replay_recording(recording, chosen, as_recorded=False)
         emptied = None
-        if recording.start:
+        if has_cache:
             emptied = replay_recording(recording, chosen, as_recorded=False, begins_empty=True).peak_reserved_bytes
         yield Alternative(
-            text,
-            result.peak_reserved_bytes,
-            emptied,
-            result.fragmentation,
-            result.out_of_memory,
-            len(result.served),
+            text, result.peak_reserved_bytes, emptied, result.fragmentation, result.out_of_memory, len(result.served)
         )
