@@ -97,7 +97,9 @@ class Import:
         rows = [_written(clip, split, self.data_dir, out) for clip, split in self._divided]
         used = [name for name in _COLUMNS if any(row[name] for row in rows)]
         text = io.StringIO()
-        writer = csv.DictWriter(text, used, extrasaction="ignore", lineterminator="\n")
+        # The module quotes a carriage return only if lines end with one.
+        quoting = csv.QUOTE_ALL if any("\r" in row["path"] for row in rows) else csv.QUOTE_MINIMAL
+        writer = csv.DictWriter(text, used, extrasaction="ignore", lineterminator="\n", quoting=quoting)
         writer.writeheader()
         writer.writerows(rows)
         return text.getvalue()

@@ -46,9 +46,10 @@ def describe(left_out: Iterable[LeftOut], listed: int) -> str:
 
 
 def read_text(path: Path, cure: str = "check the file") -> str:
-    """Return the text of a UTF-8 file, without a byte order mark. Raises DataError, which ends with ``cure``."""
+    """Return the text of a UTF-8 file as it is, without a byte order mark. Raises DataError that ends with ``cure``."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return file.read()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path}: {why_unreadable(error)}; {cure}") from error
 

@@ -167,9 +167,9 @@ def _json_lines(path: Path, text: str) -> Cells | None:
 
 
 def _row(values: dict[str, str], source: str, split: Split | None, folder: str) -> Row:
-    path, label = values["path"].strip(), clean_label(values["label"])
-    if not path or not label:
-        raise DataError(f"{source}: no {'path' if not path else 'label'}; fill it in, or delete the row")
+    path, label = values["path"], clean_label(values["label"])
+    if not path.strip() or not label:
+        raise DataError(f"{source}: no {'label' if path.strip() else 'path'}; fill it in, or delete the row")
     if written := values.get("split", "").strip():
         split = split_named(written)
         if split is None:
@@ -178,7 +178,7 @@ def _row(values: dict[str, str], source: str, split: Split | None, folder: str) 
     if end_s is not None and end_s <= (start_s or 0):
         raise DataError(f"{source}: the clip ends at {end_s:g} s, before it begins; correct the times")
     signer = clean_label(values.get("signer", "")) or None
-    video_id, number = (values.get(name, "").strip() or None for name in ("id", "number"))
+    video_id, number = (values.get(name) or None for name in ("id", "number"))
     return Row(path, label, split, signer, start_s, end_s, source, folder, video_id, number)
 
 

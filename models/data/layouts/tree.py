@@ -57,8 +57,8 @@ class Tree:
         Raises:
             DataError: several videos are meant equally.
         """
-        written = written.strip().removeprefix("./")
-        for text in dict.fromkeys((written, written.replace("\\", "/"))):
+        stripped = written.strip()
+        for text in dict.fromkeys((written, stripped, stripped.replace("\\", "/"))):
             for path in (os.path.normpath(os.path.join(folder, text)), text):
                 if path in self.videos:
                     return self.file(path)
