@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -122,6 +122,7 @@ class Video:
         self._open()
         # One converter for the file: making one costs more than several conversions.
         self._converter = VideoReformatter()
+        self._noted_orientation: Orientation | None = None
         self.concealed: set[int] = set()
         """Numbers of damaged frames: their packets are marked so, or the decoder invented parts of their pictures."""
 
@@ -150,12 +151,19 @@ class Video:
         """Whether the coded pictures are rotated or mirrored for display."""
         return self._orientation != UPRIGHT
 
-    @cached_property
+    @property
     def _orientation(self) -> Orientation:
-        """The first frame's; it is stored with every frame and does not change within a clip."""
-        self._seek(0)
-        first = next(self._container.decode(self._stream), None)
-        return UPRIGHT if first is None else orientation_of(first)
+        """The orientation of the first frame, as in ffmpeg; H.264 may repeat it with key frames only."""
+        if self._noted_orientation is None:
+            self._seek(0)
+            next(self._decoded(), None)
+        return self._noted_orientation or UPRIGHT
+
+    def _decoded(self) -> Iterator[av.VideoFrame]:
+        """Decode from the key frame where the file is, and note the orientation."""
+        for frame in self._container.decode(self._stream):
+            self._noted_orientation = self._noted_orientation or orientation_of(frame)
+            yield frame
 
     def close(self) -> None:
         """Close the file; no frame can be read afterwards."""
@@ -207,6 +215,8 @@ class Video:
         if not self._timeline.frames:
             raise DataError(f"{self._path.name} holds no frames; {_CURE}")
         self._has_index = bool(self._timeline.stamps) and self.format not in _WITHOUT_INDEX
+        self._keys = list(self._timeline.key_stamps)
+        self._number_of = {stamp: number for number, stamp in enumerate(self._timeline.stamps)}
         self.concealed |= self._timeline.damaged
 
     def chunks(self, numbers_T: NDArray[np.int64], *, short_side: int | None, chunk_size: int) -> Iterator[Chunk]:
@@ -226,10 +236,8 @@ class Video:
         for first in range(0, len(numbers_T), chunk_size):
             part_T = numbers_T[first : first + chunk_size]
             frames_THWC = np.empty((len(part_T), height, width, 3), dtype=np.uint8)
-            orientation = UPRIGHT
             for row in frames_THWC:
                 frame = next(frames)
-                orientation = orientation_of(frame)  # the same for all frames of a clip
                 # One thread: slices would have to be waited for, and loader processes already fill the cores.
                 converted = self._converter.reformat(
                     frame, width, height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1
@@ -237,7 +245,7 @@ class Video:
                 plane = converted.planes[0]
                 lines = np.frombuffer(plane, dtype=np.uint8).reshape(height, plane.line_size)
                 row.reshape(height, -1)[:] = lines[:, : 3 * width]
-            yield Chunk(part_T, orientation.apply(frames_THWC))
+            yield Chunk(part_T, self._orientation.apply(frames_THWC))
 
     def verify(self, start: int, end: int, *, decode: bool) -> None:
         """Look whether the frames [start, end) are in the file; with ``decode``, whether each can be decoded.
@@ -263,7 +271,7 @@ class Video:
         wanted = iter(numbers.tolist())
         number = next(wanted, None)
         self._restart()
-        for place, frame in enumerate(self._container.decode(self._stream)):
+        for place, frame in enumerate(self._decoded()):
             if place == number:
                 yield frame
                 number = next(wanted, None)
@@ -302,7 +310,7 @@ class Video:
         After a seek into an open group the decoder may first give frames of the group before.
         """
         self._seek(key)
-        for frame in self._container.decode(self._stream):
+        for frame in self._decoded():
             number = self._number_of.get(frame.pts, -1)
             if key and (number > key or (number == key and not frame.key_frame)):
                 return  # a file may flag frames as key frames that need others
@@ -311,14 +319,6 @@ class Video:
             if frame.is_corrupt and number >= 0:
                 self.concealed.add(number)
             yield number, frame
-
-    @cached_property
-    def _keys(self) -> list[int]:
-        return list(self._timeline.key_stamps)
-
-    @cached_property
-    def _number_of(self) -> dict[int, int]:
-        return {stamp: number for number, stamp in enumerate(self._timeline.stamps)}
 
     def _key_before(self, number: int) -> int:
         place = bisect_right(self._keys, number) if self._has_index else 0

@@ -81,7 +81,7 @@ def timeline_by_stamps(
     in_table = sum(not entry.is_discard for entry in stream.index_entries) if has_table else 0
     # A lost packet could have been shown before as many of the stored ones as the decoder may hold back.
     depth = stream.codec_context.reorder_depth
-    fps, is_steady = _frame_rate(stamps, stream)
+    fps, is_steady = _frame_rate(stamps[: len(stamps) - depth], stream), _is_steady(stamps)
     missing = max(in_table - len(stamps), _missing_frames(packets, container, stream, fps), 0)
     is_cut = bool(in_table > len(stamps)) or missing > max(_TOLERATED_FRAMES, _TOLERATED_SHARE * len(stamps))
     frames = len(stamps) + missing if is_cut else len(stamps)
@@ -117,26 +117,31 @@ def timeline_by_count(
     frames = count + missing if is_cut else count
     # A packet may hold no picture only if another one holds two: old AVI files pack B-frames so.
     lost = len(packets) - count
-    _, is_steady = _frame_rate([packet.dts for packet in packets if packet.dts is not None], stream)
+    is_steady = _is_steady([packet.dts for packet in packets if packet.dts is not None])
     shown = [packet.pts for packet in packets if packet.pts is not None]
     is_steady = is_steady and len(set(shown)) == len(shown)
     return Timeline(frames, count, max(missing, lost), (), {}, damaged, fps, is_steady)
 
 
-def _frame_rate(stamps: Sequence[int], stream: av.VideoStream) -> tuple[float | None, bool]:
-    """Return the frames per second, and whether the rate is constant.
+def _frame_rate(stamps: Sequence[int], stream: av.VideoStream) -> float | None:
+    """Return the frames per second.
 
     The declared rate counts unless the stamps contradict it, as in files of browsers, which declare 1000.
     """
     declared = float(stream.average_rate) if stream.average_rate else None
     if len(stamps) < 3:
-        return declared, True
-    intervals = np.diff(stamps)
-    mean, middle = float(intervals.mean()), float(np.median(intervals))
-    measured = 1 / (mean * float(stream.time_base))
-    is_steady = bool(np.abs(intervals - middle).max() <= max(_STEADY * middle, middle > 2))
+        return declared
+    measured = (len(stamps) - 1) / ((stamps[-1] - stamps[0]) * float(stream.time_base))
     is_true = declared is not None and abs(declared / measured - 1) < _STEADY
-    return (declared if is_true and is_steady else measured), is_steady
+    return declared if is_true and _is_steady(stamps) else measured
+
+
+def _is_steady(stamps: Sequence[int]) -> bool:
+    if len(stamps) < 3:
+        return True
+    intervals = np.diff(stamps)
+    middle = float(np.median(intervals))
+    return bool(np.abs(intervals - middle).max() <= max(_STEADY * middle, middle > 2))
 
 
 def _missing_frames(
@@ -165,10 +170,13 @@ def _missing_frames(
     if (duration_s - _end_s(packets)) * fps < 1.5:
         return 0
     container.seek(0)
+    all_packets = packets
     with suppress(IndexError):  # PyAV 18, if a damaged file holds more streams than its header announces
-        packets = list(container.demux())  # of all streams: the sound may be longer
-    missing = (duration_s - _end_s(packets)) * fps
-    return 0 if missing < 1.5 else round(missing)
+        all_packets = list(container.demux())  # the sound may be longer
+    if (duration_s - _end_s(all_packets)) * fps < 1.5:
+        return 0
+    start_s = min((float(p.pts * p.time_base) for p in packets if p.pts is not None), default=0.0)
+    return max(1, round((duration_s - start_s) * fps) - len(packets))  # lost frames may lie before stored B-frames
 
 
 def _end_s(packets: Sequence[av.Packet]) -> float:

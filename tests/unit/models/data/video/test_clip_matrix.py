@@ -4,6 +4,8 @@ Each way to read a sound clip gives the frames of a plain decode, by their numbe
 by the check of a data directory, or holds the same pictures.
 """
 
+from fractions import Fraction
+
 import av
 import numpy as np
 import pytest
@@ -88,6 +90,21 @@ def test_turned_clips_are_read_as_ffmpeg_turns_them(tmp_path, name):
     cut = (width - height) // 2
     middle = expected[0][:, cut:-cut] if expected[0].shape[1] == width else expected[0][cut:-cut]
     np.testing.assert_allclose(square.astype(int), middle, atol=6)
+
+
+def test_an_orientation_that_only_key_frames_carry_holds_for_all_frames(tmp_path):
+    plain = SOUND["h264_plain.ts"].write(tmp_path / "plain.h264")
+    with av.open(str(plain)) as source, av.open(str(tmp_path / "turned.ts"), "w") as target:
+        stream = source.streams.video[0]
+        copy = target.add_stream_from_template(stream)
+        insert = av.BitStreamFilterContext("h264_metadata=display_orientation=insert:rotate=90", stream, copy)
+        packets = [packet for stored in source.demux(stream) if stored.size for packet in insert.filter(stored)]
+        for number, packet in enumerate(packets):
+            packet.pts = packet.dts = number
+            packet.stream, packet.time_base = copy, Fraction(1, 25)
+            target.mux(packet)
+    shown = np.stack([read_frames(tmp_path / "turned.ts", [number])[0] for number in range(FRAMES)])
+    np.testing.assert_array_equal(shown, np.rot90(np.stack(plain_decode(plain)), axes=(1, 2)))
 
 
 DAMAGED = [
