@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="python -m models.recognise",
-        description="Print the likeliest signs of video files, each of which shows one sign.",
+        description="Print the likeliest signs of video files that show one sign each.",
     )
     add_checkpoint_options(parser)
     add = parser.add_argument

@@ -49,7 +49,7 @@ def write_checkpoint(path, data_dir=None, glosses=GLOSSES, **model):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Three test clips of other lengths, one of which is shorter than the network's frames, and a checkpoint."""
+    """Three test clips of different lengths and a checkpoint. The last clip has fewer frames than the network."""
     root = tmp_path_factory.mktemp("recognise")
     clips = {"00001": ("test", "walk"), "00002": ("test", "eat"), "00003": ("test", "book")}
     data = write_directory(root / "data", clips, OTHERS)
