@@ -12,16 +12,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from models.command import add_set_option, run_command
-from models.config import Settings, load_settings
+from models.config import Settings, TrainingConfig, load_settings
 from models.data.manifest import Manifest
 from models.data.wlasl import load_manifest
 from models.training import CHECKPOINT_NAME, CONFIG_NAME
 from models.training.advice import apply_advice
 from models.training.advisor import DEFAULT_CONFIG, advise, setting_overrides, setting_words, show
 from models.training.machine import Machine
+from models.training.pace import small_setting
 from slr_bench.errors import ConfigError
+from slr_bench.units import format_count
+
+if TYPE_CHECKING:
+    import torch
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,9 +44,15 @@ def _run(options: argparse.Namespace) -> None:
     weights = [] if options.weights is None else [f"model.weights={options.weights}"]
     words = shlex.join(setting_words(options, [*options.set, *weights]))
     with _locked(options.output_dir):
+        print(f"training on {_data_text(settings, manifest)}; loading torch ...", file=sys.stderr, flush=True)
         if options.auto:
             settings = _fitted(settings, options.output_dir, options.resume, words)
-        _train(settings, manifest, options.output_dir, options.resume, words)
+        _train(settings, manifest, options, words)
+
+
+def _data_text(settings: Settings, manifest: Manifest) -> str:
+    train, val = (format_count(len(manifest.clips[split]), "clip") for split in ("train", "val"))
+    return f"{train} of {settings.model.num_classes} classes, validating on {val}, from {settings.data.dir}"
 
 
 def _left(checkpoint: Path) -> str:
@@ -137,7 +149,33 @@ def _fitted(settings: Settings, output_dir: Path, resume: bool, words: str) -> S
     return apply_advice(settings, advice)
 
 
-def _train(settings: Settings, manifest: Manifest, output_dir: Path, resume: bool, words: str) -> None:
+def _when_slow(settings: Settings, options: argparse.Namespace) -> str:
+    """Return what to do if this setting would take half a day or more on a CPU."""
+    line = "this configuration is meant for a GPU"
+    small = small_setting(settings)
+    if small is None:
+        return line
+    changed = {pair.partition("=")[0] for pair in small}
+    kept = [pair for pair in options.set if pair.partition("=")[0] not in changed]
+    words = [*setting_words(options, [*kept, *small]), "--output-dir", f"{options.output_dir}-small"]
+    return f"{line}; on this machine try: {shlex.join(['python', 'train_efficient_model.py', *words])}"
+
+
+def _device_text(device: torch.device, training: TrainingConfig, clips: int) -> str:
+    import torch
+
+    from models.training.optimization import steps_per_epoch
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+    cores = "" if device.type == "cuda" else f" with {format_count(torch.get_num_threads(), 'thread')}"
+    steps = steps_per_epoch(clips, training)
+    return (
+        f"on {name}{cores}: {format_count(training.epochs, 'epoch')} of {format_count(steps, 'step')}, "
+        f"{format_count(training.effective_batch, 'clip')} per step in {training.precision}"
+    )
+
+
+def _train(settings: Settings, manifest: Manifest, options: argparse.Namespace, words: str) -> None:
     # Imported here, so that an error in the configuration is reported before torch is imported, which takes seconds.
     import torch
 
@@ -155,6 +193,7 @@ def _train(settings: Settings, manifest: Manifest, output_dir: Path, resume: boo
         print(f"{notice}; list all: python -m models.data.wlasl check {settings.data.dir}", file=sys.stderr)
     refuse_norms_over_one_value(settings, len(loaders.train.indices))
     device = default_device()
+    print(_device_text(device, settings.training, len(loaders.train.indices)), file=sys.stderr, flush=True)
     torch.manual_seed(settings.training.seed)
     total_steps = settings.training.epochs * steps_per_epoch(len(loaders.train.indices), settings.training)
     try:
@@ -167,7 +206,8 @@ def _train(settings: Settings, manifest: Manifest, output_dir: Path, resume: boo
             )  # fmt: skip
         micro_batches = trainer.micro_batches
         with explain_out_of_memory(micro_batches.description, micro_batches.halving_could_help, words):
-            trainer.fit(output_dir, resume)
+            when_slow = _when_slow(settings, options) if device.type == "cpu" else None
+            trainer.fit(options.output_dir, options.resume, when_slow=when_slow)
             for remark in loaders.remarks:
                 print(remark, file=sys.stderr)
     finally:

@@ -1,1 +1,5 @@
 """The one place where the recogniser and the bench meet: registered workloads."""
+
+from slr_bench.startup import BENCH, RECOGNISER, require_packages
+
+require_packages((*BENCH, *RECOGNISER))

@@ -11,6 +11,10 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, Final
 
+from slr_bench.startup import BENCH, require_packages
+
+require_packages(BENCH)
+
 __version__ = "0.1.0"
 _PACKAGES: Final = ("compare", "predict", "run")
 _NAMES: Final = (

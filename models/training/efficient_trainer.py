@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
@@ -25,7 +28,8 @@ from models.training.evaluation import Evaluation
 from models.training.loaders import EpochLoader, LoadedEpoch, Splits
 from models.training.memory import MemoryPressure, MemoryTracker, Relief
 from models.training.micro_batches import Event, FittedStep, MicroBatches
-from models.training.optimization import AUTOCAST_DTYPES
+from models.training.optimization import AUTOCAST_DTYPES, steps_per_epoch
+from models.training.pace import TrainingSize
 from models.training.progress import EpochResult, Tally, TrainingDisplay
 from models.training.stepper import Stepper, StepResult
 from slr_bench.errors import DataError, SlrBenchError
@@ -50,19 +54,22 @@ class TrainingInterrupted(SlrBenchError):
 
 
 class Interruption:
-    """Notes the first SIGINT or SIGTERM while open; a second one acts as it would have without.
+    """Notes and answers the first SIGINT or SIGTERM while open; a second one acts as it would have without.
 
-    Loader processes that are forked inside inherit the handler. Ctrl-C in a terminal reaches the whole process group,
-    and the handler keeps it from ending them before the step has its batch. In a thread other than the main one it does
-    nothing.
+    A thread calls ``answer`` at once, even while the main thread computes. Loader processes that are forked inside
+    inherit the handler. Ctrl-C in a terminal reaches the whole process group, and the handler keeps it from ending them
+    before the step has its batch. In a thread other than the main one it does nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, answer: Callable[[signal.Signals], None]) -> None:
         self.signal_number: int | None = None
+        self._answer = answer
         self._previous: dict[signal.Signals, Any] = {}
+        self._close = ExitStack()
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
+            self._answer_from_a_thread()
             self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
         return self
 
@@ -70,6 +77,27 @@ class Interruption:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._restore()
+        self._close.close()
+
+    def _answer_from_a_thread(self) -> None:
+        """Let the interpreter write each signal into a pipe that a thread reads; callbacks undo it in reverse order."""
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        thread = threading.Thread(target=self._answer_first, args=(reading,), daemon=True)
+        previous = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        thread.start()
+        for undo in (
+            partial(os.close, reading), partial(os.close, writing), thread.join,
+            partial(os.write, writing, bytes(1)),  # loader processes keep the pipe open, so closing does not end it
+            partial(signal.set_wakeup_fd, previous),
+        ):  # fmt: skip
+            self._close.callback(undo)
+
+    def _answer_first(self, reading: int) -> None:
+        while number := os.read(reading, 1)[0]:
+            if number in _SIGNALS:
+                self._answer(signal.Signals(number))
+                return
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal_number = number
@@ -130,14 +158,20 @@ class Trainer:
         self._config_text = yaml.safe_dump(sections, sort_keys=False) if settings else None
         self._pressure = MemoryPressure(_reliefs(loaders.train), micro_batches.halve, stepper.device.type)
 
-    def fit(self, output_dir: Path | None, resume: bool = False, console: Console | None = None) -> TrainingResult:
+    def fit(
+        self,
+        output_dir: Path | None,
+        resume: bool = False,
+        console: Console | None = None,
+        when_slow: str | None = None,
+    ) -> TrainingResult:
         """Train ``config.epochs`` epochs. The last epoch is the result; none is selected by its accuracy.
 
         ``output_dir`` gets ``config.yml`` (the whole setting, if there is one), ``checkpoint.pt`` and ``metrics.json``.
         The checkpoint is written after every epoch, and on SIGINT or SIGTERM after the running step or batch of
         validation. ``resume`` continues exactly from that checkpoint: an interrupted run ends with the weights of an
         uninterrupted one, provided that memory changes the micro-batch at the same steps. Batches of the epoch that
-        were already used are not loaded again.
+        were already used are not loaded again. ``when_slow`` is printed if it would take half a day or more.
 
         Raises:
             ConfigError: no checkpoint fits, or the directory cannot be written.
@@ -154,18 +188,28 @@ class Trainer:
         if output_dir is not None and self._config_text is not None:  # only after the checkpoint was found to fit
             write_atomically(output_dir / CONFIG_NAME, self._config_text, make_directory=True)
         evaluation, epochs = None, self.config.epochs
-        steps = self.stepper.total_steps, self.stepper.steps_taken
-        with Interruption() as interruption, TrainingDisplay(console or Console(stderr=True), *steps) as display:
+        size = self._size()
+        steps_done = progress.epoch * size.steps_per_epoch + progress.tally.steps
+        display = TrainingDisplay(console or Console(stderr=True), size, steps_done, when_slow=when_slow)
+        self.micro_batches.on_micro_batch = display.micro_batch
+        answer = partial(_answer, display.note, is_saved=output_dir is not None)
+        with display, Interruption(answer) as interruption:
 
             def end_if_interrupted() -> None:
                 if interruption.signal_number is not None:
                     self._end_early(interruption.signal_number, progress, output_dir)
 
+            def before_validating() -> None:
+                display.validation()
+                end_if_interrupted()
+
             if progress.epoch >= epochs:
                 display.note(f"already complete: all {epochs} epochs are done; nothing is left to train")
+            elif steps_done:
+                display.note(f"continuing at {display.position}")
             while progress.epoch < epochs:
                 self._train_epoch(progress, display, end_if_interrupted)
-                evaluation = self.micro_batches.evaluate(self.loaders.val, display.note, end_if_interrupted)
+                evaluation = self.micro_batches.evaluate(self.loaders.val, display.note, before_validating)
                 result = EpochResult.from_epoch(
                     progress.epoch, progress.tally, evaluation, self.stepper.device, self.micro_batches.peaks
                 )
@@ -174,6 +218,10 @@ class Trainer:
                 self._save(progress, output_dir)
                 end_if_interrupted()
         return TrainingResult(progress.history, evaluation, self.micro_batches.events)
+
+    def _size(self) -> TrainingSize:
+        clips, val_clips = len(self.loaders.train.indices), len(self.loaders.val.indices)
+        return TrainingSize(self.config.epochs, steps_per_epoch(clips, self.config), clips, val_clips)
 
     def _train_epoch(
         self, progress: _Progress, display: TrainingDisplay, end_if_interrupted: Callable[[], None]
@@ -196,10 +244,11 @@ class Trainer:
         result, loss = fitted.result, fitted.result.loss.item()
         if not math.isfinite(loss):
             self._diverged(fitted)
-        tally.add(clips, loss, int(result.correct), time.monotonic() - start_s)
+        step_s = time.monotonic() - start_s
+        tally.add(clips, loss, int(result.correct), step_s)
         tracker = self.micro_batches.tracker
         memory = tracker.check_memory() if tracker else None
-        display.step(loss, result.learning_rate, tally.clips_per_s, memory)
+        display.step(step_s, loss, result.learning_rate, tally.clips_per_s, memory)
         if self.micro_batches.adapt(memory, self._pressure, display.note):
             loaded.restart(tally.steps)
         return result
@@ -243,6 +292,12 @@ class Trainer:
             "model": stepper.model, "optimizer": stepper.optimizer, "schedule": stepper.schedule,
             "scaler": stepper.scaler,
         }  # fmt: skip
+
+
+def _answer(note: Callable[[str], None], signal_number: signal.Signals, is_saved: bool) -> None:
+    then = "then saving the checkpoint" if is_saved else "then stopping"
+    again = "press Ctrl-C again" if signal_number is signal.SIGINT else f"send {signal_number.name} again"
+    note(f"finishing the step, {then}; {again} to stop now")
 
 
 def _reliefs(loader: EpochLoader) -> list[Relief]:

@@ -151,6 +151,8 @@ class MicroBatches:
         self.micro_batch = MicroBatchSize(config.batch_size)
         self.events: list[Event] = []
         self.peaks = peaks or OwnPeaks()
+        self.on_micro_batch: Callable[[int, int], None] = lambda number, count: None
+        """Receives the number (from 1) of the micro-batch that begins, and how many the step has."""
         self.tracker = tracker
         if tracker is None and config.enable_memory_tracking:
             thresholds = config.memory_warning_threshold, config.memory_critical_threshold
@@ -255,12 +257,21 @@ class MicroBatches:
 
     def _accumulate(self, window: Iterator[ClipBatch], clips: int) -> tuple[Gradients, list[tuple[str, ...]]]:
         video_ids: list[tuple[str, ...]] = []
+        count = self._count(clips)
 
         def noted(batch: ClipBatch) -> ClipBatch:  # used with map: the frame of a generator would keep a batch alive
             video_ids.append(tuple(batch.video_ids))
+            self.on_micro_batch(len(video_ids), count)
             return batch
 
         return self.stepper.accumulate(map(noted, SplitBatches(window, self.micro_batch.size)), clips), video_ids
+
+    def _count(self, clips: int) -> int:
+        """Return the number of micro-batches in a step over ``clips`` clips."""
+        full, rest = divmod(clips, self.stepper.config.batch_size)
+        return full * math.ceil(self.stepper.config.batch_size / self.micro_batch.size) + math.ceil(
+            rest / self.micro_batch.size
+        )
 
     def _may_halve(self) -> bool:
         return self.stepper.config.dynamic_batch_size and self.micro_batch.size > 1

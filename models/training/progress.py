@@ -1,4 +1,4 @@
-"""Progress of a training on screen: one live line in a terminal, one line per epoch anywhere."""
+"""Progress of a training on screen: a live line in a terminal, sparse lines elsewhere, one line per epoch anywhere."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ from typing import Self
 
 import torch
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from models.training.evaluation import Evaluation
 from models.training.memory import MemoryReading, OwnPeaks
+from models.training.pace import HALF_A_DAY_S, Pace, TrainingSize, duration_text
 from slr_bench.probes.live import LiveReader
 from slr_bench.units import format_bytes, sparkline
 
 PANEL_PERIOD_S = 2.0
 _SPARK_WIDTH = 24
+_POSITION_WIDTH = 44
+_WIDTH_WITH_BAR = 110
 
 
 @dataclass
@@ -165,20 +169,33 @@ def _noting_logs(note: Callable[[str], None]) -> Iterator[None]:
 
 
 class TrainingDisplay:
-    """One rich progress bar over all optimizer steps with the memory below; draws nothing without a terminal.
+    """Shows where a training is: live in a terminal, in sparse plain lines elsewhere.
 
-    Also prints what the layers log while it is open.
+    In a terminal a bar runs over all optimizer steps, with epoch, step, micro-batch and remaining time in words, and
+    the memory below. Anywhere it prints the time of a step once it is known, a line per epoch, and what the layers log
+    while it is open.
     """
 
-    def __init__(self, console: Console, total_steps: int, steps_done: int, panel: MemoryPanel | None = None) -> None:
-        self._console = console
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = _ProgressOverPanel(
-            *columns, TextColumn("{task.fields[now]}"), console=console, disable=not console.is_terminal
-        )
+    def __init__(
+        self,
+        console: Console,
+        size: TrainingSize,
+        steps_done: int,
+        panel: MemoryPanel | None = None,
+        when_slow: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``when_slow`` is printed if the training would take half a day or more."""
+        self._console, self._when_slow = console, when_slow
+        self._pace = Pace(size, steps_done, clock)
+        position = TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=_POSITION_WIDTH))
+        bar = (BarColumn(20),) if console.width >= _WIDTH_WITH_BAR else ()
+        columns = (position, *bar, TextColumn("{task.fields[now]}"))
+        self._progress = _ProgressOverPanel(*columns, console=console, disable=not console.is_terminal)
         if console.is_terminal:
             self._progress.panel = panel or MemoryPanel(LiveReader(os.getpid()))
-        self._task = self._progress.add_task("training", total=total_steps, completed=steps_done, now="")
+        self._task = self._progress.add_task("", total=size.steps, completed=steps_done, now="")
+        self._now = ""
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -191,16 +208,36 @@ class TrainingDisplay:
     ) -> None:
         self._open.close()
 
-    def step(self, loss: float, learning_rate: float, clips_per_s: float, memory: MemoryReading | None) -> None:
+    def micro_batch(self, number: int, count: int) -> None:
+        """Show that micro-batch ``number`` (from 1) of ``count`` begins in the current step."""
+        self._update(f"{self.position}  micro-batch {number}/{count}")
+
+    def validation(self) -> None:
+        """Show that the epoch is being validated."""
+        epochs = self._pace.size.epochs
+        self._update(f"epoch {max(1, self._pace.steps_done // self._pace.size.steps_per_epoch)}/{epochs}  validating")
+
+    def step(
+        self, step_s: float, loss: float, learning_rate: float, clips_per_s: float, memory: MemoryReading | None
+    ) -> None:
         """Show a finished optimizer step."""
-        now = f"loss {loss:.3f}  lr {learning_rate:.1e}  {clips_per_s:.1f} clips/s"
+        position = self.position
+        self._pace.add(step_s)
+        remaining = f"{duration_text(self._pace.remaining_s or 0.0)} remaining"
+        self._now = f"{remaining}  loss {loss:.3f}  lr {learning_rate:.1e}  {clips_per_s:.1f} clips/s"
         if memory:
-            now += f"  RAM {memory['ram_used']:.1f}/{memory['ram_total']:.1f} GiB"
+            self._now += f"  RAM {memory['ram_used']:.1f}/{memory['ram_total']:.1f} GiB"
         if memory and memory["gpu_available"]:
-            now += f"  GPU {memory['gpu_peak_allocated']:.2f}/{memory['gpu_total']:.1f} GiB peak"
+            self._now += f"  GPU {memory['gpu_peak_allocated']:.2f}/{memory['gpu_total']:.1f} GiB peak"
         if memory and self._progress.panel:
             self._progress.panel.update()
-        self._progress.update(self._task, advance=1, now=now)
+        self._update(position)
+        if announcement := self._pace.announcement():
+            self.note(announcement)
+            if self._when_slow and self._pace.total_s >= HALF_A_DAY_S:
+                self.note(self._when_slow)
+        elif not self._console.is_terminal and self._pace.is_line_due():
+            self.note(f"at {position}: loss {loss:.3f}, about {remaining}")
 
     def epoch(self, result: EpochResult, epochs: int) -> None:
         """Print the line of a finished epoch."""
@@ -212,5 +249,15 @@ class TrainingDisplay:
         )
 
     def note(self, line: str) -> None:
-        """Print a line that stays, above the live one."""
+        """Print a line that stays, above the live one. It may be called from another thread."""
         self._console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+    @property
+    def position(self) -> str:
+        """``epoch 1/20  step 12/77``: the epoch and step that is running."""
+        size, done = self._pace.size, self._pace.steps_done
+        epoch, step = divmod(done, size.steps_per_epoch)
+        return f"epoch {epoch + 1}/{size.epochs}  step {step + 1}/{size.steps_per_epoch}"
+
+    def _update(self, description: str) -> None:
+        self._progress.update(self._task, description=description, completed=self._pace.steps_done, now=self._now)

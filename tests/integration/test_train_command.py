@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import pty
 import shlex
 import shutil
 import signal
@@ -101,8 +102,13 @@ def weights(directory):
 def test_training_writes_its_files(data, trained):
     output, result = trained
     assert sorted(path.name for path in output.iterdir()) == ["checkpoint.pt", "config.yml", "metrics.json"]
-    lines = [line for line in result.stderr.splitlines() if line.startswith("epoch ")]
-    assert len(lines) == 3
+    lines = result.stderr.splitlines()
+    assert lines[:2] == [
+        f"training on 6 clips of 100 classes, validating on 2 clips, from {data}; loading torch ...",
+        "on the CPU with one thread: 3 epochs of 2 steps, 4 clips per step in fp32",
+    ]
+    assert lines[2].startswith("a step takes ")
+    assert [line.partition("  ")[0] for line in lines[3:]] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
     epochs = json.loads((output / "metrics.json").read_text())["epochs"]
     assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3]
     settings = load_settings(output / "config.yml")
@@ -117,10 +123,11 @@ def test_terminated_training_resumes_to_the_same_weights(data, trained, tmp_path
         command(*arguments, settings=settings), cwd=ROOT, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     ) as child:  # fmt: skip
-        first_line = child.stderr.readline()
+        first_line = next(line for line in child.stderr if line.startswith("epoch "))
         child.send_signal(signal.SIGTERM)
         rest = child.stderr.read()
     assert first_line.startswith("epoch 1/3")
+    assert "finishing the step, then saving the checkpoint; send SIGTERM again to stop now\n" in rest
     assert child.returncode == 143, rest
     assert rest.splitlines()[-1].startswith("error: interrupted in epoch ")
     assert "Traceback" not in rest
@@ -128,6 +135,51 @@ def test_terminated_training_resumes_to_the_same_weights(data, trained, tmp_path
     assert resumed.returncode == 0, resumed.stderr
     expected, found = weights(trained[0]), weights(tmp_path)
     assert all(torch.equal(expected[name], value) for name, value in found.items())
+
+
+def interrupt_in_terminal(arguments, settings, presses):
+    """Train in a terminal, press Ctrl-C in the second epoch as often as given, and return exit code and output."""
+    child, terminal = pty.fork()
+    if not child:
+        os.chdir(ROOT)
+        os.execve(sys.executable, command(*arguments, settings=settings), os.environ | {"OMP_NUM_THREADS": "1"})
+    output = b""
+
+    def read_until(word):
+        nonlocal output
+        while word is None or word not in output:
+            try:
+                output += (part := os.read(terminal, 4096))
+            except OSError:  # the terminal is closed with its last process
+                part = b""
+            if not part:
+                return
+
+    read_until(b"epoch 2/100000  step 1/2")
+    for _ in range(presses):
+        os.write(terminal, b"\x03")
+        read_until(b"finishing the step")
+    read_until(None)
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), output.decode()
+
+
+@pytest.mark.parametrize(
+    ("presses", "end"),
+    [(1, "interrupted in epoch {epoch} of 100000; saved {file}, continue with --resume"),
+     (2, "interrupted; {file} is unchanged, continue with --resume")],
+)  # fmt: skip
+def test_ctrl_c_is_answered_and_leaves_a_checkpoint(data, tmp_path, presses, end):
+    """The loader process, which receives Ctrl-C as well, prints nothing."""
+    arguments = ("--data-dir", data, "--output-dir", tmp_path, "--num-classes", 2)
+    settings = [*TINY, "training.epochs=100000", "data.num_workers=1"]
+    code, output = interrupt_in_terminal(arguments, settings, presses)
+    assert code == 130
+    assert output.count("finishing the step, then saving the checkpoint; press Ctrl-C again to stop now") == 1
+    assert "micro-batch 1/2" in output
+    assert "Traceback" not in output
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["progress"]["epoch"]
+    assert output.splitlines()[-1].endswith("error: " + end.format(epoch=saved + 1, file=tmp_path / "checkpoint.pt"))
 
 
 def test_earlier_training_is_not_overwritten(data, trained):

@@ -4,7 +4,9 @@ import io
 import json
 import os
 import signal
+import threading
 import weakref
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -13,8 +15,9 @@ from rich.console import Console
 from tiny import TinyLoader, fake_tracker, interrupt_after, tiny_config, tiny_trainer
 
 from models.training import CHECKPOINT_NAME
-from models.training.efficient_trainer import TrainingDiverged, TrainingInterrupted
+from models.training.efficient_trainer import Interruption, TrainingDiverged, TrainingInterrupted
 from models.training.optimization import steps_per_epoch
+from models.training.progress import TrainingDisplay
 from slr_bench.errors import ConfigError, DataError
 
 CLIPS = 18  # micro-batches of 4: windows of 8, 8 and 2
@@ -186,6 +189,7 @@ def test_one_plain_line_per_epoch_without_a_terminal():
     console = quiet()
     fit(trainer(), console=console)
     lines = console.file.getvalue().strip().splitlines()
+    assert lines.pop(0).startswith("a step takes ")
     assert len(lines) == 3
     assert lines[0].startswith("epoch 1/3  loss ")
     assert all("\x1b" not in line and "val top-1" in line and "clips/s" in line for line in lines)
@@ -195,7 +199,7 @@ def test_terminal_shows_loss_rate_speed_and_memory():
     console = Console(file=io.StringIO(), force_terminal=True, width=200)
     fit(trainer(enable_memory_tracking=True), console=console)
     shown = console.file.getvalue()
-    for word in ("loss", "lr", "clips/s", "RAM", "GiB", "9/9"):
+    for word in ("loss", "lr", "clips/s", "RAM", "GiB", "epoch 3/3  step 3/3", "remaining"):
         assert word in shown
 
 
@@ -282,3 +286,83 @@ def test_empty_split_is_refused_before_the_first_step():
     with pytest.raises(DataError, match="validation split has no clips"):
         fit(subject)
     assert subject.stepper.steps_taken == 0
+
+
+def test_first_signal_is_answered_from_another_thread_and_the_second_interrupts():
+    """The main thread may be inside a long operator when the signal arrives."""
+    answers, answered = [], threading.Event()
+
+    def answer(number):
+        answers.append((number, threading.current_thread() is threading.main_thread()))
+        answered.set()
+
+    threads = threading.active_count()
+    with Interruption(answer) as interruption:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert answered.wait(60)
+        assert interruption.signal_number == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert answers == [(signal.SIGINT, False)]
+    assert threading.active_count() == threads
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_without_a_signal_nothing_is_answered():
+    answers = []
+    with Interruption(answers.append) as interruption:
+        os.kill(os.getpid(), signal.SIGCHLD)
+    assert (answers, interruption.signal_number) == ([], None)
+
+
+@pytest.mark.parametrize(("is_saved", "then"), [(True, "then saving the checkpoint"), (False, "then stopping")])
+def test_answer_says_what_happens_and_how_to_stop_now(tmp_path, is_saved, then):
+    console = Console(file=io.StringIO(), width=200)
+    with pytest.raises(TrainingInterrupted):
+        interrupt_after(trainer(), 2, signal.SIGINT).fit(tmp_path if is_saved else None, console=console)
+    assert f"finishing the step, {then}; press Ctrl-C again to stop now\n" in console.file.getvalue()
+
+
+def test_interruption_while_saving_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    """The second Ctrl-C arrives in the middle of the file of the second epoch."""
+    saved, plain = [], torch.save
+
+    def save(content, file):
+        saved.append(content["progress"]["epoch"])
+        if len(saved) == 2:
+            file.write(b"half of it")
+            raise KeyboardInterrupt
+        plain(content, file)
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(KeyboardInterrupt):
+        trainer().fit(tmp_path, console=Console(file=io.StringIO()))
+    assert saved == [1, 2]
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["progress"]["epoch"] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "metrics.json"]
+
+
+def test_resumed_training_says_where_it_continues(tmp_path):
+    with pytest.raises(TrainingInterrupted):
+        interrupt_after(trainer(), 2).fit(tmp_path, console=Console(file=io.StringIO()))
+    console = Console(file=io.StringIO(), width=200)
+    trainer().fit(tmp_path, resume=True, console=console)
+    assert console.file.getvalue().startswith("continuing at epoch 1/")
+
+
+def test_micro_batches_are_numbered_within_their_step(tmp_path):
+    numbers = []
+    subject = trainer()
+    subject.micro_batches.micro_batch.size = 3
+
+    class Numbers(TrainingDisplay):
+        def micro_batch(self, number, count):
+            numbers.append((number, count))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("models.training.efficient_trainer.TrainingDisplay", Numbers)
+        subject.fit(None, console=Console(file=io.StringIO()))
+    starts = [index for index, (number, _) in enumerate(numbers) if number == 1] + [len(numbers)]
+    assert len(starts) - 1 == subject.stepper.steps_taken == 9
+    for start, end in pairwise(starts):
+        assert numbers[start:end] == [(number, end - start) for number in range(1, end - start + 1)]
