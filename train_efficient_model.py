@@ -6,6 +6,7 @@ import argparse
 import fcntl
 import os
 import shlex
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.command import add_set_option, run_command
+from models.command import add_set_option, run_command, uninterrupted
 from models.config import Settings, TrainingConfig, load_settings
 from models.data.manifest import Manifest
 from models.data.wlasl import load_manifest
@@ -211,8 +212,11 @@ def _train(settings: Settings, manifest: Manifest, options: argparse.Namespace, 
             for remark in loaders.remarks:
                 print(remark, file=sys.stderr)
     finally:
-        loaders.close()
+        with uninterrupted():
+            loaders.close()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # everything is said and saved; only the interpreter has to end
+    sys.exit(exit_code)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -30,18 +32,29 @@ def run_command(work: Callable[[], int | None], interrupted: str | Callable[[], 
     """
     warn_in_one_line()
     try:
-        code = work() or EXIT_OK
-        sys.stdout.flush()
-        return code
-    except SlrBenchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        try:
+            code = work() or EXIT_OK
+            sys.stdout.flush()
+            return code
+        except SlrBenchError as error:  # inside, so that Ctrl-C while it is printed prints one line, too
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
     except KeyboardInterrupt:
         print(f"error: interrupted; {interrupted if isinstance(interrupted, str) else interrupted()}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise the interpreter fails at its end
         return EXIT_BROKEN_PIPE
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ignore Ctrl-C inside: for the end of a command, when everything is saved and only processes have to end."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def add_set_option(parser: argparse.ArgumentParser) -> None:

@@ -56,9 +56,8 @@ class TrainingInterrupted(SlrBenchError):
 class Interruption:
     """Notes and answers the first SIGINT or SIGTERM while open; a second one acts as it would have without.
 
-    A thread calls ``answer`` at once, even while the main thread computes. Loader processes that are forked inside
-    inherit the handler. Ctrl-C in a terminal reaches the whole process group, and the handler keeps it from ending them
-    before the step has its batch. In a thread other than the main one it does nothing.
+    A thread calls ``answer`` at once, even while the main thread computes. In a thread other than the main one it does
+    nothing.
     """
 
     def __init__(self, answer: Callable[[signal.Signals], None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -125,6 +126,7 @@ class _Pool:
                 batch_size=None,
                 sampler=self._tickets,
                 collate_fn=_unchanged,
+                worker_init_fn=_ignore_interrupts,
                 # Its own: the global one is the model's, and a resumed run must find it as it was.
                 generator=torch.Generator(),
                 **(processes if data.num_workers else {}),
@@ -187,6 +189,11 @@ def _start_method() -> str:
     Threads are no reason against fork here: a loader process uses one torch thread, no CUDA, and prints nothing.
     """
     return "forkserver" if torch.cuda.is_initialized() else "fork"
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Leave Ctrl-C, which a terminal sends to every process, to the parent: it ends the loader when it is ready."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _unchanged(answer: Answer) -> Answer:
