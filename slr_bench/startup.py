@@ -18,7 +18,7 @@ LEAST_PYTHON = (3, 11)
 BENCH = ("torch", "jinja2", "matplotlib", "pynvml", "psutil", "pydantic", "yaml", "rich", "typer")
 """Packages that slr-bench needs, by the name of their import."""
 RECOGNISER = ("torchvision", "av", "PIL", "numpy")
-"""What the recogniser needs beside them."""
+"""Further packages that the recogniser needs."""
 PROJECT = Path(__file__).resolve().parents[1]
 _SCRIPTS = ("slr-bench", "train_efficient_model.py")
 

@@ -1,4 +1,4 @@
-"""How long a training takes on this machine: a step, what remains, and advice where the whole takes half a day."""
+"""Predicts how long a training takes on this machine, and finds a smaller setting where that is half a day."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def test_memory_is_attributed_only_above_the_threshold():
 
 
 def test_peak_of_a_step_counts_as_own():
-    """Others hold 4.5 GiB; at its peak this training holds 5.0, of which 4.0 are free again."""
+    """Others hold 4.5 GiB; this training holds 5.0 at its peak and 1.0 after it."""
     peaks = NoPeaks()
     peaks.over_now_bytes = 4 * GIB
     stats = tracker([55], peaks=peaks, own_gib=1.0).check_memory()

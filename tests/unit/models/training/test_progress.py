@@ -74,7 +74,7 @@ def test_layer_logs_are_printed_only_while_training():
     assert console.file.getvalue() == "attention: auto chose dense for cpu\n"
 
 
-def shown(is_terminal, steps_s, steps_done=0, width=160, when_slow=None, now=None):
+def screen_after(is_terminal, steps_s, steps_done=0, width=160, when_slow=None, now=None):
     """Return the output of a display after steps that took ``steps_s``; micro-batch 2 of 3 of the next one runs."""
     now = now or [0.0]
     console = Console(file=io.StringIO(), width=width, force_terminal=is_terminal)
@@ -90,29 +90,29 @@ def shown(is_terminal, steps_s, steps_done=0, width=160, when_slow=None, now=Non
 @pytest.mark.parametrize("width", [80, 160])
 def test_terminal_labels_epoch_step_micro_batch_and_remaining_time(width):
     """Ten more steps of 6 s each, and validation of 9 clips per 30, each a third of a step's clip."""
-    text = shown(True, [6.0] * 2, steps_done=0, width=width)
+    text = screen_after(True, [6.0] * 2, steps_done=0, width=width)
     assert "epoch 1/3  step 3/4  micro-batch 2/3 " in text
     assert "66 s remaining" in text
-    assert "step 1/4" in shown(True, [6.0], steps_done=7, width=width)
+    assert "step 1/4" in screen_after(True, [6.0], steps_done=7, width=width)
 
 
 def test_pipe_gets_the_time_of_a_step_once_and_no_escape_codes():
-    text = shown(False, [9.0, 1.0, 1.0, 1.0])
+    text = screen_after(False, [9.0, 1.0, 1.0, 1.0])
     assert text == "a step takes 9.0 s here: about 119 s for 3 epochs of 4 steps\n"
 
 
 def test_pipe_gets_at_most_one_line_of_progress_per_minute():
-    lines = shown(False, [50.0] * 9).splitlines()
+    lines = screen_after(False, [50.0] * 9).splitlines()
     assert lines[0].startswith("a step takes 50 s here")
     assert lines[1] == "at epoch 1/3  step 2/4: loss 1.250, about 9.2 min remaining"
     assert len(lines) == 1 + 4
-    assert "remaining" not in shown(True, [50.0] * 9).partition("a step takes")[0].partition("at epoch")[2]
+    assert "remaining" not in screen_after(True, [50.0] * 9).partition("a step takes")[0].partition("at epoch")[2]
 
 
 @pytest.mark.parametrize(("step_s", "is_told"), [(3200.0, False), (3400.0, True)])
 def test_advice_for_a_slow_machine_is_printed_from_half_a_day_on(step_s, is_told):
     """Twelve steps with validation take 13.2 times as long as one step."""
-    text = shown(False, [step_s], when_slow="on this machine try: python ...")
+    text = screen_after(False, [step_s], when_slow="on this machine try: python ...")
     assert ("on this machine try: python ..." in text.splitlines()) is is_told
 
 
