@@ -6,10 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from clip_files import frame_showing, write_video
 
 from models.data import import_videos
 from models.data.layouts.layout import MANIFEST_NAME
+from models.data.video.clip_location import frame_range
+from models.data.video.reader import open_video
+from models.data.wlasl import load_manifest
 from models.data.wlasl.check import main as check
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +64,24 @@ def test_a_wrong_directory_is_refused_before_torch_is_imported(tmp_path):
     assert len(lines) == len(codes)
     for place, seen in enumerate(("empty", "3 images", "3 videos in one folder", "missing", "file.mp4")):
         assert all(line.startswith("error: ") and seen in line for line in lines[6 * place : 6 * place + 6])
+
+
+@pytest.mark.parametrize("fps", [25, 50])
+def test_times_of_a_table_are_frames_of_the_video(tmp_path, fps):
+    """A part that is longer than the file is the whole file: somebody has cut the clip out already."""
+    for name in ("long", "short"):
+        write_video(tmp_path / f"{name}.mp4", fps * (3 if name == "long" else 1), fps=fps)
+    (tmp_path / "labels.csv").write_text(
+        "path,label,time_start,time_end,split\nlong.mp4,book,1,2,train\nlong.mp4,walk,2.2,,train\nshort.mp4,book,7,8,val\n"
+    )
+    found = {}
+    for clips in load_manifest(tmp_path, 2).clips.values():
+        for clip in clips:
+            with open_video(clip.path) as video:
+                found[clip.video_id] = frame_range(clip, video)
+    assert found == {
+        "long.mp4@1-2": (fps, 2 * fps), "long.mp4@2.2-": (round(2.2 * fps), 3 * fps), "short.mp4@7-8": (0, fps),
+    }  # fmt: skip
 
 
 def test_class_folders_become_a_trained_and_evaluated_network(tmp_path, capsys, monkeypatch):
