@@ -231,6 +231,8 @@ def replay(
     from slr_bench.units import parse_bytes
 
     refuse_lost_outputs([out])
+    if out is not None and out.exists() and snapshot.exists() and out.samefile(snapshot):
+        raise ConfigError(f"--out: {out} is the snapshot itself; name another file for the page")
     try:
         capacity_bytes = None if capacity is None else parse_bytes(capacity)
     except ValueError as error:

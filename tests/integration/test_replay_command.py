@@ -43,6 +43,8 @@ def test_page_is_written_and_its_data_are_in_the_json(slr_bench, snapshot, tmp_p
     assert (result.returncode, found["page"]) == (0, "page.html")
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
     assert [one["settings"] for one in found["alternatives"]][:2] == ["as recorded", "expandable_segments:True"]
+    itself = slr_bench("replay", snapshot, "--out", snapshot)
+    assert (itself.returncode, "is the snapshot itself" in itself.stderr) == (2, True)
     lost = slr_bench("replay", snapshot, "--out", "no/page.html")
     assert (lost.returncode, "there is no directory no" in lost.stderr) == (2, True)
 

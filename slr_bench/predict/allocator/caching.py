@@ -204,12 +204,15 @@ class CachingAllocator:
         free = [block for pool in pools for _, _, block in pool.free]
         return free + [block for pool in pools for _, block in pool.unmapped]
 
+    def _pool_of(self, segment: SegmentState) -> Pool:
+        key = (segment.is_small, segment.stream, segment.pool)
+        return self._pools.setdefault(key, Pool(segment.is_small, segment.stream))
+
     def _restore_range(
         self, segment: SegmentState, mark: object, before: Block | None, alive: dict[int, Block]
     ) -> Block:
         """Add the blocks of a segment behind the block ``before``, and return the last one."""
-        key = (segment.is_small, segment.stream, segment.pool)
-        pool = self._pools.setdefault(key, Pool(segment.is_small, segment.stream))
+        pool = self._pool_of(segment)
         self.reserved_bytes += segment.size_bytes
         self._free_address = max(self._free_address, segment.end)
         address = segment.address

@@ -70,25 +70,22 @@ class ExpandableAllocator(CachingAllocator):
         return False
 
     def _restore_segment(self, ranges: Sequence[SegmentState], alive: dict[int, Block]) -> None:
-        page = self._page_bytes(ranges[0].is_small)
-        mark = _Segment(ranges[0].address, page)
-        block = None
+        pool, page = self._pool_of(ranges[0]), self._page_bytes(ranges[0].is_small)
+        mark, end = _Segment(ranges[0].base, page), ranges[0].base
+        last: Block | None = None
         for segment in ranges:
-            if block is not None:
-                block = self._add_unmapped(block, segment.address)
-            block = self._restore_range(segment, mark, block, alive)
-        assert block is not None
-        self._add_unmapped(
-            block, ranges[0].address + max(self._address_space(page), ranges[-1].end - mark.address + page)
-        )
+            if segment.address > end:
+                last = self._append_unmapped(last, Block(end, segment.address - end, pool, mark))
+            last, end = self._restore_range(segment, mark, last, alive), segment.end
+        rest = max(mark.address + self._address_space(page) - end, page)
+        self._append_unmapped(last, Block(end, rest, pool, mark))
+        self._free_address = max(self._free_address, end + rest)
 
-    def _add_unmapped(self, before: Block, end: int) -> Block:
-        start = before.address + before.size_bytes
-        block = Block(start, end - start, before.pool, before.segment)
+    def _append_unmapped(self, last: Block | None, block: Block) -> Block:
         block.is_mapped = False
-        block.insert_after(before)
+        if last is not None:
+            block.insert_after(last)
         block.pool.add_unmapped(block)
-        self._free_address = max(self._free_address, end)
         return block
 
     def _best_fit(self, pool: Pool, size: int) -> int:

@@ -57,6 +57,8 @@ class SegmentState(NamedTuple):
     stream: int
     pool: PoolId
     is_expandable: bool
+    base: int
+    """Lowest address that is known to belong to the same expandable segment."""
     blocks: tuple[LiveBlock, ...]
 
     @property

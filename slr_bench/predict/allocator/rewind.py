@@ -42,6 +42,11 @@ class _Range:
         self.address, self.end, self.is_small = address, address + size, is_small
         self.stream, self.pool, self.is_expandable = stream, pool, is_expandable
 
+    @property
+    def key(self) -> tuple[bool, int, PoolId]:
+        """The pool, which has at most one expandable segment."""
+        return self.is_small, self.stream, self.pool
+
 
 class _Block:
     """An allocated block. ``end`` is where it ends at the earliest, as long as its size is not certain."""
@@ -99,6 +104,8 @@ class _Rewinder:
     def __init__(self, segments: Sequence[Mapping[str, Any]], settings: AllocatorSettings) -> None:
         self.settings, self.rules = settings, settings.rules
         self.reserved_bytes = self.segments = 0
+        self.lowest: dict[tuple[bool, int, PoolId], int] = {}
+        """Lowest address of the pages that were mapped, by pool."""
         self.ranges, self.blocks = _Ordered[_Range](), _Ordered[_Block]()
         for segment in segments:
             is_expandable = bool(segment.get("is_expandable"))
@@ -147,11 +154,9 @@ class _Rewinder:
                 LiveBlock(block.address, block.end - block.address, block.requested_bytes or block.end - block.address)
                 for block in blocks
             )
-            found.append(
-                SegmentState(
-                    one.address, one.end - one.address, one.is_small, one.stream, one.pool, one.is_expandable, live
-                )
-            )
+            size, base = one.end - one.address, min(one.address, self.lowest.get(one.key, one.address))
+            state = (one.address, size, one.is_small, one.stream, one.pool, one.is_expandable, base, live)
+            found.append(SegmentState(*state))
         return tuple(found), unknown
 
     def _undo_alloc(self, address: int, size: int) -> Event:
@@ -199,6 +204,7 @@ class _Rewinder:
             raise _ContradictionError("pages are mapped into a segment that cannot grow")
         self._require_free(address, end)
         self._remove_range(one)
+        self.lowest[one.key] = min(address, self.lowest.get(one.key, address))
         for low, high in ((one.address, address), (end, one.end)):
             if low < high:
                 self._add_range(_Range(low, high - low, one.is_small, one.stream, one.pool, True))

@@ -112,11 +112,14 @@ def _peaks(found: SnapshotReplay) -> Table:
         ("peak allocated", "–", format_bytes(simulated.peak_allocated_bytes)),
         ("peak reserved", format_bytes(reserved), format_bytes(simulated.peak_reserved_bytes)),
         ("most segments", f"{segments[0]:,}", f"{segments[1]:,}" if simulated.segments else f"{segments[0]:,}"),
-        ("failed requests", f"{recording.out_of_memory:,}", "–"),
     ]
-    rows = rows if recording.out_of_memory else rows[:-1]
+    if found.is_as_recorded and found.addresses.compared:
+        rows.append(("equal addresses", f"{found.addresses.compared:,}", f"{found.addresses.equal:,}"))
+    if recording.out_of_memory:
+        failed = recording.out_of_memory - len(simulated.served)
+        rows.append(("failed requests", f"{recording.out_of_memory:,}", f"{failed:,}"))
     columns = (Column(""), Column("recorded", True), Column("simulated", True))
-    caption = f"{len(recording.events):,} events of device {recording.device}, {recording.allocations:,} allocations"
+    caption = f"Device {recording.device}: {len(recording.events):,} events"
     return Table(caption, columns, tuple(Row(tuple(map(Cell, row))) for row in rows))
 
 
