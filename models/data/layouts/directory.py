@@ -16,6 +16,11 @@ _TICKS_PER_S = 1000.0
 """Frame rate at which times of a table are counted."""
 
 
+def imported_words(data_dir: Path) -> list[str]:
+    """Return the word of each class of an imported table. Raises DataError."""
+    return sorted_labels(row.label for row in find_layout(Tree(data_dir), [MANIFEST_NAME]).rows)
+
+
 def look_at_layout(data_dir: Path, needed: Split = "train") -> tuple[Tree, Layout]:
     """Return the files of ``data_dir`` and the clips that they name, each with its split.
 

@@ -11,6 +11,8 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from models.data.layouts.directory import imported_words
+from models.data.layouts.layout import MANIFEST_NAME
 from models.data.left_out import Split, read_text
 from models.data.manifest import VIDEO_SUFFIXES, VideoFile
 from slr_bench.errors import DataError
@@ -117,10 +119,10 @@ def load_annotations(data_dir: Path, names: list[str]) -> list[Gloss]:
 
 
 def load_class_list(data_dir: Path, names: list[str]) -> dict[int, str]:
-    """Class id -> gloss; empty without a class list; raises DataError."""
+    """Class id -> gloss, from a class list or an imported table; empty without one; raises DataError."""
     path = next((data_dir / name for name in names if "class_list" in name and name.endswith(".txt")), None)
     if path is None:
-        return {}
+        return dict(enumerate(imported_words(data_dir))) if MANIFEST_NAME in names else {}
     rows = [line.split("\t") for line in read_text(path).splitlines() if line.strip()]
     if not all(len(row) == 2 and row[0].isdecimal() for row in rows):
         raise DataError(f"{path}: expected lines of <class><tab><gloss>; fix or delete the file")

@@ -21,6 +21,7 @@ from video_folders import (
 
 from models.data.layouts.layout import MANIFEST_NAME
 from models.data.wlasl import SPLITS, load_manifest
+from models.data.wlasl.files import load_class_list
 from slr_bench.errors import DataError
 
 LAYOUTS = {
@@ -80,6 +81,13 @@ def test_a_test_split_alone_can_be_evaluated(tmp_path):
     assert len(load_manifest(tmp_path / "d", 20, needed="test", exactly=False).glosses) == 2
     with pytest.raises(DataError, match="no train and no val clips"):
         load_manifest(tmp_path / "d", 2)
+
+
+def test_an_imported_table_is_a_list_of_the_classes(tmp_path, report):
+    class_folders(tmp_path / "d", words=["walk", "book"])
+    report(tmp_path / "d")
+    assert load_class_list(tmp_path / "d", [MANIFEST_NAME]) == dict(enumerate(load_manifest(tmp_path / "d", 2).glosses))
+    assert load_class_list(tmp_path / "d", []) == {}
 
 
 def test_an_import_elsewhere_copies_nothing_and_is_the_same_data(tmp_path, report):
