@@ -102,8 +102,10 @@ class Pace:
 
 def duration_text(seconds: float) -> str:
     """Return ``4 ms``, ``0.8 s``, ``25 min``, ``3.5 h`` or ``4.2 days``."""
-    if seconds < 0.1:
+    if 0 < seconds < 0.1:
         return f"{1000 * seconds:.0f} ms"
+    if not seconds:
+        return "0 s"
     for size, unit, limit in ((1.0, "s", 120.0), (60.0, "min", 120.0), (3600.0, "h", 48.0)):
         if seconds < size * limit:
             return f"{seconds / size:.{1 if seconds / size < 10 else 0}f} {unit}"

@@ -241,6 +241,7 @@ class TrainingDisplay:
 
     def epoch(self, result: EpochResult, epochs: int) -> None:
         """Print the line of a finished epoch."""
+        self._update(f"epoch {result.epoch}/{epochs}  done")
         peak = result.peak_gpu_allocated_bytes or result.peak_rss_bytes
         self.note(
             f"epoch {result.epoch}/{epochs}  loss {result.loss:.3f}  train top-1 {result.train_top1:.1%}  "

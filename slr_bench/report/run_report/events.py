@@ -13,9 +13,9 @@ from slr_bench.units import format_bytes, plain
 
 _TEXT: Final = (
     "A training reacts to full memory: the loader gives up its cache, prefetching and processes, which changes no "
-    "batch. With training.dynamic_batch_size: true the micro-batch is halved, and grows back when there is room. That "
-    "changes what batch norm averages over, so the accuracy of such a training is not compared. Bytes that were not "
-    "read are shown as a dash."
+    "batch. If its setting allows it, the micro-batch is halved, and grows back when there is room. That changes what "
+    "batch norm averages over, so the accuracy of such a training is not compared. Bytes that were not read are shown "
+    "as a dash."
 )
 
 

@@ -199,7 +199,7 @@ def test_terminal_shows_loss_rate_speed_and_memory():
     console = Console(file=io.StringIO(), force_terminal=True, width=200)
     fit(trainer(enable_memory_tracking=True), console=console)
     shown = console.file.getvalue()
-    for word in ("loss", "lr", "clips/s", "RAM", "GiB", "epoch 3/3  step 3/3", "remaining"):
+    for word in ("loss", "lr", "clips/s", "RAM", "GiB", "epoch 3/3  done", "0 s remaining"):
         assert word in shown
 
 

@@ -64,8 +64,8 @@ def test_lines_are_due_at_most_once_per_minute_and_fifty_times_in_all():
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.004, "4 ms"), (0.13, "0.1 s"), (9.96, "10.0 s"), (119, "119 s"), (130, "2.2 min"), (7000, "117 min"),
-     (9000, "2.5 h"), (100_000, "28 h"), (400_000, "4.6 days")],
+    [(0.0, "0 s"), (0.004, "4 ms"), (0.13, "0.1 s"), (9.96, "10.0 s"), (119, "119 s"), (130, "2.2 min"),
+     (7000, "117 min"), (9000, "2.5 h"), (100_000, "28 h"), (400_000, "4.6 days")],
 )  # fmt: skip
 def test_durations_are_readable(seconds, text):
     assert duration_text(seconds) == text
