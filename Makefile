@@ -53,13 +53,13 @@ bench-trace: data ## What tracing costs a step, beside torch's MemTracker (about
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.proofs.trace_cost $(ARGS)
 
 bench-records: $(READY) ## Read, filter and tabulate 1,000 records
-	$(BIN)/pytest -q -s benchmarks/test_records.py $(ARGS)
+	$(BIN)/pytest -q -s benchmarks/test_report.py -k records $(ARGS)
 
 bench-report: $(READY) ## Make the report of 200 cells with timelines
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -s benchmarks/test_report.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -s benchmarks/test_report.py -k cells $(ARGS)
 
 bench-attention: $(READY) ## Time and peak bytes of each attention from 64 to 4,096 frames (about 4 minutes)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m 'slow or not slow' benchmarks/test_attention.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m 'slow or not slow' benchmarks/test_layers.py -k attention $(ARGS)
 
 bench-parts: $(READY) ## Time and peak bytes of each part: shift, attention, pyramid, decoding, cache, step, tracing (2 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q benchmarks $(ARGS)

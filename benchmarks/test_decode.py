@@ -1,5 +1,6 @@
 """Decoding: an epoch of rendered clips; on recordings, wanted frames beside whole clips, and the loader beside a plain
-one (marked slow: they decode every frame of them, many times).
+one (marked slow: they decode every frame of them, many times). The cache of decoded clips: an epoch that fills it, and
+one that reads from it.
 
 Ratios are of work done in turn in one process, by process CPU time and by wall time; the median of the rounds. Run with
 ``pytest benchmarks/test_decode.py -s -m 'slow or not slow'``; the figures are in ``extra_info`` of the JSON, too.
@@ -25,6 +26,7 @@ from torchvision.transforms.v2 import functional
 
 from models.config import Settings, working_size
 from models.data.loading.clips import build_loaders
+from models.data.loading.feature_cache import ClipCache
 from models.data.synthetic.dataset import render_dataset
 from models.data.video.reader import open_video, uniform_indices
 
@@ -187,3 +189,40 @@ def test_loader_throughput(benchmark: Any) -> None:
     benchmark.extra_info |= {"frames owned at most": owned, "data.max_frames_in_memory": limit}
     print(f"\n{len(paths)} clips of 852 x 480; " + ", ".join(f"{name} {rate:.1f}" for name, rate in rates.items()))
     assert 0 < owned <= limit
+
+
+CACHED, SHAPE_TCHW = 64, (16, 3, 64, 64)
+"""Clips of 192 KiB in uint8."""
+CLIP_BYTES = 16 * 3 * 64 * 64
+
+
+def filled(clips: int, room_for: int) -> ClipCache:
+    """Return a cache after an attempt to store ``clips`` clips, each a view of a batch, as those of a loader are."""
+    cache = ClipCache(room_for * CLIP_BYTES)
+    for first in range(0, clips, 8):
+        batch_BTCHW = torch.zeros(8, *SHAPE_TCHW, dtype=torch.uint8)
+        for number, clip_TCHW in enumerate(batch_BTCHW, first):
+            if cache.has_room(CLIP_BYTES):
+                cache.put(number, clip_TCHW)
+    return cache
+
+
+def test_first_epoch(memory_benchmark: Any) -> None:
+    """The peak is at most the limit of the cache plus the batch that is being stored."""
+    cache = memory_benchmark.pedantic(filled, args=(CACHED, CACHED // 2), rounds=5, warmup_rounds=1)
+    assert cache.stored_bytes == CACHED // 2 * CLIP_BYTES
+    peak_bytes = memory_benchmark.extra_info["metrics"]["peak_tensor_bytes"]["value"]
+    assert cache.stored_bytes < peak_bytes <= cache.stored_bytes + 2 * 8 * CLIP_BYTES
+
+
+def test_later_epoch(memory_benchmark: Any) -> None:
+    """Stored clips are returned without a copy: a clip is copied once, into the batch."""
+    cache = filled(CACHED, CACHED)
+
+    def epoch() -> None:
+        for first in range(0, CACHED, 8):
+            torch.stack([clip for number in range(first, first + 8) if (clip := cache.get(number)) is not None])
+
+    memory_benchmark.pedantic(epoch, rounds=10, warmup_rounds=1)
+    peak_bytes = memory_benchmark.extra_info["metrics"]["peak_tensor_bytes"]["value"]
+    assert peak_bytes == cache.stored_bytes + 8 * CLIP_BYTES

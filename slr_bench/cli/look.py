@@ -85,7 +85,7 @@ def watch(
 
 def doctor(as_json: JsonOption = False) -> None:
     """List what this machine can and cannot measure, with a cure for each lack. The exit code is always 0."""
-    from slr_bench.doctor.doctor import examine, findings_json, findings_table
+    from slr_bench.doctor import examine, findings_json, findings_table
 
     findings = list(examine())
     if not as_json:

@@ -30,7 +30,7 @@ ALLOWED = {
     "grid/project_file.py": {"train_step"},
     "predict/trace_pool.py": {"clips"},
     # The doctor also checks the optional packages of the recogniser.
-    "doctor/doctor.py": {"clip", "video"},
+    "doctor.py": {"clip", "video"},
     # Statistics: the sign of a difference.
     "compare/statistics.py": {"sign"},
     # The property `clip-path` of CSS.

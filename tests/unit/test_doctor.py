@@ -6,7 +6,7 @@ import pytest
 from fake_nvml import LIBRARY_NOT_FOUND, NO_PERMISSION, NOT_SUPPORTED, FakeCard, FakeNvml
 from rich.console import Console
 
-from slr_bench.doctor.doctor import (
+from slr_bench.doctor import (
     Finding,
     decode_finding,
     findings_json,

@@ -1,1 +1,0 @@
-"""Checks what this machine can measure, with a cure for everything that it cannot."""
