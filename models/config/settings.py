@@ -113,7 +113,8 @@ class TrainingConfig(Frozen):
     enable_memory_tracking: Flag = True
     """Show and check GPU and RAM use while training."""
     memory_warning_threshold: Threshold = 0.9
-    """Fraction of the RAM limit at which the trainer drops the clip cache, then prefetching, then loader processes."""
+    """Fraction of the RAM limit at which the trainer drops the clip cache, then prefetching, then loader processes.
+    This and ``memory_critical_threshold`` act only if this training holds most of the memory in use."""
     memory_critical_threshold: Threshold = 0.95
     """Fraction of the device's memory limit at which the trainer halves the micro-batch, if ``dynamic_batch_size`` is
     true. The effective batch stays."""

@@ -13,6 +13,7 @@ from models.config import Settings
 from slr_bench.errors import ConfigError
 from slr_bench.files import flatten, nest
 from slr_bench.grid.yaml_files import validate
+from slr_bench.units import format_count
 
 HALF_A_DAY_S: Final = 12 * 3600.0
 CLEAR_S: Final = 5.0
@@ -88,7 +89,7 @@ class Pace:
         self._announced = True
         return (
             f"a step takes {duration_text(median(self._recent))} here: about {duration_text(self.total_s)} for "
-            f"{self.size.epochs} epochs of {self.size.steps_per_epoch} steps"
+            f"{format_count(self.size.epochs, 'epoch')} of {format_count(self.size.steps_per_epoch, 'step')}"
         )
 
     def is_line_due(self) -> bool:

@@ -5,10 +5,11 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from fake_executor import STILL, TOY, FakeExecutor, Silent, Toy, id_of
+from fake_executor import MEASURED, STILL, TOY, FakeExecutor, Silent, Toy, id_of
+from fake_runs import HALVED, SHED
 
 from slr_bench.errors import ConfigError, DataError, NothingMeasuredError, UnsupportedSettingError
-from slr_bench.execute.job import Ending, JobResult, Measurement
+from slr_bench.execute.job import MESSAGES, Ending, JobResult, Measurement
 from slr_bench.execute.machine import OomKills, Readers
 from slr_bench.grid.cells import Cell
 from slr_bench.grid.config import GridConfig
@@ -53,6 +54,15 @@ def test_every_run_leaves_one_record_with_the_metrics_of_the_executor(bench):
         assert record.value("parent_cpu_ratio") >= 0
     assert done.store.read_records() == (done.totals.records, [])
     assert done.store.read_samples(done.totals.records[0].name) == {"rows": []}
+
+
+def test_changes_of_a_training_reach_its_record_through_the_pipe_of_its_process(bench):
+    """The result is sent as JSON, as the child sends it."""
+    sent = replace(MEASURED, measurement=replace(MEASURED.measurement, events=(HALVED, SHED)))
+    received = MESSAGES.validate_python(json.loads(json.dumps(MESSAGES.dump_python(sent))))
+    done = bench(sizes=(1,), repeats=1, executor=FakeExecutor({1: Ending(received, None, 0, False, 0.1)}))
+    (record,) = done.store.read_records()[0]
+    assert record.events == (HALVED, SHED)
 
 
 def test_second_start_runs_nothing_except_lost_records(bench):
