@@ -18,6 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils.flop_counter import flop_registry
 
+from slr_bench.untraced import UntracedOperators
+
 OUTSIDE = "outside"
 """Name of the time between two phases."""
 LOADER = "loader"
@@ -47,6 +49,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, device: torch.device, state: State, fake: bool = False, on_host: OnHost | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._untraced = UntracedOperators()
         self._on_host = on_host
         self._device_type = device.type
         self._fake = fake
@@ -98,14 +101,20 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        node = torch._C._current_autograd_node()
+        if node is not None:
+            func = self._untraced.find(func, args, node)
         before = self.live_bytes
         for tensor in tensors_in((args, kwargs) if kwargs else args):
             self._count(tensor, None)
         result = func(*args, **kwargs)
         if self._resizes(func):
             self._measure_again(tensors_in((args, kwargs)))
-        for tensor in tensors_in(result):
+        made = tensors_in(result)
+        for tensor in made:
             self._count(tensor, None)
+        if node is not None:
+            self._untraced.note(func, made, node)
         if self.live_bytes != before:
             self._note_peak()
             self.timeline.append((self.live_bytes, self._phase))
@@ -214,11 +223,17 @@ class NewBytes(LiveBytes):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if func is DEVICE_OF_FAKE:
             return args[0].fake_device if isinstance(args[0], FakeTensor) else func(*args, **kwargs)
+        node = torch._C._current_autograd_node()
+        if node is not None:
+            func = self._untraced.find(func, args, node)
         for tensor in tensors_in((args, kwargs)):
             self._count(tensor, None, free=True)
         result = func(*args, **kwargs)
-        for tensor in tensors_in(result):
+        made = tensors_in(result)
+        for tensor in made:
             self._count(tensor, None)
+        if node is not None:
+            self._untraced.note(func, made, node)
         self._note_peak()
         formula = flop_registry.get(func.overloadpacket)
         if formula is not None:

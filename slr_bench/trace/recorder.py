@@ -92,6 +92,8 @@ class Recorder(LiveBytes):  # type: ignore[no-untyped-call]
         if func is DEVICE_OF_FAKE:
             return args[0].fake_device if isinstance(args[0], FakeTensor) else func(*args, **kwargs)
         self._node = node = torch._C._current_autograd_node()
+        if node is not None:
+            func = self._untraced.find(func, args, node)
         before = self.live_bytes
         keys = {self._count(tensor, None): None for tensor in tensors_in((args, kwargs) if kwargs else args)}
         step = self.step_trace
@@ -101,8 +103,11 @@ class Recorder(LiveBytes):  # type: ignore[no-untyped-call]
         self._running, self._new_is_weight_cast = func, self._is_weight_cast(func, keys)
         if self._resizes(func):
             self._measure_again(tensors_in((args, kwargs)))
-        for tensor in tensors_in(result):
+        made = tensors_in(result)
+        for tensor in made:
             keys[self._count(tensor, None)] = None
+        if node is not None:
+            self._untraced.note(func, made, node)
         self._running = self._node = None
         packet = func.overloadpacket
         if packet in _FLOPS:
