@@ -68,8 +68,23 @@ _OWN_SUMS: Final = _nodes(
 )
 """Nodes that add two tensors of their own, out of place."""
 _WATCHED: Final = frozenset[str]().union(_OWN_SUMS, *(nodes for _, nodes in IN_PLACE.values()))
+_FUSED: Final = {aten._transformer_encoder_layer_fwd.default, aten._native_multi_head_attention.default}
+"""Operators that call others below autocast, which a dispatch mode turns off for all that it runs."""
+_AUTOCAST: Final = {"cpu": torch._C.DispatchKey.AutocastCPU, "cuda": torch._C.DispatchKey.AutocastCUDA}
 _SUM: Final = aten.add.Tensor
 _ENGINE: Final = _engine_run_backward.__code__
+
+
+def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run an operator from within a dispatch mode as it runs without one."""
+    key = _AUTOCAST.get(args[0].device.type) if func in _FUSED else None
+    if key is None or not torch._C._dispatch_tls_is_dispatch_key_excluded(key):
+        return func(*args, **kwargs)
+    torch._C._dispatch_tls_set_dispatch_key_excluded(key, False)
+    try:
+        return func(*args, **kwargs)
+    finally:
+        torch._C._dispatch_tls_set_dispatch_key_excluded(key, True)
 
 
 class UntracedOperators:
@@ -163,9 +178,11 @@ class _FirstSum(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @functools.cache
 def _references_of_owned() -> _References:
     """Observe how many hold a gradient that belongs to the engine alone; the number depends on torch's version."""
-    with torch.enable_grad(), _FirstSum() as mode:
+    mode = _FirstSum()  # type: ignore[no-untyped-call]
+    with torch.enable_grad(), mode:
         x = torch.zeros(1, requires_grad=True)
         y = x * 1
-        (y.exp() + y.sin()).sum().backward()
-    assert mode.found is not None, "the gradient of a tensor that is used twice is a sum"
-    return mode.found
+        (y.exp() + y.sin()).sum().backward()  # type: ignore[no-untyped-call]
+    found: _References | None = mode.found
+    assert found is not None, "the gradient of a tensor that is used twice is a sum"
+    return found

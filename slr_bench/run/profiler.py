@@ -87,6 +87,8 @@ class AllocatorCheck:
     loader_bytes: int
     named_ratio: float | None
     """Share of the peak whose owner is known."""
+    disturbance_bytes: int | None = None
+    """How much more the step allocates at its peak with the tracer than without."""
 
 
 @dataclass(frozen=True)

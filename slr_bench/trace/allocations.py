@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 
 MARK = "slr_bench:"
 """Prefix of a mark: ``slr_bench:17`` is the recorder's operator 17, ``slr_bench:step`` the beginning of its step."""
-STEP = "step"
+STEP, UNTRACED = "step", "untraced"
 
 
 class Alloc(NamedTuple):
@@ -51,7 +51,11 @@ class StepBegins(NamedTuple):
     """The start of the step; allocations alive now are state."""
 
 
-Event = Alloc | Free | Enter | Exit | StepBegins
+class UntracedBegins(NamedTuple):
+    """The start of the same step without a tracer. It lasts until the traced step begins."""
+
+
+Event = Alloc | Free | Enter | Exit | StepBegins | UntracedBegins
 
 
 class CpuAllocations:
@@ -80,6 +84,11 @@ class CpuAllocations:
     def step_begins(self) -> None:
         """Mark the start of the traced step."""
         with self.mark(STEP):
+            pass
+
+    def untraced_begins(self) -> None:
+        """Mark the start of the same step without a tracer."""
+        with self.mark(UNTRACED):
             pass
 
 
@@ -117,6 +126,8 @@ def _walk(roots: Iterable[Any]) -> Iterator[tuple[int, Event]]:
             name = node.name if tag == _EventType.TorchOp else ""
             if name == MARK + STEP:
                 yield node.start_time_ns, StepBegins()
+            elif name == MARK + UNTRACED:
+                yield node.start_time_ns, UntracedBegins()
             elif name.startswith(MARK):
                 yield node.start_time_ns, Enter(_number(name))
                 todo.append((node, None, True))
@@ -157,8 +168,15 @@ class CudaAllocations:
 
     def step_begins(self) -> None:
         """Mark the start of the traced step."""
+        self._note(STEP)
+
+    def untraced_begins(self) -> None:
+        """Mark the start of the same step without a tracer."""
+        self._note(UNTRACED)
+
+    def _note(self, name: str) -> None:
         # An allocation of its own carries the stamp into the history.
-        with self.mark(STEP):
+        with self.mark(name):
             torch.empty(1, device=self._device)
 
 
@@ -193,6 +211,8 @@ def cuda_events(entries: Iterable[Mapping[str, Any]]) -> Iterator[Event]:
                 yield Exit(int(stamp))
             if now == STEP:
                 yield StepBegins()
+            elif now == UNTRACED:
+                yield UntracedBegins()
             elif now.isdigit():
                 yield Enter(int(now))
             stamp = now

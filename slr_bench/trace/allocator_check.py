@@ -2,6 +2,9 @@
 
 An allocation is matched by its address to a traced storage, or to the operator that was running (workspace). All other
 allocations, and traced bytes without an allocation behind them, are the residual.
+
+A tracer can also change what autograd does (``slr_bench.untraced``). Then trace and allocator agree and both are wrong.
+So the same step runs once more without the tracer, and a difference between the two is residual, too.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from slr_bench.trace.allocations import Alloc, Enter, Event, Exit, Free, StepBegins
+from slr_bench.trace.allocations import Alloc, Enter, Event, Exit, Free, StepBegins, UntracedBegins
 from slr_bench.trace.step_trace import BEFORE, StepTrace, Storage
 
 WORKSPACE: Final = "workspace"
@@ -55,6 +58,8 @@ class AllocatorPeak:
     missing_bytes: int
     """Bytes traced as alive that no allocation, or too small a one, stands for."""
     loader_bytes: int
+    disturbance_bytes: int | None = None
+    """How much more the step allocates at its peak with the tracer than without; None if it ran only traced."""
 
     @property
     def unmatched_bytes(self) -> int:
@@ -63,8 +68,42 @@ class AllocatorPeak:
 
     @property
     def residual_bytes(self) -> int:
-        """Return the bytes on which the tracer and the allocator disagree."""
-        return self.unmatched_bytes + self.missing_bytes
+        """Return the bytes on which the tracer and the allocator disagree, or the step with and without a tracer."""
+        return self.unmatched_bytes + self.missing_bytes + abs(self.disturbance_bytes or 0)
+
+
+class _Growth:
+    """Bytes of the blocks that one step allocates, without numbers: on their way to a tracer they become tensors.
+
+    Earlier blocks do not count, because a log of the CPU does not report their end.
+    """
+
+    def __init__(self) -> None:
+        self._sizes: dict[int, int] = {}
+        self._live_bytes = 0
+        self.peak_bytes = 0
+
+    def take(self, event: Event) -> None:
+        if isinstance(event, Alloc) and event.size_bytes > NUMBER_BYTES:
+            self._sizes[event.address] = event.size_bytes
+            self._live_bytes += event.size_bytes
+            self.peak_bytes = max(self.peak_bytes, self._live_bytes)
+        elif isinstance(event, Free):
+            self._live_bytes -= self._sizes.pop(event.address, 0)
+
+
+def disturbance_bytes(events: Iterable[Event]) -> int | None:
+    """Return how much more the traced step allocates at its peak than the untraced one; None without such a step."""
+    growths: list[_Growth] = []
+    for event in events:
+        if isinstance(event, (UntracedBegins, StepBegins)):
+            growths.append(_Growth())
+        elif growths:
+            growths[-1].take(event)
+    if len(growths) != 2:
+        return None
+    untraced, traced = growths
+    return traced.peak_bytes - untraced.peak_bytes
 
 
 @dataclass
@@ -149,7 +188,7 @@ class _Replay:
 
 
 def match_peak(
-    events: Iterable[Event], step: StepTrace, loader_addresses: frozenset[int] = frozenset()
+    events: Sequence[Event], step: StepTrace, loader_addresses: frozenset[int] = frozenset()
 ) -> AllocatorPeak:
     """Replay the allocator's events and account for every byte alive at its peak in the step."""
     storages, operators = step.storages, step.operators
@@ -192,4 +231,5 @@ def match_peak(
         unmatched=dict(unmatched.most_common()),
         missing_bytes=missing,
         loader_bytes=loader,
+        disturbance_bytes=disturbance_bytes(events),
     )

@@ -1,9 +1,10 @@
 """Steps derived from a traced one, because tracing takes the time: steady, with more micro-batches, interpolated.
 
-**Steady.** The first step makes what outlives it (the optimizer's state); in later steps it is there from the start. A
-middle micro-batch differs from the last only in what comes after it. So a first step with two micro-batches has all the
-information. That the result equals a full trace is tested on every network, optimizer and precision of the byte-exact
-claim.
+**Steady.** The first step makes what outlives it (the optimizer's state); in later steps it is there from the start.
+What a step keeps without a name (its last output) lives until the next step puts its own in the place, as in a plain
+loop. A middle micro-batch differs from the last only in what comes after it. So a first step with two micro-batches has
+all the information. That the result equals a full trace is tested on every network, optimizer and precision of the
+byte-exact claim.
 
 **Interpolated.** A smaller and a larger micro-batch run the same operators on the same storages. Then every size has a
 part that grows with the micro-batch and a constant part, and one in between follows. That the step in between runs the
@@ -46,6 +47,15 @@ def name_state(step: StepTrace, state: State) -> None:
             number = numbers.get(tensor.untyped_storage()._cdata)
             if number is not None and step.storages[number].category in _LEFT:
                 step.storages[number].category = category
+
+
+def kept_without_name(step: StepTrace) -> dict[int, Storage]:
+    """Return the storages that a first step keeps and that have no name, by storage key."""
+    return {
+        storage.key: storage
+        for storage in step.storages
+        if storage.died is None and storage.born != BEFORE and storage.category in _LEFT
+    }
 
 
 def repeat_micro_batches(step: StepTrace, times: int) -> None:
@@ -92,14 +102,15 @@ def micro_batch_starts(step: StepTrace) -> list[int]:
 def make_steady(step: StepTrace) -> None:
     """Turn a first step into a steady one: tensors that outlive it were there before, and its peaks follow.
 
-    Named state exists once. Other tensors that are left over (the losses) exist twice, because those of the previous
-    step live until the step's end.
+    Named state exists once. Other tensors that are left over (the losses) exist twice: those of the previous step live
+    until they are replaced.
     """
     end = len(step.operators) - 1
     for storage in list(step.storages):
         if storage.died is None and storage.born != BEFORE:
             if storage.category in _LEFT:
-                step.storages.append(replace(storage, category=HELD, born=BEFORE, died=end))
+                died = end if storage.replaced_at is None else storage.replaced_at
+                step.storages.append(replace(storage, category=HELD, born=BEFORE, died=died))
             else:
                 storage.born = BEFORE
     peak = sum(storage.size_bytes for storage in step.storages if storage.born == BEFORE)

@@ -108,6 +108,7 @@ def requests(step: StepTrace, needs: Sequence[OperatorNeed], first: Lives, stead
     """Return the requests of the first step and of a steady one (``trace.derived_steps``), in order.
 
     ``first`` and ``steady`` are the storages' lives in each. The first step made all that the steady one starts with.
+    ``steady`` goes on with what the previous step left and this one replaces, in the order of ``first``.
     """
     needs_at: dict[int, list[Request]] = defaultdict(list)
     for need in needs:
@@ -118,6 +119,11 @@ def requests(step: StepTrace, needs: Sequence[OperatorNeed], first: Lives, stead
         for number, ((_, died), (born, _)) in enumerate(zip(first, steady, strict=False))
         if died is None and born != BEFORE
     }
+    replaced: dict[int, list[int]] = defaultdict(list)
+    for number, (_, died) in zip(sorted(made_anew), steady[len(first) :], strict=True):
+        assert died is not None, "what is left over is replaced within the next step"
+        if sizes[number]:
+            replaced[died].append(number)
     result: list[Request] = []
     for turn in range(1 + STEADY_STEPS):
         if turn == STEADY_STEPS:
@@ -134,9 +140,9 @@ def requests(step: StepTrace, needs: Sequence[OperatorNeed], first: Lives, stead
                 result.append(Request(ALLOCATE, number + turn * len(first) * (number in made_anew), sizes[number]))
             result += needs_at.get(position, ())
             result += [Request(FREE, number, 0) for number in deaths.get(position, ())]
-        if turn:  # tensors left by the step before go when those of this step take their place
-            before = (turn - 1) * len(first)
-            result += [Request(FREE, number + before, 0) for number in sorted(made_anew) if sizes[number]]
+            if turn:  # tensors left by the step before go when those of this step take their place
+                before = (turn - 1) * len(first)
+                result += [Request(FREE, number + before, 0) for number in replaced.get(position, ())]
     return result
 
 

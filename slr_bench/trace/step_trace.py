@@ -50,6 +50,9 @@ class Storage:
     died: int | None = None
     """Number of the last operator that ran before it died, or None if it outlived the step."""
     key: int = 0
+    replaced_at: int | None = None
+    """Number of the operator of the next step after which an unnamed tensor of this step dies, because that step's own
+    takes its place. None if that is the end of the step."""
 
     def category_at(self, position: int) -> str:
         """Return its category after operator ``position``."""

@@ -97,12 +97,13 @@ def open_work(work: Work, device_name: str) -> OpenWork:
     return OpenWork(spec, spec.settings.model_validate(work.setting), Context(device, fake_mode))
 
 
-TRACE_RULES = 2
+TRACE_RULES = 3
 """Version of the rules by which bytes are traced.
 
 1 - storages at the dispatcher. 2 - corrected fake kernels (``trace.fake.tensors``): norm statistics, the gradient of
 group norm, the workspace of LSTM. A constant lifted under fake tensors counts once. What the last step left and the
-random states that recomputation keeps count too."""
+random states that recomputation keeps count too. 3 - the operators that run untraced (``slr_bench.untraced``): autograd
+writes into its own tensors. A reduced loss has the storage of an unreduced one, as on real tensors."""
 
 _ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "MALLOC_ARENA_MAX")
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import itertools
 import traceback
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from slr_bench.errors import SlrBenchError, UnsupportedSettingError
 from slr_bench.execute.job import Job, JsonObject, Send, StepToTrace, StepTraced, TraceSteps
-from slr_bench.grid.workload import units_per_step
+from slr_bench.grid.workload import StepWork, units_per_step
 from slr_bench.live_bytes import LOADER
 from slr_bench.trace.derived_steps import (
     TracedStep,
     interpolate,
+    kept_without_name,
     last_micro_batch,
     make_steady,
     micro_batch_starts,
@@ -24,10 +25,14 @@ from slr_bench.trace.fake.cuda_rules import CUDA_RULES
 from slr_bench.trace.fake.tensors import CpuFakeMode, defer_compiler, place_of, refusals_explained, unfilled
 from slr_bench.trace.fake.workspaces import WorkspaceLog, host_copies_of, workspace_of
 from slr_bench.trace.requests import lives, requests, unmodelled
+from slr_bench.trace.step_trace import BEFORE, StepTrace
 from slr_bench.worker.context import Context, open_work
 from slr_bench.worker.traced_step import profile_json, recorded_step, summed_up
 
 defer_compiler()  # before a workload is imported, whose libraries may import the compiler
+
+SMALL_BYTES: Final = 256
+"""A step that keeps no more (its losses) is traced once. Its previous ones then count until the end of the step."""
 
 
 def trace_steps(job: Job[TraceSteps], send: Send) -> None:
@@ -90,6 +95,8 @@ def _trace(step: StepToTrace) -> _Traced:
         work.load()
         trace, _ = recorded_step(work, context, log)
         name_state(trace, work.tensors())
+        context.fake_mode.on_operator = None
+        _see_what_is_replaced(work, context, trace)
     traced = TracedStep(
         samples=step.samples or 0,
         step=trace,
@@ -98,6 +105,20 @@ def _trace(step: StepToTrace) -> _Traced:
         loader_bytes=sum(tensor.nbytes for tensor in work.tensors().get(LOADER, ())),
     )
     return _Traced(traced, spec.name, context)
+
+
+def _see_what_is_replaced(work: StepWork, context: Context, step: StepTrace) -> None:
+    """Trace a second step if the first keeps more than its losses, to see when its tensors are replaced."""
+    kept = kept_without_name(step)
+    if sum(storage.size_bytes for storage in kept.values()) <= SMALL_BYTES:
+        return
+    second, _ = recorded_step(work, context, None)
+    names = zip(step.operators, second.operators, strict=False)
+    equal = next((n for n, (one, other) in enumerate(names) if one.name != other.name), len(second.operators))
+    more = len(step.operators) - len(second.operators)  # what makes the optimizer's state runs in the first step only
+    for storage in second.storages:
+        if storage.born == BEFORE and storage.key in kept and storage.died is not None:
+            kept[storage.key].replaced_at = storage.died + (more if storage.died >= equal else 0)
 
 
 def _summed_up(one: _Traced, more: int) -> JsonObject:

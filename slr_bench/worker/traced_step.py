@@ -18,7 +18,15 @@ from slr_bench.execute.job import TRACE_PHASE, Job, JsonObject, PhaseEntered, Pr
 from slr_bench.grid.workload import StepWork
 from slr_bench.live_bytes import LOADER
 from slr_bench.record import SPLIT, Metric
-from slr_bench.trace.allocations import Alloc, CpuAllocations, CudaAllocations, Event, why_no_cuda_log
+from slr_bench.trace.allocations import (
+    Alloc,
+    CpuAllocations,
+    CudaAllocations,
+    Event,
+    Free,
+    StepBegins,
+    why_no_cuda_log,
+)
 from slr_bench.trace.allocator_check import AllocatorPeak, match_peak
 from slr_bench.trace.fake.tensors import refusals_explained
 from slr_bench.trace.recorder import Recorder, with_unnamed
@@ -64,15 +72,25 @@ def new_allocations(context: Context) -> CpuAllocations | CudaAllocations | None
 
 
 def trace_step(work: StepWork, context: Context) -> Traced:
-    """Record one steady step.
+    """Record one steady step, after the same step without a recorder.
 
     The allocator's log covers the step alone; the addresses of the state are taken from its tensors. (``slr-bench
     profile`` has a log that goes back to the first allocation.)
     """
     log = new_allocations(context)
     with log or contextlib.nullcontext():
+        if log:
+            _run_untraced(work, context, log)
         step, loader = recorded_step(work, context, log)
-    return summed_up(step, loader, [*_state_events(step, loader), *log.events] if log else None)
+    return summed_up(step, loader, _with_state(log.events, step, loader) if log else None)
+
+
+def _run_untraced(work: StepWork, context: Context, log: CpuAllocations | CudaAllocations) -> None:
+    """Run a step for :func:`~slr_bench.trace.allocator_check.disturbance_bytes`; it must not be the first one."""
+    context.phase.enabled = False
+    with no_collection():
+        log.untraced_begins()
+        work.step()
 
 
 def recorded_step(work: StepWork, context: Context, log: Any) -> tuple[StepTrace, dict[int, int]]:
@@ -105,6 +123,13 @@ def summed_up(step: StepTrace, loader: dict[int, int], events: list[Event] | Non
 def _addresses(tensors: Any) -> dict[int, int]:
     storages = [tensor.untyped_storage() for tensor in tensors]
     return {storage.data_ptr(): storage.nbytes() for storage in storages}
+
+
+def _with_state(events: list[Event], step: StepTrace, loader: dict[int, int]) -> list[Event]:
+    """Let the state be allocated right before the traced step, and drop what the log knows of it."""
+    begins = events.index(StepBegins())
+    freed = [Free(event.address) for event in events[:begins] if isinstance(event, Alloc)]
+    return [*events[:begins], *freed, *_state_events(step, loader), *events[begins:]]
 
 
 def _state_events(step: StepTrace, loader: dict[int, int]) -> Iterator[Event]:
@@ -177,6 +202,8 @@ def _recorded(
     for _ in range(warmup_steps):
         work.step()
     send(PhaseEntered(TRACE_PHASE))
+    if log:
+        _run_untraced(work, context, log)
     if context.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(context.device)
     return recorded_step(work, context, log)
@@ -228,6 +255,7 @@ def profile_json(traced: Traced, context: Context) -> JsonObject:
             "unmatched_bytes": allocator.unmatched_bytes,
             "unmatched": [{"operator": name, "bytes": count} for name, count in allocator.unmatched.items()],
             "missing_bytes": allocator.missing_bytes,
+            "disturbance_bytes": allocator.disturbance_bytes,
             "loader_bytes": allocator.loader_bytes,
             "named_ratio": 1 - allocator.unmatched_bytes / allocator.peak_bytes if allocator.peak_bytes else None,
         },

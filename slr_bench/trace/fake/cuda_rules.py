@@ -27,7 +27,7 @@ from slr_bench.errors import UnsupportedSettingError
 from slr_bench.live_bytes import tensors_in
 from slr_bench.trace.fake.tensors import RULES, CpuFakeMode, Rule
 
-CUDA_RULES: Final = 2
+CUDA_RULES: Final = 3
 aten = torch.ops.aten
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -69,6 +69,7 @@ CUDA_TABLE: Final[Mapping[Any, Rule]] = {
     **RULES,
     aten.native_batch_norm.default: _batch_norm,
     aten.native_layer_norm.default: _layer_norm,
+    aten._transformer_encoder_layer_fwd.default: lambda result, arguments: result,  # its last norm is fp32 on CUDA
 }
 """The corrections for CUDA, which replace the CPU's ``RULES``."""
 

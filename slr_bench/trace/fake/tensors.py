@@ -243,6 +243,20 @@ def _group_norm_backward(result: Any, arguments: Mapping[str, Any]) -> Any:
     return _retyped(grad_input, arguments["input"].dtype), grad_weight, grad_bias
 
 
+def _mean_of_losses(result: Any, arguments: Mapping[str, Any]) -> Any:
+    """Correct the storage of a reduced loss: the real kernels first write the loss of every element there."""
+    if arguments.get("reduction") == 0:
+        return result
+    shape = torch.broadcast_shapes(arguments["self"].shape, arguments["target"].shape)  # type: ignore[no-untyped-call]
+    with result.fake_mode:
+        return torch.empty(shape, dtype=result.dtype).resize_(())
+
+
+def _encoder_layer(result: Any, arguments: Mapping[str, Any]) -> Any:
+    """Correct the output under autocast, which the real kernel's own operators follow and the fake one does not."""
+    return _retyped(result, torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else result
+
+
 def _rnn_layer(result: Any, arguments: Mapping[str, Any]) -> Any:
     """Correct the workspace of an LSTM layer: oneDNN alone knows its size in training; in inference there is none."""
     output, hidden, cell, _ = result
@@ -297,6 +311,11 @@ RULES: Mapping[Any, Rule] = {
     aten.native_layer_norm.default: _norm,
     aten.native_group_norm.default: _norm,
     aten.native_group_norm_backward.default: _group_norm_backward,
+    aten._transformer_encoder_layer_fwd.default: _encoder_layer,
+    aten.binary_cross_entropy.default: _mean_of_losses,
+    aten.mse_loss.default: _mean_of_losses,
+    aten.smooth_l1_loss.default: _mean_of_losses,
+    aten.soft_margin_loss.default: _mean_of_losses,
     aten.mkldnn_rnn_layer.default: _rnn_layer,
     aten.mkldnn_rnn_layer_backward.default: _rnn_layer_backward,
 }

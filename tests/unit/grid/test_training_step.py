@@ -128,3 +128,91 @@ def test_parts_of_the_step_are_named(context):
 
     step_of(Listening(), 2).step()
     assert seen == ["load", "forward", "backward"] * 2 + ["optimizer"]
+
+
+class Losses(nn.Module):
+    """Takes two inputs by name and returns its outputs in a dictionary, as many models do."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(INPUTS, OUTPUTS), nn.Linear(INPUTS, OUTPUTS)
+
+    def forward(self, frames, poses):
+        return {"signs": self.first(frames), "glosses": self.second(poses)}
+
+
+def losses_of(outputs, targets):
+    return {name: mse_loss(output, targets[name]) for name, output in outputs.items()}
+
+
+def named_samples():
+    inputs, targets = samples(0, SAMPLES)
+    return {"frames": inputs, "poses": inputs.cos()}, {"signs": targets, "glosses": targets.sin()}
+
+
+def test_inputs_and_losses_may_be_dictionaries(context):
+    torch.manual_seed(0)
+    plain = Losses()
+    inputs, targets = named_samples()
+    (mse_loss(plain.first(inputs["frames"]), targets["signs"])
+        + mse_loss(plain.second(inputs["poses"]), targets["glosses"])).backward()  # fmt: skip
+    expected = [parameter.detach() - 0.1 * parameter.grad for parameter in plain.parameters()]
+    torch.manual_seed(0)
+    model = context.place(Losses())
+    work = TrainingStep(context, model, torch.optim.SGD(model.parameters(), lr=0.1), named_samples, losses_of)
+    work.load()
+    work.step()
+    for parameter, value in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.detach(), value)
+    assert work.samples_per_step == SAMPLES
+    assert len(work.tensors()["loader"]) == 4
+
+
+def optioned(context, optimizer=True, **options):
+    torch.manual_seed(0)
+    model = context.place(nn.Linear(INPUTS, OUTPUTS))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9) if optimizer else None
+    work = TrainingStep(
+        context, model, optimizer, lambda: samples(0, SAMPLES), mse_loss if optimizer else None, **options
+    )
+    with context.tensors():
+        work.load()
+    return work
+
+
+def test_gradients_are_clipped_to_the_norm(context):
+    work = optioned(context, clip_grad=0.01)
+    before = [parameter.detach().clone() for parameter in work.model.parameters()]
+    work.step()
+    moved = [now.detach() - then for now, then in zip(work.model.parameters(), before, strict=True)]
+    assert sum(part.square().sum() for part in moved).sqrt().item() == pytest.approx(0.01, rel=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_autocast_computes_in_the_given_type(context, precision):
+    work = optioned(context, precision=precision)
+    seen = []
+    work.model.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    work.step()
+    assert set(seen) == {{"bf16": torch.bfloat16, "fp16": torch.float16}[precision]}
+    assert work.optimizer.state  # an update that overflowed was tried again
+
+
+def test_a_step_without_gradients_needs_no_optimizer(context):
+    work = optioned(context, optimizer=False, no_grad=True)
+    traced = trace_step(work, context)
+    assert traced.allocator.residual_bytes == 0
+    assert set(traced.breakdown.by_category) <= {"parameter", "input", "temporary"}
+    with pytest.raises(ValueError, match="no_grad=True"):
+        optioned(context, optimizer=False)
+
+
+@pytest.mark.parametrize("options", [{"precision": "bf16"}, {"precision": "fp16", "clip_grad": 1.0}, {"no_grad": True}])
+def test_options_need_the_same_bytes_on_fake_tensors(context, options):
+    found = []
+    for place in (context, Context(torch.device("cpu"), CpuFakeMode())):
+        work = optioned(place, **options)
+        with place.tensors():
+            work.step()
+            found.append(trace_step(work, place).breakdown.peak_bytes)
+    assert found[0] == found[1] > 0

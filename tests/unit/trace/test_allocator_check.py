@@ -20,6 +20,7 @@ from slr_bench.trace.allocations import (
     Exit,
     Free,
     StepBegins,
+    UntracedBegins,
     cuda_events,
     why_no_cuda_log,
 )
@@ -93,6 +94,16 @@ def test_loader_bytes_are_excluded_and_reported():
     events = [Alloc(1, 100, None), Alloc(50, 999, None), StepBegins(), Enter(0), Exit(0)]
     peak = match_peak(events, StepTrace([STATE], OPS), frozenset([50]))
     assert (peak.peak_bytes, peak.loader_bytes, peak.residual_bytes) == (100, 999, 0)
+
+
+def test_step_that_allocates_more_with_the_tracer_than_without_is_residual():
+    untraced = [Alloc(1, 100, None), UntracedBegins(), Alloc(2, 40, None), Alloc(3, 16, None), Free(2), Free(3)]
+    traced = [StepBegins(), Enter(0), Alloc(4, 40, "aten.mm"), Alloc(5, 24, "aten.mm"), Free(5), Exit(0), Free(4)]
+    made = storage(40, 4, born=0, died=0, operator="aten.mm")
+    peak = match_peak([*untraced, *traced], StepTrace([STATE, made], OPS))
+    assert (peak.disturbance_bytes, peak.residual_bytes) == (24, 24)
+    peak = match_peak([*untraced[:1], *traced], StepTrace([STATE, made], OPS))
+    assert (peak.disturbance_bytes, peak.residual_bytes) == (None, 0)
 
 
 def test_number_passed_to_an_operator_belongs_to_it_and_larger_allocations_do_not():

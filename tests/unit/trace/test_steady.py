@@ -11,7 +11,7 @@ from zoo import CASES, build, is_runnable, quick
 
 from models.config import Settings
 from slr_bench.errors import UnsupportedSettingError
-from slr_bench.execute.job import Job, StepToTrace, TraceSteps, Work
+from slr_bench.execute.job import Job, ProfileStep, StepToTrace, TraceSteps, Work
 from slr_bench.files import nest
 from slr_bench.grid.workload import WorkloadSpec
 from slr_bench.predict.device import Bound, any_device
@@ -32,7 +32,7 @@ from slr_bench.trace.step_trace import breakdown, operator_floor
 from slr_bench.worker import context as run_context
 from slr_bench.worker.context import open_work
 from slr_bench.worker.trace_for_prediction import trace_one, trace_steps
-from slr_bench.worker.traced_step import no_collection, profile_json, recorded_step, summed_up
+from slr_bench.worker.traced_step import no_collection, profile_json, profile_step, recorded_step, summed_up
 
 pytestmark = pytest.mark.filterwarnings("ignore:fp16 on a CPU")
 
@@ -331,6 +331,59 @@ def test_steps_of_a_job_are_sent_one_by_one_and_a_refused_one_costs_no_other(wit
     assert [message.refusal is None for message in messages] == [True, False, True]
     assert messages[1].step is None
     assert messages[0].step["requests"] == messages[2].step["requests"]
+
+
+class Keeper:
+    """A step that keeps a tensor until it has the next one, as ``self.outputs = outputs`` does."""
+
+    samples_per_step = 8
+
+    def __init__(self, context, kept):
+        self.context, self.kept = context, kept
+        self.model = context.place(nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 96)))
+        self.optimizer = torch.optim.AdamW(self.model.parameters())
+        self.outputs = []
+
+    def load(self):
+        self.x = torch.zeros(8, 16)
+
+    def step(self):
+        hidden = self.model[1](self.model[0](self.x))
+        outputs = self.model[2](hidden)
+        if self.kept == "outputs":
+            self.outputs = outputs
+        elif self.kept == "hidden, in backward":
+            hidden.register_hook(lambda gradient: setattr(self, "outputs", gradient))
+        outputs.square().mean().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.kept == "both, at the end":
+            self.outputs = [outputs, hidden]
+
+    def tensors(self):
+        entries = self.optimizer.state.values()
+        return {
+            "parameter": list(self.model.parameters()),
+            "optimizer state": [value for entry in entries for value in entry.values()],
+            "input": [self.x],
+        }
+
+    def metrics(self):
+        return {}
+
+
+@pytest.mark.parametrize("cuda_rules", [False, True])
+@pytest.mark.parametrize("kept", ["nothing", "outputs", "hidden, in backward", "both, at the end"])
+def test_what_a_step_keeps_lives_until_it_is_replaced(kept, cuda_rules, monkeypatch):
+    """A prediction and a profile of fake tensors have one steady state."""
+    spec = WorkloadSpec("keeper", Settings, lambda settings, context: Keeper(context, kept))
+    monkeypatch.setattr(run_context, "find_workload", lambda name: spec)
+    predicted = trace_one(step("keeper", {}, cuda_rules))
+    profiled = profile_step(Job(ProfileStep(step("keeper", {}, cuda_rules).work, 1)), lambda message: None)
+    for key in ("peak_tensor_bytes", "by_category", "by_phase", "floor_bytes"):
+        assert predicted[key] == profiled[key], key
+    replayed = replay_requests(tensors_of(predicted["requests"]), any_device(), Bound.LIKELY)
+    assert replayed.requested_bytes == predicted["peak_tensor_bytes"]
 
 
 def test_losses_of_further_micro_batches_are_added_and_state_is_not():
