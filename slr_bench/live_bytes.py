@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils.flop_counter import flop_registry
 
-from slr_bench.untraced import UntracedOperators, run
+from slr_bench.untraced import UntracedOperators
 
 OUTSIDE = "outside"
 """Name of the time between two phases."""
@@ -107,7 +107,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         before = self.live_bytes
         for tensor in tensors_in((args, kwargs) if kwargs else args):
             self._count(tensor, None)
-        result = run(func, args, kwargs)
+        result = func(*args, **kwargs)
         if self._resizes(func):
             self._measure_again(tensors_in((args, kwargs)))
         made = tensors_in(result)
@@ -228,7 +228,7 @@ class NewBytes(LiveBytes):  # type: ignore[no-untyped-call]
             func = self._untraced.find(func, args, node)
         for tensor in tensors_in((args, kwargs)):
             self._count(tensor, None, free=True)
-        result = run(func, args, kwargs)
+        result = func(*args, **kwargs)
         made = tensors_in(result)
         for tensor in made:
             self._count(tensor, None)

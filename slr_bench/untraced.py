@@ -68,23 +68,8 @@ _OWN_SUMS: Final = _nodes(
 )
 """Nodes that add two tensors of their own, out of place."""
 _WATCHED: Final = frozenset[str]().union(_OWN_SUMS, *(nodes for _, nodes in IN_PLACE.values()))
-_FUSED: Final = {aten._transformer_encoder_layer_fwd.default, aten._native_multi_head_attention.default}
-"""Operators that call others below autocast, which a dispatch mode turns off for all that it runs."""
-_AUTOCAST: Final = {"cpu": torch._C.DispatchKey.AutocastCPU, "cuda": torch._C.DispatchKey.AutocastCUDA}
 _SUM: Final = aten.add.Tensor
 _ENGINE: Final = _engine_run_backward.__code__
-
-
-def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run an operator from within a dispatch mode as it runs without one."""
-    key = _AUTOCAST.get(args[0].device.type) if func in _FUSED else None
-    if key is None or not torch._C._dispatch_tls_is_dispatch_key_excluded(key):
-        return func(*args, **kwargs)
-    torch._C._dispatch_tls_set_dispatch_key_excluded(key, False)
-    try:
-        return func(*args, **kwargs)
-    finally:
-        torch._C._dispatch_tls_set_dispatch_key_excluded(key, True)
 
 
 class UntracedOperators:

@@ -19,6 +19,7 @@ FLOORS = [
     "record",
     "files",
     "oom",
+    "untraced",
     "live_bytes",
     "grid",
     "probes",

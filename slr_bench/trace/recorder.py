@@ -34,7 +34,6 @@ from slr_bench.trace.step_trace import (
     StepTrace,
     Storage,
 )
-from slr_bench.untraced import run
 
 _CAST = torch.ops.aten._to_copy.default
 _aten = torch.ops.aten
@@ -100,7 +99,7 @@ class Recorder(LiveBytes):  # type: ignore[no-untyped-call]
         step = self.step_trace
         number = len(step.operators)
         with self._mark(number):
-            result = run(func, args, kwargs)
+            result = func(*args, **kwargs)
         self._running, self._new_is_weight_cast = func, self._is_weight_cast(func, keys)
         if self._resizes(func):
             self._measure_again(tensors_in((args, kwargs)))

@@ -69,7 +69,6 @@ CUDA_TABLE: Final[Mapping[Any, Rule]] = {
     **RULES,
     aten.native_batch_norm.default: _batch_norm,
     aten.native_layer_norm.default: _layer_norm,
-    aten._transformer_encoder_layer_fwd.default: lambda result, arguments: result,  # its last norm is fp32 on CUDA
 }
 """The corrections for CUDA, which replace the CPU's ``RULES``."""
 

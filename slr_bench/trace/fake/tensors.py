@@ -252,11 +252,6 @@ def _mean_of_losses(result: Any, arguments: Mapping[str, Any]) -> Any:
         return torch.empty(shape, dtype=result.dtype).resize_(())
 
 
-def _encoder_layer(result: Any, arguments: Mapping[str, Any]) -> Any:
-    """Correct the output under autocast, which the real kernel's own operators follow and the fake one does not."""
-    return _retyped(result, torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else result
-
-
 def _rnn_layer(result: Any, arguments: Mapping[str, Any]) -> Any:
     """Correct the workspace of an LSTM layer: oneDNN alone knows its size in training; in inference there is none."""
     output, hidden, cell, _ = result
@@ -311,7 +306,6 @@ RULES: Mapping[Any, Rule] = {
     aten.native_layer_norm.default: _norm,
     aten.native_group_norm.default: _norm,
     aten.native_group_norm_backward.default: _group_norm_backward,
-    aten._transformer_encoder_layer_fwd.default: _encoder_layer,
     aten.binary_cross_entropy.default: _mean_of_losses,
     aten.mse_loss.default: _mean_of_losses,
     aten.smooth_l1_loss.default: _mean_of_losses,

@@ -21,6 +21,11 @@ QUICK = quick("mvit_v2_s", "s3d")
 CPU = torch.device("cpu")
 
 
+def is_disturbed(case: Case) -> bool:
+    """Return whether the tracer changes the step: it turns autocast off within the fused layer of inference."""
+    return case.model == "transformer_encoder" and not case.training and case.precision != "fp32"
+
+
 def check(case: Case) -> None:
     if not is_runnable(case):
         pytest.skip("oneDNN has no bf16 LSTM on this processor")
@@ -44,7 +49,8 @@ def check(case: Case) -> None:
         finally:
             gc.enable()
     peak = match_peak(log.events, recorder.step_trace)
-    assert (peak.unmatched, peak.missing_bytes, peak.disturbance_bytes) == ({}, 0, 0)
+    assert (peak.unmatched, peak.missing_bytes) == ({}, 0)
+    assert (peak.disturbance_bytes != 0) == is_disturbed(case)
     assert sum(peak.by_category.values()) == peak.peak_bytes >= recorder.peak_bytes
     assert sum(breakdown(recorder.step_trace).by_category.values()) == recorder.peak_bytes
     floor = operator_floor(recorder.step_trace)

@@ -16,6 +16,7 @@ BATCH, CHANNELS, GROUPS, SIZE = 2, 4, 2, 6
 
 
 def described(made):
+    made = [made] if isinstance(made, torch.Tensor) else made
     return [None if t is None else (t.dtype, tuple(t.shape), t.untyped_storage().nbytes()) for t in made]
 
 
@@ -65,7 +66,19 @@ def rnn_cases():
             yield aten.mkldnn_rnn_layer_backward.default, (x, *w, h, h, y, hy, cy, *gradients, *rest)
 
 
-CASES = [*norm_cases(), *rnn_cases()]
+def loss_cases():
+    """Losses of each reduction; the targets of two of them are broadcast."""
+    x, y = torch.rand(BATCH, SIZE), torch.rand(BATCH, SIZE)
+    for reduction in (0, 1, 2):
+        yield aten.mse_loss.default, (x, y, reduction)
+        yield aten.mse_loss.default, (x, y[:1], reduction)
+        yield aten.smooth_l1_loss.default, (x, y, reduction)
+        yield aten.smooth_l1_loss.default, (x[:1], y, reduction)
+        yield aten.soft_margin_loss.default, (x, y, reduction)
+        yield aten.binary_cross_entropy.default, (x, y, None, reduction)
+
+
+CASES = [*norm_cases(), *rnn_cases(), *loss_cases()]
 
 
 @pytest.mark.parametrize(("func", "args"), CASES, ids=[f"{func}-{n}" for n, (func, _) in enumerate(CASES)])
@@ -75,6 +88,7 @@ def test_corrected_kernel_returns_the_same_as_the_real_one(func, args):
 
 
 def distinct_storages(made):
+    made = [made] if isinstance(made, torch.Tensor) else made
     return len({t.untyped_storage()._cdata for t in made if t is not None})
 
 
