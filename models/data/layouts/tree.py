@@ -18,6 +18,8 @@ from slr_bench.units import plain
 _TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".txt")
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 _SPLIT_FILE = re.compile(r"nslt_\d+\.json")
+_NOT_DATA = (".", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+"""Beginnings of names that systems make beside the user's files."""
 _ENOUGH = 200_000
 """Number of other files after which the search for a first video ends."""
 
@@ -51,8 +53,8 @@ class Tree:
         """Return the video that a table in ``folder`` calls ``written``; None if there is none.
 
         It may be an absolute path, a path from the table's folder or from ``root``, or the end of a path below
-        ``root``, with or without a suffix. Upper and lower case and the two forms of accented letters are only
-        different if both exist.
+        ``root``, with or without a suffix. Upper and lower case, the two forms of accented letters, and containers
+        are only different if both exist.
 
         Raises:
             DataError: several videos are meant equally.
@@ -67,7 +69,9 @@ class Tree:
             outside = self.root / folder / text
             if os.path.splitext(text)[1].lower() in VIDEO_SUFFIXES and outside.is_file():
                 return VideoFile(outside, outside.stat().st_size)
-            if matches := self._ending_with(text) or self._ending_with(text.removeprefix(f"{self.root.name}/")):
+            below, (stem, suffix) = text.removeprefix(f"{self.root.name}/"), os.path.splitext(text)
+            other = stem if suffix.lower() in VIDEO_SUFFIXES else below
+            if matches := self._ending_with(text) or self._ending_with(below) or self._ending_with(other):
                 if len(matches) > 1:
                     raise DataError(
                         f"{plain(written)!r} can be {plain(matches[0])} or {plain(matches[1])} in {self.root}; write "
@@ -135,7 +139,7 @@ def scan(root: Path) -> Tree:
 def _visible(folder: Path) -> Iterator[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            if not entry.name.startswith((".", "__MACOSX")):
+            if not entry.name.startswith(_NOT_DATA):
                 yield entry
 
 

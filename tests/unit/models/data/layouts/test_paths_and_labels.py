@@ -42,6 +42,20 @@ def test_paths_may_be_absolute_or_from_windows_or_in_another_case(tmp_path, repo
     assert load_manifest(tmp_path / "d", 2).missing == ()
 
 
+def test_a_converted_video_is_found_in_its_new_container(tmp_path, report):
+    put(tmp_path / "d", *(f"videos/{word}/v_{word}_g0{n}.mp4" for word in WORDS for n in range(2)))
+    for split, number in (("train", 0), ("val", 1)):
+        write(tmp_path / "d" / f"{split}list01.txt", "".join(f"{word}/v_{word}_g0{number}.avi 1\n" for word in WORDS))
+    assert report(tmp_path / "d")["splits"] == {"train": 2, "val": 2, "test": 0}
+
+
+def test_files_of_the_system_are_no_data(tmp_path, report):
+    class_folders(tmp_path / "d")
+    put(tmp_path / "d", "lost+found/1.mp4", ".trash/1.mp4", "book/._0.mp4", "__MACOSX/book/._1.mp4")
+    assert report(tmp_path / "d")["classes"] == ["book", "walk"]
+    assert load_manifest(tmp_path / "d", 2).listed == 12
+
+
 def test_names_of_any_script_are_labels(tmp_path, report, imported):
     composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
     words = ["کتاب", "ב‌ג", "日本語", "red\x1b[31m", "evil\u202e", composed]
