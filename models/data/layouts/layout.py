@@ -137,8 +137,16 @@ def _layout_of_folders(tree: Tree) -> Layout:
             f"{plain(tree.root)} has class folders, and beside them {format_count(len(loose), 'video')} "
             f"({some_of(loose)}); move these into the folder of their class"
         )
-    if all(map(split_named, heads)) and all(len(names) > 1 for names in folders.values()):
-        return _of_classes(f"class folders in {', '.join(sorted(heads))}", folders, 1)
+    if all(map(split_named, heads)):
+        splits = ", ".join(sorted(heads))
+        flat = [path for path, names in folders.items() if len(names) < 2]
+        if flat:
+            videos = f"{format_count(len(flat), 'video')} ({some_of(flat)})"
+            raise DataError(
+                f"{plain(tree.root)} has the splits {splits} and no class folders for {videos}; make class folders "
+                "in each split, or write a metadata.csv with the columns file_name,label in each split"
+            )
+        return _of_classes(f"class folders in {splits}", folders, 1)
     mixed = sorted(name for name in heads if split_named(name))
     if mixed and any(len(names) > 1 for names in folders.values() if names[0] in mixed):
         other = some_of(sorted(heads - set(mixed)))

@@ -45,6 +45,10 @@ MISTAKES = {
     ),
     "no labels": (lambda root: put(root, "0.mp4"), "holds one video in one folder and no labels; make a "),
     "one folder": (lambda root: put(root, "a/0.mp4", "a/1.mp4"), "holds 2 videos in one folder and no labels"),
+    "splits without classes": (
+        lambda root: put(root, "train/0.mp4", "test/1.mp4"),
+        "has the splits test, train and no class folders for 2 videos",
+    ),
     "one class": (table("path,label\n0.mp4,a\n1.mp4,a\n"), "has one class only (a)"),
     "WLASL inside": (
         lambda root: (put(root, "w/videos/1.mp4"), write(root / "w" / "nslt_1.json", "{}")),
