@@ -41,10 +41,14 @@ def refuse_norms_over_one_value(settings: Settings, clips: int) -> None:
     else:
         why, cure = "training.dynamic_batch_size may halve the micro-batch to one clip", "use dynamic_batch_size: false"
     raise ConfigError(
-        f"batch norm needs more than one value per channel: a clip of {model.num_frames} frames of "
-        f"{settings.data.frame_size} pixels leaves one in the last layers of network: {model.network}, and {why}; "
-        f"{cure}, or a larger data.frame_size"
+        f"batch norm needs more than one value per channel: a clip of {clip_size(settings)} leaves one in the last "
+        f"layers of network: {model.network}, and {why}; {cure}, or a larger data.frame_size"
     )
+
+
+def clip_size(settings: Settings) -> str:
+    """Return ``"16 frames of 224 pixels"``."""
+    return f"{settings.model.num_frames} frames of {settings.data.frame_size} pixels"
 
 
 def least_values_per_channel(settings: Settings) -> int | None:

@@ -8,11 +8,13 @@ from functools import partial
 import torch
 
 from models.config import Settings
+from models.networks.batch_norm import clip_size, least_values_per_channel
 from models.networks.efficient import build_recogniser
 from models.training.advice import StepNeed
 from models.training.memory import OwnPeaks
 from models.training.out_of_memory import OutOfMemory, run_or_catch_oom
 from models.training.stepper import Stepper
+from slr_bench.errors import ConfigError
 from slr_bench.probes.host import give_heap_back, rss_bytes
 
 
@@ -33,8 +35,14 @@ def measure_step_need(settings: Settings, device: torch.device) -> StepNeed:
     an operator's need beside its tensors may not grow in proportion.
 
     Raises:
+        ConfigError: batch norm cannot normalise one clip of this size.
         torch.OutOfMemoryError, MemoryError, RuntimeError: a step of two clips does not fit.
     """
+    if least_values_per_channel(settings) == 1:
+        raise ConfigError(
+            f"the memory of a step is measured with one clip, and one of {clip_size(settings)} is too small for batch "
+            "norm; use a larger data.frame_size, or no measurement (no --auto; advisor: --no-measure)"
+        )
     outcome = run_or_catch_oom(partial(_measured, settings, device, 4), lambda: True)
     return _measured(settings, device, 2) if isinstance(outcome, OutOfMemory) else outcome
 

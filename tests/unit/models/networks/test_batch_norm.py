@@ -6,6 +6,7 @@ import torch
 from models.config import Settings
 from models.networks.batch_norm import least_values_per_channel, refuse_norms_over_one_value
 from models.networks.efficient import build_recogniser
+from models.training.step_need import measure_step_need
 from slr_bench.errors import ConfigError
 
 
@@ -59,3 +60,8 @@ def test_a_training_is_refused_exactly_where_torch_refuses_a_step(clips, trainin
     model(torch.zeros(2, 1, 3, 32, 32, dtype=torch.uint8))
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         model(torch.zeros(1, 1, 3, 32, 32, dtype=torch.uint8))
+
+
+def test_a_step_that_batch_norm_refuses_is_not_measured():
+    with pytest.raises(ConfigError, match=r"one of 1 frames of 32 pixels is too small .* no measurement \(no --auto"):
+        measure_step_need(setting("efficient", 1, 32), torch.device("cpu"))
