@@ -2,4 +2,4 @@
 
 from slr_bench.startup import BENCH, RECOGNISER, require_packages
 
-require_packages((*BENCH, *RECOGNISER))
+require_packages(__name__, (*BENCH, *RECOGNISER))

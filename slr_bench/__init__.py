@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from slr_bench.startup import BENCH, require_packages
 
-require_packages(BENCH)
+require_packages(__name__, BENCH)
 
 __version__ = "0.1.0"
 _PACKAGES: Final = ("compare", "predict", "run")

@@ -20,20 +20,25 @@ BENCH = ("torch", "jinja2", "matplotlib", "pynvml", "psutil", "pydantic", "yaml"
 RECOGNISER = ("torchvision", "av", "PIL", "numpy")
 """Further packages that the recogniser needs."""
 PROJECT = Path(__file__).resolve().parents[1]
-_SCRIPTS = ("slr-bench", "train_efficient_model.py")
+_SCRIPTS = {"slr_bench": "slr-bench", "models": "train_efficient_model.py"}
+"""Package to the script that runs it."""
 
 
-def is_command(arguments: Sequence[str]) -> bool:
-    """Return whether the process was started as a command of this project. Python sets ``-m`` until a module is found.
+def is_command_of(package: str, arguments: Sequence[str], words: Sequence[str]) -> bool:
+    """Return whether the process was started to run a module of ``package`` (``python -m``), or its script.
 
-    A notebook or a test that imports the packages is none: there an import error says what is missing.
+    ``arguments`` are ``sys.argv``, in which Python keeps ``-m`` until it has found the module. ``words`` are those of
+    the process. A notebook or a test that imports the package is no command: an import error says what is missing.
     """
-    return bool(arguments) and (arguments[0] == "-m" or os.path.basename(arguments[0]) in _SCRIPTS)
+    if not arguments or arguments[0] != "-m":
+        return bool(arguments) and os.path.basename(arguments[0]) == _SCRIPTS.get(package)
+    after = list(words)[list(words).index("-m") + 1 :] if "-m" in words else []
+    return bool(after) and after[0].partition(".")[0] == package
 
 
-def require_packages(names: Sequence[str], has: Callable[[str], object] = find_spec) -> None:
-    """Exit with code 2 and one line if a command was started with a Python that is too old or lacks packages."""
-    if not is_command(sys.argv):
+def require_packages(package: str, names: Sequence[str], has: Callable[[str], object] = find_spec) -> None:
+    """Exit with code 2 and one line if a command of ``package`` runs in a Python that is too old or lacks packages."""
+    if not is_command_of(package, sys.argv, sys.orig_argv):
         return
     if sys.version_info < LEAST_PYTHON:
         found = f"is Python {sys.version_info[0]}.{sys.version_info[1]}, and 3.11 or newer is needed"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slr_bench.startup import PROJECT, cure, is_command, require_packages
+from slr_bench.startup import PROJECT, cure, is_command_of, require_packages
 
 BARE = [sys.executable, "-S"]
 """This Python without its packages, as a Python outside the environment would be."""
@@ -32,30 +32,35 @@ def test_command_without_packages_prints_one_line(words):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
+    ("arguments", "words", "package"),
     [
-        (["-m", "models.evaluate"], True),
-        (["/usr/local/bin/slr-bench", "run"], True),
-        (["../train_efficient_model.py"], True),
-        (["-c"], False),
-        (["/opt/bin/pytest"], False),
-        (["notebook.py"], False),
-        ([], False),
+        (["-m", "--split", "val"], ["python", "-m", "models.evaluate", "--split", "val"], "models"),
+        (["-m"], ["python", "-X", "dev", "-m", "slr_bench"], "slr_bench"),
+        (["-m"], ["python", "-m", "benchmarks.proofs.byte_gate"], "benchmarks"),
+        (["-m"], ["python", "-m", "pytest"], None),
+        (["/usr/local/bin/slr-bench", "run"], ["python", "/usr/local/bin/slr-bench", "run"], "slr_bench"),
+        (["../train_efficient_model.py"], ["python", "-m", "memory_profiler", "../train_efficient_model.py"], "models"),
+        (["-c"], ["python", "-c", "import models"], None),
+        (["notebook.py"], ["python", "notebook.py"], None),
+        ([], [], None),
     ],
 )
-def test_only_commands_of_the_project_are_checked(arguments, expected):
-    assert is_command(arguments) is expected
+def test_only_a_command_of_the_package_is_checked(arguments, words, package):
+    """A command of the bench imports workloads without an end to the process if the recogniser's packages lack."""
+    packages = ("slr_bench", "models", "benchmarks")
+    found = [name for name in packages if is_command_of(name, arguments, words)]
+    assert found == ([package] if package else [])
 
 
 def test_missing_packages_are_named_and_present_ones_are_not(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["-m"])
+    monkeypatch.setattr(sys, "argv", ["slr-bench", "run"])
     with pytest.raises(SystemExit) as end:
-        require_packages(("torch", "av", "yaml"), has=lambda name: name == "yaml")
+        require_packages("slr_bench", ("torch", "av", "yaml"), has=lambda name: name == "yaml")
     assert end.value.code == 2
     assert " has no torch, av; " in capsys.readouterr().err
-    require_packages(("torch",), has=lambda name: True)
+    require_packages("slr_bench", ("torch",), has=lambda name: True)
     monkeypatch.setattr(sys, "argv", ["notebook.py"])
-    require_packages(("torch",), has=lambda name: False)
+    require_packages("slr_bench", ("torch",), has=lambda name: False)
     assert capsys.readouterr().err == ""
 
 
@@ -63,7 +68,7 @@ def test_old_python_is_named(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["slr-bench"])
     monkeypatch.setattr(sys, "version_info", (3, 9, 1))
     with pytest.raises(SystemExit):
-        require_packages(("torch",), has=lambda name: True)
+        require_packages("slr_bench", ("torch",), has=lambda name: True)
     assert " is Python 3.9, and 3.11 or newer is needed; " in capsys.readouterr().err
 
 
