@@ -250,7 +250,9 @@ class _Rewinder:
 
 
 def _pool_id(value: object) -> PoolId:
-    return (int(value[0]), int(value[1])) if isinstance(value, (tuple, list)) and len(value) == 2 else DEFAULT_POOL
+    if isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(part, int) for part in value):
+        return value[0], value[1]
+    return DEFAULT_POOL
 
 
 def recording_of(

@@ -126,7 +126,7 @@ def _first_problem(snapshot: Mapping[str, Any]) -> str | None:
         problem = _segment_problem(segment)
         if problem is not None:
             return f"segment {number} {problem}"
-    return None if isinstance(snapshot.get("allocator_settings", {}), dict) else "allocator_settings is no dictionary"
+    return _settings_problem(snapshot.get("allocator_settings", {}))
 
 
 def _entry_problem(entry: object) -> str | None:
@@ -135,6 +135,8 @@ def _entry_problem(entry: object) -> str | None:
     if entry["action"] in HISTORY:
         if not _is_count(entry.get("addr")) or not _is_count(entry.get("size")):
             return "no address and size"
+        if entry["action"].startswith("segment") and not entry["size"]:
+            return "a segment without a byte"
     elif entry["action"] == "oom" and not (_is_count(entry.get("size")) and _is_count(entry.get("device_free", 0))):
         return "no size"
     return None if isinstance(entry.get("stream", 0), int) else "a stream that is no number"
@@ -146,6 +148,8 @@ def _segment_problem(segment: object) -> str | None:
     for name in ("device", "address", "total_size"):
         if not _is_count(segment.get(name)):
             return f"has no {name}"
+    if not segment["total_size"]:
+        return "has no byte"
     blocks = segment.get("blocks")
     if not isinstance(blocks, list) or not all(
         isinstance(block, dict)
@@ -158,6 +162,16 @@ def _segment_problem(segment: object) -> str | None:
     if sum(block["size"] for block in blocks) != segment["total_size"]:
         return "is not as large as its blocks together"
     return None if isinstance(segment.get("stream", 0), int) else "has a stream that is no number"
+
+
+def _settings_problem(settings: object) -> str | None:
+    if not isinstance(settings, dict):
+        return "allocator_settings is no dictionary"
+    divisions = settings.get("roundup_power2_divisions", {})
+    if not isinstance(divisions, dict) or not all(map(_is_count, divisions.values())):
+        return "roundup_power2_divisions is no dictionary of numbers"
+    split = settings.get("max_split_size")
+    return None if split in (None, -1) or _is_count(split) else "max_split_size is no number"
 
 
 def _is_count(value: object) -> bool:

@@ -4,13 +4,16 @@ import base64
 import gzip
 import json
 import pickle
+import random
 import zipfile
+from collections import Counter
 
 import pytest
 from recorded_allocator import Recorder
 
-from slr_bench.errors import ConfigError, DataError
+from slr_bench.errors import ConfigError, DataError, SlrBenchError
 from slr_bench.predict.allocator.snapshot_file import read_snapshot
+from slr_bench.predict.allocator.verdict import Verdict, replay_snapshot
 from slr_bench.units import MIB
 
 
@@ -162,3 +165,48 @@ def test_blocks_without_addresses_are_read_as_old_releases_of_torch_wrote_them(t
             del block["requested_size"]
     del content["allocator_settings"]
     assert read_snapshot(_written(tmp_path, pickle.dumps(content))) == content
+
+
+JUNK = (None, -1, 0, 7, 1 << 61, 1 << 80, "x", [], {}, [1], {"a": 1}, True, 2.5, b"q", ("a", "b"))
+
+
+def places(value, before=()):
+    """Yield the path of every part of nested dictionaries and lists."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in pairs:
+        yield (*before, key)
+        yield from places(part, (*before, key))
+
+
+def history(expandable):
+    recorder = Recorder(expandable, capacity=60 * MIB)
+    for number, size in enumerate((1000, 3 * MIB, 11 * MIB, 21 * MIB, 50 * MIB)):
+        recorder.alloc(number, size, stream=number % 2)
+    recorder.free(0)
+    recorder.empty_cache()
+    return recorder.snapshot(roundup_power2_divisions={str(2**power): 0 for power in range(16)})
+
+
+@pytest.mark.parametrize("expandable", [False, True])
+def test_damaged_part_is_refused_or_replayed_and_never_ends_in_a_traceback(tmp_path, expandable):
+    """Each part of a snapshot is removed, or replaced by something else."""
+    chance, outcomes = random.Random(1), Counter()
+    for place in places(history(expandable)):
+        for damage in (None, chance.choice(JUNK)):
+            content = history(expandable)
+            target = content
+            for key in place[:-1]:
+                target = target[key]
+            if damage is None:
+                del target[place[-1]]
+            else:
+                target[place[-1]] = damage
+            try:
+                found = replay_snapshot(_written(tmp_path, pickle.dumps(content)), None, None, None, "2.14")
+            except SlrBenchError as error:
+                outcomes[type(error)] += 1
+            else:
+                json.dumps(found.to_dict(), allow_nan=False)
+                outcomes[found.verdict] += 1
+    assert outcomes[DataError] > 50
+    assert outcomes[Verdict.AGREES] > 50
