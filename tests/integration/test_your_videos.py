@@ -115,3 +115,22 @@ def test_class_folders_become_a_trained_and_evaluated_network(tmp_path, capsys, 
     again = json.loads(capsys.readouterr().out)["ranks"]
     assert len(again) == 10
     assert {video_id: again[f"test/{video_id}"] for video_id in ranks} == ranks
+
+
+def test_an_unreadable_video_is_named_with_its_folder_and_can_be_left_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    import train_efficient_model
+
+    for split in ("train", "val"):
+        for word in ("book", "walk"):
+            write_video(tmp_path / "data" / split / word / "0.mp4", 6)
+    (tmp_path / "data" / "train" / "walk" / "1.mp4").write_bytes(b"no video")
+    settings = [part for setting in TINY for part in ("--set", setting)]
+    arguments = ["--data-dir", str(tmp_path / "data"), "--num-classes", "2", "--output-dir", str(tmp_path / "out")]
+    assert train_efficient_model.main([*arguments, *settings]) == 2
+    assert "error: train/walk/1.mp4: cannot read video 1.mp4" in capsys.readouterr().err
+    assert check(["check", str(tmp_path / "data"), "--leave-out"]) == 0
+    assert (tmp_path / "data" / "left_out.txt").read_text().startswith("train/walk/1.mp4\t")
+    assert load_manifest(tmp_path / "data", 2).left_out_text == (
+        "1 of 5 listed clips are left out: 1 unreadable (train/walk/1.mp4)"
+    )

@@ -12,13 +12,15 @@ from pathlib import Path
 from models.data.layouts.rows import Row, clean_label, split_named
 from models.data.layouts.tables import LabelTable, read_class_list, read_table
 from models.data.layouts.tree import Tree
-from models.data.left_out import some_of
+from models.data.left_out import LIST_NAME, some_of
 from slr_bench.errors import DataError
 from slr_bench.units import format_count, plain
 
 MANIFEST_NAME = "imported_clips.csv"
 """The table that an import writes."""
 _CLASS_LIST = re.compile(r"class_?i(nd|d)|class_list|classes", re.IGNORECASE)
+_OWN_FILES = (MANIFEST_NAME, LIST_NAME)
+"""Tables that this program writes."""
 _DEEPEST = 2
 """Folders down to which label tables are looked for."""
 
@@ -83,7 +85,7 @@ def _read_named(tree: Tree, path: str) -> LabelTable:
 def _tables(tree: Tree) -> list[LabelTable]:
     found = []
     for path in tree.tables:
-        if path.count("/") <= _DEEPEST and not path.endswith(MANIFEST_NAME):
+        if path.count("/") <= _DEEPEST and path.rpartition("/")[2] not in _OWN_FILES:
             try:
                 table = read_table(tree.root, path, lambda text: tree.find(text) is not None)
             except DataError:

@@ -21,7 +21,7 @@ from models.data.loading.frame_budget import FrameBudget
 from models.data.loading.transforms import Augmentation
 from models.data.manifest import ClipInfo
 from slr_bench.errors import DataError
-from slr_bench.units import MIB
+from slr_bench.units import MIB, plain
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,12 @@ class BatchDataset(Dataset[Answer]):
             if ticket.augment:
                 rng = np.random.default_rng((self._settings.training.seed, ticket.epoch, index))
                 augmentation = Augmentation.draw(rng, model.num_frames, self._settings.data)
-            padded.append(self._reader.read_into(clips_BTCHW[place], clips[place], augmentation))
+            try:
+                padded.append(self._reader.read_into(clips_BTCHW[place], clips[place], augmentation))
+            except DataError as error:
+                if "/" not in clips[place].video_id:  # the message has the name of the file, which is enough
+                    raise
+                raise DataError(f"{plain(clips[place].video_id)}: {error}") from error
         labels_B = torch.tensor([clip.label for clip in clips])
         concealed = tuple(self._reader.concealed.get(clip.video_id, 0) for clip in clips)
         names = tuple(clip.video_id for clip in clips)
