@@ -176,9 +176,9 @@ class TrainingConfig(Frozen):
 class Settings(Frozen):
     """One whole setting: model, data and training."""
 
-    model: ModelConfig = ModelConfig()
-    data: DataConfig = DataConfig()
-    training: TrainingConfig = TrainingConfig()
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    data: DataConfig = Field(default_factory=DataConfig)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
 
     @property
     def keeps_features(self) -> bool:

@@ -205,6 +205,14 @@ def find_workload(name: str) -> WorkloadSpec:
         ConfigError: No workload or two are registered under the name, the spec cannot be loaded, or its settings model
             cannot hold the setting of a cell.
     """
+    spec = _load(_registration(name))
+    problem = _problem(spec.settings)
+    if problem:
+        raise ConfigError(f"workload {name!r}: {spec.settings.__name__} {problem}")
+    return spec
+
+
+def _registration(name: str) -> Registration:
     known = registrations()
     matches = [registration for registration in known if registration.name == name]
     if not matches:
@@ -215,13 +223,13 @@ def find_workload(name: str) -> WorkloadSpec:
     if len(matches) > 1:
         places = " and ".join(sorted(match.value for match in matches))
         raise ConfigError(f"workload {name!r} is registered twice, as {places}; give one of them another name")
-    return _load(matches[0])
+    return matches[0]
 
 
 def describe_workload(name: str) -> WorkloadDescription:
     """Return the description of a registered workload, or a generic one if no such workload is installed."""
     try:
-        return find_workload(name)
+        return _load(_registration(name))  # a description needs no settings, so they are not checked
     except ConfigError:
         return GENERIC
 
@@ -247,9 +255,6 @@ def _load(registration: Registration) -> WorkloadSpec:
         raise ConfigError(f"workload {name!r} does not load from {value}: {error}{where}") from error
     if not isinstance(spec, WorkloadSpec):
         raise ConfigError(f"workload {name!r}: {value} is a {type(spec).__name__}, not a WorkloadSpec")
-    problem = _problem(spec.settings)
-    if problem:
-        raise ConfigError(f"workload {name!r}: {spec.settings.__name__} {problem}")
     return spec if spec.packages else replace(spec, packages=(registration.module.partition(".")[0],))
 
 

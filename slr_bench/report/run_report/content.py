@@ -19,12 +19,13 @@ from slr_bench.grid.config import AblationChain
 from slr_bench.record import Record
 from slr_bench.report.formats.table import Report, Section
 from slr_bench.report.run_report.cell_panels import cells_section
-from slr_bench.report.run_report.events import batch_warnings, events_section
 from slr_bench.report.run_report.headline import Headline, cards, headline_table, lead, read_headline
 from slr_bench.report.run_report.pareto import TradeoffPoints, front_section, tradeoff_points
 from slr_bench.report.run_report.provenance import (
+    batch_warnings,
     cost_section,
     environment_section,
+    events_section,
     methods_section,
     predicted_section,
     statistics_section,
