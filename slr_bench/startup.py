@@ -1,16 +1,24 @@
-"""Checks, before a command imports anything else, that this Python has the packages; and imports none itself.
+"""Start of a command: whether this Python has its packages, and Ctrl-C and SIGTERM that cannot be lost.
 
-A command that is started with another Python than the project's then prints one line with the cure.
+It is imported before anything else, and imports no package itself. A command that is started with another Python than
+the project's prints one line with the cure.
+
+Python raises KeyboardInterrupt wherever the program happens to be. Inside a callback of another library, such as a
+serializer that pydantic calls, the exception can be swallowed: the command then ran on. So the signal also leaves a
+note here. Work that must be whole is done in :func:`deferred`, and loops call :func:`obey_lost_interrupt`.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 
 from slr_bench.errors import EXIT_USAGE
 
@@ -63,3 +71,50 @@ def cure(words: Sequence[str], prefix: str, project: Path) -> str:
     own = os.path.relpath(environment / "bin" / "python")
     start = shlex.join([own, *words])
     return f"start it with {start}" if (environment / ".ready").exists() else f"run `make setup`, then {start}"
+
+
+class _Signals:
+    """What has arrived since :func:`handle_signals`. Python runs signal handlers in the main thread alone."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.depth = 0
+        """How many :func:`deferred` blocks are open."""
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+        if not self.depth:
+            raise KeyboardInterrupt
+
+
+_signals = _Signals()
+
+
+def handle_signals() -> None:
+    """Let SIGINT and SIGTERM raise KeyboardInterrupt, as commands expect; forget earlier signals."""
+    global _signals
+    _signals = _Signals()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _signals.receive)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Finish the block first: a signal that arrives within it raises KeyboardInterrupt at its end."""
+    signals, before = _signals, _signals.count
+    signals.depth += 1
+    try:
+        yield
+    finally:
+        signals.depth -= 1
+    if signals.count > before and not signals.depth:
+        raise KeyboardInterrupt
+
+
+def obey_lost_interrupt() -> None:
+    """Raise KeyboardInterrupt if a signal has arrived. Whoever still runs has not obeyed it.
+
+    Only code that an interrupt would have ended may call this, never code that cleans up after one.
+    """
+    if _signals.count:
+        raise KeyboardInterrupt

@@ -24,7 +24,7 @@ from slr_bench.errors import (
     InterruptedRunError,
     SlrBenchError,
 )
-from slr_bench.execute.interrupts import handle_signals
+from slr_bench.startup import handle_signals
 from slr_bench.units import without_controls
 
 if TYPE_CHECKING:

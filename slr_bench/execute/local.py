@@ -20,9 +20,9 @@ from typing import Any, Final, Self
 
 from slr_bench.errors import SlrBenchError
 from slr_bench.execute import fork_server
-from slr_bench.execute.interrupts import obey_lost_interrupt
 from slr_bench.execute.job import MESSAGES, Driver, Ending, Job, JobResult, JsonObject, OnMessage, PhaseEntered
 from slr_bench.execute.machine import PSS_PERIOD_S, JobMonitor, Readers
+from slr_bench.startup import obey_lost_interrupt
 
 SERVER = "slr_bench.execute.fork_server"
 OWNER_VARIABLE = "SLR_BENCH_OWNER"

@@ -22,11 +22,11 @@ from pydantic import (
 )
 
 from slr_bench.errors import ConfigError
-from slr_bench.execute.interrupts import deferred
 from slr_bench.execute.job import JsonObject
 from slr_bench.files import write_atomically
 from slr_bench.grid.config import AblationChain
 from slr_bench.record import SCHEMA, Record, parse_record, record_text
+from slr_bench.startup import deferred
 
 _CURE: Final = "make room there or choose another directory with --out"
 _OWN_NAMES = frozenset((".lock", "records", "samples", "logs", "discarded"))

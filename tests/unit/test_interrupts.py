@@ -6,9 +6,9 @@ import signal
 
 import pytest
 
-from slr_bench.execute import interrupts
-from slr_bench.execute.interrupts import deferred, handle_signals, obey_lost_interrupt
+from slr_bench import startup
 from slr_bench.execute.local import LocalExecutor
+from slr_bench.startup import deferred, handle_signals, obey_lost_interrupt
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def handlers():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-    interrupts._signals = interrupts._Signals()
+    startup._signals = startup._Signals()
 
 
 both = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
