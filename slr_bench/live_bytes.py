@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 from torch.utils.flop_counter import flop_registry
 
 from slr_bench.untraced import UntracedOperators
+from slr_bench.untraced_formulas import untraced_formulas
 
 OUTSIDE = "outside"
 """Name of the time between two phases."""
@@ -76,6 +77,8 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
     def __enter__(self) -> Self:
+        self._formulas = untraced_formulas(self._device_type, as_cuda=self._on_host is not None)
+        self._formulas.__enter__()
         super().__enter__()  # type: ignore[no-untyped-call]
         self._plain_rng_state = torch.get_rng_state
         torch.get_rng_state = self._rng_state
@@ -87,6 +90,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> None:
         torch.get_rng_state = self._plain_rng_state
         super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        self._formulas.__exit__(None, None, None)
         self._watched.clear()  # drops the callbacks: storages that die later are not part of the step
 
     @contextmanager

@@ -37,10 +37,12 @@ _COMPARISONS: Final = _nodes(
     """
 )
 _ENTROPIES: Final = _nodes("BinaryCrossEntropyBackward0 BinaryCrossEntropyWithLogitsBackward0")
+_ONE_OF_ALL: Final = _nodes("MaxBackward1 MedianBackward0 MinBackward1 NanmedianBackward0")
 _ANYWHERE: Final = {
     aten.index_add.default: (aten.index_add_.default, _nodes("IndexSelectBackward0")),
     aten.index_fill.int_Tensor: (aten.index_fill_.int_Tensor, _nodes("TraceBackward0")),
     aten.index_put.default: (aten.index_put_.default, _nodes("IndexBackward0")),
+    aten.logical_and.default: (aten.logical_and_.default, _ONE_OF_ALL),
     aten.masked_scatter.default: (aten.masked_scatter_.default, _nodes("MaskedSelectBackward0")),
     aten.put.default: (aten.put_.default, _nodes("TakeBackward0")),
     aten.scatter.src: (aten.scatter_.src, _SELECTIONS),

@@ -20,6 +20,7 @@ FLOORS = [
     "files",
     "oom",
     "untraced",
+    "untraced_formulas",
     "live_bytes",
     "grid",
     "probes",

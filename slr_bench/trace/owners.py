@@ -30,7 +30,8 @@ _LABEL = "slr_bench.module"
 
 _TORCH = str(Path(torch.__file__).parent)  # also the prefix of torchvision's directory, which is skipped too
 _TRACE = Path(__file__).parent
-OWN_SOURCE = (f"{_TRACE}/", *(str(_TRACE.with_name(name)) for name in ("live_bytes.py", "untraced.py")))
+_COUNTER = ("live_bytes.py", "untraced.py", "untraced_formulas.py")
+OWN_SOURCE = (f"{_TRACE}/", *(str(_TRACE.with_name(name)) for name in _COUNTER))
 """Source files of the tracer: no tensor of the step is made there."""
 _ENGINE = "_engine_run_backward"
 _shown_files: dict[str, str | None] = {}

@@ -104,6 +104,18 @@ SELECTIONS = {
     "amax": lambda x, y: x.amax(1),
     "embedding": lambda x, y: functional.embedding(K.ids, x),
 }
+WITH_ZERO = torch.arange(ROWS * COLUMNS, dtype=torch.float32).reshape(ROWS, COLUMNS) % 7
+CONTENTS = {
+    "prod": lambda x, y: (1 + x * 0.01).prod(),
+    "prod of rows": lambda x, y: (1 + x * 0.1).prod(1),
+    "prod of columns, kept": lambda x, y: (1 + x * 0.1).prod(0, keepdim=True),
+    "cumprod": lambda x, y: (1 + x * 0.1).cumprod(1),
+    "max of all": lambda x, y: x.max(),
+    "min of all": lambda x, y: x.min(),
+    "median of all": lambda x, y: x.median(),
+    "nanmedian of all": lambda x, y: x.nanmedian(),
+}
+"""Programs whose formula depends on the contents."""
 SUMS = {
     "residual": lambda x, y: x + (x * y).exp(),
     "residual, gradient shared": lambda x, y: x.exp() + (x.exp() + y).relu(),
@@ -136,7 +148,7 @@ SUMS = {
     "qr": lambda x, y: sum(part.sum() for part in torch.linalg.qr(x)),
     "cholesky": lambda x, y: torch.linalg.cholesky(x.T @ x + 30 * torch.eye(COLUMNS)),
 }
-PROGRAMS = SELECTIONS | SUMS
+PROGRAMS = SELECTIONS | CONTENTS | SUMS
 
 
 def inputs() -> list[nn.Parameter]:
@@ -239,6 +251,27 @@ def test_gradients_are_those_of_an_untraced_step():
             assert (plain is None) == (traced is None), name
             if plain is not None:
                 torch.testing.assert_close(traced, plain, msg=name, equal_nan=True, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("reduction", [torch.prod, lambda x: x.prod(1), lambda x: x.cumprod(0), lambda x: x[:1].prod()])
+def test_gradients_of_products_with_zeros_are_those_of_an_untraced_step(reduction):
+    found = []
+    for zeros in (WITH_ZERO, WITH_ZERO.clamp(min=0.5).index_fill(1, torch.tensor([3]), 0.0)):
+        for tracer in (nullcontext(), LiveBytes(CPU, {})):
+            x = (zeros * 0.3).requires_grad_()
+            with tracer:
+                (reduction(x) * 2).sum().backward()
+            found.append(x.grad)
+    for plain, traced in (found[:2], found[2:]):
+        torch.testing.assert_close(traced, plain)
+
+
+def test_functions_of_torch_func_run_while_traced():
+    with LiveBytes(CPU, {}):
+        gradient = torch.func.grad(lambda x: x.prod() + x.cumprod(0).sum() + x.max())
+        found = torch.func.vmap(gradient)(torch.ones(2, 3) * 2)
+    assert found.shape == (2, 3)
+    torch.testing.assert_close(found.sum(), torch.tensor(2 * (12.0 + 17.0 + 1.0)))
 
 
 def second_derivative(tracer):
