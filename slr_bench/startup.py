@@ -74,12 +74,12 @@ def cure(words: Sequence[str], prefix: str, project: Path) -> str:
 
 
 class _Signals:
-    """What has arrived since :func:`handle_signals`. Python runs signal handlers in the main thread alone."""
+    """The signals that arrived since :func:`handle_signals`. Python runs signal handlers in the main thread alone."""
 
     def __init__(self) -> None:
         self.count = 0
         self.depth = 0
-        """How many :func:`deferred` blocks are open."""
+        """Number of :func:`deferred` blocks that are open."""
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
