@@ -61,6 +61,28 @@ MeasureOption = Annotated[
 ]
 
 
+SnapshotArgument = Annotated[
+    Path, typer.Argument(help="File of torch.cuda.memory._dump_snapshot, or a page or JSON file made from it.")
+]
+OtherSettingsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ALLOC_CONF", help="Allocator settings in place of the recorded ones, as in PYTORCH_ALLOC_CONF."
+    ),
+]
+CapacityOption = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Memory for segments, like 6GiB [default: what a failed request shows]."),
+]
+DeviceIndexOption = Annotated[
+    int | None, typer.Option(metavar="INDEX", min=0, help="GPU of the file [default: all with a history].")
+]
+PageOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write a page: timeline, segments, other settings, lines of source (HTML)."),
+]
+
+
 def predict(
     config: ConfigArgument,
     device: Annotated[
@@ -194,29 +216,14 @@ def calibrate(
 
 
 def replay(
-    snapshot: Annotated[
-        Path, typer.Argument(help="File of torch.cuda.memory._dump_snapshot, or a page or JSON file made from it.")
-    ],
-    settings: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ALLOC_CONF", help="Allocator settings in place of the recorded ones, as in PYTORCH_ALLOC_CONF."
-        ),
-    ] = None,
-    capacity: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="Memory for segments, like 6GiB [default: what a failed request shows]."),
-    ] = None,
-    device: Annotated[
-        int | None, typer.Option(metavar="INDEX", min=0, help="GPU of the file [default: all with a history].")
-    ] = None,
+    snapshot: SnapshotArgument,
+    settings: OtherSettingsOption = None,
+    capacity: CapacityOption = None,
+    device: DeviceIndexOption = None,
     torch_version: Annotated[
         str, typer.Option("--torch", metavar="VERSION", help="Use the allocator rules of this release of torch.")
     ] = "2.14",
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write a page: timeline, segments, other settings, lines of source (HTML)."),
-    ] = None,
+    out: PageOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Replay a CUDA memory snapshot: is the allocator understood, what is fragmented, which settings would help.

@@ -27,7 +27,7 @@ class ReplayResult:
     reserved_bytes: array[int]
     segments: array[int]
     addresses: array[int]
-    """Address that each ``alloc`` was given; 0 for other events."""
+    """Address that each request was given; 0 for other events."""
     peak_requested_bytes: int
     peak_allocated_bytes: int
     peak_reserved_bytes: int
@@ -61,69 +61,80 @@ def replay_events(
     Raises:
         ValueError: a handle is freed that is not alive, or allocated while it is.
     """
-    blocks = dict(alive or {})
+    driver = _Driver(allocator, dict(alive or {}), as_recorded)
     requested, allocated, reserved, segments, addresses = (array("q") for _ in range(5))
-    failure, before, served = None, "", list[int]()
+    failure, served = None, list[int]()
     if observe is not None:
-        observe(START, allocator, blocks)
+        observe(START, allocator, driver.blocks)
     for index, event in enumerate(events):
-        kind, address = event.kind, 0
-        if kind == "free":
-            block = blocks.pop(event.handle, None)
-            if block is None:
-                raise ValueError(f"handle {event.handle} is freed and was not allocated")
-            allocator.free(block)
-        elif kind == "alloc":
-            if event.handle in blocks:
-                raise ValueError(f"handle {event.handle} is allocated twice")
-            if as_recorded:
-                allocator.next_address = event.new_segment
-            try:
-                block = blocks[event.handle] = allocator.allocate(event.size_bytes, event.stream, event.pool)
-            except OutOfDeviceMemoryError as error:
-                failure = str(error)
-                break
-            address = block.address
-        elif kind == "oom":
-            if _is_served(event, allocator, as_recorded=as_recorded):
-                served.append(index)
-        elif as_recorded:
-            allocator.release(event.handle, event.size_bytes)
-        elif before != "release":
-            allocator.empty_cache()
-        before = kind
+        try:
+            address = driver.apply(event)
+        except OutOfDeviceMemoryError as error:
+            failure = str(error)
+            break
+        if address and event.kind == "oom":
+            served.append(index)
         requested.append(allocator.requested_bytes)
         allocated.append(allocator.allocated_bytes)
         reserved.append(allocator.reserved_bytes)
         segments.append(allocator.segments)
         addresses.append(address)
         if observe is not None:
-            observe(index, allocator, blocks)
-    return ReplayResult(
-        requested,
-        allocated,
-        reserved,
-        segments,
-        addresses,
-        *allocator.peaks_bytes,
-        failure,
-        tuple(served),
-        allocator.allocated_bytes,
-    )
+            observe(index, allocator, driver.blocks)
+    columns = requested, allocated, reserved, segments, addresses
+    return ReplayResult(*columns, *allocator.peaks_bytes, failure, tuple(served), allocator.allocated_bytes)
 
 
-def _is_served(event: Event, allocator: CachingAllocator, *, as_recorded: bool) -> bool:
-    """Return whether a request succeeds that failed when it was recorded. It is freed at once."""
-    capacity = allocator.capacity_bytes
-    if as_recorded:
-        allocator.capacity_bytes = capacity_at_failure(event, allocator.reserved_bytes, allocator.settings)
-    try:
-        allocator.free(allocator.allocate(event.size_bytes, event.stream, event.pool))
-    except OutOfDeviceMemoryError:
-        return False
-    finally:
-        allocator.capacity_bytes = capacity
-    return True
+class _Driver:
+    """Applies events to an allocator."""
+
+    def __init__(self, allocator: CachingAllocator, blocks: dict[int, Block], as_recorded: bool) -> None:
+        self.allocator, self.blocks, self.as_recorded = allocator, blocks, as_recorded
+        self._was_release = False
+
+    def apply(self, event: Event) -> int:
+        """Apply one event, and return the address that a request was given; 0 for anything else.
+
+        Raises:
+            OutOfDeviceMemoryError: a request fails that was served when recorded.
+        """
+        allocator, kind = self.allocator, event.kind
+        if kind == "release":
+            if self.as_recorded:
+                allocator.release(event.handle, event.size_bytes)
+            elif not self._was_release:
+                allocator.empty_cache()
+            self._was_release = True
+            return 0
+        self._was_release = False
+        if kind == "free":
+            block = self.blocks.pop(event.handle, None)
+            if block is None:
+                raise ValueError(f"handle {event.handle} is freed and was not allocated")
+            allocator.free(block)
+            return 0
+        if kind == "oom":
+            return self._retry(event)
+        if event.handle in self.blocks:
+            raise ValueError(f"handle {event.handle} is allocated twice")
+        if self.as_recorded:
+            allocator.next_address = event.new_segment
+        block = self.blocks[event.handle] = allocator.allocate(event.size_bytes, event.stream, event.pool)
+        return block.address
+
+    def _retry(self, event: Event) -> int:
+        """Try a request that failed when it was recorded, and free it at once; return 0 if it fails again."""
+        allocator, capacity = self.allocator, self.allocator.capacity_bytes
+        if self.as_recorded:
+            allocator.capacity_bytes = capacity_at_failure(event, allocator.reserved_bytes, allocator.settings)
+        try:
+            block = allocator.allocate(event.size_bytes, event.stream, event.pool)
+        except OutOfDeviceMemoryError:
+            return 0
+        finally:
+            allocator.capacity_bytes = capacity
+        allocator.free(block)
+        return block.address
 
 
 def capacity_at_failure(event: Event, reserved_bytes: int, settings: AllocatorSettings) -> int:

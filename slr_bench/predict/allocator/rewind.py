@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from slr_bench.errors import DataError
 from slr_bench.predict.allocator.recording import (
@@ -276,9 +276,7 @@ def recording_of(
     except _ContradictionError as error:
         raise DataError(f"the segments of device {device} contradict each other: {error}; record it again") from error
     allocated_at_end = sum(block.end - block.address for block in state.blocks.by_address.values())
-    events: list[Event] = []
-    reserved, counts, entries = list[int](), list[int](), list[int]()
-    problem = None
+    undone, problem = list[_Undone](), None
     for number in range(len(trace) - 1, -1, -1):
         entry, now = trace[number], (state.reserved_bytes, state.segments)
         try:
@@ -287,22 +285,29 @@ def recording_of(
             problem = f"entry {number} does not lead to the state behind it ({error})"
             break
         if event is not None:
-            events.append(event)
-            reserved.append(now[0])
-            counts.append(now[1])
-            entries.append(number)
-        elif entry["action"] in ("segment_alloc", "segment_map") and events and events[-1].kind == "alloc":
-            events[-1] = events[-1]._replace(new_segment=entry["addr"])
+            undone.append(_Undone(event, *now, number))
+        elif entry["action"] in ("segment_alloc", "segment_map") and undone and undone[-1].event.kind == "alloc":
+            undone[-1] = undone[-1]._replace(event=undone[-1].event._replace(new_segment=entry["addr"]))
     start, unknown = state.start()
+    undone.reverse()
     return Recording(
         device=device,
-        events=tuple(reversed(events)),
-        reserved_bytes=tuple(reversed(reserved)),
-        segments=tuple(reversed(counts)),
+        events=tuple(one.event for one in undone),
+        reserved_bytes=tuple(one.reserved_bytes for one in undone),
+        segments=tuple(one.segments for one in undone),
         allocated_at_end_bytes=allocated_at_end,
         settings=own,
         start=start,
         unknown_blocks=unknown,
-        entries=tuple(reversed(entries)),
+        entries=tuple(one.entry for one in undone),
         problem=problem,
     )
+
+
+class _Undone(NamedTuple):
+    """An event, with what was there after it."""
+
+    event: Event
+    reserved_bytes: int
+    segments: int
+    entry: int
