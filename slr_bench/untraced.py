@@ -1,4 +1,4 @@
-"""The operators that run when nobody traces.
+"""The operators that run in a step without a tracer.
 
 Torch takes every tensor for a subclass while a dispatch mode is active, and a fake tensor always
 (``areAnyTensorSubclassLike``). Then autograd writes into no tensor that it has just made: the gradient of ``x[ids]`` is
@@ -93,7 +93,7 @@ class UntracedOperators:
         if in_place is None or name not in nodes or (func in _WITHOUT_GRAPH and torch.is_grad_enabled()):
             return func
         maker = self._maker(args[0], node)
-        return func if maker in (None, aten.neg.default) else in_place  # -x * gradient is out of place for everybody
+        return func if maker in (None, aten.neg.default) else in_place  # -x * gradient is always out of place
 
     def note(self, func: Any, tensors: list[torch.Tensor], node: Any) -> None:
         """Note what an operator made in this autograd node."""
@@ -112,7 +112,7 @@ def _storage(tensor: torch.Tensor) -> int:
 
 
 def _accumulates(args: tuple[Any, ...]) -> bool:
-    """Return whether the engine adds a gradient to an earlier one that nobody else holds (``input_buffer.cpp``)."""
+    """Return whether the engine adds a gradient to an earlier one that belongs to it alone (``input_buffer.cpp``)."""
     frame = sys._getframe(3)
     if torch.is_grad_enabled() or (frame is not None and frame.f_code is not _ENGINE):
         return False
@@ -138,7 +138,7 @@ def _is_dense(tensor: torch.Tensor) -> bool:
 
 
 class _References(NamedTuple):
-    """How many hold a tensor and its storage, as seen in a dispatch mode."""
+    """Reference counts of a tensor and of its storage, as seen in a dispatch mode."""
 
     tensor: int
     storage: int
@@ -164,7 +164,7 @@ class _FirstSum(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @functools.cache
 def _references_of_owned() -> _References:
-    """Observe how many hold a gradient that belongs to the engine alone; the number depends on torch's version."""
+    """Observe the counts of a gradient that belongs to the engine alone; they depend on torch's version."""
     mode = _FirstSum()  # type: ignore[no-untyped-call]
     with torch.enable_grad(), mode:
         x = torch.zeros(1, requires_grad=True)

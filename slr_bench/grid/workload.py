@@ -61,7 +61,7 @@ class StepWork(Protocol):
         ...
 
     def step(self) -> None:
-        """Run one whole step. Only parameters, buffers and optimizer state may stay alive afterwards."""
+        """Run one whole step. What it keeps beside its state counts until the next step replaces it."""
         ...
 
     def tensors(self) -> Mapping[str, Iterable[torch.Tensor]]:

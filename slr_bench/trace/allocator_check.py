@@ -59,7 +59,7 @@ class AllocatorPeak:
     """Bytes traced as alive that no allocation, or too small a one, stands for."""
     loader_bytes: int
     disturbance_bytes: int | None = None
-    """How much more the step allocates at its peak with the tracer than without; None if it ran only traced."""
+    """Bytes that the step allocates more at its peak with the tracer than without; None if it ran only traced."""
 
     @property
     def unmatched_bytes(self) -> int:
