@@ -55,8 +55,6 @@ class TrainingStep:
         """
         import torch
 
-        if not no_grad and (optimizer is None or loss is None):
-            raise ValueError("a step with gradients needs an optimizer and a loss; or pass no_grad=True")
         self.context, self.model, self.optimizer = context, model, optimizer
         self.samples_per_step = 0
         """Samples in all micro-batches; 0 before they are loaded."""
@@ -92,8 +90,8 @@ class TrainingStep:
     def _step(self) -> bool:
         """Return whether fp16 overflowed, which skips the update."""
         phase, loss = self.context.phase, self._loss
-        assert self.optimizer is not None
-        assert loss is not None
+        if self.optimizer is None or loss is None:
+            raise ValueError("a step with gradients needs an optimizer and a loss; pass them, or no_grad=True")
         for inputs, targets in self.handed_over():
             with phase("forward"), self._autocast():
                 total = _summed(loss(self._outputs(inputs), targets)) / self.micro_batches

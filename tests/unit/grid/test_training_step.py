@@ -204,7 +204,7 @@ def test_a_step_without_gradients_needs_no_optimizer(context):
     assert traced.allocator.residual_bytes == 0
     assert set(traced.breakdown.by_category) <= {"parameter", "input", "temporary"}
     with pytest.raises(ValueError, match="no_grad=True"):
-        optioned(context, optimizer=False)
+        optioned(context, optimizer=False).step()
 
 
 @pytest.mark.parametrize("options", [{"precision": "bf16"}, {"precision": "fp16", "clip_grad": 1.0}, {"no_grad": True}])
