@@ -318,16 +318,13 @@ RULES: Mapping[Any, Rule] = {
 def defer_compiler() -> None:
     """Load torch's compiler when it is first used, instead of with the first fake tensor.
 
-    ``FakeTensorMode`` reads a setting of ``torch._dynamo`` and so imports all of it, which takes one of a prediction's
-    few seconds for nothing. Here the package becomes a shell: its submodules can be imported, and any other attribute
-    loads all of it. The two functions that optimizers and checkpoints call in every step do nothing outside compiled
-    code, so they load nothing. ``torch.compile`` returns its argument: compiled code cannot be traced, but its source
-    can.
+    ``FakeTensorMode`` reads a setting of ``torch._dynamo`` and so imports all of it, which takes a second. Here the
+    package becomes a shell: its submodules can be imported, and any other attribute loads all of it. Optimizers and
+    checkpoints call two of its functions in every step; these do nothing. ``torch.compile`` returns its argument.
     """
-    if _COMPILER in sys.modules:
-        return
     spec = find_spec(_COMPILER)
-    assert spec is not None
+    if spec is None or _COMPILER in sys.modules:
+        return
     shell = _Shell(_COMPILER)
     shell.__spec__, shell.__path__, shell.__file__ = spec, list(spec.submodule_search_locations or ()), spec.origin
     vars(shell).update(graph_break=lambda *arguments, **options: None, disable=_identity)
@@ -350,5 +347,4 @@ class _Shell(ModuleType):
 
 
 def _identity(function: Any = None, *arguments: object, **options: object) -> Any:
-    """Return the function unchanged, as nothing is compiled here."""
     return function if function is not None else _identity
