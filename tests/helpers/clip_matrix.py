@@ -17,13 +17,13 @@ FRAMES = 20
 _X264 = {"preset": "veryfast", "crf": "16", "g": "8", "bf": "3"}
 _QUIET = {"preset": "ultrafast", "crf": "16"}
 _MPEG = {"g": "8", "b": "2M"}
-_VPX = {"g": "8", "b": "500k", "deadline": "realtime", "cpu-used": "8"}
+_VPX = {"g": "8", "b": "500k", "deadline": "realtime", "cpu-used": "-8"}  # a fixed speed, whatever the machine does
 _UNEVEN_MS = (0, 40, 80, 200, 220, 240, 400, 440, 480, 481, 520, 700, 701, 702, 740, 1000, 1040, 1100, 1101, 1140)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a clip is written."""
+    """Everything that the file of a clip depends on."""
 
     suffix: str
     codec: str

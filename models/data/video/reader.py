@@ -114,7 +114,7 @@ class Video:
     Its packets are read once without decoding, in about 1 ms per clip. The time stamp of each frame is then known, and
     frames are found by their stamp. This is exact with B-frames, with dropped frames, and after a seek. If the stamps
     do not order the frames (AVI with B-frames, two frames with one stamp), frames are counted as they leave the
-    decoder, once per process, and reading starts at the beginning of the file.
+    decoder. That happens once per process, and reading then starts at the beginning of the file.
     """
 
     def __init__(self, path: Path, threads: int) -> None:
@@ -148,7 +148,7 @@ class Video:
 
     @property
     def is_turned(self) -> bool:
-        """Whether the coded pictures are rotated or mirrored for display."""
+        """True if the coded pictures are rotated or mirrored for display."""
         return self._orientation != UPRIGHT
 
     @property

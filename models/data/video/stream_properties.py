@@ -1,4 +1,4 @@
-"""How the coded pictures of a video are turned for display, and which of several videos is shown. No torch.
+"""The display orientation of a video, and the choice among several videos of a file. No torch.
 
 T frame, H height, W width, C channel (RGB)
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 
 class Orientation(NamedTuple):
-    """How a coded picture is turned for display: first transposed, then mirrored."""
+    """The turn of a coded picture for display: first a transposition, then mirrors."""
 
     transposed: bool = False
     mirrored_across: bool = False

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from typing import NamedTuple
 
 import av
-import numpy as np
 
 _WITH_PRESENTATION_STAMPS = ("mov", "mp4", "matroska", "webm", "flv", "mpegts", "ogg", "nut")
 """Containers that store when each frame is shown; the others store the order of decoding only."""
@@ -25,7 +25,7 @@ _TOLERATED_FRAMES, _TOLERATED_SHARE = 2, 0.02
 
 
 class Timeline(NamedTuple):
-    """The frames of a file, as far as its packets tell."""
+    """The frames of a file, as its packets list them."""
 
     frames: int
     """Frames that can be requested; in a file that was cut off, those after ``readable`` cannot be read."""
@@ -42,7 +42,7 @@ class Timeline(NamedTuple):
     fps: float | None
     """Frames per second; None if unknown."""
     is_steady: bool
-    """Whether the intervals between the frames are equal; if not, the rate varies or frames are missing."""
+    """True if the intervals between the frames are equal; if not, the rate varies or frames are missing."""
     hidden: int = 0
     """Stored frames that an edit list hides: the file was trimmed without coding it anew."""
 
@@ -83,7 +83,7 @@ def timeline_by_stamps(
     depth = stream.codec_context.reorder_depth
     fps, is_steady = _frame_rate(stamps[: len(stamps) - depth], stream), _is_steady(stamps)
     missing = max(in_table - len(stamps), _missing_frames(packets, container, stream, fps), 0)
-    is_cut = bool(in_table > len(stamps)) or missing > max(_TOLERATED_FRAMES, _TOLERATED_SHARE * len(stamps))
+    is_cut = in_table > len(stamps) or _is_cut(len(stamps), missing, container, stream)
     frames = len(stamps) + missing if is_cut else len(stamps)
     if is_cut:
         stamps = stamps[: max(1, len(stamps) - depth)]
@@ -113,8 +113,7 @@ def timeline_by_count(
     """Number the frames in the order in which the decoder yields them; it yielded ``count``."""
     fps = float(stream.average_rate) if stream.average_rate else None
     missing = _missing_frames(packets, container, stream, fps)
-    is_cut = missing > max(_TOLERATED_FRAMES, _TOLERATED_SHARE * count)
-    frames = count + missing if is_cut else count
+    frames = count + missing if _is_cut(count, missing, container, stream) else count
     # A packet may hold no picture only if another one holds two: old AVI files pack B-frames so.
     lost = len(packets) - count
     is_steady = _is_steady([packet.dts for packet in packets if packet.dts is not None])
@@ -139,9 +138,15 @@ def _frame_rate(stamps: Sequence[int], stream: av.VideoStream) -> float | None:
 def _is_steady(stamps: Sequence[int]) -> bool:
     if len(stamps) < 3:
         return True
-    intervals = np.diff(stamps)
-    middle = float(np.median(intervals))
-    return bool(np.abs(intervals - middle).max() <= max(_STEADY * middle, middle > 2))
+    intervals = sorted(after - before for before, after in pairwise(stamps))
+    middle = intervals[len(intervals) // 2]
+    return max(intervals[-1] - middle, middle - intervals[0]) <= max(_STEADY * middle, middle > 2)
+
+
+def _is_cut(count: int, missing: int, container: av.container.InputContainer, stream: av.VideoStream) -> bool:
+    # FFmpeg shortens the duration of an AVI that is smaller than its header says; its count alone may be wrong.
+    is_whole = container.format.name == "avi" and stream.duration == stream.frames
+    return not is_whole and missing > max(_TOLERATED_FRAMES, _TOLERATED_SHARE * count)
 
 
 def _missing_frames(
@@ -162,8 +167,7 @@ def _missing_frames(
         return 0
     if stream.frames:
         last = packets[-1].dts
-        # FFmpeg shortens the duration of an AVI that is smaller than its header says; its count alone may be wrong.
-        if last is None or "mov" in names or (names == ["avi"] and stream.duration == stream.frames):
+        if last is None or "mov" in names:
             return 0
         return max(0, round(float((stream.frames - last) * stream.time_base) * fps) - 1)
     duration_s = (container.duration or 0) / av.time_base

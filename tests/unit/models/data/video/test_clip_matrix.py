@@ -118,7 +118,7 @@ UNNOTICED = {
     # A program stream stores no time stamp for most of its frames: lost ones leave no gap.
     ("h264_b_frames.mpg", "zeros_1"),
 }
-"""Damage that FFmpeg does not notice, whatever it is asked to check."""
+"""Damage that FFmpeg does not notice, with any of its checks."""
 
 
 @pytest.mark.parametrize("name", DAMAGED)
