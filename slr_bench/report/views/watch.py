@@ -182,7 +182,7 @@ def line(reading: LiveReading, peaks: Peaks, thresholds: Thresholds, clock: str)
     """Return a reading as one line."""
     parts = [f"{clock}  RAM {format_bytes(reading.ram_bytes)}"] if reading.processes else [clock]
     if len(reading.processes) > 1:
-        parts.append(_shared_once(reading))
+        parts.append(f"shared pages once {format_bytes(reading.pss_bytes)}{_age(reading)}")
     share = f"{reading.memory.source} {_share(reading)}{_mark(reading.used_fraction, thresholds)}"
     peak = f"peak {format_bytes(peaks.peak_bytes)}"
     parts += [peak, share] if reading.processes else [share, peak]
@@ -258,11 +258,6 @@ def summary_json(peaks: Peaks, ending: str, duration_s: float) -> dict[str, obje
         "peak_gpu_device_bytes": peaks.device_bytes,
     }
     return {"summary": found}
-
-
-def _shared_once(reading: LiveReading) -> str:
-    """Return the RAM of several processes with shared pages counted once, and the age of this figure."""
-    return f"shared pages once {format_bytes(reading.pss_bytes)}{_age(reading)}"
 
 
 def _age(reading: LiveReading) -> str:
