@@ -88,6 +88,8 @@ def trace_step(work: StepWork, context: Context) -> Traced:
 def _run_untraced(work: StepWork, context: Context, log: CpuAllocations | CudaAllocations) -> None:
     """Run a step for :func:`~slr_bench.trace.allocator_check.disturbance_bytes`; it must not be the first one."""
     context.phase.enabled = False
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        work.step()  # DDP makes its buckets anew in its second step
     with no_collection():
         log.untraced_begins()
         work.step()
@@ -126,13 +128,13 @@ def _addresses(tensors: Any) -> dict[int, int]:
 
 
 def _with_state(events: list[Event], step: StepTrace, loader: dict[int, int]) -> list[Event]:
-    """Let the state be allocated right before the traced step, and drop what the log knows of it."""
+    """Let the state be allocated right before the traced step, in place of what the log knows of it."""
     begins = events.index(StepBegins())
-    freed = [Free(event.address) for event in events[:begins] if isinstance(event, Alloc)]
-    return [*events[:begins], *freed, *_state_events(step, loader), *events[begins:]]
+    state = list(_state_events(step, loader))
+    return [*events[:begins], *(Free(event.address) for event in state), *state, *events[begins:]]
 
 
-def _state_events(step: StepTrace, loader: dict[int, int]) -> Iterator[Event]:
+def _state_events(step: StepTrace, loader: dict[int, int]) -> Iterator[Alloc]:
     for storage in step.storages:
         if storage.born == BEFORE and storage.address:
             yield Alloc(storage.address, storage.size_bytes, None)
