@@ -116,7 +116,11 @@ def _warnings(found: Found) -> tuple[str, ...]:
         [f"{allocator['missing_bytes']:,} bytes traced without an allocation"] if allocator["missing_bytes"] else []
     )
     more = allocator["disturbance_bytes"]
-    parts += [f"{abs(more):,} bytes {'more' if more > 0 else 'less'} with the tracer than without"] if more else []
+    parts += (
+        [f"{abs(more):,} bytes {'more' if more > 0 else 'less'} than in the same step without the tracer"]
+        if more
+        else []
+    )
     return (f"{format_bytes(found['residual_bytes'])} are not accounted for: {', '.join(parts)}.",)
 
 
