@@ -9,6 +9,7 @@ import contextlib
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -23,11 +24,9 @@ from slr_bench.trace.allocations import (
     CpuAllocations,
     CudaAllocations,
     Event,
-    Free,
-    StepBegins,
     why_no_cuda_log,
 )
-from slr_bench.trace.allocator_check import AllocatorPeak, match_peak
+from slr_bench.trace.allocator_check import AllocatorPeak, disturbance_bytes, match_peak
 from slr_bench.trace.fake.tensors import refusals_explained
 from slr_bench.trace.recorder import Recorder, with_unnamed
 from slr_bench.trace.step_trace import BEFORE, Breakdown, Floor, StepTrace, breakdown, operator_floor
@@ -77,12 +76,17 @@ def trace_step(work: StepWork, context: Context) -> Traced:
     The allocator's log covers the step alone; the addresses of the state are taken from its tensors. (``slr-bench
     profile`` has a log that goes back to the first allocation.)
     """
-    log = new_allocations(context)
+    untraced, log = new_allocations(context), new_allocations(context)
+    if untraced:
+        with untraced:
+            _run_untraced(work, context, untraced)
     with log or contextlib.nullcontext():
-        if log:
-            _run_untraced(work, context, log)
         step, loader = recorded_step(work, context, log)
-    return summed_up(step, loader, _with_state(log.events, step, loader) if log else None)
+    found = summed_up(step, loader, [*_state_events(step, loader), *log.events] if log else None)
+    if not (untraced and log and found.allocator):
+        return found
+    more = disturbance_bytes([*untraced.events, *log.events])
+    return found._replace(allocator=replace(found.allocator, disturbance_bytes=more))
 
 
 def _run_untraced(work: StepWork, context: Context, log: CpuAllocations | CudaAllocations) -> None:
@@ -125,13 +129,6 @@ def summed_up(step: StepTrace, loader: dict[int, int], events: list[Event] | Non
 def _addresses(tensors: Any) -> dict[int, int]:
     storages = [tensor.untyped_storage() for tensor in tensors]
     return {storage.data_ptr(): storage.nbytes() for storage in storages}
-
-
-def _with_state(events: list[Event], step: StepTrace, loader: dict[int, int]) -> list[Event]:
-    """Let the state be allocated right before the traced step, in place of what the log knows of it."""
-    begins = events.index(StepBegins())
-    state = list(_state_events(step, loader))
-    return [*events[:begins], *(Free(event.address) for event in state), *state, *events[begins:]]
 
 
 def _state_events(step: StepTrace, loader: dict[int, int]) -> Iterator[Alloc]:
