@@ -180,17 +180,12 @@ class Trainer:
             torch.OutOfMemoryError, MemoryError, RuntimeError: memory ran out, and the micro-batch cannot be halved (any
                 more) or dynamic_batch_size is off.
         """
-        for name, loader in (("training", self.loaders.train), ("validation", self.loaders.val)):
-            if not loader.indices:
-                raise DataError(f"the {name} split has no clips; check the split file and the videos")
+        self._refuse_empty_splits()
         progress = self._resumed(output_dir) if resume else _Progress()
         if output_dir is not None and self._config_text is not None:  # only after the checkpoint was found to fit
             write_atomically(output_dir / CONFIG_NAME, self._config_text, make_directory=True)
         evaluation, epochs = None, self.config.epochs
-        size = self._size()
-        steps_done = progress.epoch * size.steps_per_epoch + progress.tally.steps
-        display = TrainingDisplay(console or Console(stderr=True), size, steps_done, when_slow=when_slow)
-        self.micro_batches.on_micro_batch = display.micro_batch
+        display = self._open_display(progress, console or Console(stderr=True), when_slow)
         answer = partial(_answer, display.note, is_saved=output_dir is not None)
         with display, Interruption(answer) as interruption:
 
@@ -202,10 +197,7 @@ class Trainer:
                 display.validation()
                 end_if_interrupted()
 
-            if progress.epoch >= epochs:
-                display.note(f"already complete: all {epochs} epochs are done; nothing is left to train")
-            elif steps_done:
-                display.note(f"continuing at {display.position}")
+            self._note_start(progress, display)
             while progress.epoch < epochs:
                 self._train_epoch(progress, display, end_if_interrupted)
                 evaluation = self.micro_batches.evaluate(self.loaders.val, display.note, before_validating)
@@ -218,9 +210,24 @@ class Trainer:
                 end_if_interrupted()
         return TrainingResult(progress.history, evaluation, self.micro_batches.events)
 
-    def _size(self) -> TrainingSize:
+    def _refuse_empty_splits(self) -> None:
+        for name, loader in (("training", self.loaders.train), ("validation", self.loaders.val)):
+            if not loader.indices:
+                raise DataError(f"the {name} split has no clips; check the split file and the videos")
+
+    def _open_display(self, progress: _Progress, console: Console, when_slow: str | None) -> TrainingDisplay:
         clips, val_clips = len(self.loaders.train.indices), len(self.loaders.val.indices)
-        return TrainingSize(self.config.epochs, steps_per_epoch(clips, self.config), clips, val_clips)
+        size = TrainingSize(self.config.epochs, steps_per_epoch(clips, self.config), clips, val_clips)
+        steps_done = progress.epoch * size.steps_per_epoch + progress.tally.steps
+        display = TrainingDisplay(console, size, steps_done, when_slow=when_slow)
+        self.micro_batches.on_micro_batch = display.micro_batch
+        return display
+
+    def _note_start(self, progress: _Progress, display: TrainingDisplay) -> None:
+        if progress.epoch >= self.config.epochs:
+            display.note(f"already complete: all {self.config.epochs} epochs are done; nothing is left to train")
+        elif progress.epoch or progress.tally.steps:
+            display.note(f"continuing at {display.position}")
 
     def _train_epoch(
         self, progress: _Progress, display: TrainingDisplay, end_if_interrupted: Callable[[], None]

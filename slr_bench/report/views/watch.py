@@ -160,8 +160,7 @@ class ScreenView(LineView):
 
 
 _STYLES: dict[Level, str] = {"ok": "green", "warning": "yellow", "critical": "bold red"}
-_MOST_PROCESSES = 12
-_SPARK_WIDTH = 24
+_MOST_PROCESSES, _SPARK_WIDTH = 12, 24
 
 
 def screen(
