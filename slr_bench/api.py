@@ -74,6 +74,7 @@ def predict(
     config: str | Path,
     *,
     device: str | None = None,
+    gpu_memory: str | None = None,
     arm: str | None = None,
     workload: str | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -94,9 +95,9 @@ def predict(
     with TracePool(start_early=True) as pool:
         from slr_bench.grid.cells import expand, own_cell
         from slr_bench.grid.config import load_grid
-        from slr_bench.predict.peak import Target, predict_grid, predict_setting
+        from slr_bench.predict.predictions import Target, predict_grid, predict_setting
 
-        target = Target.from_options(device, alloc_conf)
+        target = Target.from_options(device, gpu_memory, alloc_conf)
         if whole_grid and workload is not None:
             raise ConfigError("--grid looks at all workloads; leave --workload out")
         grid, changes = load_grid(Path(config)), dict(overrides or {})
@@ -129,14 +130,14 @@ def plan(
     """
     from slr_bench.grid.config import load_grid
     from slr_bench.predict.allocator.rules import settings_of
-    from slr_bench.predict.device import any_device, find_device, means_cpu
+    from slr_bench.predict.device import choose_device, means_cpu
     from slr_bench.predict.plan.planner import Planner, measure_on_gpu
     from slr_bench.predict.plan.result import Budget
 
     options = options or PlanOptions()
     if means_cpu(options.device):
         raise ConfigError("--device cpu: a plan is for a GPU; use predict --device cpu for the RAM of a setting")
-    card = any_device() if options.device is None else find_device(options.device)
+    card = choose_device(options.device, options.gpu_memory)
     budget = Budget.from_options(card, options.gpu_memory, options.headroom, options.slower)
     settings = settings_of(options.alloc_conf)
     choices = (options.keep, options.allow, options.vary)

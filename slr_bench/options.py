@@ -17,9 +17,9 @@ class PlanOptions:
     """The budget of a plan and the knobs that it may change; the options of ``slr-bench plan``."""
 
     gpu_memory: str | None = None
-    """Budget including the CUDA context, like ``6GiB``; None: all memory of the device."""
+    """GPU memory to use, including the CUDA context, like ``6GiB``; None: all memory of the device."""
     device: str | None = None
-    """GPU whose speed and workspaces are assumed."""
+    """GPU, by name or size: its memory, speed, context and workspaces are assumed."""
     headroom: float = 5.0
     """Percent of the budget that stays free."""
     slower: float | None = None

@@ -16,8 +16,8 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from slr_bench.execute.job import JsonObject
-    from slr_bench.predict.peak import GridPrediction, SettingPrediction
     from slr_bench.predict.plan.result import Plan as ChosenPlan
+    from slr_bench.predict.predictions import GridPrediction, SettingPrediction
     from slr_bench.report.charts.matplotlib_renderer import Picture
     from slr_bench.run.profiler import Profile as StepProfile
     from slr_bench.run.runner import Totals
@@ -81,7 +81,7 @@ class Prediction(Result):
 
     def show(self, console: Console) -> None:
         """Print the prediction by category, or one row per cell."""
-        from slr_bench.predict.peak import GridPrediction
+        from slr_bench.predict.predictions import GridPrediction
         from slr_bench.report.views.predict import print_cells, print_prediction
 
         if isinstance(self.data, GridPrediction):

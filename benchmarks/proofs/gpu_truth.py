@@ -36,8 +36,6 @@ ALL: Final = "all"
 _GRID: Final = Path(__file__).parent / "published" / "grid.yml"
 _CARD: Final = "a100-40g"
 """Card of the published figures."""
-_KNOWN_CONTEXT_BYTES: Final = 1750 * MIB
-"""Memory beside the allocator on that card with cuBLAS and cuDNN loaded, as the published figures show it."""
 
 
 class Setting(NamedTuple):
@@ -113,10 +111,10 @@ def _summary(settings: Sequence[Setting], rows: Sequence[Mapping[str, Any]]) -> 
     found: dict[str, Any] = {"settings": len(settings), "predicted": len(own), "covered": 0}
     if own:
         found["covered"] = sum(row["is_covered"] for row in own)
-        for key in ("error", "error_with_context"):
-            errors = [row[key] for row in own]
-            found[f"median_{key}"] = statistics.median(map(abs, errors))
-            found[f"worst_{key}"] = max(errors, key=abs)
+        errors = [row["error"] for row in own]
+        found["median_error"] = statistics.median(map(abs, errors))
+        found["worst_error"] = max(errors, key=abs)
+        found["widest"] = max(row["width"] for row in own)
     return found
 
 
@@ -143,7 +141,6 @@ def _prediction(setting: Setting, step: TraceResult) -> dict[str, Any]:
         "high_bytes": nvml.high,
         "reserved_bytes": found.reserved.value,
         "error": nvml.value / truth - 1,
-        "error_with_context": (found.reserved.value + _KNOWN_CONTEXT_BYTES) / truth - 1,
         "is_covered": nvml.low <= truth <= nvml.high,
         "width": nvml.high / nvml.low,
     }
@@ -168,25 +165,24 @@ def _recordings_table(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _published_tables(found: Mapping[str, Any]) -> Iterator[str]:
-    yield "| Setting | Published (MiB) | Predicted | Least to most | Error | Error with known context |"
-    yield "|---|---:|---:|---:|---:|---:|"
+    yield "| Setting | Published (MiB) | Predicted | Least to most | Error |"
+    yield "|---|---:|---:|---:|---:|"
     for row in found["rows"]:
         mib = {key: f"{value / MIB:,.0f}" for key, value in row.items() if key.endswith("_bytes")}
         if "reason" in row:
-            yield f"| {row['name']} | {mib['published_bytes']} | {row['reason']} | | | |"
+            yield f"| {row['name']} | {mib['published_bytes']} | {row['reason']} | | |"
             continue
         bounds = f"{mib['low_bytes']} to {mib['high_bytes']}{'' if row['is_covered'] else ' (outside)'}"
-        errors = f"{row['error']:+.1%} | {row['error_with_context']:+.1%}"
-        yield f"| {row['name']} | {mib['published_bytes']} | {mib['nvml_bytes']} | {bounds} | {errors} |"
-    yield "\n| Source | Predicted | Median error | Worst | With known context | Worst | Inside the interval |"
-    yield "|---|---:|---:|---:|---:|---:|---:|"
+        yield f"| {row['name']} | {mib['published_bytes']} | {mib['nvml_bytes']} | {bounds} | {row['error']:+.1%} |"
+    yield "\n| Source | Predicted | Median error | Worst | Inside the interval | Widest interval |"
+    yield "|---|---:|---:|---:|---:|---:|"
     for name, one in found["sources"].items():
         count = f"{one['predicted']} of {one['settings']}"
         if not one["predicted"]:
-            yield f"| {name} | {count} (timm is not installed) | | | | | |"
+            yield f"| {name} | {count} (timm is not installed) | | | | |"
             continue
-        errors = (one[f"{kind}_{key}"] for key in ("error", "error_with_context") for kind in ("median", "worst"))
-        yield f"| {name} | {count} | {' | '.join(f'{error:.1%}' for error in errors)} | {one['covered']} |"
+        errors = f"{one['median_error']:.1%} | {one['worst_error']:.1%}"
+        yield f"| {name} | {count} | {errors} | {one['covered']} | {one['widest']:.2f}× |"
     yield f"\n{found['seconds']:.0f} s"
 
 

@@ -28,11 +28,9 @@ if TYPE_CHECKING:
     from slr_bench.results import Plan
 
 BudgetOption = Annotated[
-    str | None, typer.Option(metavar="SIZE", help="Budget with the CUDA context, like 6GiB [default: the device's].")
+    str | None, typer.Option(metavar="SIZE", help="GPU memory to use, with the CUDA context, like 6GiB [default: all].")
 ]
-CardOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="GPU whose speed and workspaces are assumed, like rtx4060.")
-]
+CardOption = Annotated[str | None, typer.Option(metavar="NAME|SIZE", help="GPU, like h200, rtx4090 or 24GiB.")]
 HeadroomOption = Annotated[
     float, typer.Option(metavar="PERCENT", min=0, max=90, help="Part of the budget that stays free.")
 ]
@@ -89,6 +87,7 @@ def predict(
         str | None,
         typer.Option(metavar="NAME|SIZE", help="GPU, like h200, rtx4090 or 24GiB; or cpu [default: a list of GPUs]."),
     ] = None,
+    gpu_memory: BudgetOption = None,
     arm: ArmOption = None,
     workload: WorkloadOption = None,
     sets: SetOption = None,
@@ -108,6 +107,7 @@ def predict(
         result = predict_steps(
             config,
             device=device,
+            gpu_memory=gpu_memory,
             arm=arm,
             workload=workload,
             overrides=parse_overrides(sets),

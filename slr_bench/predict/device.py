@@ -3,9 +3,8 @@
 ``devices/known.json`` holds figures from public sources. ``make calibrate`` on a machine with a GPU writes one more
 file beside it, with the context and the workspaces measured there. A measured file wins over the public list.
 
-Without a measurement the rates of a step come from a card's data sheet, at fractions that dense training commonly
-reaches. Such times rank settings; they are not seconds that a clock would show. :func:`calibrate_rates` makes rates
-from measured steps instead.
+Beside torch's allocator a process has the CUDA context and the libraries that it loads. They are larger on data-center
+cards than on GeForce cards; ``contexts`` in the public list has both, with their sources.
 """
 
 from __future__ import annotations
@@ -15,16 +14,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
+from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from slr_bench.errors import ConfigError
 from slr_bench.grid.workload import AMPERE, Capability
-from slr_bench.predict.trace_pool import StepProfile, StepWork
-from slr_bench.units import GIB, KIB, MIB, did_you_mean, format_bytes, parse_bytes
-
-if TYPE_CHECKING:
-    import numpy
+from slr_bench.predict.rates import Rates, data_sheet_rates
+from slr_bench.predict.trace_pool import StepProfile
+from slr_bench.units import GIB, KIB, MIB, closest, format_bytes, parse_bytes
 
 CPU: Final = "cpu"
 SMALL_WORKSPACE_BYTES: Final = MIB
@@ -35,15 +33,10 @@ _CUBLAS_BYTES: Final = (2 * 4096 + 8 * 16) * KIB
 _CUBLAS_HOPPER_BYTES: Final = 32 * MIB
 """The default of Hopper and later generations."""
 _TYPICAL_CARD: Final = "rtx3060"
-"""Card whose rates stand in for those of a card that is given by its size only."""
-COMPUTE_SHARE: Final = 0.45
-"""Fraction of the data sheet's FLOP rate that products and convolutions reach."""
-BANDWIDTH_SHARE: Final = 0.75
-"""Fraction of the data sheet's memory bandwidth that a step reaches."""
-LAUNCH_S: Final = 6e-6
-"""Seconds per operator for launch and dispatch, where the host is the bottleneck."""
-_TRUST: Final = 0.03
-"""Weight that keeps a fitted factor near 1, because a few steps cannot separate four rates."""
+"""Card whose rates stand in for those of a card that is given by its size only, or whose data sheet is not known."""
+_SUGGESTIONS: Final = 3
+_NOMINAL: Final = 1.05
+"""The nominal size of a card is at most this many times what a process can use."""
 
 
 class Bound(IntEnum):
@@ -101,8 +94,18 @@ class Estimate(NamedTuple):
         return Estimate(self.value + other.value, self.low + other.low, self.high + other.high)
 
 
-_CONTEXT: Final = Estimate(450 * MIB, 250 * MIB, 650 * MIB)
-"""Context, kernels and libraries outside torch's allocator. 300 to 500 MB is common; this interval is not measured."""
+NOTHING: Final = Estimate.exactly(0)
+CUDNN: Final = "cudnn"
+"""The library of convolutions and recurrent layers, which only some steps load."""
+
+
+class Context(NamedTuple):
+    """Memory outside torch's allocator."""
+
+    cublas: Estimate
+    """The CUDA context and its kernels, with cuBLAS loaded."""
+    cudnn: Estimate
+    """What cuDNN adds to it."""
 
 
 class Share(NamedTuple):
@@ -131,78 +134,6 @@ class Shares:
 
 
 @dataclass(frozen=True)
-class Rates:
-    """Seconds per unit of work on one card."""
-
-    fp32_flop_s: float
-    tf32_flop_s: float
-    half_flop_s: float
-    byte_s: float
-    operator_s: float
-    source: str
-    """The origin of the rates, in words for the reader of a plan."""
-
-    def step_seconds(self, work: StepWork) -> float:
-        """Estimate the time of one optimizer step."""
-        import numpy  # a prediction without times does not wait for it
-
-        return float(numpy.dot(work, self._per_unit))
-
-    @property
-    def _per_unit(self) -> tuple[float, ...]:
-        return self.fp32_flop_s, self.tf32_flop_s, self.half_flop_s, self.byte_s, self.operator_s
-
-
-def data_sheet_rates(
-    tflops_fp32: float, tflops_half: float, bandwidth_gb_s: float, title: str, has_tf32: bool
-) -> Rates:
-    """Derive rates from a data sheet (10^12 FLOP/s, 10^9 B/s). The rate of tf32 is half that of half precision."""
-    return Rates(
-        1 / (tflops_fp32 * 1e12 * COMPUTE_SHARE),
-        1 / ((tflops_half / 2 if has_tf32 else tflops_fp32) * 1e12 * COMPUTE_SHARE),
-        1 / (tflops_half * 1e12 * COMPUTE_SHARE),
-        1 / (bandwidth_gb_s * 1e9 * BANDWIDTH_SHARE),
-        LAUNCH_S,
-        f"estimated from the data sheet of {title}, not measured",
-    )
-
-
-def calibrate_rates(rates: Rates, steps: Sequence[StepWork], seconds: Sequence[float]) -> Rates:
-    """Fit the rates to measured steps. No rate falls below zero; a rate that no step exercises keeps its value.
-
-    A single step scales all rates alike. Several steps are fitted in relative terms, with factors near one.
-
-    Raises:
-        ValueError: there is no step, or a time is not positive.
-    """
-    import numpy
-
-    if not steps or len(steps) != len(seconds) or min(seconds) <= 0:
-        raise ValueError("give one positive time for each of at least one step")
-    estimated = numpy.array([rates.step_seconds(work) for work in steps])
-    measured = numpy.array(seconds)
-    scale = float(numpy.exp(numpy.mean(numpy.log(measured / estimated))))
-    scaled = numpy.array(rates._per_unit) * scale
-    if len(steps) > 1:
-        shares = numpy.array(steps) * scaled / measured[:, None]
-        scaled = scaled * _factors_near_one(shares)
-    fp32, tf32, half, byte, operator = map(float, scaled)
-    return Rates(fp32, tf32, half, byte, operator, f"calibrated by {len(seconds)} measured steps")
-
-
-def _factors_near_one(shares: numpy.ndarray) -> numpy.ndarray:
-    """Find factors >= 0, near 1, with ``shares @ factors`` near 1 in every row, by projected gradient descent."""
-    import numpy
-
-    factors = numpy.ones(shares.shape[1])
-    step = 1 / (numpy.linalg.norm(shares, 2) ** 2 + _TRUST)
-    for _ in range(2000):
-        slope = shares.T @ (shares @ factors - 1) + _TRUST * (factors - 1)
-        factors = numpy.maximum(0, factors - step * slope)
-    return factors
-
-
-@dataclass(frozen=True)
 class Device:
     """One GPU. Sizes are in bytes."""
 
@@ -213,6 +144,7 @@ class Device:
     cublas: Estimate
     """Workspace per thread that computes products."""
     context: Estimate
+    """The CUDA context with cuBLAS loaded; if it was measured, with all libraries."""
     is_calibrated: bool
     """Context and workspace were measured on such a card; otherwise they are rules."""
     rates: Rates = field(default_factory=lambda: _sheet_rates(_public_entries()[_TYPICAL_CARD]))
@@ -223,6 +155,14 @@ class Device:
     """Measured inner memory of operators; None if rules decide."""
     capability: Capability | None = None
     """Compute capability; None for no card in particular, which is assumed to support all that torch uses."""
+    cudnn: Estimate = NOTHING
+    """What cuDNN adds to the context of a step that loads it."""
+    shares_memory: bool = False
+    """The processor and the system use the same memory."""
+
+    def context_of(self, step: StepProfile) -> Estimate:
+        """Return the memory outside torch's allocator of a process that runs the step."""
+        return self.context + self.cudnn if CUDNN in step.libraries else self.context
 
     def incompatibility(self, step: StepProfile) -> str | None:
         """Why the card cannot compute the step as its setting says; None if it can, or if nothing is known."""
@@ -235,7 +175,28 @@ class Device:
 def any_device() -> Device:
     """A stand-in for every CUDA GPU: bytes are predicted, whether they fit is not."""
     cublas = Estimate(_CUBLAS_BYTES, _CUBLAS_BYTES, _CUBLAS_HOPPER_BYTES)
-    return Device("any", "any CUDA GPU", None, cublas, _CONTEXT, False)
+    context = _context("other")
+    return Device("any", "any CUDA GPU", None, cublas, context.cublas, False, cudnn=context.cudnn)
+
+
+def choose_device(name: str | None, gpu_memory: str | None) -> Device:
+    """Return the card of ``--device`` with the memory of ``--gpu-memory``; without a name, a card of that size.
+
+    Raises:
+        ConfigError: the card is unknown, or the size is not one, is 0 or is larger than the card.
+    """
+    if gpu_memory is None:
+        return any_device() if name is None else find_device(name)
+    size = _size(gpu_memory, "--gpu-memory")
+    if name is None:
+        return _device_of_size(size)
+    card = find_device(name)
+    if card.capacity_bytes is not None and size > card.capacity_bytes:
+        raise ConfigError(
+            f"--gpu-memory {gpu_memory} is more than the {format_bytes(card.capacity_bytes)} of {card.title}; "
+            "leave one of the two out"
+        )
+    return replace(card, capacity_bytes=size)
 
 
 def find_device(text: str) -> Device:
@@ -245,22 +206,54 @@ def find_device(text: str) -> Device:
         ConfigError: neither a known name nor a size with a unit.
     """
     known = known_devices()
-    name = _without_spacing(text)
+    name = _bare_name(text)
     for card in known.values():
-        if _without_spacing(card.name) == name:
+        if name in (_bare_name(card.name), _bare_name(card.title)):
             return card
+    if text.strip()[:1].isdigit() and (name.replace(".", "", 1).isdigit() or text.strip()[-1:].lower() == "b"):
+        return _device_of_size(_size(text, "--device"))
+    near = _nearest_cards(text, name, known)
+    raise ConfigError(
+        f"--device: no device {text!r} is known{near}; known: {', '.join(known)}, {CPU}, or a size like 24GiB"
+    )
+
+
+def _nearest_cards(text: str, name: str, known: Mapping[str, Device]) -> str:
+    """Suggest the cards whose name begins with the text, or the most similar one, each with its memory."""
+    near = [card for card in known.values() if _bare_name(card.name).startswith(name)] if name else []
+    if not 0 < len(near) <= _SUGGESTIONS:
+        similar = closest(text.strip().lower(), sorted(known))
+        near = [] if similar is None else [known[similar]]
+    shown = " or ".join(f"{card.name!r} ({format_bytes(card.capacity_bytes)})" for card in near)
+    return f"; did you mean {shown}?" if near else ""
+
+
+def _size(text: str, option: str) -> int:
     try:
         size = parse_bytes(text)
     except ValueError as error:
-        if name.replace(".", "", 1).isdigit():
-            raise ConfigError(f"--device: {error}") from error
-        near = did_you_mean(text.strip().lower(), known)
-        raise ConfigError(
-            f"--device: no device {text!r} is known{near}; known: {', '.join(known)}, {CPU}, or a size like 24GiB"
-        ) from error
+        raise ConfigError(f"{option}: {error}") from error
     if not size:
-        raise ConfigError("--device: size must be greater than 0 bytes, for example 24GiB")
-    return replace(any_device(), name=format_bytes(size), title=f"a GPU of {format_bytes(size)}", capacity_bytes=size)
+        example = "6GiB" if option == "--gpu-memory" else "24GiB"
+        raise ConfigError(f"{option}: size must be greater than 0 bytes, for example {example}")
+    return size
+
+
+def _device_of_size(size: int) -> Device:
+    """Return a GPU of a size, with the context of the classes of cards that have about this size."""
+    cards = [(entry["memory_gib"] * GIB, entry["context"]) for entry in _public_entries().values()]
+    largest_geforce = max(memory for memory, kind in cards if kind == "geforce")
+    smallest_other = min(memory for memory, kind in cards if kind == "data-center")
+    is_small, is_large = size < smallest_other, size > _NOMINAL * largest_geforce
+    context = _context("geforce" if is_small else "data-center" if is_large else "other")
+    return replace(
+        any_device(),
+        name=format_bytes(size),
+        title=f"a GPU of {format_bytes(size)}",
+        capacity_bytes=size,
+        context=context.cublas,
+        cudnn=context.cudnn,
+    )
 
 
 def means_cpu(text: str | None) -> bool:
@@ -268,9 +261,9 @@ def means_cpu(text: str | None) -> bool:
     return text is not None and text.strip().lower() == CPU
 
 
-def _without_spacing(name: str) -> str:
-    """Reduce ``RTX 4090`` and ``a100_80g`` to one spelling."""
-    return re.sub(r"[\s_-]", "", name.lower())
+def _bare_name(name: str) -> str:
+    """Reduce ``RTX 4090``, ``a100_80g`` and ``NVIDIA GeForce RTX 4060 Ti 8 GB`` to the form of a listed name."""
+    return re.sub(r"nvidia|geforce|tesla|jetson|gpu|sxm\d|pcie|[\s_-]|(?<=g)i?b$", "", name.lower())
 
 
 def known_devices() -> dict[str, Device]:
@@ -283,17 +276,29 @@ def known_devices() -> dict[str, Device]:
     return devices
 
 
+@cache
+def _public_list() -> Mapping[str, Any]:
+    content: Mapping[str, Any] = json.loads((files("slr_bench.predict") / "devices" / "known.json").read_text())
+    return content
+
+
 def _public_entries() -> Mapping[str, Any]:
-    content = json.loads((files("slr_bench.predict") / "devices" / "known.json").read_text())
-    entries: Mapping[str, Any] = content["devices"]
+    entries: Mapping[str, Any] = _public_list()["devices"]
     return entries
 
 
+def _context(kind: str) -> Context:
+    entry = _public_list()["contexts"][kind]
+    cublas, cudnn = (Estimate(*(size * MIB for size in entry[name])) for name in ("cublas_mib", "cudnn_mib"))
+    return Context(cublas, cudnn)
+
+
 def _sheet_rates(entry: Mapping[str, Any]) -> Rates:
-    has_tf32 = _capability(entry) >= AMPERE
-    return data_sheet_rates(
-        entry["tflops_fp32"], entry["tflops_half"], entry["bandwidth_gb_s"], entry["title"], has_tf32
-    )
+    """Return the rates of a card's data sheet; if a figure is unknown, those of a typical card."""
+    fp32, half, bandwidth = (entry[name] for name in ("tflops_fp32", "tflops_half", "bandwidth_gb_s"))
+    if None in (fp32, half, bandwidth):
+        return _sheet_rates(_public_entries()[_TYPICAL_CARD])
+    return data_sheet_rates(fp32, half, bandwidth, entry["title"], _capability(entry) >= AMPERE)
 
 
 def _capability(entry: Mapping[str, Any]) -> Capability:
@@ -304,8 +309,19 @@ def _capability(entry: Mapping[str, Any]) -> Capability:
 def _listed_device(name: str, entry: Mapping[str, Any]) -> Device:
     capability = _capability(entry)
     cublas = Estimate.exactly(_CUBLAS_HOPPER_BYTES if capability >= _HOPPER else _CUBLAS_BYTES)
-    capacity = round(entry["memory_gib"] * GIB)
-    return Device(name, entry["title"], capacity, cublas, _CONTEXT, False, _sheet_rates(entry), capability=capability)
+    context = _context(entry["context"])
+    return Device(
+        name,
+        entry["title"],
+        round(entry["memory_gib"] * GIB),
+        cublas,
+        context.cublas,
+        False,
+        _sheet_rates(entry),
+        capability=capability,
+        cudnn=context.cudnn,
+        shares_memory=entry.get("shared_memory", False),
+    )
 
 
 def _measured_device(name: str, entry: Mapping[str, Any]) -> Device:
@@ -319,10 +335,11 @@ def _measured_device(name: str, entry: Mapping[str, Any]) -> Device:
         entry["title"],
         entry["capacity_bytes"],
         by_rule.cublas if workspace is None else Estimate.exactly(workspace),
-        _CONTEXT if context is None else Estimate(context["median"], context["low"], context["high"]),
+        by_rule.context if context is None else Estimate(context["median"], context["low"], context["high"]),
         context is not None and workspace is not None,
         _sheet_rates(listed | entry),
         entry.get("measured_on"),
         None if shares is None else Shares(Share(**shares["sure"]), Share(**shares["possible"])),
         by_rule.capability,
+        by_rule.cudnn if context is None else NOTHING,
     )

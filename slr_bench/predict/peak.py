@@ -1,23 +1,20 @@
-"""Predictions of memory: what a traced step takes on a GPU, and the results for the cells of a grid. Imports no torch.
+"""Predictions of memory: what a traced step takes on a GPU. Imports no torch.
 
 The figures of a step are requested, allocated and reserved bytes, and what NVML shows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple
 
-from slr_bench.errors import ConfigError, NothingMeasuredError
 from slr_bench.execute.job import JsonObject
-from slr_bench.grid.cells import Cell
 from slr_bench.predict.allocator.caching import Block, OutOfDeviceMemoryError
 from slr_bench.predict.allocator.expandable import ALLOCATORS
-from slr_bench.predict.allocator.rules import DEFAULT_SETTINGS, AllocatorSettings, settings_of
-from slr_bench.predict.device import Bound, Device, Estimate, Fit, any_device, find_device, known_devices, means_cpu
-from slr_bench.predict.host import HostPrediction, predict_step_on_cpu
-from slr_bench.predict.trace_pool import OnTraced, Refusal, StepProfile, TracePool
+from slr_bench.predict.allocator.rules import DEFAULT_SETTINGS, AllocatorSettings
+from slr_bench.predict.device import Bound, Device, Estimate, Fit, known_devices
+from slr_bench.predict.trace_pool import StepProfile
 from slr_bench.trace.requests import ALLOCATE, FREE, STEADY, TRANSIENT, UNMODELLED, Requests
 
 
@@ -56,6 +53,11 @@ class Prediction:
         return self.device.incompatibility(self.step)
 
     @property
+    def context(self) -> Estimate:
+        """Memory outside torch's allocator, which NVML counts too."""
+        return self.device.context_of(self.step)
+
+    @property
     def spare_bytes(self) -> int | None:
         """Capacity minus the likely NVML value, negative if memory is missing; None if no card is meant."""
         capacity = self.device.capacity_bytes
@@ -78,6 +80,8 @@ class Prediction:
             "allocated_bytes": self.allocated.to_dict(),
             "reserved_bytes": self.reserved.to_dict(),
             "nvml_bytes": self.nvml.to_dict(),
+            "context_bytes": self.context.to_dict(),
+            "libraries": list(step.libraries),
             "by_category": step.by_category,
             "by_module": [module._asdict() for module in step.by_module],
             "unmodelled": [operator._asdict() for operator in step.unmodelled],
@@ -99,7 +103,7 @@ def predict_step(step: StepProfile, device: Device, settings: AllocatorSettings 
     A step that would reserve more than the device has may still run, because the allocator gives back what it caches.
     The figures then describe that run. If it fails all the same, they describe a device without a limit.
     """
-    outcomes = [_outcome(step.requests, device, bound, settings) for bound in Bound]
+    outcomes = [_outcome(step, device, bound, settings) for bound in Bound]
     peaks = [outcome.peaks for outcome in outcomes]
     likely, high = outcomes[Bound.LIKELY], outcomes[Bound.HIGH]
 
@@ -123,7 +127,7 @@ def predict_fit(step: StepProfile, device: Device, settings: AllocatorSettings =
     """Return ``predict_step(...).fit`` in fewer replays."""
 
     def fits(bound: Bound) -> bool:
-        return _replay_within(device, step.requests, bound, settings).failure is None
+        return _replay_within(step, device, bound, settings).failure is None
 
     return _judge(step, device, fits)
 
@@ -175,24 +179,24 @@ class _Outcome(NamedTuple):
     """More would have been reserved on a larger device."""
 
 
-def _outcome(requests: Requests, device: Device, bound: Bound, settings: AllocatorSettings) -> _Outcome:
-    context = device.context.bound(bound)
-    unlimited = replay_requests(requests, device, bound, settings)
+def _outcome(step: StepProfile, device: Device, bound: Bound, settings: AllocatorSettings) -> _Outcome:
+    context = device.context_of(step).bound(bound)
+    unlimited = replay_requests(step.requests, device, bound, settings)
     if device.capacity_bytes is None:
         return _Outcome(unlimited, context, fits=False, is_limited=False)
     if unlimited.reserved_bytes + context <= device.capacity_bytes:
         return _Outcome(unlimited, context, fits=True, is_limited=False)
-    limited = _replay_within(device, requests, bound, settings)
+    limited = _replay_within(step, device, bound, settings)
     if limited.failure is not None:
         return _Outcome(unlimited, context, fits=False, is_limited=False)
     return _Outcome(limited, context, fits=True, is_limited=True)
 
 
-def _replay_within(device: Device, requests: Requests, bound: Bound, settings: AllocatorSettings) -> Peaks:
+def _replay_within(step: StepProfile, device: Device, bound: Bound, settings: AllocatorSettings) -> Peaks:
     """Replay in the memory that the device's context leaves."""
     assert device.capacity_bytes is not None
-    room = max(0, device.capacity_bytes - device.context.bound(bound))
-    return replay_requests(requests, device, bound, replace(settings, capacity_bytes=room))
+    room = max(0, device.capacity_bytes - device.context_of(step).bound(bound))
+    return replay_requests(step.requests, device, bound, replace(settings, capacity_bytes=room))
 
 
 def replay_requests(
@@ -227,123 +231,3 @@ def replay_requests(
     except OutOfDeviceMemoryError as error:
         failure = str(error)
     return Peaks(*allocator.peaks_bytes, allocator.retries - retries, failure)
-
-
-CellResult = Prediction | HostPrediction | Refusal
-
-
-@dataclass(frozen=True)
-class Target:
-    """The device that the steps would run on."""
-
-    card: Device | None
-    """The GPU; None for the CPU."""
-    settings: AllocatorSettings
-    """Settings of the GPU's allocator."""
-    ram_bytes: int | None = None
-    """Memory that a process on the CPU may use."""
-
-    @classmethod
-    def from_options(cls, device: str | None, alloc_conf: str) -> Self:
-        """Find the device of a command's options; without one, every GPU is meant.
-
-        Raises:
-            ConfigError: the device is unknown, or the allocator's settings are wrong or not for the CPU.
-        """
-        settings = settings_of(alloc_conf)
-        if not means_cpu(device):
-            return cls(any_device() if device is None else find_device(device), settings)
-        if alloc_conf:
-            raise ConfigError("--alloc-conf configures CUDA's allocator; leave it out with --device cpu")
-        from slr_bench.probes.host import read_host_memory
-
-        return cls(None, settings, read_host_memory().left_bytes)
-
-    def predict_step(self, step: StepProfile) -> Prediction | HostPrediction:
-        """Predict what a traced step needs there."""
-        if self.card is None:
-            return predict_step_on_cpu(step, self.ram_bytes)
-        return predict_step(step, self.card, settings=self.settings)
-
-
-@dataclass(frozen=True)
-class SettingPrediction:
-    """The prediction for one setting."""
-
-    cell: Cell
-    result: Prediction | HostPrediction
-    cards: Mapping[str, CardFit]
-    """The fit on each known card, if no device was named."""
-
-    @property
-    def does_not_fit(self) -> bool:
-        """The command exits with code 6."""
-        return self.result.fit is Fit.NO
-
-    def to_dict(self) -> JsonObject:
-        """The JSON object of ``slr-bench predict``."""
-        identity = {"arm": self.cell.arm, "workload": self.cell.spec.name, "setting": self.cell.public_setting}
-        cards = {name: card.to_dict() for name, card in self.cards.items()}
-        return identity | self.result.to_dict() | ({"cards": cards} if cards else {})
-
-
-@dataclass(frozen=True)
-class GridPrediction:
-    """The predictions for all cells of a grid."""
-
-    device: str | None
-    """The device as it was given."""
-    cells: Sequence[Cell]
-    results: Sequence[CellResult]
-
-    @property
-    def does_not_fit(self) -> bool:
-        """No cell fits; the command exits with code 6."""
-        return all(isinstance(result, Refusal) or result.fit is Fit.NO for result in self.results)
-
-    def to_dict(self) -> JsonObject:
-        """The JSON object of ``slr-bench predict --grid``."""
-        return {
-            "device": self.device,
-            "cells": [self._entry(cell, result) for cell, result in zip(self.cells, self.results, strict=True)],
-        }
-
-    def _entry(self, cell: Cell, result: CellResult) -> Mapping[str, Any]:
-        identity = {"cell_id": cell.cell_id, "arm": cell.arm, "workload": cell.spec.name}
-        found = {"unsupported": result.reason} if isinstance(result, Refusal) else result.to_dict()
-        return identity | {"coordinates": dict(cell.coordinates)} | found
-
-
-def predict_setting(cell: Cell, target: Target, pool: TracePool) -> SettingPrediction:
-    """Predict one cell.
-
-    Raises:
-        NothingMeasuredError: its step cannot be traced.
-    """
-    (step,) = pool.trace([cell], target.card is not None)
-    if isinstance(step, Refusal):
-        raise NothingMeasuredError(f"unsupported: {step.reason}")
-    result = target.predict_step(step)
-    is_any_card = isinstance(result, Prediction) and result.device.capacity_bytes is None
-    cards = predict_fit_per_card(step, settings=target.settings) if is_any_card else {}
-    return SettingPrediction(cell, result, cards)
-
-
-def predict_grid(
-    steps: Sequence[Cell],
-    target: Target,
-    pool: TracePool,
-    device: str | None,
-    on_traced: OnTraced = lambda cell, result: None,
-) -> GridPrediction:
-    """Predict the cells of a grid that run a step.
-
-    Raises:
-        NothingMeasuredError: no cell can be traced.
-    """
-    traced = pool.trace(steps, target.card is not None, on_traced)
-    results = [step if isinstance(step, Refusal) else target.predict_step(step) for step in traced]
-    if all(isinstance(result, Refusal) for result in results):
-        reason = next((result.reason for result in results if isinstance(result, Refusal)), "no steps")
-        raise NothingMeasuredError(f"no cell of {len(steps)} can be traced: {reason}")
-    return GridPrediction(device, steps, results)

@@ -80,6 +80,8 @@ class StepProfile:
     cuda_rules: int | None = None
     """Version of the CUDA rules; None for a step on the CPU."""
     unmodelled: Sequence[UnmodelledOperator] = ()
+    libraries: Sequence[str] = ()
+    """Libraries besides cuBLAS that the step loads on a GPU."""
     interpolated_from: Sequence[int] | None = None
     """The smaller and the larger micro-batch that were traced in its place; None if the step itself was traced."""
 
@@ -99,6 +101,7 @@ class StepProfile:
             samples_per_step=message["samples_per_step"],
             cuda_rules=message.get("cuda_rules"),
             unmodelled=[UnmodelledOperator(**entry) for entry in message.get("unmodelled", ())],
+            libraries=message.get("libraries", ()),
             interpolated_from=message.get("told_from_samples"),
         )
 

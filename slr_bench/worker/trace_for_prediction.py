@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import traceback
 from dataclasses import replace
 from typing import Final, NamedTuple
@@ -31,6 +32,7 @@ from slr_bench.worker.traced_step import profile_json, recorded_step, summed_up
 
 defer_compiler()  # before a workload is imported, whose libraries may import the compiler
 
+_OF_CUDNN: Final = re.compile("convolution|cudnn")
 SMALL_BYTES: Final = 256
 """A step that keeps no more (its losses) is traced once. Its previous ones then count until the end of the step."""
 
@@ -146,5 +148,6 @@ def _summed_up(one: _Traced, more: int) -> JsonObject:
     found["requests"] = requests(step, needs, first, lives(step))
     if context.cuda_rules is not None:
         found["cuda_rules"] = CUDA_RULES
+        found["libraries"] = ["cudnn"] if any(_OF_CUDNN.search(operator.name) for operator in step.operators) else []
         found["unmodelled"] = [operator._asdict() for operator in unmodelled(needs)]
     return found

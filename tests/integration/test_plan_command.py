@@ -74,7 +74,7 @@ def test_budget_that_nothing_fits_exits_with_6_and_the_parts_of_the_least_need(s
         ([], 2, ["--gpu-memory 6GiB", "--slower 10"]),
         (["--gpu-memory", "6"], 2, ["--gpu-memory", "no unit", "6GiB"]),
         (["--gpu-memory", "0GiB"], 2, ["0 bytes"]),
-        (["--device", "rtx40600"], 2, ["'rtx4060'?"]),
+        (["--device", "rtx40600"], 2, ["'rtx4060' (7.63 GiB)?"]),
         (["--gpu-memory", "6GiB", "--keep", "training.precison"], 2, ["'training.precision'?"]),
         (["--gpu-memory", "6GiB", "--allow", "model.focus"], 2, ["--allow", "model.focus"]),
         (["--gpu-memory", "6GiB", "--vary", "training.batch_size"], 2, ["KEY=A,B"]),

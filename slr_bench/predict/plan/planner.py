@@ -13,11 +13,12 @@ from slr_bench.files import flatten
 from slr_bench.grid.cells import Cell, own_cell
 from slr_bench.grid.config import GridConfig, with_device
 from slr_bench.predict.allocator.rules import DEFAULT_SETTINGS, AllocatorSettings
-from slr_bench.predict.device import Device, calibrate_rates
+from slr_bench.predict.device import Device
 from slr_bench.predict.peak import predict_step
 from slr_bench.predict.plan.choices import Overrides, at_size, choices_of, parse_vary
 from slr_bench.predict.plan.result import Budget, Choice, DoesNotFitError, Evaluated, Measured, Plan, Point
 from slr_bench.predict.plan.search import IMPOSSIBLE, find_fastest, find_smallest, verify
+from slr_bench.predict.rates import calibrate_rates
 from slr_bench.predict.trace_pool import Refusal, StepProfile, TracePool
 from slr_bench.record import Outcome, Record
 from slr_bench.units import format_bytes, format_count
@@ -178,7 +179,7 @@ class Planner:
             {point: self._cells[point] for point in choice.evaluated},
             {point: self._difference(point) for point in points},
             self._choices.left_alone,
-            self._rates.source,
+            self._rates,
             measured,
         )
 

@@ -14,7 +14,7 @@ from slr_bench.predict.allocator.rules import UNLIMITED
 from slr_bench.predict.device import Device
 from slr_bench.predict.peak import Prediction
 from slr_bench.predict.plan.choices import Overrides
-from slr_bench.units import format_bytes, parse_bytes
+from slr_bench.predict.rates import Rates
 
 
 class DoesNotFitError(SlrBenchError):
@@ -47,18 +47,12 @@ class Budget(NamedTuple):
     def from_options(
         cls, card: Device, gpu_memory: str | None, headroom_percent: float, slower_percent: float | None
     ) -> Self:
-        """Make the budget of a command's options.
+        """Make the budget of a command's options. ``gpu_memory`` is part of the card already.
 
         Raises:
-            ConfigError: the size is not one, is 0 or larger than the card, or two options exclude each other.
+            ConfigError: there is no budget, or two options exclude each other.
         """
-        try:
-            total = card.capacity_bytes if gpu_memory is None else parse_bytes(gpu_memory)
-        except ValueError as error:
-            raise ConfigError(f"--gpu-memory: {error}") from error
-        if total == 0:
-            raise ConfigError("--gpu-memory: size must be greater than 0 bytes, for example 6GiB")
-        if total is None and slower_percent is None:
+        if card.capacity_bytes is None and slower_percent is None:
             raise ConfigError(
                 "a plan needs a budget: --gpu-memory 6GiB, --device rtx4060, or --slower 10 for the least"
             )
@@ -66,12 +60,9 @@ class Budget(NamedTuple):
             raise ConfigError(
                 "--slower looks for the least memory and ignores the budget; leave out --gpu-memory, or --slower"
             )
-        if gpu_memory is not None and card.capacity_bytes is not None and (total or 0) > card.capacity_bytes:
-            raise ConfigError(
-                f"--gpu-memory {gpu_memory} is more than the {format_bytes(card.capacity_bytes)} of {card.title}; "
-                "leave one of the two out"
-            )
-        return cls(total, headroom_percent / 100, None if slower_percent is None else slower_percent / 100)
+        return cls(
+            card.capacity_bytes, headroom_percent / 100, None if slower_percent is None else slower_percent / 100
+        )
 
 
 class Point(NamedTuple):
@@ -145,7 +136,8 @@ class Plan:
     """Changes of each point to the given setting."""
     left_alone: Sequence[str]
     """Why some knobs stay as they are."""
-    time_source: str
+    rates: Rates
+    """Rates that the times are estimated with."""
     measured: Mapping[Point, Measured]
     """The points that ran on the GPU."""
 
@@ -179,7 +171,7 @@ class Plan:
             "budget_bytes": budget.total_bytes,
             "headroom_bytes": None if budget.bytes is None else (budget.total_bytes or 0) - budget.bytes,
             "device": self.device.name,
-            "time_source": self.time_source,
+            "time_source": self.rates.source,
             "chosen": self._entry(chosen) | {"setting": self.cells[chosen].public_setting},
             "rejected": rejected,
             "pareto": [self._entry(point) for point in self.choice.pareto],

@@ -200,11 +200,11 @@ def _nothing_fits(search: _Search, budget_bytes: int) -> str:
     text = f"nothing fits {format_bytes(budget_bytes)}: the least of {len(known)} settings needs "
     text += format_bytes(least.need_bytes)
     if least.prediction is not None:
-        step, device = least.prediction.step, least.prediction.device
+        step, context = least.prediction.step, least.prediction.context
         by_size = sorted(step.by_category.items(), key=lambda item: -item[1])
         parts = [f"{format_bytes(count)} {name}" for name, count in by_size if count]
         text += (
-            f" ({format_bytes(device.context.high)} context, {', '.join(parts[:4])}, the rest rounding, cache and "
+            f" ({format_bytes(context.high)} context, {', '.join(parts[:4])}, the rest rounding, cache and "
             f"workspaces; its operators' floor is {format_bytes(step.floor_bytes)})"
         )
     return text

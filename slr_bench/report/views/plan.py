@@ -64,7 +64,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     columns = (*heads[:2], Column("Time", True), Column(""), Column("Setting"))
     print_table(Table("Settings that no other beats in both memory and time", columns, front), console)
     sure = remarks([best.prediction]) if best.prediction is not None else ()
-    for line in (f"Time: {plan.time_source}.", *sure, *plan.left_alone):
+    for line in (f"Time: {plan.rates.source}.", *sure, *plan.left_alone):
         console.print(Text(plain(line, 200), style="dim"))
 
 
@@ -94,7 +94,7 @@ def _headline(plan: Plan) -> str:
     best, count = choice.evaluated[choice.chosen], str(len(choice.evaluated))
     refused = 1 + len(choice.rejected) - len(choice.evaluated)
     count += f" settings ({refused} more are impossible)" if refused else " settings"
-    figures = f"at most {format_bytes(best.need_bytes)}, {format_seconds(best.seconds)} per step"
+    figures = f"at most {format_bytes(best.need_bytes)}, {plan.rates.describe_seconds(best.seconds)}"
     if budget.slower is not None:
         return f"The least memory of {count}, at most {100 * budget.slower:.0f} % slower than the fastest: {figures}"
     return (

@@ -33,6 +33,7 @@ _STYLES: Final[dict[Tone, str]] = {"": "", "good": "green", "bad": "red", "warn"
 _BOUNDS: Final = "Least and most are bounds (workspaces and context are unknown), not a measured 90 % interval."
 _KINDS: Final = (
     ("NVML", "nvml", "context and reserved memory, as nvidia-smi shows it"),
+    ("context", "context", "CUDA and libraries outside torch's allocator"),
     ("reserved", "reserved", "segments of torch's allocator"),
     ("allocated", "allocated", "blocks in use, rounded up"),
     ("requested", "requested", "what tensors and operators request"),
@@ -138,6 +139,10 @@ def remarks(found: Sequence[Prediction | HostPrediction]) -> list[str]:
     device = on_gpu[0].device
     if device.calibration is not None:
         lines.append(f"Calibrated on {device.calibration}.")
+    if device.shares_memory:
+        lines.append(
+            "The system and the processor use the same memory; give the free part with --gpu-memory, for example 5GiB."
+        )
     if not device.is_calibrated:
         lines.append(
             "Context and workspaces of this GPU are estimated, not measured; `make calibrate` on one measures them."

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from step_profiles import step_profile
 
-from slr_bench.predict.device import Rates, calibrate_rates, data_sheet_rates
+from slr_bench.predict.rates import Rates, calibrate_rates, data_sheet_rates
 from slr_bench.predict.trace_pool import StepWork
 
 

@@ -53,7 +53,7 @@ def test_published_settings_are_read_and_those_that_cannot_be_predicted_are_coun
     gpu_truth.main(["--data", str(data), "--out", str(data / "out")])
     printed = capsys.readouterr().out
     assert "2 of 2 histories with an allocation agree after each of" in printed
-    assert "| vgg16_32 | 100 | cannot be traced | | | |" in printed
+    assert "| vgg16_32 | 100 | cannot be traced | | |" in printed
     assert "0 of 1 (timm is not installed)" in printed
     rows = json.loads((data / "out" / "gpu_truth.json").read_text())["published"]["rows"]
     assert {row["name"]: row["published_bytes"] for row in rows} == {"vgg16_32": 100 * MIB, "resnet50_8": 50 * MIB}
@@ -62,13 +62,13 @@ def test_published_settings_are_read_and_those_that_cannot_be_predicted_are_coun
 def test_summary_takes_absolute_errors_and_keeps_the_sign_of_the_worst():
     settings = [gpu_truth.Setting("s", name, {}, 1) for name in "abc"]
     rows = [
-        {"source": "s", "name": name, "error": error, "error_with_context": error / 2, "is_covered": error > 0}
+        {"source": "s", "name": name, "error": error, "width": 1 - error, "is_covered": error > 0}
         for name, error in (("a", -0.3), ("b", 0.1), ("c", 0.2))
     ]
     found = gpu_truth._summary(settings, rows)
     assert found["median_error"] == pytest.approx(0.2)
     assert found["worst_error"] == pytest.approx(-0.3)
-    assert found["worst_error_with_context"] == pytest.approx(-0.15)
+    assert found["widest"] == pytest.approx(1.3)
     assert (found["predicted"], found["covered"]) == (3, 2)
 
 

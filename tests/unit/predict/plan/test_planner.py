@@ -106,7 +106,7 @@ def test_error_names_the_headroom_and_the_kept_knobs_if_nothing_fits():
     text = str(error.value)
     for words in (
         "nothing fits 486.4 MiB (512.0 MiB less 5 % headroom)",
-        "650.0 MiB context",
+        "450.0 MiB context",
         "the rest rounding",
         "leave out --keep training.recompute or",
         "--allow model.region_focus",
