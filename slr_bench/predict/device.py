@@ -105,7 +105,7 @@ class Context(NamedTuple):
     cublas: Estimate
     """The CUDA context and its kernels, with cuBLAS loaded."""
     cudnn: Estimate
-    """What cuDNN adds to it."""
+    """The additional memory of cuDNN."""
 
 
 class Share(NamedTuple):
@@ -156,7 +156,7 @@ class Device:
     capability: Capability | None = None
     """Compute capability; None for no card in particular, which is assumed to support all that torch uses."""
     cudnn: Estimate = NOTHING
-    """What cuDNN adds to the context of a step that loads it."""
+    """Additional context of a step that loads cuDNN."""
     shares_memory: bool = False
     """The processor and the system use the same memory."""
 
