@@ -119,7 +119,7 @@ def test_prediction_for_the_cpu_is_printed_as_text(slr_bench, write_grid):
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        (["--device", "h2000"], 2, ["'h200'?", "a100-80g", "cpu", "24GiB"]),
+        (["--device", "h2000"], 2, ["'h200' (139.70 GiB)?", "a100-80g", "cpu", "24GiB"]),
         (["--device", "24"], 2, ["has no unit", "6GiB"]),
         (["--device", "0GiB"], 2, ["0 bytes"]),
         (["--arm", "baseline", "--set", "training.batch_size=two"], 2, ["training.batch_size", "two"]),
