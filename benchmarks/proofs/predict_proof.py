@@ -28,10 +28,11 @@ from slr_bench.grid.cells import Cell, own_cell
 from slr_bench.grid.config import load_grid
 from slr_bench.predict.device import Bound, Device, find_device
 from slr_bench.predict.host import predict_step_on_cpu
-from slr_bench.predict.peak import predict_step, replay_requests
+from slr_bench.predict.peak import predict_step
 from slr_bench.predict.plan.choices import Choices, at_size, choices_of
 from slr_bench.predict.plan.result import DoesNotFitError, Evaluated, Point
 from slr_bench.predict.plan.search import find_fastest
+from slr_bench.predict.replays import replay_requests
 from slr_bench.predict.trace_pool import Refusal, StepProfile, trace_steps
 from slr_bench.trace.requests import TRANSIENT, UNMODELLED
 from slr_bench.units import MIB, format_bytes

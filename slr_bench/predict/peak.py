@@ -5,29 +5,16 @@ The figures of a step are requested, allocated and reserved bytes, and what NVML
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from slr_bench.execute.job import JsonObject
-from slr_bench.predict.allocator.caching import Block, OutOfDeviceMemoryError
-from slr_bench.predict.allocator.expandable import ALLOCATORS
 from slr_bench.predict.allocator.rules import DEFAULT_SETTINGS, AllocatorSettings
 from slr_bench.predict.device import Bound, Device, Estimate, Fit, known_devices
+from slr_bench.predict.replays import Outcome, StepReplays
 from slr_bench.predict.trace_pool import StepProfile
-from slr_bench.trace.requests import ALLOCATE, FREE, STEADY, TRANSIENT, UNMODELLED, Requests
-
-
-class Peaks(NamedTuple):
-    """Peaks of one replay, in bytes, over the steady step. ``reserved_bytes`` never falls by itself between steps."""
-
-    requested_bytes: int
-    allocated_bytes: int
-    reserved_bytes: int
-    retries: int
-    """Number of times that the steady step had to give cached memory back to make room."""
-    failure: str | None
-    """The out-of-memory message; None if the step ran through."""
 
 
 @dataclass(frozen=True)
@@ -97,39 +84,43 @@ class Prediction:
 def predict_step(step: StepProfile, device: Device, settings: AllocatorSettings = DEFAULT_SETTINGS) -> Prediction:
     """Predict the peaks of a traced step on ``device``, and whether it fits.
 
-    Some operators' inner memory is the choice of a library. The low end assumes that they take none, the high end that
-    they take the most they may want.
+    Some operators' inner memory is the choice of a library. The ends of an interval are the least and the most that
+    the step takes with any choice that ``predict.replays`` tries.
 
     A step that would reserve more than the device has may still run, because the allocator gives back what it caches.
     The figures then describe that run. If it fails all the same, they describe a device without a limit.
     """
-    outcomes = [_outcome(step, device, bound, settings) for bound in Bound]
-    peaks = [outcome.peaks for outcome in outcomes]
-    likely, high = outcomes[Bound.LIKELY], outcomes[Bound.HIGH]
+    replays, context = StepReplays(step.requests, settings), device.context_of(step)
+    low, (likely,), high = (
+        list(replays.search(device, context, bound)) for bound in (Bound.LOW, Bound.LIKELY, Bound.HIGH)
+    )
 
-    def interval(values: Sequence[int]) -> Estimate:
-        return Estimate.around(values[Bound.LIKELY], values)
+    def interval(size: Callable[[Outcome], int]) -> Estimate:
+        return Estimate.around(size(likely), [size(outcome) for outcome in (*low, likely, *high)])
 
+    fits = all(outcome.fits for outcome in high)
     return Prediction(
         device,
-        interval([peak.requested_bytes for peak in peaks]),
-        interval([peak.allocated_bytes for peak in peaks]),
-        interval([peak.reserved_bytes for peak in peaks]),
-        interval([outcome.peaks.reserved_bytes + outcome.context_bytes for outcome in outcomes]),
+        interval(lambda outcome: outcome.peaks.requested_bytes),
+        interval(lambda outcome: outcome.peaks.allocated_bytes),
+        interval(lambda outcome: outcome.peaks.reserved_bytes),
+        interval(lambda outcome: outcome.peaks.reserved_bytes + outcome.context_bytes),
         step,
-        _judge(step, device, lambda bound: (high if bound is Bound.HIGH else likely).fits),
-        high.fits and high.is_limited,
-        high.peaks.retries if high.fits else None,
+        _judge(step, device, lambda bound: fits if bound is Bound.HIGH else likely.fits),
+        fits and any(outcome.is_limited for outcome in high),
+        max(outcome.peaks.retries for outcome in high) if fits else None,
     )
 
 
-def predict_fit(step: StepProfile, device: Device, settings: AllocatorSettings = DEFAULT_SETTINGS) -> Fit:
-    """Return ``predict_step(...).fit`` in fewer replays."""
-
-    def fits(bound: Bound) -> bool:
-        return _replay_within(step, device, bound, settings).failure is None
-
-    return _judge(step, device, fits)
+def predict_fit(
+    step: StepProfile,
+    device: Device,
+    settings: AllocatorSettings = DEFAULT_SETTINGS,
+    replays: StepReplays | None = None,
+) -> Fit:
+    """Return ``predict_step(...).fit`` in fewer replays. ``replays`` of the step may serve several devices."""
+    replays = StepReplays(step.requests, settings) if replays is None else replays
+    return _judge(step, device, functools.partial(replays.fits, device, device.context_of(step)))
 
 
 class CardFit(NamedTuple):
@@ -152,8 +143,9 @@ class CardFit(NamedTuple):
 def predict_fit_per_card(step: StepProfile, settings: AllocatorSettings = DEFAULT_SETTINGS) -> dict[str, CardFit]:
     """Judge the step on every known card, the smallest first."""
     cards = sorted(known_devices().values(), key=lambda card: (card.capacity_bytes or 0, card.name))
+    replays = StepReplays(step.requests, settings)
     return {
-        card.name: CardFit(card, predict_fit(step, card, settings=settings), card.incompatibility(step))
+        card.name: CardFit(card, predict_fit(step, card, settings, replays), card.incompatibility(step))
         for card in cards
     }
 
@@ -166,68 +158,3 @@ def _judge(step: StepProfile, device: Device, fits: Callable[[Bound], bool]) -> 
     if fits(Bound.HIGH):
         return Fit.YES
     return Fit.MAYBE if fits(Bound.LIKELY) else Fit.NO
-
-
-class _Outcome(NamedTuple):
-    """A replay at one bound of the interval."""
-
-    peaks: Peaks
-    context_bytes: int
-    fits: bool
-    """False, too, if the device has no capacity to fit."""
-    is_limited: bool
-    """More would have been reserved on a larger device."""
-
-
-def _outcome(step: StepProfile, device: Device, bound: Bound, settings: AllocatorSettings) -> _Outcome:
-    context = device.context_of(step).bound(bound)
-    unlimited = replay_requests(step.requests, device, bound, settings)
-    if device.capacity_bytes is None:
-        return _Outcome(unlimited, context, fits=False, is_limited=False)
-    if unlimited.reserved_bytes + context <= device.capacity_bytes:
-        return _Outcome(unlimited, context, fits=True, is_limited=False)
-    limited = _replay_within(step, device, bound, settings)
-    if limited.failure is not None:
-        return _Outcome(unlimited, context, fits=False, is_limited=False)
-    return _Outcome(limited, context, fits=True, is_limited=True)
-
-
-def _replay_within(step: StepProfile, device: Device, bound: Bound, settings: AllocatorSettings) -> Peaks:
-    """Replay in the memory that the device's context leaves."""
-    assert device.capacity_bytes is not None
-    room = max(0, device.capacity_bytes - device.context_of(step).bound(bound))
-    return replay_requests(step.requests, device, bound, replace(settings, capacity_bytes=room))
-
-
-def replay_requests(
-    requests: Requests, device: Device, bound: Bound, settings: AllocatorSettings = DEFAULT_SETTINGS
-) -> Peaks:
-    """Run the requests through the simulated allocator, with the workspaces of one bound."""
-    allocator = ALLOCATORS[settings.expandable_segments](settings)
-    blocks: dict[int, Block] = {}
-    threads: set[int] = set()
-    shares = device.shares
-    retries = 0
-    failure = None
-    try:
-        for kind, first, second in requests:
-            if kind == ALLOCATE:
-                blocks[first] = allocator.allocate(second)
-            elif kind == FREE:
-                allocator.free(blocks.pop(first))
-            elif kind in (TRANSIENT, UNMODELLED):
-                if shares is not None and kind == TRANSIENT:  # the measured fractions do not cover other operators
-                    size = shares.workspace_bytes(first, second, bound)
-                else:
-                    size = (0, first, second)[bound]
-                if size:
-                    allocator.free(allocator.allocate(size))
-            elif kind == STEADY:
-                allocator.reset_peaks()
-                retries = allocator.retries
-            elif first not in threads:
-                threads.add(first)
-                allocator.allocate(device.cublas.bound(bound))
-    except OutOfDeviceMemoryError as error:
-        failure = str(error)
-    return Peaks(*allocator.peaks_bytes, allocator.retries - retries, failure)

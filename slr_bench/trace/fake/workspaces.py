@@ -30,6 +30,9 @@ NOTHING: Final = Workspace(0, 0, True)
 _REDUCTION: Final = Workspace(0, MIB, True)
 """Blocks that share a reduction exchange partial results through a buffer (``gpu_reduce_kernel``)."""
 
+_FOURIER_TILE: Final = 32
+"""Side of the tiles that cuDNN transforms by ``FFT_TILING``."""
+
 PRODUCTS: Final = _names("mm addmm addmm_ bmm baddbmm baddbmm_ addbmm addmv mv dot _addmm_activation")
 """Matrix products. They go through cuBLAS, whose workspace stays (``predict.device``)."""
 
@@ -200,22 +203,75 @@ def _permutation(arguments: Arguments, result: Any) -> Workspace:
 
 
 def _convolution(arguments: Arguments, result: Any) -> Workspace:
-    """Copy to channels last in half precision: cuDNN computes it so, with the copies in its workspace."""
-    return _transposed([arguments["input"], arguments["weight"]], tensors_in(result)[:1])
+    """Convolve ``input``, with the result's bytes."""
+    (output, *_) = tensors_in(result)
+    return _convolved(arguments, [arguments["input"], arguments["weight"]], output, [output])
 
 
 def _convolution_backward(arguments: Arguments, result: Any) -> Workspace:
     """Take the larger of two consecutive calls: the gradients of input and of weight."""
-    return _transposed([arguments["grad_output"], arguments["input"], arguments["weight"]], [])
+    inputs = [arguments["grad_output"], arguments["input"], arguments["weight"]]
+    workspace = _convolved(arguments, inputs, arguments["grad_output"], [])
+    has_products = arguments["weight"].shape[2:] == (1, 1) and arguments["output_mask"][1]
+    if has_products and arguments["groups"] == 1 and _is_fp32_first(inputs):
+        return workspace._replace(expected_bytes=arguments["input"].nbytes + arguments["weight"].nbytes)
+    return workspace
 
 
-def _transposed(inputs: list[torch.Tensor], results: list[torch.Tensor]) -> Workspace:
-    """Copy to channels last if one input lies so (``cudnn_conv_suggest_memory_format``), else to channels first."""
+def _convolved(
+    arguments: Arguments, inputs: list[torch.Tensor], output: torch.Tensor, results: list[torch.Tensor]
+) -> Workspace:
+    """Return the transforms or copies that cuDNN makes of one call's tensors.
+
+    It brings its inputs into one layout: channels last if one lies so (``cudnn_conv_suggest_memory_format``). In half
+    precision it computes with channels last, and copies to it in its workspace; in fp32 it may. In fp32, 3 x 3
+    convolutions are expected to go through Winograd's transforms, and larger kernels may go through Fourier's.
+    """
     is_last = any(_is_dense(tensor, torch.channels_last) and not tensor.is_contiguous() for tensor in inputs)
-    layout = torch.channels_last if is_last else torch.contiguous_format
+    copies = _copies(inputs, (torch.channels_last if is_last else torch.contiguous_format,))
     size = sum(tensor.nbytes for tensor in [*inputs, *results])
     is_half = inputs[0].dtype in (torch.float16, torch.bfloat16)
-    return Workspace(0 if is_last or not is_half else size, size, True, _copies(inputs, (layout,)))
+    kernel = tuple(arguments["weight"].shape[2:])
+    expected, most = 0 if is_last or not is_half else size, size
+    if not _is_fp32_first(inputs):
+        return Workspace(expected, most, True, copies)
+    if _is_depthwise(arguments):
+        most = 0
+    elif kernel == (3, 3) and _can_transform(arguments):
+        expected = _transformed(arguments, output, tile=6, numbers=6 * 6)
+        most = expected + arguments["input"].nbytes + arguments["weight"].nbytes
+    elif 5 <= max(kernel) <= min(*output.shape[2:], _FOURIER_TILE) and _can_transform(arguments):
+        spectrum = 2 * _FOURIER_TILE * (_FOURIER_TILE // 2 + 1)  # the half that is not conjugate, in complex numbers
+        most = max(size, _transformed(arguments, output, _FOURIER_TILE, spectrum))
+    return Workspace(expected, most, True, copies)
+
+
+def _is_fp32_first(images: list[torch.Tensor]) -> bool:
+    return all(image.dtype == torch.float32 and image.ndim == 4 for image in images) and not any(
+        _is_dense(image, torch.channels_last) and not image.is_contiguous() for image in images
+    )
+
+
+def _is_depthwise(arguments: Arguments) -> bool:
+    """Return whether torch's own kernels compute it in fp32, which allocate nothing (``Convolution.cpp``)."""
+    return bool(1 < arguments["groups"] == arguments["input"].shape[1]) and not arguments["transposed"]
+
+
+def _can_transform(arguments: Arguments) -> bool:
+    return arguments["groups"] == 1 and {*arguments["stride"], *arguments["dilation"]} == {1}
+
+
+def _transformed(arguments: Arguments, output: torch.Tensor, tile: int, numbers: int) -> int:
+    """Return the bytes of the transforms of input, output and weight, with ``numbers`` fp32 values per tile.
+
+    A tile overlaps its neighbours by the kernel's size minus one.
+    """
+    weight: torch.Tensor = arguments["weight"]
+    tiles = len(output)
+    for side, kernel in zip(output.shape[2:], weight.shape[2:], strict=True):
+        tiles *= -(-side // (tile - kernel + 1))
+    channels = weight.shape[:2]
+    return 4 * numbers * (tiles * sum(channels) + channels[0] * channels[1])
 
 
 def _group_norm(arguments: Arguments, result: Any) -> Workspace:

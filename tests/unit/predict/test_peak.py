@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from step_profiles import step_profile
 
 from slr_bench.predict.allocator.rules import DEFAULT_SETTINGS, AllocatorSettings, settings_of
 from slr_bench.predict.device import Bound, Device, Estimate, Fit, find_device
-from slr_bench.predict.peak import predict_fit, predict_fit_per_card, predict_step, replay_requests
+from slr_bench.predict.peak import predict_fit, predict_fit_per_card, predict_step
+from slr_bench.predict.replays import SHARES, replay_requests
 from slr_bench.predict.trace_pool import UnmodelledOperator
 from slr_bench.trace.requests import ALLOCATE, FREE, LIBRARY, STEADY, TRANSIENT
 from slr_bench.units import GIB, MIB
@@ -44,11 +47,45 @@ def test_library_takes_its_workspace_once_per_thread():
 
 def test_inner_memory_of_an_operator_depends_on_the_bound():
     requests = [[ALLOCATE, 0, 16 * MIB], [TRANSIENT, 12 * MIB, 40 * MIB], [TRANSIENT, 0, 12 * MIB]]
-    assert peaks(*requests, bound=Bound.LOW)[:3] == (16 * MIB,) * 3
+    assert peaks(*requests, bound=Bound.LOW)[:3] == (28 * MIB,) * 3  # the expected part of a larger bound is sure
+    assert peaks(requests[0], [TRANSIENT, 40 * MIB, 40 * MIB], bound=Bound.LOW)[:3] == (16 * MIB,) * 3
     assert peaks(*requests, bound=Bound.LIKELY)[:3] == (28 * MIB,) * 3
     high = peaks(*requests, bound=Bound.HIGH)
     assert high[:3] == (56 * MIB,) * 3  # gone before the next, which lies in its place
     assert high.failure is None
+
+
+def test_interval_ends_where_a_workspace_between_the_bounds_reserves_most():
+    """Of 32 MiB, 20 are left for the second tensor; of 24 MiB, 12 are left and serve none."""
+    requests = [
+        [TRANSIENT, 0, 32 * MIB],
+        [ALLOCATE, 0, 12 * MIB],
+        [ALLOCATE, 1, 20 * MIB],
+        [STEADY, 0, 0],
+    ]
+    reserved = [replay_requests(requests, card(), Bound.HIGH, share=share).reserved_bytes for share in SHARES]
+    assert reserved == [32 * MIB, 44 * MIB, 36 * MIB, 40 * MIB, 32 * MIB]
+    found = predict_step(step_profile(*requests), card(650 * MIB + 40 * MIB))
+    assert found.reserved.high == predict_step(step_profile(*requests), card()).reserved.high == 44 * MIB
+    assert found.fit is predict_fit(step_profile(*requests), card(650 * MIB + 40 * MIB)) is Fit.MAYBE
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(0, 40 * MIB), st.integers(0, 40 * MIB)), min_size=1, max_size=8),
+    more=st.integers(0, 40 * MIB),
+)
+def test_larger_bounds_never_need_less_at_the_high_end(sizes, more):
+    def high(extra):
+        requests = [
+            request
+            for number, (tensor, workspace) in enumerate(sizes)
+            for request in ([ALLOCATE, number, tensor], [TRANSIENT, 0, workspace + extra])
+        ]
+        return predict_step(step_profile(*requests), card())
+
+    few, many = high(0), high(more)
+    assert few.requested.high <= many.requested.high
+    assert few.reserved.low <= few.reserved.value <= few.reserved.high
 
 
 def test_peaks_cover_the_steady_step_and_reserved_memory_covers_both_steps():
@@ -65,7 +102,7 @@ def test_allocator_settings_reach_the_allocator():
 
 def test_interval_holds_the_likely_value_and_both_bounds():
     found = predict_step(step_profile([ALLOCATE, 0, 16 * MIB], [LIBRARY, 0, 0], [TRANSIENT, MIB, 20 * MIB]), card())
-    assert found.requested == Estimate(25 * MIB, 20 * MIB, 68 * MIB)
+    assert found.requested == Estimate(25 * MIB, 21 * MIB, 68 * MIB)
     assert found.allocated == found.requested
     assert found.reserved.low <= found.reserved.value <= found.reserved.high
     assert found.nvml == found.reserved + CONTEXT

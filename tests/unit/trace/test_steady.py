@@ -15,7 +15,7 @@ from slr_bench.execute.job import Job, ProfileStep, StepToTrace, TraceSteps, Wor
 from slr_bench.files import nest
 from slr_bench.grid.workload import WorkloadSpec
 from slr_bench.predict.device import Bound, any_device
-from slr_bench.predict.peak import replay_requests
+from slr_bench.predict.replays import replay_requests
 from slr_bench.trace.derived_steps import (
     live_bytes,
     make_steady,

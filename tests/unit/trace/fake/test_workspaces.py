@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -99,6 +102,75 @@ def test_convolution_brings_its_inputs_into_one_layout():
     assert convolved(PERMUTED, weight).copied_bytes == IMAGES.nbytes
     assert convolved(last, weight).copied_bytes == weight.nbytes
     assert convolved(last, weight.contiguous(memory_format=torch.channels_last)).copied_bytes == 0
+
+
+def backwards(images, weight, **options):
+    weight = weight.requires_grad_()
+    output = functional.conv2d(images.requires_grad_(), weight, **options)
+    (found,) = needs(lambda: output.backward(torch.ones_like(output)))["convolution_backward"]
+    return found
+
+
+def test_fp32_convolution_of_3_by_3_is_expected_to_go_through_winograd_transforms():
+    """Tiles of 6 x 6 give 4 x 4 outputs each: nine tiles of 36 values per channel of a 12 x 12 image."""
+    images, weight = torch.ones(2, 3, 12, 12), torch.ones(5, 3, 3, 3)
+    transforms = 4 * 36 * (2 * 9 * (3 + 5) + 3 * 5)
+    padded = functional.conv2d
+    (found,) = needs(lambda: padded(images, weight, padding=1))["convolution"]
+    assert found == Workspace(transforms, transforms + images.nbytes + weight.nbytes, True)
+    assert backwards(images, weight, padding=1) == found
+    for options in ({"stride": 2}, {"dilation": 2}):
+        (other,) = needs(lambda: padded(images, weight, **options))["convolution"]  # noqa: B023 - called at once
+        assert other.expected_bytes == 0
+    assert backwards(images, torch.ones(3, 1, 3, 3), groups=3) == Workspace(0, 0, True)
+    last = images.detach().contiguous(memory_format=torch.channels_last)
+    assert convolved(last, weight.detach()).expected_bytes == 0
+
+
+def test_gradient_of_a_pointwise_convolution_copies_its_input_if_the_weight_is_trained():
+    images, weight = torch.ones(2, 3, 8, 8), torch.ones(5, 3, 1, 1)
+    assert convolved(images, weight).expected_bytes == 0
+    assert backwards(images, weight).expected_bytes == images.nbytes + weight.nbytes
+    frozen = torch.ops.aten.convolution_backward
+    output = torch.ones(2, 5, 8, 8)
+    options = (None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, False, False])
+    (found,) = needs(frozen, output, images, weight, *options)["convolution_backward"]
+    assert found.expected_bytes == 0
+
+
+def test_large_kernels_may_go_through_fourier_transforms_of_tiles_of_32():
+    images, weight = torch.ones(2, 3, 30, 30), torch.ones(5, 3, 5, 5)
+    (found,) = needs(lambda: functional.conv2d(images, weight, padding=2))["convolution"]
+    assert found == Workspace(0, 8 * 32 * 17 * (2 * 4 * (3 + 5) + 3 * 5), True)
+    whole = torch.ones(5, 3, 30, 30)  # a layer that covers the image is a product
+    assert convolved(images, whole).most_bytes == images.nbytes + whole.nbytes + 2 * 5 * 4
+
+
+@given(
+    samples=st.integers(1, 9),
+    more=st.integers(0, 9),
+    channels=st.sampled_from([(1, 4), (4, 4), (8, 4)]),
+    kernel=st.sampled_from([(1, 1), (3, 3), (1, 7), (5, 5), (7, 7)]),
+    groups=st.sampled_from([1, 4]),
+    stride=st.integers(1, 2),
+    side=st.integers(7, 40),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_more_images_never_need_less_and_each_image_needs_the_same(
+    samples, more, channels, kernel, groups, stride, side, dtype
+):
+    assume(channels[0] % groups == 0)
+    made = dict.fromkeys((samples, samples + more, samples + 2 * more))
+    for count in made:
+        images = torch.ones(count, channels[0], side, side, dtype=dtype, device="meta")
+        weight = torch.ones(channels[1], channels[0] // groups, *kernel, dtype=dtype, device="meta")
+        call = functools.partial(functional.conv2d, images, weight, groups=groups, stride=stride)
+        (made[count],) = needs(call)["convolution"]
+        assert 0 <= made[count].expected_bytes <= made[count].most_bytes
+    few, some, many = (made[samples + n * more] for n in range(3))
+    assert few.expected_bytes <= some.expected_bytes
+    assert few.most_bytes <= some.most_bytes
+    assert some.most_bytes - few.most_bytes == many.most_bytes - some.most_bytes
 
 
 def test_half_precision_is_computed_with_channels_last():
