@@ -118,12 +118,14 @@ def replay_requests(
 def _workspace(device: Device, kind: int, expected_bytes: int, most_bytes: int) -> Estimate:
     """Return the bounds of one call's workspace: measured ones where the device has them, else those of its rule.
 
-    A rule that expects less than the most is sure of that part. One that expects the most knows a bound only.
+    A rule that expects less than the most is sure of that part. One that expects the most knows only a bound, as for
+    an operator without a rule.
     """
     if device.shares is not None and kind == TRANSIENT:  # the measured fractions do not cover other operators
         low, likely, high = (device.shares.workspace_bytes(expected_bytes, most_bytes, bound) for bound in Bound)
         return Estimate(likely, low, high)
-    return Estimate(expected_bytes, 0 if expected_bytes == most_bytes else expected_bytes, most_bytes)
+    is_sure = kind == TRANSIENT and expected_bytes < most_bytes
+    return Estimate(expected_bytes, expected_bytes if is_sure else 0, most_bytes)
 
 
 def _between(workspace: Estimate, share: float) -> int:
