@@ -116,7 +116,7 @@ def replay_requests(
 
 
 def _workspace(device: Device, kind: int, expected_bytes: int, most_bytes: int) -> Estimate:
-    """Return the bounds of one call's workspace: measured ones where the device has them, else those of its rule.
+    """Return the bounds of one call's workspace: measured ones if the device has them, or its rule's.
 
     A rule that expects less than the most is sure of that part. One that expects the most knows only a bound, as for
     an operator without a rule.

@@ -56,7 +56,7 @@ def test_inner_memory_of_an_operator_depends_on_the_bound():
 
 
 def test_interval_ends_where_a_workspace_between_the_bounds_reserves_most():
-    """Of 32 MiB, 20 are left for the second tensor; of 24 MiB, 12 are left and serve none."""
+    """The second tensor fits in what is left of 32 MiB, and not in what is left of 24."""
     requests = [
         [TRANSIENT, 0, 32 * MIB],
         [ALLOCATE, 0, 12 * MIB],
