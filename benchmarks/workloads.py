@@ -135,6 +135,7 @@ train_step = WorkloadSpec(
     preload=_PRELOAD,
     packages=("models", "benchmarks"),
     monotone=("training.batch_size",),
+    loader_limits=("data.max_frames_in_memory",),
     knobs=_KNOBS,
     prepare=_check_data,
     headline=(
@@ -154,6 +155,7 @@ inference = WorkloadSpec(
     preload=_PRELOAD,
     packages=("models", "benchmarks"),
     monotone=("training.batch_size",),
+    loader_limits=("data.max_frames_in_memory",),
     knobs=tuple(knob for knob in _KNOBS if knob.name != "training.recompute"),  # nothing is kept for a backward
     prepare=_check_data,
     headline=(

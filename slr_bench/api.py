@@ -93,7 +93,9 @@ def predict(
 
     use_projects_of(Path(config).parent)  # before the pool's first process starts, which inherits them
     with TracePool(start_early=True) as pool:
-        from slr_bench.grid.cells import expand, own_cell
+        from dataclasses import replace
+
+        from slr_bench.grid.cells import GpuCell, expand, own_cell, own_gpu_cell
         from slr_bench.grid.config import load_grid
         from slr_bench.predict.predictions import Target, predict_grid, predict_setting
 
@@ -102,7 +104,10 @@ def predict(
             raise ConfigError("--grid looks at all workloads; leave --workload out")
         grid, changes = load_grid(Path(config)), dict(overrides or {})
         if not whole_grid:
-            return Prediction(predict_setting(own_cell(grid, changes, arm, workload), target, pool))
+            is_gpu = target.card is not None
+            own = (grid, changes, arm, workload)
+            cell, refusal = own_gpu_cell(*own) if is_gpu else GpuCell(own_cell(*own))
+            return Prediction(replace(predict_setting(cell, target, pool), loader_refusal=refusal))
         steps = [cell for cell in expand(grid, changes, arm) if cell.spec.kind == "step"]
         done = itertools.count(1)
 

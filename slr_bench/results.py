@@ -88,6 +88,9 @@ class Prediction(Result):
             print_cells(self.data.cells, self.data.results, console)
         else:
             print_prediction(self.data.cell, self.data.result, self.data.cards, console)
+            if self.data.loader_refusal is not None:
+                text = f"The loader would refuse this setting: {self.data.loader_refusal}"
+                console.print(text, style="yellow", markup=False, highlight=False)
 
 
 @dataclass(frozen=True)

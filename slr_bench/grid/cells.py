@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -112,6 +112,32 @@ def own_cell(grid: GridConfig, overrides: Overrides, arm: str | None = None, wor
         raise ConfigError(f"the grid has the arms {', '.join(grid.arms)}; choose one with --arm")
     grid = grid.with_workload(workload or grid.workload)
     return expand(grid.model_copy(update={"axes": {}, "exclude": (), "also": ()}), overrides, arm)[0]
+
+
+class GpuCell(NamedTuple):
+    """The cell of a question about a GPU."""
+
+    cell: Cell
+    loader_refusal: str | None = None
+    """Why the loader would refuse the setting; the cell has no limit of the loader then."""
+
+
+def own_gpu_cell(grid: GridConfig, overrides: Overrides, arm: str | None, workload: str | None) -> GpuCell:
+    """Return the cell of :func:`own_cell`. If a limit of the loader alone refuses it, the cell is without that limit.
+
+    Raises:
+        ConfigError: As :func:`own_cell`.
+    """
+    try:
+        return GpuCell(own_cell(grid, overrides, arm, workload))
+    except ConfigError as error:
+        limits = find_workload(workload or grid.workload).loader_limits
+        if not limits:
+            raise
+        with contextlib.suppress(ConfigError):
+            cell = own_cell(grid, flatten(overrides) | dict.fromkeys(limits), arm, workload)
+            return GpuCell(cell, " ".join(str(error).split()))
+        raise
 
 
 def _arm_base(grid: GridConfig, arm: str) -> Overrides:

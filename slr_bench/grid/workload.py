@@ -162,6 +162,9 @@ class WorkloadSpec(WorkloadDescription):
     package that registers the workload."""
     monotone: tuple[str, ...] = ()
     """Dotted keys of numbers. A setting that is larger in one of them and equal otherwise needs no less memory."""
+    loader_limits: tuple[str, ...] = ()
+    """Dotted keys that limit the host memory of the loader; null is no limit. They refuse no setting of a prediction
+    for a GPU."""
     knobs: tuple[Knob, ...] = ()
     """Keys that a plan may change, besides the micro-batch."""
     prepare: Callable[[Any], Mapping[str, str]] = field(default=lambda settings: {})

@@ -61,6 +61,8 @@ class SettingPrediction:
     result: Prediction | HostPrediction
     cards: Mapping[str, CardFit]
     """The fit on each known card, if no device was named."""
+    loader_refusal: str | None = None
+    """Why the loader would refuse the setting, and what it would need instead."""
 
     @property
     def does_not_fit(self) -> bool:
@@ -71,7 +73,12 @@ class SettingPrediction:
         """The JSON object of ``slr-bench predict``."""
         identity = {"arm": self.cell.arm, "workload": self.cell.spec.name, "setting": self.cell.public_setting}
         cards = {name: card.to_dict() for name, card in self.cards.items()}
-        return identity | self.result.to_dict() | ({"cards": cards} if cards else {})
+        return (
+            identity
+            | {"loader_refusal": self.loader_refusal}
+            | self.result.to_dict()
+            | ({"cards": cards} if cards else {})
+        )
 
 
 @dataclass(frozen=True)

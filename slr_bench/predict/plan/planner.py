@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from slr_bench.errors import ConfigError, NothingMeasuredError
 from slr_bench.files import flatten
-from slr_bench.grid.cells import Cell, own_cell
+from slr_bench.grid.cells import Cell, own_gpu_cell
 from slr_bench.grid.config import GridConfig, with_device
 from slr_bench.predict.allocator.rules import DEFAULT_SETTINGS, AllocatorSettings
 from slr_bench.predict.device import Device
@@ -61,7 +61,8 @@ class Planner:
         self._grid = grid.model_copy(update={"repeats": 1, "sides": 1})
         self._overrides, self._arm, self._workload = overrides, arm, workload
         self._device, self._rates, self._settings = device, device.rates, settings
-        self._own = own_cell(self._grid, dict(overrides), arm, workload)
+        self._own = own_gpu_cell(self._grid, dict(overrides), arm, workload).cell
+        self._loader_refusals: dict[Point, str] = {}
         if self._own.spec.kind != "step":
             raise ConfigError(f"workload {self._own.spec.name} is a whole training; plan for a step with --workload")
         self._keep = keep
@@ -178,19 +179,26 @@ class Planner:
             self._device,
             {point: self._cells[point] for point in choice.evaluated},
             {point: self._difference(point) for point in points},
-            self._choices.left_alone,
+            [*self._choices.left_alone, *self._loader_needs(choice.chosen)],
             self._rates,
             measured,
         )
+
+    def _loader_needs(self, chosen: Point) -> list[str]:
+        """Say what the loader would need for the chosen setting."""
+        refusal = self._loader_refusals.get(chosen)
+        return [] if refusal is None else [f"the loader would refuse this setting without the change: {refusal}"]
 
     def _cell(self, point: Point) -> Cell | Refusal:
         """The cell of a point, unless the combination is impossible."""
         overrides = {**self._overrides, **self._changes(point)}
         try:
-            cell = own_cell(self._grid, overrides, self._arm, self._workload)
+            cell, refusal = own_gpu_cell(self._grid, overrides, self._arm, self._workload)
         except ConfigError as error:
             return Refusal(f"{IMPOSSIBLE}: {error}")
         self._cells[point] = cell
+        if refusal is not None:
+            self._loader_refusals[point] = refusal
         return cell
 
     def _changes(self, point: Point) -> Overrides:
@@ -198,7 +206,10 @@ class Planner:
 
     def _difference(self, point: Point) -> Overrides:
         own = flatten(self._own.settings.model_dump(mode="json"))
-        return {key: value for key, value in self._changes(point).items() if own.get(key) != value}
+        changes = self._changes(point)
+        if point in self._loader_refusals:
+            changes = {**changes, **dict.fromkeys(self._own.spec.loader_limits)}
+        return {key: value for key, value in changes.items() if own.get(key) != value}
 
     def _evaluate(self, step: StepProfile | Refusal, device: Device, samples: int | None) -> Evaluated | Refusal:
         if isinstance(step, Refusal):

@@ -85,6 +85,16 @@ def test_progress_names_what_is_done_and_what_is_left():
     assert all(in_round <= in_all for in_round, in_all in left)
 
 
+def test_limit_of_the_loader_refuses_no_setting_and_the_plan_says_what_the_loader_needs():
+    grid = GRID.model_copy(update={"set": {"data.max_frames_in_memory": 256}})
+    found = Planner(grid, {}, None, None, find_device("rtx3060"), KEPT).plan(Budget(4 * GIB, 0.05, None))
+    chosen = found.choice.chosen
+    frames = 32 * found.cells[chosen].settings.model.num_frames
+    assert found.cells[chosen].settings.training.batch_size == 32 == plan().cells[chosen].settings.training.batch_size
+    assert found.differences[chosen]["data.max_frames_in_memory"] is None
+    assert any(f"set the limit to {frames} or more" in text for text in found.left_alone)
+
+
 def test_need_of_a_plan_equals_a_prediction_on_any_card_of_that_size():
     found = plan()
     need = found.choice.evaluated[found.choice.chosen].need_bytes
