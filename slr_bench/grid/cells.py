@@ -131,10 +131,8 @@ def own_gpu_cell(grid: GridConfig, overrides: Overrides, arm: str | None, worklo
     try:
         return GpuCell(own_cell(grid, overrides, arm, workload))
     except ConfigError as error:
-        limits = find_workload(workload or grid.workload).loader_limits
-        if not limits:
-            raise
         with contextlib.suppress(ConfigError):
+            limits = find_workload(workload or grid.workload).loader_limits
             cell = own_cell(grid, flatten(overrides) | dict.fromkeys(limits), arm, workload)
             return GpuCell(cell, " ".join(str(error).split()))
         raise
