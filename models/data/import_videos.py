@@ -14,7 +14,7 @@ import os
 import re
 import sys
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models.command import OneLineParser, run_command
+from models.data.layouts.directory import earlier_splits
 from models.data.layouts.layout import MANIFEST_NAME, Layout, find_layout, quoted
 from models.data.layouts.rows import Clip, look_up, seconds_text, sorted_labels
 from models.data.layouts.splits import Division, Fractions, divide
@@ -57,11 +58,20 @@ class Import:
     missing: list[str]
     empty: list[str]
     seed: int
+    earlier: dict[str, Split] = field(default_factory=dict)
+    """Clip id -> its split in the table that is replaced."""
 
     @property
     def notices(self) -> list[str]:
         """Lines that the user should know of."""
         lines = [*self.layout.notices, *self.division.notices]
+        kept = [c.video_id for c, split in self._divided if self.earlier.get(c.video_id) == split]
+        if kept and self.division.by != "given":
+            lines.append(
+                f"{format_count(len(kept), 'clip')} of the earlier table, and their {self.division.by}s, keep "
+                "their split; --seed N draws all splits again"
+            )
+        moved = [c.video_id for c, split in self._divided if self.earlier.get(c.video_id, split) != split]
         for ids, what, consequence in (
             (self.repeated, "rows that repeat an earlier one", "they are left out"),
             (
@@ -71,6 +81,7 @@ class Import:
             ),
             (self.missing, "videos that are missing", "they are left out"),
             (self.empty, "videos of 0 bytes", "they are left out"),
+            (moved, "clips that change their split", "a network that was trained before may know them"),
             (self._shared_signers(), "signers in two splits", "accuracy on other people is not measured"),
             (self._without("train"), "classes without a training clip", "they cannot be learned"),
             (self._without("val"), "classes without a validation clip", "their accuracy is not measured"),
@@ -142,7 +153,8 @@ class Import:
             table.add_row("signers", *(f"{len(names):,}" for names in used), f"{self.signers:,}")
         sizes = [sum(c.file.file_bytes for c, own in self._divided if own == split and c.file) for split in SPLITS]
         table.add_row("size", *(format_bytes(size) for size in sizes), format_bytes(sum(sizes)))
-        by = "given by the directory" if self.division.by == "given" else f"drawn by {self.division.by}"
+        giver = "table" if any(row.source for row in self.layout.rows) else "directory"
+        by = f"given by the {giver}" if self.division.by == "given" else f"drawn by {self.division.by}"
         title = f"{plain(self.data_dir)}: {self.layout.name}"
         return [title, table, f"splits: {by}", f"classes: {some_of(found['classes'], 12)}", *self.notices]
 
@@ -173,10 +185,22 @@ def import_videos(options: argparse.Namespace) -> Import:
     there = [clip for clip in looked.clips if clip.file]
     empty = [clip.video_id for clip in there if clip.file and not clip.file.file_bytes]
     clips, copies, same_file = _without_copies([clip for clip in there if clip.video_id not in set(empty)])
-    division = divide(clips, same_file, fractions, options.seed)
+    seed = options.seed or 0
+    earlier = earlier_splits(options.out or options.data_dir, there, same_file) if options.overwrite else {}
+    division = divide(clips, same_file, fractions, seed, earlier if options.seed is None else {})
     signers = len({clip.row.signer for clip in clips if clip.row.signer})
     return Import(
-        options.data_dir, layout, clips, division, signers, copies, looked.repeated, missing, empty, options.seed
+        options.data_dir,
+        layout,
+        clips,
+        division,
+        signers,
+        copies,
+        looked.repeated,
+        missing,
+        empty,
+        seed,
+        earlier,
     )
 
 
@@ -280,7 +304,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--signer-from", type=_expression, metavar="REGEX", help="the signer is this part of the path, as 'P[0-9]+'")
     add("--val", type=float, default=0.15, metavar="F", help="part for validation, if no split is given [0.15]")
     add("--test", type=float, default=0.15, metavar="F", help="part for test, if no split is given [0.15]")
-    add("--seed", type=int, default=0, metavar="N", help="another number draws other splits [0]")
+    add("--seed", type=int, metavar="N", help="draw all splits with this number, also those of an earlier table [0]")
     add("--skip-missing", action="store_true", help="leave out rows whose video is missing")
     add("--overwrite", action="store_true", help="replace an earlier table that differs")
     add("--json", action="store_true", help="one JSON object in place of the table")
@@ -302,7 +326,8 @@ def _run(options: argparse.Namespace) -> int:
     classes = len({clip.row.label for clip in result.clips})
     print(f"{done} ({format_count(len(result.clips), 'clip')}). Next:")
     print(f"python -m models.data.wlasl check {quoted(out)}")
-    print(f"python train_efficient_model.py --data-dir {quoted(out)} --num-classes {classes} --output-dir outputs")
+    if {"train", "val"} <= set(result.division.splits):
+        print(f"python train_efficient_model.py --data-dir {quoted(out)} --num-classes {classes} --output-dir outputs")
     return EXIT_OK
 
 

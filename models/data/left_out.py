@@ -46,12 +46,18 @@ def describe(left_out: Iterable[LeftOut], listed: int) -> str:
 
 
 def read_text(path: Path, cure: str = "check the file") -> str:
-    """Return the text of a UTF-8 file as it is, without a byte order mark. Raises DataError that ends with ``cure``."""
+    """Return the text of a UTF-8 file as it is, without a byte order mark. ``cure`` is for a file that is no such text.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {why_unreadable(error)}; {cure}") from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {why_unreadable(error)}; check the path") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"cannot read {path}: it is not UTF-8 text; {cure}") from error
 
 
 def read_list(data_dir: Path) -> frozenset[str]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from models.data.layouts.layout import MANIFEST_NAME, Layout, classes_text, command_for, find_layout
-from models.data.layouts.rows import Clip, look_up, sorted_labels
+from models.data.layouts.rows import Clip, look_up, seconds_text, sorted_labels
+from models.data.layouts.tables import read_table
 from models.data.layouts.tree import Tree, scan
 from models.data.left_out import LeftOut, Reason, Split, read_list
-from models.data.manifest import ClipInfo, Manifest, make_manifest
+from models.data.manifest import SPLITS, ClipInfo, Manifest, make_manifest
 from slr_bench.errors import DataError
 from slr_bench.units import plain
 
@@ -19,6 +23,33 @@ _TICKS_PER_S = 1000.0
 def imported_words(data_dir: Path) -> list[str]:
     """Return the word of each class of an imported table. Raises DataError."""
     return sorted_labels(row.label for row in find_layout(Tree(data_dir), [MANIFEST_NAME]).rows)
+
+
+def earlier_splits(directory: Path, clips: Sequence[Clip], same_file: Mapping[str, str]) -> dict[str, Split]:
+    """Return the split of each clip in the table of an earlier import, by clip id; empty without one.
+
+    A clip has the split of any file with its content, as ``same_file`` gives them.
+
+    Raises:
+        DataError: the table is broken.
+    """
+    if not (directory / MANIFEST_NAME).is_file():
+        return {}
+    table = read_table(directory, MANIFEST_NAME, lambda _: False)
+    rows = [row for row in (table.rows if table else []) if row.split]
+    splits = {_place(directory / row.path, (row.start_s, row.end_s)): row.split for row in rows}
+    found: dict[tuple[object, ...], Split] = {}
+    contents = {c.video_id: (same_file.get(str(c.file.path), str(c.file.path)), *c.part) for c in clips if c.file}
+    for clip in clips:
+        if clip.file and (split := splits.get(_place(clip.file.path, clip.part))):
+            found.setdefault(contents[clip.video_id], split)
+    return {video_id: found[content] for video_id, content in contents.items() if content in found}
+
+
+def _place(path: Path, part: tuple[float | None, float | None]) -> tuple[str | None, ...]:
+    """Return the file and the times of a clip in one form, whatever links lead to its folder."""
+    times = (None if value is None else seconds_text(value) for value in part)
+    return os.path.join(os.path.realpath(path.parent), path.name), *times
 
 
 def look_at_layout(data_dir: Path, needed: Split = "train") -> tuple[Tree, Layout]:
@@ -36,12 +67,27 @@ def look_at_layout(data_dir: Path, needed: Split = "train") -> tuple[Tree, Layou
     wanted: tuple[Split, ...] = ("train", "val") if needed == "train" else (needed,)
     lacking = [split for split in wanted if split not in splits]
     if lacking:
+        _refuse_undividable(data_dir, layout, needed)
         what = f"no {' and no '.join(lacking)} clips" if layout.has_splits else "no splits"
         raise DataError(
             f"{plain(data_dir)} holds {len(layout.rows):,} clips of {classes_text(row.label for row in layout.rows)} "
             f"({layout.name}) and {what}; run {command_for(data_dir)}, which divides them, and use the directory again"
         )
     return tree, layout
+
+
+def _refuse_undividable(data_dir: Path, layout: Layout, needed: Split) -> None:
+    """Refuse clips that an import cannot divide. Raises DataError."""
+    splits = [split for split in SPLITS if any(row.split == split for row in layout.rows)]
+    if layout.has_splits and needed != "train":
+        raise DataError(f"{plain(data_dir)} has no {needed} clips; choose --split {' or --split '.join(splits)}")
+    if layout.has_splits and "train" not in splits:
+        raise DataError(
+            f"{plain(data_dir)} has {' and '.join(splits)} clips only: it can be evaluated (--split {splits[0]}), not "
+            "trained; name a directory with training clips"
+        )
+    if not layout.has_splits and max(Counter(row.label for row in layout.rows).values()) == 1:
+        raise DataError(f"{plain(data_dir)} has one clip per class; add clips, at least two per class are needed")
 
 
 def read_directory(data_dir: Path, num_classes: int | None, *, needed: Split, exactly: bool) -> Manifest:
@@ -59,6 +105,8 @@ def read_directory(data_dir: Path, num_classes: int | None, *, needed: Split, ex
             f"model.num_classes={num_classes}, but {plain(data_dir)} has {classes_text(glosses)}; use --num-classes "
             f"{len(glosses)} or model.num_classes: {len(glosses)}"
         )
+    if all(row.split != needed for row in layout.rows):
+        _refuse_undividable(data_dir, layout, needed)
     looked, unreadable = look_up(layout.rows, tree), read_list(data_dir)
     labels = {gloss: label for label, gloss in enumerate(glosses)}
     signers = {name: number for number, name in enumerate(sorted({row.signer or "" for row in layout.rows} - {""}))}
@@ -73,8 +121,8 @@ def read_directory(data_dir: Path, num_classes: int | None, *, needed: Split, ex
     manifest = make_manifest(glosses, clips, left_out, looked.repeated)
     if not manifest.clips[needed]:
         raise DataError(
-            f"{plain(data_dir)} has no {needed} clips ({manifest.left_out_text or 'none is listed'}); "
-            "fetch the videos, or choose another directory or split"
+            f"{plain(data_dir)} has no {needed} clips ({manifest.left_out_text}); fetch the videos, or choose another "
+            "directory or split"
         )
     return manifest
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from models.data.layouts.rows import Row, clean_label, split_named
-from models.data.layouts.tables import LabelTable, read_class_list, read_table
+from models.data.layouts.tables import LabelTable, read_class_list, read_table, why_no_table
 from models.data.layouts.tree import Tree
 from models.data.left_out import LIST_NAME, some_of
 from slr_bench.errors import DataError
@@ -75,10 +75,7 @@ def find_layout(tree: Tree, tables: Sequence[str] = (), classes: Path | None = N
 def _read_named(tree: Tree, path: str) -> LabelTable:
     table = read_table(tree.root, path, lambda text: tree.find(text) is not None)
     if table is None:
-        raise DataError(
-            f"{plain(tree.root / path)} does not name clips and labels; its first row must name the columns, "
-            "for example path,label,split,signer"
-        )
+        raise DataError(why_no_table(tree.root / path))
     return table
 
 
@@ -129,6 +126,9 @@ def _layout_of_folders(tree: Tree) -> Layout:
     folders = {path: part[top:-1] for path, part in parts.items()}
     loose = [path for path, names in folders.items() if not names]
     heads = {names[0] for names in folders.values() if names}
+    unread = [path for path in tree.tables if path.endswith((".csv", ".tsv", ".jsonl")) and "/" not in path]
+    if loose and unread:
+        raise DataError(why_no_table(tree.root / unread[0]))
     if len(loose) == len(folders) or (not loose and len(heads) == 1 and not split_named(*heads)):
         raise DataError(
             f"{plain(tree.root)} holds {format_count(len(folders), 'video')} in one folder and no labels; make a "
@@ -164,7 +164,13 @@ def _of_classes(name: str, folders: dict[str, list[str]], place: int) -> Layout:
     below = {names[place + 1] if len(names) > place + 1 else "" for names in folders.values()}
     pairs = {tuple(names[place : place + 2]) for names in folders.values()}
     is_signer = "" not in below and 2 <= len(below) <= len(pairs) / 2
-    notices = [f"folders below the classes recur and are taken as signers: {some_of(sorted(below))}"]
+    notices = []
+    if is_signer:
+        notices.append(f"folders below the classes recur and are taken as signers: {some_of(sorted(below))}")
+    elif inner := sorted("/".join(pair) for pair in pairs if len(pair) == 2):
+        notices.append(
+            f"folders below the classes are not used: {some_of(inner)}; if they are the classes, move them one level up"
+        )
     rows = [
         Row(
             path,
@@ -174,7 +180,7 @@ def _of_classes(name: str, folders: dict[str, list[str]], place: int) -> Layout:
         )
         for path, names in folders.items()
     ]
-    return Layout(name, rows, notices if is_signer else [])
+    return Layout(name, rows, notices)
 
 
 def _with_words(layout: Layout, tree: Tree, classes: Path | None) -> Layout:

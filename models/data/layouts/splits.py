@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from models.data.layouts.rows import Clip
@@ -36,8 +37,16 @@ class Division(NamedTuple):
     notices: list[str]
 
 
-def divide(clips: Sequence[Clip], same_file: dict[str, str], fractions: Fractions, seed: int) -> Division:
+def divide(
+    clips: Sequence[Clip],
+    same_file: dict[str, str],
+    fractions: Fractions,
+    seed: int,
+    earlier: Mapping[str, Split] = MappingProxyType({}),
+) -> Division:
     """Return the split of each clip, drawn where it is not given. Equal arguments give equal splits.
+
+    A clip of an earlier division keeps its split, and so does its signer or recording.
 
     A validation split that is missing beside training and test is drawn from training. Clips of one signer, if all are
     known, or else of one recording, come into one split.
@@ -47,6 +56,7 @@ def divide(clips: Sequence[Clip], same_file: dict[str, str], fractions: Fraction
         same_file: file of a clip -> the first file with the same content.
         fractions: parts for validation and test.
         seed: another one gives another division.
+        earlier: id of a clip -> its split in an earlier division.
 
     Raises:
         DataError: no clip is left for validation.
@@ -57,15 +67,18 @@ def divide(clips: Sequence[Clip], same_file: dict[str, str], fractions: Fraction
         if "val" in splits or "train" not in splits:
             return Division(splits, "given", [])
         places = [place for place, split in enumerate(splits) if split == "train"]
-        drawn = _drawn([clips[place] for place in places], same_file, fractions._replace(test=0.0), seed)
+        kept = {video_id: split for video_id, split in earlier.items() if split != "test"}
+        drawn = _drawn([clips[place] for place in places], same_file, fractions._replace(test=0.0), seed, kept)
         for place, split in zip(places, drawn.splits, strict=True):
             splits[place] = split
         notice = f"no validation split is given, so one is taken from training, by {drawn.by}"
         return Division(splits, "given", [notice, *drawn.notices])
-    return _drawn(clips, same_file, fractions, seed)
+    return _drawn(clips, same_file, fractions, seed, earlier)
 
 
-def _drawn(clips: Sequence[Clip], same_file: dict[str, str], fractions: Fractions, seed: int) -> Division:
+def _drawn(
+    clips: Sequence[Clip], same_file: dict[str, str], fractions: Fractions, seed: int, earlier: Mapping[str, Split]
+) -> Division:
     signers = [clip.row.signer for clip in clips]
     known, notices = {signer for signer in signers if signer}, []
     by = "signer" if len(known) > 1 and all(signers) else "recording"
@@ -81,19 +94,29 @@ def _drawn(clips: Sequence[Clip], same_file: dict[str, str], fractions: Fraction
             unknown = sum(not signer for signer in signers)
             reason = f"{unknown:,} clips have no signer" if unknown else "there is one signer"
             notices.append(f"{reason}, so clips are divided by recording: accuracy on other people is not measured")
-    chosen = _choose(labelled, fractions, seed)
-    splits = [chosen[group] for group in groups]
+    kept = {
+        group: earlier[clip.video_id] for clip, group in zip(clips, groups, strict=True) if clip.video_id in earlier
+    }
+    chosen = _choose(labelled, fractions, seed, kept)
+    splits = [earlier.get(clip.video_id, chosen[group]) for clip, group in zip(clips, groups, strict=True)]
     if "val" not in splits:
         raise DataError(
             f"no clip is left for validation: each class has one {by} only; add clips, or give the splits in a table "
             "with the columns path,label,split"
         )
+    if fractions.test and "test" not in splits:
+        notices.append(
+            f"no clip is for test, because {'there are' if by == 'signer' else 'each class has'} fewer than {_FEW} "
+            f"{by}s; evaluate with --split val"
+        )
     return Division(splits, by, notices)
 
 
-def _choose(labelled: dict[str, set[str]], fractions: Fractions, seed: int) -> dict[str, Split]:
-    """Return the split of each group, class by class, those with few groups first."""
-    chosen: dict[str, Split] = {}
+def _choose(
+    labelled: dict[str, set[str]], fractions: Fractions, seed: int, kept: Mapping[str, Split]
+) -> dict[str, Split]:
+    """Return the split of each group, class by class, those with few groups first; ``kept`` ones stay."""
+    chosen = dict(kept)
     for _, groups in sorted(labelled.items(), key=lambda item: (len(item[1]), item[0])):
         # A hash, not a shuffle: clips that are added later do not move the others.
         members = sorted(groups, key=lambda group: hashlib.sha256(f"{seed}\0{group}".encode()).digest())
@@ -121,11 +144,3 @@ def _recording(clip: Clip, same_file: dict[str, str]) -> str:
     stem = name.rpartition(".")[0] or name
     cut = _CUT.match(stem)
     return folder + slash + (cut[1] if cut else stem)
-
-
-def shares(splits: Iterable[Split]) -> dict[Split, int]:
-    """Return the number of clips in each split."""
-    counts: dict[Split, int] = {"train": 0, "val": 0, "test": 0}
-    for split in splits:
-        counts[split] += 1
-    return counts

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from models.data.layouts.rows import Row, clean_label, split_named
-from models.data.left_out import Split, read_text
+from models.data.left_out import Split, read_text, some_of
 from models.data.manifest import VIDEO_SUFFIXES
 from slr_bench.errors import DataError
 from slr_bench.units import plain
@@ -61,7 +61,10 @@ def read_table(root: Path, path: str, is_video: Callable[[str], bool]) -> LabelT
     Raises:
         DataError: the table is broken.
     """
-    text = read_text(root / path, "save it as UTF-8 text")
+    text = read_text(
+        root / path,
+        "if it is in another encoding, such as Windows-1252 or UTF-16, save it as UTF-8 text (in Excel: CSV UTF-8)",
+    )
     name, suffix = os.path.splitext(path.rpartition("/")[2])
     split = _split_of_file(path, name)
     fold = _FOLD.search(name)
@@ -80,6 +83,20 @@ def read_table(root: Path, path: str, is_video: Callable[[str], bool]) -> LabelT
     ]
     has_split = split is not None or any(row.split for row in rows)
     return LabelTable(path, rows, has_split, int(fold[1]) if fold else None) if rows else None
+
+
+def why_no_table(path: Path) -> str:
+    """Return why a file, which ``read_table`` can read, names no clips with labels, and what to change."""
+    lines = [line for line in read_text(path).splitlines() if line.strip()]
+    if not lines:
+        return f"{plain(path)} is empty; write the columns path,label and one row per clip"
+    if path.suffix == ".json" or lines[0].lstrip().startswith(("{", "[")):
+        return f"{plain(path)} is JSON, which names no clips here; write a CSV with the columns path,label"
+    rows = [next(csv.reader([lines[0]], delimiter=delimiter)) for delimiter in _DELIMITERS]
+    header = max(rows, key=len)
+    if len(lines) == 1 and {"path", "label"} <= _columns(header).keys():
+        return f"{plain(path)} has the names of its columns and no row below; write one row per clip"
+    return f"{plain(path)} has the columns {some_of(header, 8)}; rename those of video and label to path,label"
 
 
 def _split_of_file(path: str, name: str) -> Split | None:
@@ -189,6 +206,8 @@ def _seconds(text: str, source: str) -> float | None:
         value = float(text)
     except ValueError:
         value = math.nan
+    if re.fullmatch(r"\d+,\d+", text.strip()):
+        raise DataError(f"{source}: {text.strip()!r} is a time with a comma; write {text.strip().replace(',', '.')}")
     if not 0 <= value < math.inf:
         raise DataError(f"{source}: {plain(text)!r} is not a time in seconds; correct it")
     return value

@@ -79,7 +79,7 @@ def test_a_test_split_alone_can_be_evaluated(tmp_path):
     put(tmp_path / "d", *(f"test/{word}/{n}.mp4" for word in WORDS for n in range(3)))
     assert len(load_manifest(tmp_path / "d", 2, needed="test").clips["test"]) == 6
     assert len(load_manifest(tmp_path / "d", 20, needed="test", exactly=False).glosses) == 2
-    with pytest.raises(DataError, match="no train and no val clips"):
+    with pytest.raises(DataError, match="has test clips only: it can be evaluated"):
         load_manifest(tmp_path / "d", 2)
 
 
@@ -113,7 +113,9 @@ def test_a_second_import_gives_the_same_splits_and_writes_nothing(tmp_path, impo
     assert code == 2
     assert "is there and different; add --overwrite, or choose another --out" in err
     splits = splits_of(load_manifest(tmp_path / "data", 2))
-    assert imported(tmp_path / "data", "--seed", 1, "--overwrite")[0] == 0
+    code, out, _ = imported(tmp_path / "data", "--seed", 1, "--overwrite")
+    assert code == 0
+    assert "clips that change their split: " in out
     other = splits_of(load_manifest(tmp_path / "data", 2))
     assert other != splits
     assert sorted(other.values()) == sorted(splits.values())
@@ -189,3 +191,49 @@ def test_a_signer_in_two_given_splits_is_named(tmp_path, report):
     assert report(tmp_path / "d")["notices"] == [
         "signers in two splits: 1 (anna); accuracy on other people is not measured"
     ]
+
+
+def signer_folders(root, signers):
+    return put(root, *(f"{word}/{name}/{n}.mp4" for word in WORDS for name in signers for n in range(2)))
+
+
+@pytest.mark.parametrize("out", [".", "tables"])
+def test_a_grown_import_keeps_the_splits_of_its_earlier_clips(tmp_path, report, out):
+    root = signer_folders(tmp_path / "d", "abcdef")
+    report(root, "--out", root / out)
+    before = {row["path"]: row["split"] for row in rows_of(root / out)}
+    signer_folders(root, "ghijklmnop")
+    (root / "book" / "a" / "0 copy.mp4").write_bytes((root / "book" / "a" / "0.mp4").read_bytes())
+    result = report(root, "--out", root / out, "--overwrite")
+    after = {row["path"]: row["split"] for row in rows_of(root / out)}
+    assert len(after) == 64
+    assert after | {path: split for path, split in before.items() if path in after} == after
+    assert len(before.keys() - after.keys()) <= 1, "one of two copies is used"
+    assert any("24 clips of the earlier table" in line for line in result["notices"])
+    assert not any("two splits" in line for line in result["notices"])
+
+
+def test_given_splits_that_move_earlier_clips_are_counted(tmp_path, report):
+    root = put(tmp_path / "d", *(f"{n}.mp4" for n in range(4)))
+    for splits in (("train", "val"), ("val", "train")):
+        lines = [f"{n}.mp4,{WORDS[n % 2]},{splits[n // 2]}\n" for n in range(4)]
+        write(root / "l.csv", "path,label,split\n" + "".join(lines))
+        result = report(root, "--overwrite")
+    assert any(line.startswith("clips that change their split: 4 (0.mp4") for line in result["notices"])
+
+
+def test_an_import_without_test_clips_says_so(tmp_path, report):
+    result = report(class_folders(tmp_path / "d", per_class=4))
+    assert "each class has fewer than 5 recordings; evaluate with --split val" in " ".join(result["notices"])
+
+
+def test_folders_below_the_classes_that_are_not_used_are_named(tmp_path, report):
+    root = put(
+        tmp_path / "d", *(f"{path}/{n}.mp4" for path in ("animals/cat", "animals/dog", "food/bread") for n in "12345")
+    )
+    result = report(root)
+    assert result["classes"] == ["animals", "food"]
+    assert any(
+        "below the classes are not used: animals/cat, animals/dog, food/bread; if they are the classes, move" in line
+        for line in result["notices"]
+    )

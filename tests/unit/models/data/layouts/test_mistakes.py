@@ -90,6 +90,18 @@ MISTAKES = {
         lambda root: (put(root, "0.mp4"), write(root / "l.csv", "path,label\n", "utf-16")),
         "save it as UTF-8 text",
     ),
+    "Windows-1252": (
+        lambda root: (put(root, "0.mp4"), write(root / "l.csv", "path,label\n0.mp4,müde\n", "cp1252")),
+        "it is not UTF-8 text; if it is in another encoding, such as Windows-1252",
+    ),
+    "decimal comma": (table("path;label;start_s\n0.mp4;a;0,1\n"), "'0,1' is a time with a comma; write 0.1"),
+    "unknown columns": (
+        table("Datei;Wort\n0.mp4;a\n"),
+        "l.csv has the columns Datei, Wort; rename those of video and label to path,label",
+    ),
+    "unknown label column": (table("id,translation\n0.mp4,a\n"), "l.csv has the columns id, translation; rename"),
+    "empty table": (table(""), "l.csv is empty; write the columns path,label"),
+    "no row": (table("path,label\n"), "l.csv has the names of its columns and no row below"),
     "WLASL": (release, "is in WLASL layout; use it as it is, with --data-dir"),
     "bytes as a name": (
         lambda root: put(class_folders(root), os.fsdecode(b"book/\xff.mp4")),
@@ -117,12 +129,14 @@ def test_a_mistake_is_one_line_and_writes_nothing(tmp_path, imported, name):
         (["--val", "0.6", "--test", "0.6"], "use parts of 1 with a sum below 1"),
         (["--signer-from", "("], "--signer-from: '(' is not a regular expression"),
         (["--fold", "3"], "--fold 3: "),
-        (["--labels", "nowhere.csv"], "nowhere.csv: No such file"),
+        (["--labels", "nowhere.csv"], "nowhere.csv: No such file or directory; check the path\n"),
+        (["--labels", "d/map.json"], "map.json is JSON, which names no clips here; write a CSV"),
     ],
 )
 def test_wrong_options_are_one_line(tmp_path, imported, monkeypatch, options, expected):
     monkeypatch.chdir(tmp_path)
     flat(tmp_path / "d")
+    write(tmp_path / "d" / "map.json", '{"0.mp4": "book"}')
     code, _, err = imported(tmp_path / "d", *options)
     assert code == 2
     assert expected in err
@@ -174,3 +188,28 @@ def test_a_folder_that_disagrees_with_the_number_of_a_list_is_refused(tmp_path, 
     code, _, err = imported(tmp_path / "d")
     assert code == 2
     assert "class 1 is 'walk'" in err
+
+
+@pytest.mark.parametrize(
+    ("paths", "needed", "expected"),
+    [
+        (["test/a/0.mp4", "test/b/0.mp4"], "train", r"has test clips only: it can be evaluated \(--split test\)"),
+        (["a/0.mp4", "b/0.mp4"], "train", "one clip per class; add clips, at least two per class"),
+        (["train/a/0.mp4", "val/b/0.mp4"], "test", "has no test clips; choose --split train or --split val"),
+        (["train/a/0.mp4", "test/b/0.mp4"], "train", "no val clips; run python -m models.data.import_videos"),
+    ],
+)
+def test_a_split_that_an_import_cannot_draw_is_not_promised(tmp_path, paths, needed, expected):
+    with pytest.raises(DataError, match=expected):
+        load_manifest(put(tmp_path / "d", *paths), None, needed=needed)
+
+
+@pytest.mark.parametrize("needed", ["train", "test"])
+def test_an_imported_table_without_a_split_says_what_can_be_done(tmp_path, imported, needed):
+    given = ("test", "val") if needed == "train" else ("train", "val")
+    put(tmp_path / "d", *(f"{split}/{word}/{n}.mp4" for split in given for word in "ab" for n in "12"))
+    code, out, _ = imported(tmp_path / "d")
+    assert code == 0
+    assert ("train_efficient_model.py" in out) == (needed == "test")
+    with pytest.raises(DataError, match="not trained" if needed == "train" else "choose --split train or --split val"):
+        load_manifest(tmp_path / "d", None, needed=needed)

@@ -90,3 +90,21 @@ def test_same_content_groups_files_as_comparing_each_pair_does(tmp_path_factory,
 
 def test_a_file_that_cannot_be_read_has_no_copies(tmp_path):
     assert same_content([VideoFile(tmp_path / "a", 3), VideoFile(tmp_path / "b", 3)]) == []
+
+
+@given(RECORDINGS, RECORDINGS, FRACTIONS, st.integers(0, 3), st.booleans())
+def test_clips_of_an_earlier_division_keep_their_split(recordings, more, fractions, seed, with_signers):
+    signer = (lambda name: name[1]) if with_signers else None
+    before = clips_of(recordings, signer)
+    first = divided(before, fractions)
+    if first is None:
+        return
+    earlier = {clip.video_id: split for clip, split in zip(before, first.splits, strict=True)}
+    known = {clip.row.path for clip in before}
+    grown = before + [
+        clip._replace(video_id=f"more{clip.video_id}") for clip in clips_of(more, signer) if clip.row.path not in known
+    ]
+    second = divide(grown, {}, fractions, seed, earlier)
+    assert second.splits[: len(before)] == first.splits
+    if second.by == "signer" == first.by:
+        assert all(len(splits) == 1 for splits in groups_of(grown, second.splits, lambda c: c.row.signer).values())
