@@ -37,16 +37,16 @@ def earlier_splits(directory: Path, clips: Sequence[Clip], same_file: Mapping[st
         return {}
     table = read_table(directory, MANIFEST_NAME, lambda _: False)
     rows = [row for row in (table.rows if table else []) if row.split]
-    splits = {_place(directory / row.path, (row.start_s, row.end_s)): row.split for row in rows}
+    splits = {_file_and_times(directory / row.path, (row.start_s, row.end_s)): row.split for row in rows}
     found: dict[tuple[object, ...], Split] = {}
     contents = {c.video_id: (same_file.get(str(c.file.path), str(c.file.path)), *c.part) for c in clips if c.file}
     for clip in clips:
-        if clip.file and (split := splits.get(_place(clip.file.path, clip.part))):
+        if clip.file and (split := splits.get(_file_and_times(clip.file.path, clip.part))):
             found.setdefault(contents[clip.video_id], split)
     return {video_id: found[content] for video_id, content in contents.items() if content in found}
 
 
-def _place(path: Path, part: tuple[float | None, float | None]) -> tuple[str | None, ...]:
+def _file_and_times(path: Path, part: tuple[float | None, float | None]) -> tuple[str | None, ...]:
     """Return the file and the times of a clip in one form, whatever links lead to its folder."""
     times = (None if value is None else seconds_text(value) for value in part)
     return os.path.join(os.path.realpath(path.parent), path.name), *times
