@@ -10,12 +10,19 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.command import add_set_option, run_command, uninterrupted
+from models.command import (
+    OneLineParser,
+    add_set_option,
+    command_text,
+    resume_command,
+    run_command,
+    uninterrupted,
+)
 from models.config import Settings, TrainingConfig, load_settings
 from models.data.manifest import Manifest
 from models.data.wlasl import load_manifest
@@ -30,25 +37,31 @@ from slr_bench.units import format_count
 if TYPE_CHECKING:
     import torch
 
+OUTPUT_DIR = Path("outputs")
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code. Errors that the user can mend print one line on stderr."""
-    options = _parser().parse_args(arguments)
-    return run_command(partial(_run, options), partial(_left, options.output_dir / CHECKPOINT_NAME))
+    options = argparse.Namespace(output_dir=OUTPUT_DIR)
+    return run_command(partial(_run, options, arguments), lambda: _left(options.output_dir))
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace, arguments: list[str] | None) -> None:
+    _parser().parse_args(arguments, options)
+    if options.resume and options.config is DEFAULT_CONFIG and (options.output_dir / CONFIG_NAME).exists():
+        options.config = options.output_dir / CONFIG_NAME
     settings = _settings(options)
     assert settings.data.dir is not None  # _settings refuses that
     manifest = load_manifest(settings.data.dir, settings.model.num_classes)
-    _prepare(options.output_dir, options.resume)
+    new = _prepare(options.output_dir, options.resume)
     weights = [] if options.weights is None else [f"model.weights={options.weights}"]
     words = shlex.join(setting_words(options, [*options.set, *weights]))
-    with _locked(options.output_dir):
+    with _locked(options.output_dir), _removed_without_checkpoint(new):
         print(f"training on {_data_text(settings, manifest)}; loading torch ...", file=sys.stderr, flush=True)
         if options.auto:
             settings = _fitted(settings, options.output_dir, options.resume, words)
         _train(settings, manifest, options, words)
+    print(_next_step(options.output_dir / CHECKPOINT_NAME, manifest), file=sys.stderr)
 
 
 def _data_text(settings: Settings, manifest: Manifest) -> str:
@@ -56,13 +69,22 @@ def _data_text(settings: Settings, manifest: Manifest) -> str:
     return f"{train} of {settings.model.num_classes} classes, validating on {val}, from {settings.data.dir}"
 
 
-def _left(checkpoint: Path) -> str:
+def _next_step(checkpoint: Path, manifest: Manifest) -> str:
+    split = "test" if manifest.clips["test"] else "val"
+    command = command_text("models.evaluate", "--checkpoint", str(checkpoint), "--split", split)
+    return f"the trained network is in {checkpoint}; evaluate it with: {command}"
+
+
+def _left(output_dir: Path) -> str:
     """Return what an interruption leaves."""
-    return f"{checkpoint} is unchanged, continue with --resume" if checkpoint.exists() else "nothing was saved yet"
+    checkpoint = output_dir / CHECKPOINT_NAME
+    if not checkpoint.exists():
+        return "nothing was saved yet"
+    return f"{checkpoint} is unchanged, continue with: {resume_command(output_dir)}"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         description="Train the memory-efficient sign language recogniser.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -72,10 +94,11 @@ def _parser() -> argparse.ArgumentParser:
         "--output-dir",
         type=Path,
         metavar="O",
-        default=Path("outputs"),
+        default=OUTPUT_DIR,
         help="directory for checkpoint, metrics and configuration",
     )
-    add("--config", type=Path, metavar="C", default=DEFAULT_CONFIG, help="configuration file")
+    text = "configuration file; with --resume that of the output directory"
+    add("--config", type=Path, metavar="C", default=DEFAULT_CONFIG, help=text)
     add("--num-classes", type=int, metavar="N", help="number of sign classes; sets model.num_classes")
     add_set_option(parser)
     add("--weights", metavar="F", help="file of weights to start from; sets model.weights")
@@ -92,21 +115,15 @@ def _settings(options: argparse.Namespace) -> Settings:
     if settings.data.dir is None:
         raise ConfigError(
             "no data directory: pass --data-dir DIR, or make one with "
-            "python -m models.data.synthetic --out DIR --num-classes 20"
+            + command_text("models.data.synthetic", "--out", "DIR", "--num-classes", "20")
         )
     if not settings.data.dir.is_dir():
         raise ConfigError(f"data directory {settings.data.dir} does not exist or is a file; check --data-dir")
     return settings
 
 
-def _prepare(output_dir: Path, resume: bool) -> None:
-    """Check before the work that results can be saved."""
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output_dir):
-            pass
-    except OSError as error:
-        raise ConfigError(f"output directory {output_dir} cannot be used: {error.strerror}; choose another") from error
+def _prepare(output_dir: Path, resume: bool) -> list[Path]:
+    """Check before the work that results can be saved; return the directories that are new, the innermost first."""
     if (output_dir / CHECKPOINT_NAME).exists() and not resume:
         raise ConfigError(
             f"{output_dir} holds the {CHECKPOINT_NAME} of an earlier training; add --resume or choose another directory"
@@ -116,6 +133,27 @@ def _prepare(output_dir: Path, resume: bool) -> None:
             f"{output_dir} holds no {CHECKPOINT_NAME} to continue from; check --output-dir, "
             "or leave out --resume to start anew"
         )
+    new = [directory for directory in (output_dir, *output_dir.parents) if not directory.exists()]
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output_dir):
+            pass
+    except OSError as error:
+        raise ConfigError(f"output directory {output_dir} cannot be used: {error.strerror}; choose another") from error
+    return new
+
+
+@contextmanager
+def _removed_without_checkpoint(new: list[Path]) -> Iterator[None]:
+    """Leave no new directory if the training ends before its first checkpoint."""
+    try:
+        yield
+    finally:
+        if new and not (new[0] / CHECKPOINT_NAME).exists():
+            (new[0] / CONFIG_NAME).unlink(missing_ok=True)
+            with suppress(OSError):  # it holds a file that this training did not write
+                for directory in new:
+                    directory.rmdir()
 
 
 @contextmanager
@@ -159,7 +197,7 @@ def _when_slow(settings: Settings, options: argparse.Namespace) -> str:
     changed = {pair.partition("=")[0] for pair in small}
     kept = [pair for pair in options.set if pair.partition("=")[0] not in changed]
     words = [*setting_words(options, [*kept, *small]), "--output-dir", f"{options.output_dir}-small"]
-    return f"{line}; on this machine try: {shlex.join(['python', 'train_efficient_model.py', *words])}"
+    return f"{line}; on this machine try: {command_text('train_efficient_model.py', *words)}"
 
 
 def _device_text(device: torch.device, training: TrainingConfig, clips: int) -> str:
@@ -191,7 +229,8 @@ def _train(settings: Settings, manifest: Manifest, options: argparse.Namespace, 
 
     loaders = build_loaders(settings, manifest)
     for notice in manifest.notices:
-        print(f"{notice}; list all: python -m models.data.wlasl check {settings.data.dir}", file=sys.stderr)
+        check = command_text("models.data.wlasl", "check", str(settings.data.dir))
+        print(f"{notice}; list all: {check}", file=sys.stderr)
     refuse_norms_over_one_value(settings, len(loaders.train.indices))
     device = default_device()
     print(_device_text(device, settings.training, len(loaders.train.indices)), file=sys.stderr, flush=True)

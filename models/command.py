@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,26 @@ from typing import NoReturn
 from models.data.wlasl.files import list_directory, load_class_list
 from slr_bench.errors import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_OK, ConfigError, DataError, SlrBenchError
 from slr_bench.units import warn_in_one_line
+
+ROOT = Path(__file__).resolve().parents[1]
+"""Directory that holds the commands and this package."""
+
+
+def command_text(program: str, *words: str) -> str:
+    """Return a command line that works where the user is: ``program`` is a module, or a script in the repository.
+
+    Relative paths in ``words`` stay as they are.
+    """
+    is_here = Path.cwd() == ROOT
+    if program.endswith(".py"):
+        return shlex.join(["python", program if is_here else str(ROOT / program), *words])
+    path = "" if is_here else f"PYTHONPATH={shlex.quote(str(ROOT))} "
+    return path + shlex.join(["python", "-m", program, *words])
+
+
+def resume_command(output_dir: Path) -> str:
+    """Return the whole command that continues a training; the directory holds its setting."""
+    return command_text("train_efficient_model.py", "--output-dir", str(output_dir), "--resume")
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -255,9 +255,11 @@ def load_settings(path: Path, overrides: dict[str, Any] | None = None) -> Settin
 
 
 def settings_of(values: dict[str, Any], overrides: dict[str, Any], where: str) -> Settings:
-    """``values`` by section with ``overrides`` laid over them; ``where`` they are from begins the message.
+    """``values`` by section with ``overrides`` of the command line laid over them; messages say which is wrong.
+
+    ``where`` is the place that the values are from.
 
     Raises:
         ConfigError: unknown key, wrong type or impossible value.
     """
-    return validate(Settings, nest(overrides, base=values), where)
+    return validate(Settings, nest(overrides, base=values), where, overrides)

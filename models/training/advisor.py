@@ -18,7 +18,7 @@ import yaml
 from rich.console import Console
 from rich.table import Column, Table
 
-from models.command import add_set_option, run_command
+from models.command import add_set_option, command_text, run_command
 from models.config import Settings, load_settings
 from models.training.advice import Advice, Symptom, apply_advice, cure, fit_machine
 from models.training.machine import Machine
@@ -144,7 +144,7 @@ def _command(options: argparse.Namespace, advice: Sequence[Advice], result: Sett
         words = setting_words(options, kept + [f"{item.key}={yaml_text(item.value)}" for item in advice])
     if result.data.dir is None:  # a placeholder for the user
         words += ["--data-dir", "DIR"]
-    return shlex.join(["python", "train_efficient_model.py", *words])
+    return command_text("train_efficient_model.py", *words)
 
 
 def setting_words(options: argparse.Namespace, pairs: Sequence[str]) -> list[str]:

@@ -29,6 +29,8 @@ HARMLESS = {
     },
 }  # fmt: skip
 
+_ALONE = "give --output-dir and --resume alone, which read its config.yml"
+
 Section = dict[str, Any]
 
 
@@ -92,10 +94,12 @@ def load_checkpoint(
         raise ConfigError(f"checkpoint: {path} lacks {', '.join(sorted(missing)) or 'some parts'}; train anew")
     network = state_difference(parts["model"].state_dict(), content["parts"]["model"])
     if network:
-        raise ConfigError(f"checkpoint: {path} holds another network: {network}; resume with the same model settings")
+        raise ConfigError(
+            f"checkpoint: {path} holds another network: {network}; resume with the same model settings: {_ALONE}"
+        )
     before = {"training": content["config"]} if content["schema"] == 1 else content["settings"]
     if difference := _settings_difference(before, identity.settings):
-        cure = "resume with the same settings"
+        cure = f"resume with the same settings: {_ALONE}"
         if difference.startswith("training.epochs"):
             cure = (
                 "the learning rate has a schedule for exactly these epochs; to train longer, start a new training from "

@@ -21,6 +21,7 @@ import yaml
 from rich.console import Console
 from torch import nn
 
+from models.command import resume_command
 from models.config import Settings, TrainingConfig
 from models.training import CHECKPOINT_NAME, CONFIG_NAME, METRICS_NAME
 from models.training.checkpoint import TrainingIdentity, load_checkpoint, save_checkpoint, set_random_state
@@ -281,7 +282,7 @@ class Trainer:
         if output_dir is None:
             raise TrainingInterrupted(signal_number, f"{done}; nothing was saved, there is no output directory")
         raise TrainingInterrupted(
-            signal_number, f"{done}; saved {output_dir / CHECKPOINT_NAME}, continue with --resume"
+            signal_number, f"{done}; saved {output_dir / CHECKPOINT_NAME}, continue with: {resume_command(output_dir)}"
         )
 
     def _save(self, progress: _Progress, output_dir: Path | None) -> None:

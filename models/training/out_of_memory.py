@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 
+from models.command import command_text
 from slr_bench.errors import EXIT_DOES_NOT_FIT, SlrBenchError
 from slr_bench.oom import ALLOCATION_ERRORS, OutOfMemoryKind, out_of_memory_kind
 from slr_bench.probes.host import give_heap_back
@@ -44,7 +46,7 @@ def explain_out_of_memory(
         if kind is None:
             raise
         memory = "GPU memory" if kind is OutOfMemoryKind.GPU else "memory"
-        advisor = " ".join(filter(None, ("python -m models.training.advisor --symptom oom", advisor_arguments)))
+        advisor = command_text("models.training.advisor", "--symptom", "oom", *shlex.split(advisor_arguments))
         cure = f"run {advisor} to see what to change"
         if may_halve:
             cure += ", or set training.dynamic_batch_size: true to halve the micro-batch automatically"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
 
@@ -39,8 +40,10 @@ def _no_mapping(values: Any, where: str, what: str) -> str:
     return f"{where}: expected a mapping of keys, got {_short(values)}"
 
 
-def validate(model: type[ModelT], values: Any, where: str) -> ModelT:
+def validate(model: type[ModelT], values: Any, where: str, changed: Collection[str] = ()) -> ModelT:
     """Check ``values`` as a ``model``; every message begins with ``where`` (a file or an option).
+
+    Mistakes in the dotted keys ``changed`` are those of the command line, which was laid over the file.
 
     Raises:
         ConfigError: One line per mistake; the nearest known key is offered for an unknown one.
@@ -50,13 +53,25 @@ def validate(model: type[ModelT], values: Any, where: str) -> ModelT:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        _raise_as_config_error(model, error, where)
+        _raise_as_config_error(model, error, where, changed)
 
 
-def _raise_as_config_error(model: type[BaseModel], error: ValidationError, where: str) -> NoReturn:
+def _raise_as_config_error(
+    model: type[BaseModel], error: ValidationError, where: str, changed: Collection[str]
+) -> NoReturn:
     items = error.errors(include_url=False)
-    lines = [f"{where}: {_describe(model, item)}" for item in items if not _follows(item, items)]
+    lines = [
+        f"{_origin(item, where, changed)}: {_describe(model, item)}" for item in items if not _follows(item, items)
+    ]
     raise ConfigError("\n".join(lines)) from error
+
+
+def _origin(item: ErrorDetails, where: str, changed: Collection[str]) -> str:
+    """Name the file, the command line, or both where a rule joins keys of a section that the command line changed."""
+    place = "".join(f"{part}." for part in item["loc"])
+    if any(place.startswith(f"{key}.") for key in changed):
+        return "the command line"
+    return f"{where} with the command line" if any(key.startswith(place) for key in changed) else where
 
 
 def _follows(item: ErrorDetails, items: list[ErrorDetails]) -> bool:

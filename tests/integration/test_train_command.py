@@ -108,7 +108,11 @@ def test_training_writes_its_files(data, trained):
         "on the CPU with one thread: 3 epochs of 2 steps, 4 clips per step in fp32",
     ]
     assert lines[2].startswith("a step takes ")
-    assert [line.partition("  ")[0] for line in lines[3:]] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+    assert [line.partition("  ")[0] for line in lines[3:-1]] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+    assert lines[-1] == (
+        f"the trained network is in {output}/checkpoint.pt; evaluate it with: "
+        f"python -m models.evaluate --checkpoint {output}/checkpoint.pt --split val"
+    )
     epochs = json.loads((output / "metrics.json").read_text())["epochs"]
     assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3]
     settings = load_settings(output / "config.yml")
@@ -131,8 +135,16 @@ def test_terminated_training_resumes_to_the_same_weights(data, trained, tmp_path
     assert child.returncode == 143, rest
     assert rest.splitlines()[-1].startswith("error: interrupted in epoch ")
     assert "Traceback" not in rest
-    resumed = run(*arguments, "--resume", settings=settings)
+    elsewhere = tmp_path / "elsewhere"  # outside the repository; the directory that is continued holds its setting
+    elsewhere.mkdir()
+    resumed = subprocess.run(
+        [sys.executable, ROOT / "train_efficient_model.py", "--output-dir", "..", "--resume"],
+        cwd=elsewhere, capture_output=True, text=True, timeout=120, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
     assert resumed.returncode == 0, resumed.stderr
+    evaluation = f"with: PYTHONPATH={ROOT} python -m models.evaluate --checkpoint ../checkpoint.pt --split val"
+    assert resumed.stderr.splitlines()[-1].endswith(evaluation)
     expected, found = weights(trained[0]), weights(tmp_path)
     assert all(torch.equal(expected[name], value) for name, value in found.items())
 
@@ -164,8 +176,9 @@ def interrupt_in_terminal(arguments, settings, presses):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), output.decode()
 
 
-SAVED = "interrupted in epoch {epoch} of 100000; saved {file}, continue with --resume"
-STOPPED = "interrupted; {file} is unchanged, continue with --resume"
+RESUME = "python train_efficient_model.py --output-dir {directory} --resume"
+SAVED = "interrupted in epoch {epoch} of 100000; saved {directory}/checkpoint.pt, continue with: " + RESUME
+STOPPED = "interrupted; {directory}/checkpoint.pt is unchanged, continue with: " + RESUME
 
 
 @pytest.mark.parametrize(("presses", "ends"), [(1, [SAVED]), (2, [SAVED, STOPPED])])
@@ -179,7 +192,7 @@ def test_ctrl_c_is_answered_and_leaves_a_checkpoint(data, tmp_path, presses, end
     assert "micro-batch 1/2" in output
     assert "Traceback" not in output
     saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["progress"]["epoch"]
-    lines = [end.format(epoch=saved + 1, file=tmp_path / "checkpoint.pt") for end in ends]
+    lines = [end.format(epoch=saved + 1, directory=tmp_path) for end in ends]
     assert output.splitlines()[-1].partition("error: ")[2] in lines
 
 
@@ -336,6 +349,31 @@ def test_resuming_on_other_clips_is_refused(data, trained, tmp_path, capsys, mon
     code, err = train_here(capsys, monkeypatch, *arguments, settings=["training.epochs=3"])
     assert code == 2
     assert "was made on other clips" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--resume"], "holds no checkpoint.pt to continue from"),
+        (["--set", "training.batch_size=1", "--set", "model.weights=/nowhere.pt"], "/nowhere.pt"),
+        (["--set", "training.learning_rate=1e30"], "the loss became"),
+    ],
+)
+def test_a_refused_or_failed_training_leaves_no_new_directory(data, tmp_path, capsys, monkeypatch, arguments, words):
+    output = tmp_path / "new" / "outputs"
+    monkeypatch.syspath_prepend(ROOT)
+    result = mistake(
+        capsys, "--data-dir", data, "--output-dir", output, "--num-classes", 2,
+        *[part for setting in TINY for part in ("--set", setting)], *arguments,
+    )  # fmt: skip
+    assert result.returncode, result.stderr
+    assert words in result.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_option_prints_one_line(capsys, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    assert_refused(mistake(capsys, "--num-classes", "four"), "--num-classes: invalid int value: 'four'; see --help")
 
 
 def test_two_trainings_do_not_share_a_directory(data, tmp_path, capsys, monkeypatch):

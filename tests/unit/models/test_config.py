@@ -10,6 +10,7 @@ from pydantic import Field
 from models.config import Frozen, TrainingConfig, load_settings, settings_of
 from models.config.settings import KEYS_OF_A_GRID
 from slr_bench.errors import ConfigError
+from slr_bench.files import nest
 from slr_bench.grid.config import GridConfig, load_grid
 from slr_bench.grid.yaml_files import validate
 
@@ -56,11 +57,27 @@ IN_BACKWARD = {"training.optimizer_in_backward": True, "training.gradient_clip_n
 )
 def test_impossible_values_are_refused_with_the_cure(changes, line):
     with pytest.raises(ConfigError) as caught:
-        settings_of({}, changes, "c.yml")
+        settings_of(nest(changes), {}, "c.yml")
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(f"c.yml: {line}")
     if line.startswith(("model: ", "training: ")):  # rules of a section: without a dump of it
         assert str(caught.value) == f"c.yml: {line}"
+
+
+@pytest.mark.parametrize(
+    ("values", "changes", "line"),
+    [
+        ({}, {"training.epochs": "two"}, "the command line: training.epochs: Input should be a valid integer"),
+        ({}, {"training.epoch": 2}, "the command line: unknown key 'training.epoch'; did you mean 'epochs'?"),
+        ({}, {"model.num_frames": 2}, "c.yml with the command line: model: pyramid_levels"),
+        ({"training": {"epochs": "two"}}, {"model.num_classes": 3}, "c.yml: training.epochs: "),
+        ({"model": {"num_frames": 2}}, {"training.epochs": 3}, "c.yml: model: pyramid_levels"),
+    ],
+)
+def test_a_mistake_is_told_of_where_it_was_made(values, changes, line):
+    with pytest.raises(ConfigError) as caught:
+        settings_of(values, changes, "c.yml")
+    assert str(caught.value).startswith(line)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +132,7 @@ def test_no_number_of_the_configuration_accepts_a_boolean():
     for section, keys in settings_of({}, {}, "c.yml").model_dump().items():
         for key, value in keys.items():
             if type(value) in (int, float):
-                with pytest.raises(ConfigError, match=f"c.yml: {section}.{key}: "):
+                with pytest.raises(ConfigError, match=f"the command line: {section}.{key}: "):
                     settings_of({}, {f"{section}.{key}": True}, "c.yml")
 
 
