@@ -42,7 +42,8 @@ def describe(left_out: Iterable[LeftOut], listed: int) -> str:
     for clip in left_out:
         by_reason.setdefault(clip.reason, []).append(clip.video_id)
     parts = [f"{len(ids)} {reason} ({some_of(ids)})" for reason, ids in sorted(by_reason.items())]
-    return f"{sum(map(len, by_reason.values()))} of {listed} listed clips are left out: {', '.join(parts)}"
+    count = sum(map(len, by_reason.values()))
+    return f"{count} of {listed} listed clips {'is' if count == 1 else 'are'} left out: {', '.join(parts)}"
 
 
 def read_text(path: Path, cure: str = "check the file") -> str:

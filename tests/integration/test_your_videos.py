@@ -132,5 +132,5 @@ def test_an_unreadable_video_is_named_with_its_folder_and_can_be_left_out(tmp_pa
     assert check(["check", str(tmp_path / "data"), "--leave-out"]) == 0
     assert (tmp_path / "data" / "left_out.txt").read_text().startswith("train/walk/1.mp4\t")
     assert load_manifest(tmp_path / "data", 2).left_out_text == (
-        "1 of 5 listed clips are left out: 1 unreadable (train/walk/1.mp4)"
+        "1 of 5 listed clips is left out: 1 unreadable (train/walk/1.mp4)"
     )

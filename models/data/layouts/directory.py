@@ -12,7 +12,7 @@ from models.data.layouts.rows import Clip, look_up, seconds_text, sorted_labels
 from models.data.layouts.tables import read_table
 from models.data.layouts.tree import Tree, scan
 from models.data.left_out import LeftOut, Reason, Split, read_list
-from models.data.manifest import SPLITS, ClipInfo, Manifest, make_manifest
+from models.data.manifest import SPLITS, ClipInfo, Manifest, VideoFile, make_manifest, same_content
 from slr_bench.errors import DataError
 from slr_bench.units import plain
 
@@ -50,6 +50,26 @@ def _file_and_times(path: Path, part: tuple[float | None, float | None]) -> tupl
     """Return the file and the times of a clip in one form, whatever links lead to its folder."""
     times = (None if value is None else seconds_text(value) for value in part)
     return os.path.join(os.path.realpath(path.parent), path.name), *times
+
+
+def videos_beside_table(data_dir: Path, manifest: Manifest) -> list[str]:
+    """Return the videos below an imported directory that its table does not have; empty without a table.
+
+    Copies of a video in the table and files of 0 bytes do not count, because the import leaves them out.
+    """
+    if not (data_dir / MANIFEST_NAME).is_file():
+        return []
+    listed = [VideoFile(clip.path, clip.file_bytes) for split in SPLITS for clip in manifest.clips[split]]
+    paths = {os.path.realpath(video.path) for video in listed}
+    names = {os.path.normpath(clip.video_id.partition("@")[0]) for clip in manifest.left_out}
+    tree = scan(data_dir)
+    others = [name for name, size in tree.videos.items() if size and name not in names]
+    others = [name for name in others if os.path.realpath(data_dir / name) not in paths]
+    if not others:
+        return []
+    groups = same_content([*listed, *map(tree.file, others)])
+    copies = {place for group in groups if group[0] < len(listed) for place in group}
+    return [name for place, name in enumerate(others, len(listed)) if place not in copies]
 
 
 def look_at_layout(data_dir: Path, needed: Split = "train") -> tuple[Tree, Layout]:

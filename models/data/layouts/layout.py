@@ -221,8 +221,8 @@ def _without_videos(tree: Tree) -> str:
         return f"{root} holds only links to videos that are not there ({some_of(tree.broken_links)}); mend the links"
     if tree.images:
         return (
-            f"{root} holds {format_count(tree.images, 'image')} and no video; make one video of the images of each "
-            "clip, for example with ffmpeg -framerate 25 -i %05d.jpg clip.mp4"
+            f"{root} holds {format_count(len(tree.images), 'image')} and no video; make one video of the images of "
+            f"each clip, for example with ffmpeg -framerate 25 {_pattern(min(tree.images))} clip.mp4"
         )
     if not (tree.others or tree.tables):
         return f"{root} is empty; put videos into one folder per class, then run {command_for(tree.root)}"
@@ -230,6 +230,17 @@ def _without_videos(tree: Tree) -> str:
         f"{root} holds {format_count(tree.others + len(tree.tables), 'file')} and no video (.mp4, .mkv, .webm, …); "
         "name the directory that holds the videos"
     )
+
+
+def _pattern(name: str) -> str:
+    """Return the option with which ffmpeg reads images that are named like this one."""
+    stem, dot, suffix = name.rpartition(".")
+    number = re.search(r"\d+$", stem)
+    if not number:
+        return f"-pattern_type glob -i '*.{plain(suffix)}'"
+    digits = number[0]
+    count = f"%0{len(digits)}d" if digits.startswith("0") and len(digits) > 1 else "%d"
+    return "-i " + quoted(Path(f"{stem[: number.start()]}{count}{dot}{suffix}"))
 
 
 def command_for(root: Path) -> str:

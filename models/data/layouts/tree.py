@@ -35,7 +35,8 @@ class Tree:
     """Paths of text files that may hold labels."""
     releases: list[str] = field(default_factory=list)
     """Folders in WLASL layout."""
-    images: int = 0
+    images: list[str] = field(default_factory=list)
+    """Names of images."""
     others: int = 0
     broken_links: list[str] = field(default_factory=list)
 
@@ -129,7 +130,7 @@ def scan(root: Path) -> Tree:
         except OSError as error:
             where = plain(error.filename or root / folder)
             raise DataError(f"cannot read {where}: {error.strerror}; check the permissions") from error
-        if not tree.videos and tree.others + tree.images > _ENOUGH:
+        if not tree.videos and tree.others + len(tree.images) > _ENOUGH:
             break
     tree.videos = dict(sorted(tree.videos.items()))
     tree.tables.sort()
@@ -160,7 +161,7 @@ def _add(tree: Tree, path: str, entry: os.DirEntry[str]) -> None:
     elif suffix in _TABLE_SUFFIXES:
         tree.tables.append(path)
     elif suffix in _IMAGE_SUFFIXES:
-        tree.images += 1
+        tree.images.append(entry.name)
     else:
         tree.others += 1
         if _SPLIT_FILE.fullmatch(entry.name):

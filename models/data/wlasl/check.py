@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 
 from models.command import OneLineParser, run_command
+from models.data.layouts.directory import videos_beside_table
 from models.data.left_out import write_list
 from models.data.manifest import SPLITS, ClipInfo
 from models.data.video.inspection import Finding, inspect_clips
@@ -58,7 +59,14 @@ def _check(options: argparse.Namespace) -> int:
         manifest = load_manifest(options.data_dir, options.num_classes)
         findings = [finding for finding in findings if not finding.unreadable]
         print(f"{len(unreadable)} unreadable clips are named in {path}; delete it to use them again", file=sys.stderr)
-    report = DirectoryReport(options.data_dir, manifest, findings, options.num_frames, decoded=options.decode)
+    report = DirectoryReport(
+        options.data_dir,
+        manifest,
+        findings,
+        options.num_frames,
+        decoded=options.decode,
+        beside_table=videos_beside_table(options.data_dir, manifest),
+    )
     if options.json:
         print(json.dumps(report.to_dict()))
     else:

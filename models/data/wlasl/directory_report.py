@@ -11,10 +11,11 @@ from typing import Any
 
 from rich.table import Table
 
+from models.data.layouts.layout import MANIFEST_NAME, classes_text, command_for
 from models.data.left_out import Split, some_of
 from models.data.manifest import SPLITS, Manifest
 from models.data.video.inspection import Finding
-from slr_bench.units import plain
+from slr_bench.units import format_count, plain
 
 _COLUMNS = {
     "listed": "clips that the directory names",
@@ -50,6 +51,8 @@ class DirectoryReport:
     num_frames: int
     decoded: bool
     """True if every frame was decoded, False if only headers and packets were read."""
+    beside_table: Sequence[str] = ()
+    """Videos that the imported table does not have."""
 
     @property
     def is_usable(self) -> bool:
@@ -111,6 +114,7 @@ class DirectoryReport:
             "splits": {split: {name: len(found) for name, found in self.ids(split).items()} for split in SPLITS},
             "classes": self.per_class(),
             "clips": {name: sorted(found) for name, found in ids.items() if name not in ("listed", "usable")},
+            "beside_table": list(self.beside_table),
             "listed_twice": list(self.manifest.repeated),
             "in_two_splits": [list(group) for group in self.manifest.leaks],
             "causes": {f.clip.video_id: f.unreadable or f.damage for f in self.findings if f.unreadable or f.damage},
@@ -119,7 +123,7 @@ class DirectoryReport:
     def renderables(self) -> Iterator[Table | str]:
         """Yield the counts by split, the clips behind them, and the balance of the classes."""
         by_split = {split: self.ids(split) for split in SPLITS}
-        table = Table(title=f"{self.data_dir}: {len(self.manifest.glosses)} classes", title_justify="left")
+        table = Table(title=f"{self.data_dir}: {classes_text(self.manifest.glosses)}", title_justify="left")
         for name in ("clips", *SPLITS, "all"):
             table.add_column(name, justify="left" if name == "clips" else "right")
         table.add_column("meaning")
@@ -133,8 +137,18 @@ class DirectoryReport:
                 yield f"{name.replace('_', ' ')}: {some_of(sorted(found), 10)}"
         yield from self._causes()
         yield from self.manifest.repetition_texts
+        if self.beside_table:
+            verb = "is" if len(self.beside_table) == 1 else "are"
+            yield (
+                f"{format_count(len(self.beside_table), 'video')} ({some_of(self.beside_table)}) {verb} not in "
+                f"{MANIFEST_NAME} and not used; to use new videos, run {command_for(self.data_dir)} --overwrite, with "
+                "the options of the first import"
+            )
         for split in self.empty_splits:
-            yield f"no {split} clips: a training needs some; name them in the split file, and fetch their videos"
+            yield (
+                f"no {split} clips: a training needs some; name them in the split file, in the table's "
+                f"column split, or by a folder {split}, and fetch their videos"
+            )
         yield from self._balance()
 
     def _causes(self) -> Iterator[str]:
@@ -156,4 +170,5 @@ class DirectoryReport:
                 yield f"{split} clips per class: {min(counts)} to {max(counts)}, median {median(counts):g}"
         without = [f"{row['class']} ({row['gloss'] or 'no name'})" for row in rows if not row["train"]]
         if without:
-            yield f"{len(without)} classes have no training clip and cannot be learned: {some_of(without, 10)}"
+            verb = "has" if len(without) == 1 else "have"
+            yield f"{classes_text(without)} {verb} no training clip and cannot be learned: {some_of(without, 10)}"

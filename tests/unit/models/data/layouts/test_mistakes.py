@@ -36,8 +36,11 @@ MISTAKES = {
     "empty": (lambda root: root.mkdir(), "is empty; put videos into one folder per class, then run python -m models"),
     "images": (
         lambda root: [write(root / f"{n}.jpg", "x") for n in range(3)],
-        "holds 3 images and no video; make one",
+        "holds 3 images and no video; make one video of the images of each clip, for example with ffmpeg -framerate 25 "
+        "-i %d.jpg clip.mp4",
     ),
+    "padded images": (lambda root: write(root / "a" / "im_00001.png", "x"), "-i im_%05d.png clip.mp4"),
+    "named images": (lambda root: write(root / "a.png", "x"), "-pattern_type glob -i '*.png' clip.mp4"),
     "other files": (lambda root: write(root / "notes.docx", "x"), "holds one file and no video"),
     "dead links": (
         lambda root: (root.mkdir(), (root / "a.mp4").symlink_to("b")),

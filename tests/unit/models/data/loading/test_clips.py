@@ -277,7 +277,7 @@ def test_training_skips_unreadable_clips_that_the_check_left_out(tmp_path, loade
     loaders = loaders_for(data_dir=root)
     names = {video_id for batch in epoch_of(loaders.train) for video_id in batch.video_ids}
     assert names == {"train0", "train1", "train3", "train4"}
-    assert loaders.manifest.left_out_text == "1 of 8 listed clips are left out: 1 unreadable (train2)"
+    assert loaders.manifest.left_out_text == "1 of 8 listed clips is left out: 1 unreadable (train2)"
 
 
 def test_more_processes_than_cores_give_one_short_warning(loaders_for, monkeypatch):

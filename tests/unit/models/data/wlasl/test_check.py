@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from clip_files import frame_showing, number_shown, shared_data, write_directory, write_video
 
+from models.data import import_videos
 from models.data.video.reader import open_video, read_frames
 from models.data.wlasl import load_manifest
 from models.data.wlasl.check import main
@@ -250,3 +251,20 @@ def test_clips_listed_twice_and_videos_in_two_splits_are_named(tmp_path, capsys)
     _, out, _ = checked(capsys, root)
     assert "clips that are listed twice: 3 (00001, 00002, 00003); the last entry counts" in out
     assert "videos that are in two splits: 1 (00001 = 00002)" in out
+
+
+def test_videos_that_were_added_after_an_import_are_named(tmp_path, capsys):
+    root = tmp_path / "data"
+    for word in ("book", "walk"):
+        for number in range(2):
+            (root / word).mkdir(parents=True, exist_ok=True)
+            write_video(root / word / f"{number}.mp4", 3 + number + 2 * (word == "walk"))
+    assert import_videos.main([str(root)]) == 0
+    shutil.copy(root / "book" / "0.mp4", root / "book" / "copy.mp4")
+    capsys.readouterr()
+    assert "not in imported_clips.csv" not in checked(capsys, root)[1]
+    write_video(root / "walk" / "new.mp4", 9)
+    _, out, _ = checked(capsys, root)
+    assert "one video (walk/new.mp4) is not in imported_clips.csv and not used; to use new videos, run" in out
+    assert f"python -m models.data.import_videos {root} --overwrite" in out
+    assert json.loads(checked(capsys, root, "--json")[1])["beside_table"] == ["walk/new.mp4"]
