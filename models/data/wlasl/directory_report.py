@@ -142,7 +142,7 @@ class DirectoryReport:
             yield (
                 f"{format_count(len(self.beside_table), 'video')} ({some_of(self.beside_table)}) {verb} not in "
                 f"{MANIFEST_NAME} and not used; to use new videos, run {command_for(self.data_dir)} --overwrite, with "
-                "the options of the first import"
+                "the options of the first import other than --seed"
             )
         for split in self.empty_splits:
             yield (
