@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from models.data.wlasl.files import list_directory, load_class_list
 from slr_bench.errors import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_OK, ConfigError, DataError, SlrBenchError
-from slr_bench.units import warn_in_one_line
+from slr_bench.units import plain, warn_in_one_line
 
 ROOT = Path(__file__).resolve().parents[1]
 """Directory that holds the commands and this package."""
@@ -93,11 +93,11 @@ def add_classes_option(parser: argparse.ArgumentParser) -> None:
 def class_names(trained: Sequence[str] | None, named: Path | None, trained_on: Path | None) -> dict[int, str]:
     """Return the word of each class that is known.
 
-    They come from the data directory ``named`` if there is one, otherwise from the words ``trained`` of the checkpoint,
-    or from the directory ``trained_on`` if it still exists.
+    They are the words ``trained`` of the checkpoint. If it names none, they come from the data directory ``named``, or
+    from the directory ``trained_on`` if it still exists.
 
     Raises:
-        DataError: ``named`` has no class list.
+        DataError: ``named`` has no class list, or other words than the checkpoint.
     """
     if trained and named is None:
         return dict(enumerate(trained))
@@ -110,7 +110,36 @@ def class_names(trained: Sequence[str] | None, named: Path | None, trained_on: P
         glosses = load_class_list(directory, list_directory(directory, "--classes" if named else "data.dir"))
     if named and not glosses:
         raise DataError(f"--classes {named} holds no class list (*class_list*.txt); use the training's data directory")
-    return glosses
+    return _checked(trained, glosses, named) if trained and named else glosses
+
+
+def _checked(trained: Sequence[str], listed: Mapping[int, str], named: Path) -> dict[int, str]:
+    """Return the words of the checkpoint, after a comparison with the list that the user named."""
+    words = dict(enumerate(trained))
+    if sorted(listed.values()) != sorted(trained):
+        new = sorted(set(listed.values()) - set(trained)) or sorted(set(trained) - set(listed.values()))
+        examples = plain(", ".join(new[:3]), 80) or "none"
+        raise DataError(
+            f"--classes {named} lists {len(listed)} words, and the checkpoint was trained on {len(trained)}; they "
+            f"differ ({examples}). Leave --classes out: the checkpoint names its own words"
+        )
+    if dict(listed) != words:
+        print(
+            f"--classes {named} numbers the words differently from the checkpoint; those of the checkpoint are used",
+            file=sys.stderr,
+        )
+    return words
+
+
+def local_path(text: str) -> Path:
+    """Return the path that a user named.
+
+    Raises:
+        DataError: it is the address of something on the network.
+    """
+    if "://" in text:
+        raise DataError(f"{plain(text)} is an address, and addresses are not read; download it, and name the file")
+    return Path(text)
 
 
 def class_name(names: Mapping[int, str], label: int) -> str:

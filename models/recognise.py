@@ -27,12 +27,13 @@ from models.command import (
     add_classes_option,
     class_name,
     class_names,
+    local_path,
     run_command,
 )
 from models.data.manifest import VIDEO_SUFFIXES, ClipInfo
 from slr_bench.errors import EXIT_OK, EXIT_USAGE, ConfigError, DataError
 from slr_bench.files import parse_overrides
-from slr_bench.units import plain
+from slr_bench.units import format_count, plain
 
 if TYPE_CHECKING:  # these import torch, which takes seconds: mistakes in the options are reported before
     from contextlib import AbstractContextManager
@@ -66,9 +67,9 @@ class Recognition:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A file that could not be recognised."""
+    """A file, or a name on the command line, that could not be recognised."""
 
-    path: Path
+    name: str
     reason: str
 
 
@@ -84,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_checkpoint_options(parser)
     add = parser.add_argument
-    add("paths", nargs="+", type=Path, metavar="FILE", help="video files, or directories with video files")
+    add("paths", nargs="+", metavar="FILE", help="video files, or directories with video files")
     add("--top", type=int, default=TOP, metavar="K", help=f"signs to print per file [{TOP}]")
     add("--batch-size", type=int, metavar="B", help="clips to compute together [training.batch_size]")
     add_classes_option(parser)
@@ -96,7 +97,10 @@ def _run(options: argparse.Namespace) -> int:
     for name, value in (("--top", options.top), ("--batch-size", options.batch_size)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} {value}: use 1 or more")
-    files = find_files(options.paths)
+    files, refused = find_files(options.paths)
+    if not files:
+        _report(refused)
+        return EXIT_USAGE
     from models.data.loading.clip_reader import ClipReader
     from models.layers.placement import default_device
     from models.networks.trained import load_recogniser
@@ -112,14 +116,12 @@ def _run(options: argparse.Namespace) -> int:
         precision = autocast(device, settings.training)
         results = recognise(model.to(device).eval(), reader, files, size, options.top, device, precision)
         found = list(_with_progress(results, len(files)))
-    unreadable = [result for result in found if isinstance(result, Unreadable)]
-    for failed in unreadable:
-        print(f"error: {plain(failed.path)}: {plain(failed.reason)}", file=sys.stderr)
+    unreadable = refused + [result for result in found if isinstance(result, Unreadable)]
+    _report(unreadable)
     recognised = [result for result in found if isinstance(result, Recognition)]
     for clip in recognised:
-        if clip.damaged_frames:
-            count = clip.damaged_frames
-            print(f"{plain(clip.path)}: the decoder replaced {count} damaged pictures by guesses", file=sys.stderr)
+        for remark in _remarks(clip, settings.model.num_frames):
+            print(f"{plain(clip.path)}: {remark}", file=sys.stderr)
     if options.json:
         print(json.dumps(as_json(recognised, unreadable, names)))
     elif recognised:
@@ -127,25 +129,43 @@ def _run(options: argparse.Namespace) -> int:
     return EXIT_USAGE if unreadable else EXIT_OK
 
 
-def find_files(paths: Sequence[Path]) -> list[Path]:
+def _report(unreadable: Sequence[Unreadable]) -> None:
+    for failed in unreadable:
+        named = "" if failed.reason.startswith(failed.name) else f"{plain(failed.name)}: "
+        print(f"error: {named}{plain(failed.reason)}", file=sys.stderr)
+
+
+def _remarks(clip: Recognition, num_frames: int) -> Iterator[str]:
+    if clip.damaged_frames:
+        yield f"the decoder replaced {format_count(clip.damaged_frames, 'damaged picture')} by guesses"
+    if clip.repeated_frames:
+        held = format_count(num_frames - clip.repeated_frames, "frame")
+        yield f"the clip has {held}, and the network takes {num_frames}; the last one is repeated"
+
+
+def find_files(names: Sequence[str]) -> tuple[list[Path], list[Unreadable]]:
     """Return the named files, and the video files inside the named directories at any depth, sorted.
 
-    Raises:
-        DataError: a directory has no video file, or cannot be read.
+    The second list holds the names that cannot be used.
     """
-    found = []
-    for path in paths:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = sorted(Path(folder, name) for folder, _, names in os.walk(path, onerror=_refuse) for name in names)
-        inside = [file for file in inside if file.suffix.lower() in VIDEO_SUFFIXES]
-        if not inside:
-            raise DataError(
-                f"{path} holds no video file ({', '.join(VIDEO_SUFFIXES)}); name files, or another directory"
-            )
-        found += inside
-    return found
+    files: list[Path] = []
+    refused = []
+    for name in names:
+        try:
+            files += _files_of(local_path(name))
+        except DataError as error:
+            refused.append(Unreadable(name, str(error)))
+    return files, refused
+
+
+def _files_of(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    inside = sorted(Path(folder, name) for folder, _, names in os.walk(path, onerror=_refuse) for name in names)
+    inside = [file for file in inside if file.suffix.lower() in VIDEO_SUFFIXES]
+    if not inside:
+        raise DataError(f"{path} holds no video file ({', '.join(VIDEO_SUFFIXES)}); name files, or another directory")
+    return inside
 
 
 def _refuse(error: OSError) -> NoReturn:
@@ -171,7 +191,7 @@ def recognise(
         logits_BK = iter(class_logits(model, clips_BTCHW[rows], device, autocast).cpu() if rows else ())
         for path, result in zip(part, read, strict=True):
             if isinstance(result, DataError):
-                yield Unreadable(path, str(result))
+                yield Unreadable(str(path), str(result))
             else:
                 yield _recognition(path, next(logits_BK), top, result, reader.concealed.get(str(path), 0))
 
@@ -214,7 +234,7 @@ def whole_file(path: Path) -> ClipInfo:
 def _recognition(path: Path, logits_K: Tensor, top: int, repeated: int, damaged: int) -> Recognition | Unreadable:
     probabilities_K = logits_K.softmax(0)
     if not probabilities_K.isfinite().all():
-        return Unreadable(path, "the network's logits are not finite numbers; use another checkpoint")
+        return Unreadable(str(path), "the network's logits are not finite numbers; use another checkpoint")
     values, labels = probabilities_K.topk(min(top, len(probabilities_K)))
     signs = tuple(map(Sign, labels.tolist(), values.tolist()))
     return Recognition(path, signs, repeated, damaged)
@@ -257,7 +277,7 @@ def as_json(
         }
         for clip in recognised
     ]
-    return {"clips": clips, "unreadable": [{"file": str(file.path), "reason": file.reason} for file in unreadable]}
+    return {"clips": clips, "unreadable": [{"file": file.name, "reason": file.reason} for file in unreadable]}
 
 
 if __name__ == "__main__":

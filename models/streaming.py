@@ -16,17 +16,26 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.command import OneLineParser, add_checkpoint_options, add_classes_option, class_names, run_command
+from models.command import (
+    OneLineParser,
+    add_checkpoint_options,
+    add_classes_option,
+    class_names,
+    local_path,
+    run_command,
+)
 from models.config import working_size
 from models.data.loading.transforms import centre_crop
 from models.data.video.live import LiveVideo, Source, open_live
+from models.data.video.reader import open_video
 from models.layers.placement import default_device
 from models.layers.temporal import FrameHistory
 from models.networks.efficient import EfficientRecogniser
 from models.networks.trained import load_recogniser
 from models.streaming_display import StreamDisplay
-from slr_bench.errors import EXIT_BROKEN_PIPE, EXIT_OK, ConfigError
+from slr_bench.errors import EXIT_BROKEN_PIPE, EXIT_OK, ConfigError, DataError
 from slr_bench.files import parse_overrides
+from slr_bench.units import format_count
 
 SIGN_S = 2.4
 """Mean length of a sign video in WLASL (Li et al., WACV 2020). Training spreads ``num_frames`` over a clip."""
@@ -156,8 +165,15 @@ def _run(options: argparse.Namespace) -> None:
     with open_live(_source(options)) as video:
         stride = options.stride or default_stride(video.fps, settings.model.num_frames)
         # Ctrl-C is the usual way to leave a camera, so the stream ends there with its summary.
+        missing = 0
         with StreamDisplay(names, stride, video.fps) as display, suppress(KeyboardInterrupt):
             _recognise(recogniser, video, stride, settings.data.frame_size, display)
+            missing = _missing_frames(options.video)
+        if missing:
+            print(f"the file was cut off; missing at its end: {format_count(missing, 'frame')}", file=sys.stderr)
+        if video.damaged_frames:
+            count = format_count(video.damaged_frames, "damaged picture")
+            print(f"the decoder replaced {count} of the stream by guesses", file=sys.stderr)
         if video.damaged_packets:
             print(f"skipped damaged packets of the stream: {video.damaged_packets}", file=sys.stderr)
 
@@ -173,6 +189,17 @@ def _recognise(
         display.show(frame, probabilities_K, time.perf_counter() - start_s)
 
 
+def _missing_frames(name: str | None) -> int:
+    """Return how many frames a file announces and does not hold; 0 for other sources."""
+    if name is None or not Path(name).is_file():
+        return 0
+    try:
+        with open_video(Path(name)) as video:
+            return video.timeline.missing
+    except DataError:  # the stream was shown as far as it goes
+        return 0
+
+
 def default_stride(fps: float | None, num_frames: int) -> int:
     """Return the stride at which ``num_frames`` frames span a sign, as they do in training on average."""
     return max(1, round((fps or 25.0) * SIGN_S / num_frames))
@@ -181,7 +208,7 @@ def default_stride(fps: float | None, num_frames: int) -> int:
 def _source(options: argparse.Namespace) -> Source:
     if options.video is None:
         return Source.camera(options.camera)
-    return Source.descriptor() if options.video == "-" else Source.file(Path(options.video))
+    return Source.descriptor() if options.video == "-" else Source.file(local_path(options.video))
 
 
 if __name__ == "__main__":

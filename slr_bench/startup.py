@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 
 from slr_bench.errors import EXIT_USAGE
 
@@ -57,6 +57,19 @@ def require_packages(package: str, names: Sequence[str], has: Callable[[str], ob
         found = f"has no {', '.join(missing)}"
     sys.stderr.write(f"error: {sys.executable} {found}; {cure(sys.orig_argv[1:], sys.prefix, PROJECT)}\n")
     raise SystemExit(EXIT_USAGE)
+
+
+def answer_early_interrupts(package: str) -> None:
+    """Print one line instead of a traceback if Ctrl-C ends a command of ``package`` while it is still importing."""
+    if is_command_of(package, sys.argv, sys.orig_argv):
+        sys.excepthook = _without_traceback
+
+
+def _without_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.stderr.write("error: interrupted; nothing was written\n")
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def cure(words: Sequence[str], prefix: str, project: Path) -> str:

@@ -47,6 +47,10 @@ def read_tensor_file(path: Path, what: str) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, unreadable, truncated, damaged or foreign.
     """
+    if path.is_dir():
+        raise ConfigError(f"{what}: {path} is a directory; name a file in it, as {path / 'checkpoint.pt'}")
+    if path.suffix in (".onnx", ".pt2"):
+        raise ConfigError(f"{what}: {path} is an export, from which nothing is loaded; use the checkpoint.pt it is of")
     try:
         file = path.open("rb")
     except OSError as error:

@@ -25,6 +25,13 @@ from models.networks.weights import (
 from slr_bench.errors import ConfigError
 from slr_bench.grid.yaml_files import read_yaml
 
+_RESNET_LAYER = "layer1.0.conv1.weight"
+"""A tensor that a ResNet for images has, and no network of this project."""
+_BACKBONE_ALONE = (
+    "checkpoint: {} holds a backbone alone, which recognises no signs; start a training from it with "
+    "train_efficient_model.py --weights"
+)
+
 
 class TrainedRecogniser(NamedTuple):
     """A network from a checkpoint, on the CPU."""
@@ -74,21 +81,21 @@ def _published(
     path: Path, content: dict[str, Any], config: Path | None, overrides: dict[str, Any]
 ) -> TrainedRecogniser:
     """Load a file of another program whose classifier fits."""
+    weights = weights_in(content, path)
+    if config is None and _RESNET_LAYER in weights.state:
+        raise ConfigError(_BACKBONE_ALONE.format(path))
     if config is None and not any(key.startswith("model.") for key in overrides):
         raise ConfigError(
             f"checkpoint: {path} was not written by train_efficient_model.py, so it does not describe its network; "
             "pass --config, or --set model.network=i3d --set model.num_classes=100 (for example)"
         )
     settings = settings_of({} if config is None else read_yaml(config), overrides, str(config or "--set"))
-    weights, model = weights_in(content, path), _empty(settings)
+    model = _empty(settings)
     target = cast(EfficientRecogniser, model).weights_target(weights.state)
     state = in_rgb(weights, target.first, settings.model.weights_channel_order, path)
     if target.classifier is None:
         load_backbone(target, state, path)
-        raise ConfigError(
-            f"checkpoint: {path} holds a backbone alone, which recognises no signs; start a training from it with "
-            "train_efficient_model.py --weights"
-        )
+        raise ConfigError(_BACKBONE_ALONE.format(path))
     classifier = state.get(f"{target.classifier}.weight")
     if isinstance(classifier, Tensor) and len(classifier) != settings.model.num_classes:
         raise ConfigError(

@@ -7,6 +7,7 @@ import os
 import pytest
 import torch
 from clip_files import frame_showing, write_directory, write_video
+from PIL import Image
 
 from models import evaluate
 from models.config import Settings
@@ -155,6 +156,49 @@ def test_words_come_from_a_class_list_where_the_checkpoint_has_none(root, tmp_pa
     assert names[0] == [None] * 5
     assert names[1] == names[2]
     assert set(names[1]) <= {*OTHERS}
+
+
+def test_words_of_the_checkpoint_are_not_replaced_by_a_list(root, tmp_path, capsys):
+    video, listed = root / "data" / "videos" / "00001.mp4", tmp_path / "class_list.txt"
+    expected = None
+    for words, warning in ((OTHERS, ""), (OTHERS[::-1], "numbers the words differently from the checkpoint")):
+        listed.write_text("".join(f"{label}\t{word}\n" for label, word in enumerate(words)))
+        assert run(root, video, "--json", "--classes", listed) == 0
+        out, err = capsys.readouterr()
+        assert warning in err
+        assert bool(warning) == bool(err)
+        expected = expected or out
+        assert out == expected
+    for words in (OTHERS[:-1], ["nobody", *OTHERS[1:]], [*OTHERS, "more"]):
+        listed.write_text("".join(f"{label}\t{word}\n" for label, word in enumerate(words)))
+        assert run(root, video, "--json", "--classes", listed) == 2
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert "Leave --classes out" in err
+
+
+def test_unusable_names_are_one_line_each_with_their_cure_and_the_others_are_recognised(root, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "labels.csv").write_text("path,label\n")
+    Image.new("RGB", (64, 64)).save(tmp_path / "0.jpg")
+    cures = {
+        tmp_path / "empty": "holds no video file",
+        "https://example.com/a.mp4": "https://example.com/a.mp4 is an address",
+        tmp_path / "0.jpg": "0.jpg is an image",
+        tmp_path / "labels.csv": "name a video file (.mp4",
+        tmp_path / "none.mp4": "check the path",
+    }
+    short = root / "data" / "videos" / "00003.mp4"
+    assert run(root, *cures, short, "--json") == 2
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert [clip["file"] for clip in found["clips"]] == [str(short)]
+    assert {failed["file"] for failed in found["unreadable"]} == set(map(str, cures))
+    *lines, remark = err.splitlines()
+    assert len(lines) == len(cures)
+    assert all(sum(cure in line for line in lines) == 1 for cure in cures.values())
+    assert not any("delete" in line for line in lines)
+    assert remark == f"{short}: the clip has 5 frames, and the network takes 8; the last one is repeated"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import io
 import re
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 import yaml
 from clip_files import write_video
+from PIL import Image
 from rich.console import Console
 
 from models.config import ModelConfig, Settings, working_size
@@ -89,6 +91,39 @@ def test_ctrl_c_ends_the_stream_with_its_summary(stream_dir, capsys, monkeypatch
     monkeypatch.setattr(LiveVideo, "frames", two_and_ctrl_c)
     assert run(stream_dir) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("2 frames (")
+
+
+def test_guessed_pictures_are_counted_and_an_image_is_refused(stream_dir, tmp_path, capsys):
+    sound = av.VideoFrame(64, 64, "yuv420p")
+    damaged = SimpleNamespace(is_corrupt=True)
+    video = object.__new__(LiveVideo)
+    video._container = SimpleNamespace(
+        demux=lambda stream: [
+            SimpleNamespace(decode=lambda: [sound, damaged]),
+            SimpleNamespace(decode=lambda: [damaged]),
+        ]
+    )
+    video._stream, video.damaged_packets, video.damaged_frames = None, 0, 0
+    assert len(list(video._decoded())) == 3
+    assert video.damaged_frames == 2
+    whole = write_video(tmp_path / "whole.mp4", 20)
+    with av.open(str(whole)) as source, av.open(str(tmp_path / "whole.mkv"), "w") as copy:
+        stream = copy.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                copy.mux(packet)
+    data = (tmp_path / "whole.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(data[: len(data) * 3 // 4])
+    assert run(stream_dir, video=tmp_path / "whole.mkv") == 0
+    assert capsys.readouterr().err == ""
+    assert run(stream_dir, video=tmp_path / "cut.mkv") == 0
+    assert re.fullmatch(r"the file was cut off; missing at its end: \d+ frames\n", capsys.readouterr().err)
+    Image.new("RGB", (64, 64)).save(tmp_path / "0.png")
+    assert run(stream_dir, video=tmp_path / "0.png") == 2
+    assert "0.png is an image; name a video" in error_line(capsys)
+    assert main(["--checkpoint", str(stream_dir / "checkpoint.pt"), "--video", "https://example.com/a.mp4"]) == 2
+    assert "is an address" in error_line(capsys)
 
 
 def test_damaged_packet_does_not_end_the_stream(stream_dir, tmp_path, capsys):

@@ -83,3 +83,19 @@ def test_cure_is_the_projects_own_python_once_it_is_made(tmp_path, monkeypatch):
     assert cure(words, "/usr", tmp_path) == f"start it with {start}"
     assert cure(words, str(tmp_path / ".venv"), tmp_path).endswith("-m pip install '.[recogniser]'")
     assert cure(words, "/usr", Path("/usr/lib/python3/site-packages")).endswith("pip install 'slr-bench[recogniser]'")
+
+
+@pytest.mark.parametrize("module", ["models.streaming", "models.evaluate", "models.data.wlasl"])
+def test_ctrl_c_while_a_command_is_importing_prints_one_line(module):
+    """Pydantic is one of the first packages that every command imports."""
+    code = (
+        "import builtins, runpy, sys\nown = builtins.__import__\n"
+        "def load(name, *rest, **more):\n"
+        "    if name == 'pydantic': raise KeyboardInterrupt\n"
+        "    return own(name, *rest, **more)\n"
+        f"builtins.__import__, sys.argv, sys.orig_argv = load, ['-m'], ['python', '-m', '{module}']\n"
+        f"runpy.run_module('{module}', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert (done.stdout, done.stderr) == ("", "error: interrupted; nothing was written\n")

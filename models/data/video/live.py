@@ -12,7 +12,7 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from models.data.video.stream_properties import orientation_of
+from models.data.video.stream_properties import is_image, orientation_of
 from slr_bench.errors import DataError
 
 
@@ -65,6 +65,8 @@ class LiveVideo:
         """Frames per second; None if the stream does not declare it."""
         self.damaged_packets = 0
         """Damaged packets skipped so far; the stream continues after them."""
+        self.damaged_frames = 0
+        """Damaged frames so far whose pictures the decoder guessed."""
 
     def frames(self, stride: int, side: int) -> Iterator[LiveFrame]:
         """Every ``stride``-th frame, cut to the middle square and scaled to ``side`` x ``side``, as the loader does."""
@@ -88,6 +90,7 @@ class LiveVideo:
             try:
                 for frame in packet.decode():
                     decoded = True
+                    self.damaged_frames += frame.is_corrupt
                     yield frame
             except av.error.InvalidDataError as error:
                 self.damaged_packets += 1
@@ -107,6 +110,8 @@ def open_live(source: Source) -> Iterator[LiveVideo]:
         with av.open(source.url, format=source.format, options=source.options) as container:
             if not container.streams.video:
                 raise DataError(f"{source.name} has no video stream; {source.cure}")
+            if source.url.startswith("file:") and is_image(container.format.name):
+                raise DataError(f"{source.name} is an image; name a video")
             yield LiveVideo(container, container.streams.video[0])
     except av.FFmpegError as error:
         raise DataError(f"cannot read {source.name}: {error.strerror}; {source.cure}") from error

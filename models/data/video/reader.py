@@ -19,7 +19,15 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from models.data.video.stream_properties import UPRIGHT, Orientation, moving_streams, orientation_of, shown_stream
+from models.data.manifest import VIDEO_SUFFIXES
+from models.data.video.stream_properties import (
+    UPRIGHT,
+    Orientation,
+    is_image,
+    moving_streams,
+    orientation_of,
+    shown_stream,
+)
 from models.data.video.timeline import (
     Timeline,
     stamps_order_frames,
@@ -85,7 +93,13 @@ def open_video(path: Path, *, threads: int = 1) -> Iterator[Video]:
             video._read_timeline()
             yield video
     except av.FFmpegError as error:
-        raise DataError(f"cannot read video {path.name}: {error.strerror}; {_CURE}") from error
+        raise DataError(f"cannot read video {path.name}: {error.strerror}; {_cure(path)}") from error
+
+
+def _cure(path: Path) -> str:
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        return f"name a video file ({', '.join(VIDEO_SUFFIXES)})"
+    return _CURE if path.exists() else "check the path"
 
 
 def count_frames(path: Path) -> int:
@@ -175,6 +189,8 @@ class Video:
         try:
             if not self._container.streams.video:
                 raise DataError(f"{self._path.name} has no video stream; {_CURE}")
+            if is_image(self._container.format.name):
+                raise DataError(f"{self._path.name} is an image; use a video")
             self._stream = shown_stream(self._container.streams.video)
             if self._stream.codec_context is None:  # a cut header can hide the codec
                 raise DataError(f"{self._path.name} does not say how its video is coded; {_CURE}")

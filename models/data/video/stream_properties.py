@@ -42,6 +42,11 @@ class Orientation(NamedTuple):
 UPRIGHT = Orientation()
 
 
+def is_image(container: str) -> bool:
+    """Return whether FFmpeg's name of a file's container is that of a still image, which it reads as one frame."""
+    return container == "image2" or container.endswith("_pipe")
+
+
 def orientation_of(frame: av.VideoFrame) -> Orientation:
     """Return the orientation of a decoded frame, rounded to quarter turns as ffmpeg's autorotation does.
 

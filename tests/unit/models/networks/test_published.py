@@ -219,7 +219,18 @@ def test_a_published_file_with_another_network_is_refused(tmp_path, overrides, w
         load_recogniser(tmp_path / "w.pt", None, overrides)
 
 
+def test_an_export_and_a_directory_are_refused_with_the_file_to_use(tmp_path):
+    for name in ("m.onnx", "m.pt2"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(ConfigError, match=r"is an export, .* use the checkpoint.pt"):
+            load_recogniser(tmp_path / name, None, {})
+    with pytest.raises(ConfigError, match=r"is a directory; name a file in it, as .*/checkpoint.pt"):
+        load_recogniser(tmp_path, None, {})
+
+
 def test_a_backbone_alone_recognises_nothing(tmp_path):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    with pytest.raises(ConfigError, match=r"holds a backbone alone, .* --weights"):
+        load_recogniser(tmp_path / "resnet18.pth", None, {})
     with pytest.raises(ConfigError, match=r"holds a backbone alone, .* --weights"):
         load_recogniser(tmp_path / "resnet18.pth", None, {"model.num_classes": 5})
