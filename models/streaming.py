@@ -190,7 +190,7 @@ def _recognise(
 
 
 def _missing_frames(name: str | None) -> int:
-    """Return how many frames a file announces and does not hold; 0 for other sources."""
+    """Return the number of frames that a file announces and does not hold; 0 for other sources."""
     if name is None or not Path(name).is_file():
         return 0
     try:
