@@ -12,6 +12,7 @@ from typing import NamedTuple
 from models.data.layouts.rows import Clip
 from models.data.left_out import Split
 from slr_bench.errors import DataError
+from slr_bench.units import format_count
 
 _CUT = re.compile(r"^(.+?)(?:[_-](?:c|clip|part|seg|segment)[_-]?\d+|_\d{1,6}_\d{1,6})$", re.IGNORECASE)
 """Name of a clip that was cut out of a recording: ``v_Archery_g01_c03`` (UCF), ``<id>_000010_000020`` (Kinetics)."""
@@ -92,7 +93,7 @@ def _drawn(
             labelled[clip.row.label].add(group)
         if known:
             unknown = sum(not signer for signer in signers)
-            reason = f"{unknown:,} clips have no signer" if unknown else "there is one signer"
+            reason = f"no signer is named for {format_count(unknown, 'clip')}" if unknown else "there is one signer"
             notices.append(f"{reason}, so clips are divided by recording: accuracy on other people is not measured")
     kept = {
         group: earlier[clip.video_id] for clip, group in zip(clips, groups, strict=True) if clip.video_id in earlier
