@@ -64,6 +64,8 @@ def _run(options: argparse.Namespace) -> None:
     model, settings, trained = load_recogniser(options.checkpoint, options.config, overrides)
     if settings.data.dir is None:
         raise ConfigError(f"checkpoint {options.checkpoint} names no data directory; pass one with --data-dir")
+    if not settings.data.dir.is_dir():
+        raise DataError(f"the data directory {settings.data.dir} is not there; pass --data-dir DIR")
     # Words are matched below, so the data may have other classes than the network, if their words are known.
     classes, is_numbered = settings.model.num_classes, trained is None
     manifest = load_manifest(settings.data.dir, classes, needed=options.split, exactly=is_numbered)

@@ -158,6 +158,12 @@ def test_words_come_from_a_class_list_where_the_checkpoint_has_none(root, tmp_pa
     assert set(names[1]) <= {*OTHERS}
 
 
+def test_evaluation_asks_for_the_data_directory_if_that_of_the_training_has_moved(tmp_path, capsys):
+    path = write_checkpoint(tmp_path / "checkpoint.pt", tmp_path / "moved")
+    assert evaluate.main(["--checkpoint", str(path)]) == 2
+    assert capsys.readouterr().err == f"error: the data directory {tmp_path}/moved is not there; pass --data-dir DIR\n"
+
+
 def test_words_of_the_checkpoint_are_not_replaced_by_a_list(root, tmp_path, capsys):
     video, listed = root / "data" / "videos" / "00001.mp4", tmp_path / "class_list.txt"
     expected = None

@@ -157,8 +157,8 @@ def find_videos(data_dir: Path) -> dict[str, VideoFile]:
     return {video_id: video for video_id, (_, video) in found.items()}
 
 
-def list_directory(data_dir: Path, named_by: str = "data.dir") -> list[str]:
-    """File names, sorted; raises DataError. ``named_by``: the key or option that says where it is."""
+def list_directory(data_dir: Path, named_by: str = "the path") -> list[str]:
+    """File names, sorted; raises DataError. ``named_by``: what the user has to check."""
     try:
         return sorted(entry.name for entry in data_dir.iterdir())
     except OSError as error:
