@@ -48,8 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, arguments: list[str] | None) -> None:
     _parser().parse_args(arguments, options)
-    if options.resume and options.config is DEFAULT_CONFIG and (options.output_dir / CONFIG_NAME).exists():
-        options.config = options.output_dir / CONFIG_NAME
+    own = options.output_dir / CONFIG_NAME
+    changed_by_auto = options.auto and options.set  # what --auto chose need not go with values of --set
+    if options.resume and options.config is DEFAULT_CONFIG and own.exists() and not changed_by_auto:
+        options.config = own
     settings = _settings(options)
     assert settings.data.dir is not None  # _settings refuses that
     manifest = load_manifest(settings.data.dir, settings.model.num_classes)
