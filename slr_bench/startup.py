@@ -87,7 +87,7 @@ def cure(words: Sequence[str], prefix: str, project: Path) -> str:
 
 
 class _Signals:
-    """The signals that arrived since :func:`handle_signals`. Python runs signal handlers in the main thread alone."""
+    """The signals that arrived since :func:`handled_signals`. Python runs signal handlers in the main thread alone."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -103,12 +103,21 @@ class _Signals:
 _signals = _Signals()
 
 
-def handle_signals() -> None:
-    """Let SIGINT and SIGTERM raise KeyboardInterrupt, as commands expect; forget earlier signals."""
+@contextmanager
+def handled_signals() -> Iterator[None]:
+    """Let SIGINT and SIGTERM raise KeyboardInterrupt while a command runs; then restore their handlers and forget them.
+
+    Otherwise a program that calls a command would find a note of its own signals, and end at its next job.
+    """
     global _signals
-    _signals = _Signals()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _signals.receive)
+    earlier, _signals = _signals, _Signals()
+    before = {number: signal.signal(number, _signals.receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        _signals = earlier
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from slr_bench.errors import (
     InterruptedRunError,
     SlrBenchError,
 )
-from slr_bench.startup import handle_signals
+from slr_bench.startup import handled_signals
 from slr_bench.units import without_controls
 
 if TYPE_CHECKING:
@@ -62,10 +62,10 @@ def _options(
 
 def main() -> None:
     """Run a command and exit with its code. If the reader of a pipe closes it, the command ends without a message."""
-    handle_signals()
     if sys.stdout is None:  # the caller closed it
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it stays open to the end
-    code = _run()
+    with handled_signals():
+        code = _run()
     try:
         sys.stdout.flush()
     except OSError as error:

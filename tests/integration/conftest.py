@@ -2,7 +2,6 @@
 
 import os
 import select
-import signal
 import subprocess
 import sys
 from importlib import invalidate_caches
@@ -53,12 +52,8 @@ def slr_bench(tmp_path, monkeypatch, capfd):
         capfd.readouterr()
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["slr-bench", *map(str, arguments)])
-        handler = signal.getsignal(signal.SIGTERM)
-        try:
-            with pytest.raises(SystemExit) as end:
-                main()
-        finally:
-            signal.signal(signal.SIGTERM, handler)
+        with pytest.raises(SystemExit) as end:
+            main()
         return subprocess.CompletedProcess(sys.argv, end.value.code or 0, *capfd.readouterr())
 
     return call

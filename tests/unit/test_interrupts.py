@@ -6,19 +6,14 @@ import signal
 
 import pytest
 
-from slr_bench import startup
 from slr_bench.execute.local import LocalExecutor
-from slr_bench.startup import deferred, handle_signals, obey_lost_interrupt
+from slr_bench.startup import deferred, handled_signals, obey_lost_interrupt
 
 
 @pytest.fixture(autouse=True)
 def handlers():
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    handle_signals()
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    startup._signals = startup._Signals()
+    with handled_signals():
+        yield
 
 
 both = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -72,7 +67,16 @@ def test_swallowed_interrupt_is_obeyed_later():
         os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
         obey_lost_interrupt()
-    handle_signals()
+    with handled_signals():
+        obey_lost_interrupt()
+
+
+def test_handlers_and_notes_of_a_command_end_with_it():
+    before = signal.getsignal(signal.SIGINT)
+    with contextlib.suppress(KeyboardInterrupt), handled_signals():
+        assert signal.getsignal(signal.SIGINT) != before
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == before
     obey_lost_interrupt()
 
 
