@@ -39,8 +39,10 @@ def write_atomically(
             path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, content)
     except (OSError, RuntimeError) as error:
-        # When the disk is full, torch.save raises a RuntimeError while it handles the system's error.
+        # At a full disk, or at Ctrl-C, torch.save raises a RuntimeError while it handles the first error.
         cause = error if isinstance(error, OSError) else error.__context__
+        if isinstance(cause, KeyboardInterrupt):
+            raise cause from None
         if not isinstance(cause, OSError):
             raise
         raise ConfigError(f"cannot write {path}: {cause.strerror}; {cure}") from error

@@ -68,6 +68,20 @@ def test_error_that_the_disk_did_not_cause_is_raised_unchanged(tmp_path):
         write_atomically(tmp_path / "x", write)
 
 
+def test_interrupt_while_a_writer_writes_is_raised_and_the_earlier_file_stays(tmp_path):
+    def write(file):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("unexpected pos 64 vs 0")  # as torch.save does when it closes its archive
+
+    write_atomically(tmp_path / "x", "old")
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "x", write)
+    assert (tmp_path / "x").read_text() == "old"
+    assert os.listdir(tmp_path) == ["x"]
+
+
 def test_overrides_are_laid_over_a_copy():
     base = {"a": {"b": 1, "c": [2]}}
     assert nest({"a.b": 3, "d.e": 4}, base=base) == {"a": {"b": 3, "c": [2]}, "d": {"e": 4}}
