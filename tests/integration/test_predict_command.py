@@ -82,7 +82,7 @@ def test_interpolated_cell_of_a_grid_equals_the_prediction_of_its_setting(slr_be
     alone = slr_bench("predict", grid, "--device", "24GiB", "--set", "training.batch_size=4", "--json")
     traced = json.loads(alone.stdout)
     assert traced["told_from_micro_batches"] is None
-    differing = {"cell_id", "arm", "workload", "coordinates", "setting", "told_from_micro_batches"}
+    differing = {"cell_id", "arm", "workload", "coordinates", "setting", "told_from_micro_batches", "loader_refusal"}
     assert {k: v for k, v in cells[1].items() if k not in differing} == {
         k: v for k, v in traced.items() if k not in differing
     }

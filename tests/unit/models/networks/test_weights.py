@@ -45,7 +45,7 @@ def test_torchvision_weights_load(tmp_path):
 def test_files_without_weights_are_refused(small, tmp_path):
     path = tmp_path / "weights.pt"
     fails_with(small, path, "No such file")
-    fails_with(small, tmp_path, "Is a directory")
+    fails_with(small, tmp_path, "is a directory")
     for content in (b"", b"not a checkpoint"):
         path.write_bytes(content)
         fails_with(small, path, "truncated or not a file of tensors")
