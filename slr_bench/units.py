@@ -87,7 +87,7 @@ def plain(text: object, limit: int = CELL_LIMIT) -> str:
     """Return foreign text as one line of at most ``limit`` characters, without control or escape characters."""
     raw = str(text)
     # Only ten times the limit is read, because a reason may be a log of many megabytes.
-    line = " ".join("".join(char if char.isprintable() else " " for char in raw[: 10 * limit]).split())
+    line = " ".join(without_controls(raw[: 10 * limit]).split())
     return line if len(line) <= limit and len(raw) <= 10 * limit else line[: limit - 1] + "…"
 
 

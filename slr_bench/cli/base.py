@@ -25,7 +25,7 @@ from slr_bench.errors import (
     SlrBenchError,
 )
 from slr_bench.startup import handled_signals
-from slr_bench.units import without_controls
+from slr_bench.units import plain, without_controls
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -256,8 +256,6 @@ def printable(value: Any) -> Any:
 
     Names come from configurations and reasons from errors, so both may hold any characters.
     """
-    from slr_bench.units import plain
-
     if isinstance(value, Mapping):
         return {plain(key): printable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
