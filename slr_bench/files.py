@@ -148,7 +148,7 @@ class _StrictLoader(yaml.SafeLoader):
             if not isinstance(node, yaml.ScalarNode):
                 raise
             kind = node.tag.rpartition(":")[2]
-            return _refuse(node, f"the tag !!{kind} does not suit {_short(node.value)}; remove the tag", error)
+            return _refuse(node, f"the tag !!{kind} does not suit {short_repr(node.value)}; remove the tag", error)
 
 
 def _check_keys(keys: list[yaml.Node]) -> None:
@@ -158,7 +158,7 @@ def _check_keys(keys: list[yaml.Node]) -> None:
             known = first.setdefault((key.tag, key.value), key)
             if known is not key:
                 line = known.start_mark.line + 1
-                _refuse(key, f"key {_short(key.value)} is written twice, first in line {line}; keep one")
+                _refuse(key, f"key {short_repr(key.value)} is written twice, first in line {line}; keep one")
 
 
 def _check_number(node: yaml.ScalarNode) -> None:
@@ -178,8 +178,10 @@ def _refuse(place: Any, problem: str, cause: Exception | None = None) -> NoRetur
     raise _RefusedError(problem=problem, problem_mark=place.start_mark) from cause
 
 
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")
+def short_repr(value: Any) -> str:
+    """Return a value as a message shows it: its ``repr``, at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def parse_yaml(text: str) -> Any:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from slr_bench.errors import ConfigError
-from slr_bench.files import Values, parse_yaml, read_yaml_text
+from slr_bench.files import Values, parse_yaml, read_yaml_text, short_repr
 from slr_bench.units import closest, nearest
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -37,7 +37,7 @@ def read_yaml(path: Path) -> Values:
 def _no_mapping(values: Any, where: str, what: str) -> str:
     if values is None:
         return f"{where}: {what} is empty; give it keys, or leave it out"
-    return f"{where}: expected a mapping of keys, got {_short(values)}"
+    return f"{where}: expected a mapping of keys, got {short_repr(values)}"
 
 
 def validate(model: type[ModelT], values: Any, where: str, changed: Collection[str] = ()) -> ModelT:
@@ -96,7 +96,7 @@ def _describe(model: type[BaseModel], item: ErrorDetails) -> str:
         return message
     if isinstance(item["input"], dict) and item["type"] == "value_error":  # a section's rule names the keys
         return f"{key}: {message}"
-    return f"{key}: {message}; got {_short(item['input'])}"
+    return f"{key}: {message}; got {short_repr(item['input'])}"
 
 
 def _nearest_key(model: type[BaseModel], path: list[str]) -> str:
@@ -124,8 +124,3 @@ def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None
             return None
         model = found
     return model
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
