@@ -111,10 +111,15 @@ def load_checkpoint(
             f"checkpoint: {path} was made for {content['total_steps']} optimizer steps, now there are "
             f"{identity.total_steps}; resume with the same data"
         )
-    if identity.data_fingerprint is not None and content.get("data_fingerprint") not in (
-        None,
-        identity.data_fingerprint,
-    ):
+    _refuse_other_data(content, identity, path)
+    for name, part in parts.items():
+        part.load_state_dict(content["parts"][name])
+    return content["progress"], content["random"]
+
+
+def _refuse_other_data(content: Mapping[str, Any], identity: TrainingIdentity, path: Path) -> None:
+    clips = content.get("data_fingerprint")
+    if None not in (clips, identity.data_fingerprint) and clips != identity.data_fingerprint:
         raise ConfigError(
             f"checkpoint: {path} was made on other clips (their ids, classes, splits, frames or file sizes differ); "
             "resume with the same data, or start from its weights with --weights and another --output-dir"
@@ -125,9 +130,6 @@ def load_checkpoint(
             f"checkpoint: {path} was trained on other words, or on the same words in another order; resume with the "
             "same class list, or start from its weights with --weights and another --output-dir"
         )
-    for name, part in parts.items():
-        part.load_state_dict(content["parts"][name])
-    return content["progress"], content["random"]
 
 
 def _settings_difference(saved: dict[str, Section], now: dict[str, Section]) -> str:

@@ -183,12 +183,10 @@ class Trainer:
         """
         self._refuse_empty_splits()
         progress = self._resumed(output_dir) if resume else _Progress()
-        if output_dir is not None and self._config_text is not None:  # only after the checkpoint was found to fit
-            write_atomically(output_dir / CONFIG_NAME, self._config_text, make_directory=True)
+        self._write_config(output_dir)  # only after the checkpoint was found to fit
         evaluation, epochs = None, self.config.epochs
         display = self._open_display(progress, console or Console(stderr=True), when_slow)
-        answer = partial(_answer, display.note, is_saved=output_dir is not None)
-        with display, Interruption(answer) as interruption:
+        with display, Interruption(partial(_answer, display.note, is_saved=output_dir is not None)) as interruption:
 
             def end_if_interrupted() -> None:
                 if interruption.signal_number is not None:
@@ -210,6 +208,10 @@ class Trainer:
                 self._save(progress, output_dir)
                 end_if_interrupted()
         return TrainingResult(progress.history, evaluation, self.micro_batches.events)
+
+    def _write_config(self, output_dir: Path | None) -> None:
+        if output_dir is not None and self._config_text is not None:
+            write_atomically(output_dir / CONFIG_NAME, self._config_text, make_directory=True)
 
     def _refuse_empty_splits(self) -> None:
         for name, loader in (("training", self.loaders.train), ("validation", self.loaders.val)):

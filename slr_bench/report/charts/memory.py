@@ -62,6 +62,7 @@ class Timeline:
 def thinned(
     x: Sequence[float], y: Sequence[float], phase: Sequence[str], most: int, series: Mapping[str, Sequence[float]]
 ) -> Timeline:
+    """Return at most ``most`` points of a timeline: the highest of each stretch, so that the peak is kept."""
     stride = max(1, -(-len(x) // most))
     peaks = [max(range(start, min(start + stride, len(x))), key=y.__getitem__) for start in range(0, len(x), stride)]
 
